@@ -1,0 +1,281 @@
+"""Manifests: frozen records of what was made, from what, by which rules.
+
+A stage fills the folder `artifacts/<kind>/<key>/` and writes `manifest.json` there last, so the manifest is at once the
+completion marker, the cache key (`key` is known before the work starts) and the lineage edge (`inputs` are digests).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from datetime import UTC, datetime
+from typing import Any, Literal, TypeVar
+
+from pydantic import Field
+
+from cluster.config import StrictModel
+from cluster.errors import InputError
+from cluster.storage import Storage
+
+VOLATILE = frozenset({"made_at", "took_s"})
+"""Fields that differ between two runs that made the same thing; the digest leaves them out."""
+
+
+def digest(value: Any) -> str:
+    """SHA-256 (hex, 64 digits) of `value` as canonical JSON: sorted keys, no white space."""
+    text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+class FileEntry(StrictModel):
+    path: str
+    """Relative to the artifact's folder."""
+    num_bytes: int
+    sha256: str
+
+
+class Manifest(StrictModel):
+    """What every artifact records."""
+
+    kind: str
+    key: str
+    """16 hex digits of the digest of (stage, its configuration, the digests of its inputs)."""
+    inputs: dict[str, str] = {}
+    """Role -> digest of the input's manifest."""
+    config: dict[str, Any] = {}
+    files: tuple[FileEntry, ...] = ()
+    made_by: str = ""
+    """serinus and its version."""
+    made_at: datetime = Field(default_factory=lambda: datetime.now(UTC))
+    took_s: float = 0.0
+
+    @property
+    def digest(self) -> str:
+        return digest(self.model_dump(mode="json", exclude=set(VOLATILE)))
+
+    @property
+    def location(self) -> str:
+        """The artifact's folder in storage."""
+        return f"artifacts/{self.kind}/{self.key}"
+
+
+class Source(StrictModel):
+    """One input file as it was read."""
+
+    path: str
+    num_bytes: int
+    sha256: str
+
+
+class Batch(StrictModel):
+    """One Parquet shard of a dataset: the hash of its documents and of the rules that made it."""
+
+    path: str
+    num_documents: int
+    sha256: str
+    """Of the documents' ids and texts in order, independent of Parquet's encoding."""
+    rules: str
+    """Digest of the rule set."""
+
+
+class Dataset(Manifest):
+    """Cleaned documents. `train/`, `heldout/` and `excluded/` hold Parquet; in = kept + excluded, always."""
+
+    kind: Literal["dataset"] = "dataset"
+    sources: tuple[Source, ...] = ()
+    rules: tuple[str, ...] = ()
+    """Names of the rules and filters in order."""
+    rules_digest: str = ""
+    num_documents: int = 0
+    num_train: int = 0
+    num_heldout: int = 0
+    num_excluded_by_reason: dict[str, int] = {}
+    num_changed_by_rule: dict[str, int] = {}
+    num_characters_in: int = 0
+    num_characters_kept: int = 0
+    batches: tuple[Batch, ...] = ()
+
+    @property
+    def num_kept(self) -> int:
+        return self.num_train + self.num_heldout
+
+    @property
+    def num_excluded(self) -> int:
+        return sum(self.num_excluded_by_reason.values())
+
+
+class Weights(Manifest):
+    """A model whose Hugging Face folder (config, tokenizer, safetensors) is `model/` in the artifact's folder."""
+
+    num_parameters: int = 0
+    num_weight_bytes: int = 0
+    """Of the safetensors files."""
+
+    @property
+    def folder(self) -> str:
+        return f"{self.location}/model"
+
+
+class ImportedModel(Weights):
+    """A base model as it came, made a Hugging Face folder."""
+
+    kind: Literal["model"] = "model"
+    source: str = ""
+
+
+class LossPoint(StrictModel):
+    step: int
+    loss: float
+    learning_rate: float
+    num_tokens: int
+    """Trained on so far, over all ranks."""
+
+
+class Checkpoint(Weights):
+    """A fine-tuned model, exported."""
+
+    kind: Literal["checkpoint"] = "checkpoint"
+    losses: tuple[LossPoint, ...] = ()
+    num_workers: int = 0
+    resumed_at_steps: tuple[int, ...] = ()
+    """Optimizer steps from which the run continued after an interruption."""
+    tokens_per_s: float = 0.0
+
+
+class QuantizedModel(Weights):
+    """A model saved as compressed-tensors."""
+
+    kind: Literal["quantized"] = "quantized"
+    scheme: str = ""
+    num_weight_bytes_before: int = 0
+    num_calibration_sequences: int = 0
+
+
+class Score(StrictModel):
+    """One figure of one task on one model."""
+
+    task: str
+    metric: str
+    value: float
+    ci_low: float
+    ci_high: float
+    """95 % bootstrap interval over items."""
+    num_items: int
+    higher_is_better: bool = True
+
+
+class EvalReport(Manifest):
+    """Scores of one model; `items.parquet` has one row per item with the same ids for every model."""
+
+    kind: Literal["evaluation"] = "evaluation"
+    model: str = ""
+    """Digest of the weights' manifest."""
+    scores: tuple[Score, ...] = ()
+
+    def score(self, task: str) -> Score:
+        return next(s for s in self.scores if s.task == task)
+
+
+class Difference(StrictModel):
+    """A paired comparison of two models on the same items: `new - old` in the metric's unit."""
+
+    task: str
+    metric: str
+    old: float
+    new: float
+    difference: float
+    ci_low: float
+    ci_high: float
+    ratio: float
+    """new / old."""
+    num_items: int
+    higher_is_better: bool = True
+
+
+class Check(StrictModel):
+    """One bound of a gate and what was found."""
+
+    name: str
+    found: float
+    bound: float
+    passed: bool
+    message: str
+
+
+class GateReport(Manifest):
+    """The verdict on a model. `differences` maps "trained vs base", "quantized vs trained", "quantized vs base"."""
+
+    kind: Literal["gate"] = "gate"
+    passed: bool = False
+    checks: tuple[Check, ...] = ()
+    differences: dict[str, tuple[Difference, ...]] = {}
+
+
+class Revision(Manifest):
+    """An immutable, servable model under a public name."""
+
+    kind: Literal["revision"] = "revision"
+    name: str = ""
+    """The model's public name."""
+    revision: str = ""
+    """<name>-<first 8 digits of the weights' digest>; serving applications carry it."""
+    weights: str = ""
+    """Storage folder of the Hugging Face model that is served."""
+    baseline: bool = False
+    """Published without a gate: the base model, quantized the same way."""
+    engine: dict[str, Any] = {}
+    """Overrides of the recipe's engine settings for this revision alone."""
+
+
+KINDS: dict[str, type[Manifest]] = {
+    "dataset": Dataset,
+    "model": ImportedModel,
+    "checkpoint": Checkpoint,
+    "quantized": QuantizedModel,
+    "evaluation": EvalReport,
+    "gate": GateReport,
+    "revision": Revision,
+}
+
+A = TypeVar("A", bound=Manifest)
+
+
+def stage_key(stage: str, config: Any, inputs: dict[str, str]) -> str:
+    """The key under which a stage's result is kept; `inputs` maps roles to digests."""
+    return digest({"stage": stage, "config": config, "inputs": inputs})[:16]
+
+
+def save(storage: Storage, manifest: A) -> A:
+    """Write the manifest, last of all files of its artifact. Its digest is made findable first."""
+    storage.write(f"artifacts/by-digest/{manifest.digest}", manifest.location.encode())
+    storage.write(f"{manifest.location}/manifest.json", manifest.model_dump_json(indent=1).encode())
+    return manifest
+
+
+def load(storage: Storage, kind: type[A], key: str) -> A | None:
+    """The finished artifact of that kind and key, or None when there is none (yet).
+
+    Raises:
+        InputError: the manifest is damaged.
+    """
+    location = f"artifacts/{kind.model_fields['kind'].default}/{key}"
+    blob = storage.read(f"{location}/manifest.json")
+    if blob is None:
+        return None
+    try:
+        return kind.model_validate_json(blob.content)
+    except ValueError as error:
+        raise InputError(
+            f"{storage.uri}/{location}/manifest.json",
+            f"not a {kind.__name__} manifest ({str(error).splitlines()[0]})",
+            "remove that folder; the stage will be run again",
+        ) from None
+
+
+def find(storage: Storage, manifest_digest: str) -> Manifest | None:
+    """The artifact with that digest, of whatever kind."""
+    blob = storage.read(f"artifacts/by-digest/{manifest_digest}")
+    if blob is None:
+        return None
+    _, kind, key = blob.content.decode().split("/")
+    return load(storage, KINDS[kind], key)

@@ -1,0 +1,276 @@
+"""Where artifacts live: a folder or an S3 bucket behind one narrow protocol.
+
+Small records (manifests, aliases, rollout status) go through `read` and `write`, which is a compare-and-set when `expect`
+is given. Bulk data goes through `filesystem` (pyarrow.fs, for Parquet) or whole folders (`publish_folder`, `local_copy`).
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from urllib.parse import urlsplit
+
+from cluster.config import home, s3_endpoint
+from cluster.errors import Conflict, InputError, ResourceError
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileSystem
+
+ABSENT: Final = ""
+"""`expect=ABSENT`: write only if nothing is there."""
+
+
+class Blob(NamedTuple):
+    content: bytes
+    version: str
+    """Changes with every change of the content; compare-and-set expects it."""
+
+
+class Storage(Protocol):
+    """Keys are relative paths with '/'."""
+
+    uri: str
+
+    def read(self, key: str) -> Blob | None: ...
+
+    def write(self, key: str, content: bytes, *, expect: str | None = None) -> str:
+        """Write atomically and return the new version; with `expect`, only if the present version is that one.
+
+        Raises:
+            Conflict: another version is there.
+        """
+        ...
+
+    def list(self, prefix: str) -> Iterator[str]:
+        """Keys below the folder `prefix`, sorted."""
+        ...
+
+    def filesystem(self, key: str) -> tuple[FileSystem, str]:
+        """A pyarrow filesystem and the path of `key` in it."""
+        ...
+
+
+class LocalStorage:
+    """A folder. Versions are content hashes; a lock file per key makes the compare-and-set atomic across processes."""
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root).absolute()
+        self.uri = str(self.root)
+
+    def read(self, key: str) -> Blob | None:
+        try:
+            content = (self.root / key).read_bytes()
+        except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
+            return None
+        return Blob(content, hashlib.sha256(content).hexdigest())
+
+    def write(self, key: str, content: bytes, *, expect: str | None = None) -> str:
+        path = self.root / key
+        with _writing(path):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with self._locked(key):
+                if expect is not None:
+                    present = self.read(key)
+                    if (present.version if present else ABSENT) != expect:
+                        raise Conflict(f"{path} was changed by someone else")
+                _replace(path, content)
+        return hashlib.sha256(content).hexdigest()
+
+    def list(self, prefix: str) -> Iterator[str]:
+        base = self.root / prefix
+        for path in sorted(base.rglob("*")) if base.is_dir() else ():
+            if path.is_file() and not path.name.startswith(".tmp-"):
+                yield path.relative_to(self.root).as_posix()
+
+    def filesystem(self, key: str) -> tuple[FileSystem, str]:
+        from pyarrow.fs import LocalFileSystem
+
+        return LocalFileSystem(), str(self.root / key)
+
+    @contextmanager
+    def _locked(self, key: str) -> Iterator[None]:
+        locks = self.root / ".locks"
+        locks.mkdir(parents=True, exist_ok=True)
+        with open(locks / hashlib.sha256(key.encode()).hexdigest()[:2], "w") as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            yield
+
+
+class S3Storage:
+    """A bucket or a folder in one. Versions are ETags; conditional writes use If-Match and If-None-Match."""
+
+    def __init__(self, uri: str) -> None:
+        parts = urlsplit(uri)
+        self.uri = uri.rstrip("/")
+        self.bucket, self.prefix = parts.netloc, parts.path.strip("/")
+        self._client = _s3_client()
+
+    def _full(self, key: str) -> str:
+        return f"{self.prefix}/{key}".strip("/")
+
+    def read(self, key: str) -> Blob | None:
+        try:
+            answer = self._client.get_object(Bucket=self.bucket, Key=self._full(key))
+        except self._client.exceptions.NoSuchKey:
+            return None
+        return Blob(answer["Body"].read(), answer["ETag"])
+
+    def write(self, key: str, content: bytes, *, expect: str | None = None) -> str:
+        from botocore.exceptions import ClientError
+
+        condition = {} if expect is None else {"IfNoneMatch": "*"} if expect == ABSENT else {"IfMatch": expect}
+        try:
+            answer = self._client.put_object(Bucket=self.bucket, Key=self._full(key), Body=content, **condition)
+        except ClientError as error:
+            if error.response["Error"]["Code"] in ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"):
+                raise Conflict(f"{self.uri}/{key} was changed by someone else") from None
+            raise
+        return str(answer["ETag"])
+
+    def list(self, prefix: str) -> Iterator[str]:
+        pages = self._client.get_paginator("list_objects_v2").paginate(
+            Bucket=self.bucket, Prefix=self._full(prefix).rstrip("/") + "/"
+        )
+        skip = len(self.prefix) + 1 if self.prefix else 0
+        for page in pages:
+            for item in page.get("Contents", ()):
+                yield item["Key"][skip:]
+
+    def filesystem(self, key: str) -> tuple[FileSystem, str]:
+        return s3_filesystem(), f"{self.bucket}/{self._full(key)}"
+
+
+def open_storage(location: str) -> Storage:
+    """The storage at a local folder, file:// or s3:// location.
+
+    Raises:
+        InputError: the location's scheme is none of these.
+    """
+    match urlsplit(location).scheme:
+        case "s3":
+            return S3Storage(location)
+        case "" | "file":
+            return LocalStorage(location.removeprefix("file://"))
+        case scheme:
+            raise InputError(location, f"unknown storage scheme {scheme}://", "use a folder or s3://bucket/folder")
+
+
+def s3_filesystem() -> FileSystem:
+    """pyarrow's S3, at the same endpoint as boto3's."""
+    from pyarrow.fs import S3FileSystem
+
+    endpoint = s3_endpoint()
+    if endpoint is None:
+        return S3FileSystem()
+    parts = urlsplit(endpoint)
+    return S3FileSystem(endpoint_override=parts.netloc, scheme=parts.scheme)
+
+
+def _s3_client():  # type: ignore[no-untyped-def]  # boto3 has no types
+    import boto3
+    from botocore.config import Config
+
+    return boto3.client("s3", endpoint_url=s3_endpoint(), config=Config(retries={"mode": "adaptive", "max_attempts": 8}))
+
+
+@contextmanager
+def staged_folder(storage: Storage, key: str) -> Iterator[Path]:
+    """A local folder to fill; what is in it when the block ends without an error becomes `key`, replacing what was there."""
+    near = storage.root if isinstance(storage, LocalStorage) else home() / "cache"
+    near.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".tmp-", dir=near))
+    try:
+        yield staging
+        publish_folder(storage, staging, key)
+    finally:
+        shutil.rmtree(staging, ignore_errors=True)
+
+
+def publish_folder(storage: Storage, folder: Path, key: str) -> None:
+    """Move (file) or upload (S3) `folder` to `key`."""
+    if isinstance(storage, LocalStorage):
+        target = storage.root / key
+        with _writing(target):
+            shutil.rmtree(target, ignore_errors=True)
+            target.parent.mkdir(parents=True, exist_ok=True)
+            os.chmod(folder, 0o755)
+            os.rename(folder, target)
+        return
+    assert isinstance(storage, S3Storage)
+    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
+        name = storage._full(f"{key}/{path.relative_to(folder).as_posix()}")
+        storage._client.upload_file(str(path), storage.bucket, name)
+
+
+def local_copy(storage: Storage, key: str) -> Path:
+    """A local folder with what `key` holds: the folder itself, or a cached download from S3.
+
+    `key` must be immutable (an artifact's folder): the cache is not checked against the bucket again.
+
+    Raises:
+        InputError: nothing is there.
+    """
+    if isinstance(storage, LocalStorage):
+        if not (storage.root / key).is_dir():
+            raise InputError(str(storage.root / key), "no such folder", "run the stage that makes it again")
+        return storage.root / key
+    assert isinstance(storage, S3Storage)
+    target = home() / "cache" / hashlib.sha256(f"{storage.uri}/{key}".encode()).hexdigest()[:16]
+    if not target.is_dir():
+        _download(storage, key, target)
+    return target
+
+
+def _download(storage: S3Storage, key: str, target: Path) -> None:
+    keys = list(storage.list(key))
+    if not keys:
+        raise InputError(f"{storage.uri}/{key}", "nothing is there", "run the stage that makes it again")
+    target.parent.mkdir(parents=True, exist_ok=True)
+    staging = Path(tempfile.mkdtemp(prefix=".tmp-", dir=target.parent))
+    for name in keys:
+        path = staging / name.removeprefix(f"{key}/")
+        path.parent.mkdir(parents=True, exist_ok=True)
+        storage._client.download_file(storage.bucket, storage._full(name), str(path))
+    try:
+        os.rename(staging, target)
+    except OSError:  # another process was faster
+        shutil.rmtree(staging)
+
+
+def sha256_of(path: Path) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _replace(path: Path, content: bytes) -> None:
+    """Readers see the old content or the new one, never a part."""
+    handle, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(name, 0o644)
+        os.replace(name, path)
+    except BaseException:
+        Path(name).unlink(missing_ok=True)
+        raise
+
+
+@contextmanager
+def _writing(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except OSError as error:
+        if error.errno in (28, 122):  # ENOSPC, EDQUOT
+            raise ResourceError(str(path), "no space left on the disk", "free some space and run the same command again") from None
+        if isinstance(error, PermissionError):
+            raise ResourceError(str(path), "permission denied", "give the user of serinus write access there") from None
+        raise

@@ -1,0 +1,1 @@
+"""Makes artifacts: datasets, checkpoints, reports, quantized models and revisions."""

@@ -1,0 +1,241 @@
+"""The recipe of a lifecycle, up to the published revision. No heavy imports here."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from cluster.config import Location, StrictModel
+
+Pool = Literal["data", "train", "serve", "head"]
+
+
+class SourceConfig(StrictModel):
+    """Documents to read."""
+
+    path: Location
+    """A file, a folder (read recursively) or a glob; local or s3://."""
+    format: Literal["auto", "jsonl", "parquet", "text", "html"] = "auto"
+    """`auto` goes by the file's ending: .jsonl .ndjson .json .parquet .txt .md .rst .html .htm, each also .gz but Parquet."""
+    text_field: str = "text"
+    """Field or column with the text, for JSONL and Parquet."""
+    id_field: str | None = None
+    """Field or column with the document's id; without it the id is <file>#<line or row>."""
+
+
+class RuleConfig(StrictModel):
+    """A rewriting rule: a built-in by name, or a regular expression with its replacement."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    pattern: str | None = None
+    """RE2 expression; leave it out for a built-in rule."""
+    replacement: str = ""
+
+
+DEFAULT_RULES = tuple(
+    RuleConfig(name=name) for name in ("repair_unicode", "strip_urls", "strip_bracketed_references", "collapse_white_space")
+)
+
+
+class FilterConfig(StrictModel):
+    """What a document must be to be kept. Defaults: Gopher (Rae et al. 2021, arXiv 2112.11446, table A1) where it has one."""
+
+    languages: tuple[str, ...] = ()
+    """ISO 639-1 codes to keep; empty keeps all."""
+    min_language_confidence: float = Field(0.65, ge=0, le=1)
+    """FineWeb's threshold (Penedo et al. 2024, arXiv 2406.17557, section 3.3)."""
+    min_words: int = Field(50, ge=0)
+    max_words: int = Field(100_000, ge=1)
+    min_mean_word_length: float = Field(3.0, ge=0)
+    max_mean_word_length: float = Field(10.0, gt=0)
+    max_symbol_word_ratio: float = Field(0.1, ge=0)
+    """Number signs and ellipses per word."""
+    max_bullet_line_fraction: float = Field(0.9, ge=0, le=1)
+    max_ellipsis_line_fraction: float = Field(0.3, ge=0, le=1)
+    min_alphabetic_word_fraction: float = Field(0.8, ge=0, le=1)
+    min_stop_words: int = Field(2, ge=0)
+    """Distinct words of the, be, to, of, and, that, have, with; asked of English documents only."""
+    max_duplicate_line_fraction: float = Field(0.3, ge=0, le=1)
+    max_duplicate_line_character_fraction: float = Field(0.2, ge=0, le=1)
+    max_top_2_gram_character_fraction: float = Field(0.2, ge=0, le=1)
+    max_top_3_gram_character_fraction: float = Field(0.18, ge=0, le=1)
+    max_top_4_gram_character_fraction: float = Field(0.16, ge=0, le=1)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> FilterConfig:
+        if self.min_words > self.max_words:
+            raise ValueError(f"min_words ({self.min_words}) is above max_words ({self.max_words})")
+        if self.min_mean_word_length > self.max_mean_word_length:
+            raise ValueError("min_mean_word_length is above max_mean_word_length")
+        return self
+
+
+class DedupConfig(StrictModel):
+    exact: bool = True
+    near: bool = True
+    """MinHash over word n-grams with locality-sensitive hashing."""
+    ngram: int = Field(5, ge=1)
+    num_bands: int = Field(14, ge=1)
+    rows_per_band: int = Field(8, ge=1)
+    """14 x 8 finds pairs of Jaccard similarity 0.75 with probability 0.77 (FineWeb, section 3.4)."""
+
+
+class DataConfig(StrictModel):
+    """From raw documents to a dataset."""
+
+    sources: tuple[SourceConfig, ...] = Field(min_length=1)
+    rules: tuple[RuleConfig, ...] = DEFAULT_RULES
+    """Applied in this order."""
+    filters: FilterConfig = FilterConfig()
+    dedup: DedupConfig = DedupConfig()
+    max_document_bytes: int = Field(10_000_000, ge=1)
+    """A longer document is excluded as `too_large`."""
+    heldout_fraction: float = Field(0.1, ge=0, lt=1)
+    """Share of the kept documents set apart for evaluation, chosen by a hash of the document's text."""
+    documents_per_shard: int = Field(2_000, ge=1)
+    pool: Pool = "data"
+
+    @field_validator("rules")
+    @classmethod
+    def _named_once(cls, rules: tuple[RuleConfig, ...]) -> tuple[RuleConfig, ...]:
+        names = [rule.name for rule in rules]
+        if repeated := {n for n in names if names.count(n) > 1}:
+            raise ValueError(f"rule names must differ, repeated: {', '.join(sorted(repeated))}")
+        return rules
+
+
+class ModelConfig(StrictModel):
+    """The base model."""
+
+    source: Location
+    """A Hugging Face folder, a .gguf file, or hf://organisation/name on the hub."""
+    revision: str = "main"
+    """Of the hub's repository; ignored for files."""
+    trust_remote_code: Literal[False] = False
+    """Never: code from a model folder is not run."""
+
+
+class ZeroConfig(StrictModel):
+    """DeepSpeed's sharding (Rajbhandari et al. 2020, arXiv 1910.02054)."""
+
+    stage: Literal[0, 1, 2, 3] = 3
+    offload_optimizer: bool = False
+    """Keep optimizer states in CPU memory."""
+    offload_parameters: bool = False
+    extra: dict[str, Any] = {}
+    """Merged over the DeepSpeed dictionary last."""
+
+
+class TrainConfig(StrictModel):
+    """Full fine-tuning of a causal language model on packed sequences."""
+
+    num_workers: int = Field(2, ge=1)
+    gpus_per_worker: int = Field(1, ge=0)
+    """0 trains on CPUs with gloo."""
+    cpus_per_worker: float = Field(1, gt=0)
+    pool: Pool = "train"
+    zero: ZeroConfig = ZeroConfig()
+    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    num_steps: int = Field(1000, ge=1)
+    """Optimizer steps; the data is repeated in a new order as often as needed."""
+    sequence_length: int = Field(1024, ge=8)
+    """Tokens."""
+    sequences_per_worker: int = Field(8, ge=1)
+    """Per micro-batch."""
+    gradient_accumulation: int = Field(1, ge=1)
+    learning_rate: float = Field(3e-5, gt=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    warmup_steps: int = Field(10, ge=0)
+    min_learning_rate_fraction: float = Field(0.1, ge=0, le=1)
+    """Where the cosine ends, as a share of learning_rate."""
+    max_gradient_norm: float = Field(1.0, gt=0)
+    gradient_checkpointing: bool = False
+    checkpoint_every_steps: int = Field(100, ge=1)
+    keep_checkpoints: int = Field(2, ge=1)
+    max_failures: int = Field(3, ge=0)
+    """Worker failures survived by resuming from the last checkpoint."""
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError("betas must lie in [0, 1)")
+        if self.warmup_steps >= self.num_steps:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below num_steps ({self.num_steps})")
+        if (self.zero.offload_parameters and self.zero.stage != 3) or (self.zero.offload_optimizer and self.zero.stage == 0):
+            raise ValueError("offload_parameters needs zero stage 3, offload_optimizer stage 1, 2 or 3")
+        return self
+
+
+class TaskConfig(StrictModel):
+    """One evaluation task. Items come from the dataset's held-out documents, or from a JSONL file."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    kind: Literal["perplexity", "continuation", "multiple_choice"]
+    """`perplexity`: of text. `continuation`: generate what comes next, scored by chrF against what did. `multiple_choice`:
+    the most likely of several answers by log-likelihood per byte."""
+    path: Location | None = None
+    """JSONL with `id`, `prompt` and `answer` (continuation), `prompt`, `choices` and `answer` as an index (multiple_choice),
+    or `text` (perplexity). Without it the items are built from the held-out documents."""
+    num_items: int = Field(100, ge=1)
+    """At most so many, chosen by the seed."""
+    max_new_tokens: int = Field(48, ge=1)
+
+
+class EvaluateConfig(StrictModel):
+    tasks: tuple[TaskConfig, ...] = Field(min_length=1)
+    max_model_len: int = Field(1024, ge=64)
+    """Tokens of the longest item; longer ones are cut from the left."""
+    num_gpus: int = Field(0, ge=0)
+    kv_cache_gib: float = Field(1.0, gt=0)
+    pool: Pool = "serve"
+    seed: int = 0
+
+    @field_validator("tasks")
+    @classmethod
+    def _named_once(cls, tasks: tuple[TaskConfig, ...]) -> tuple[TaskConfig, ...]:
+        names = [task.name for task in tasks]
+        if repeated := {n for n in names if names.count(n) > 1}:
+            raise ValueError(f"task names must differ, repeated: {', '.join(sorted(repeated))}")
+        return tasks
+
+
+class QuantizeConfig(StrictModel):
+    scheme: Literal["W8A8"] = "W8A8"
+    """INT8 weights (per channel) and activations (per token, dynamic), by GPTQ (Frantar et al. 2022, arXiv 2210.17323)."""
+    num_calibration_sequences: int = Field(64, ge=1)
+    calibration_length: int = Field(512, ge=16)
+    """Tokens."""
+    ignore: tuple[str, ...] = ("lm_head",)
+    num_gpus: int = Field(0, ge=0)
+    pool: Pool = "train"
+    seed: int = 0
+
+
+class GateConfig(StrictModel):
+    """The bounds a model must meet to be published as candidate."""
+
+    min_perplexity_drop_percent: float = 0.0
+    """Trained against base, on every perplexity task. Negative values allow a rise."""
+    min_recovery: float = Field(0.98, gt=0)
+    """Quantized score / base score on every other task."""
+    max_quantized_perplexity_ratio: float = Field(1.05, gt=0)
+    """Quantized / trained, on every perplexity task."""
+
+
+class LifecycleConfig(StrictModel):
+    """What `serinus run` makes, in the order of the fields."""
+
+    name: str = Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=40)
+    """Public name of the model: lower-case letters, digits, dots and hyphens."""
+    storage: Location
+    """Folder or s3://bucket/folder that keeps every artifact."""
+    data: DataConfig
+    model: ModelConfig
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig
+    quantize: QuantizeConfig = QuantizeConfig()
+    gate: GateConfig = GateConfig()

@@ -1,0 +1,78 @@
+"""What serving and rollout say to each other: the traffic in force, and one record for each request.
+
+The traffic is one small document in storage, changed by compare-and-set. Gateways read it before they take their first
+request and then several times a second, so a change reaches all of them without restarting anything.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Literal
+
+from cluster.config import StrictModel
+from cluster.errors import Conflict
+from cluster.storage import ABSENT, Storage
+
+Role = Literal["stable", "canary"]
+
+Outcome = Literal["ok", "http_error", "stream_error", "empty", "cancelled"]
+"""`http_error`: the answer's status was 400 or more. `stream_error`: an error inside a 200 stream, or a stream that broke
+off. `empty`: success without a token. `cancelled`: the client went away (no fault of the revision)."""
+
+HARMFUL: frozenset[Outcome] = frozenset({"http_error", "stream_error", "empty"})
+
+
+class Traffic(StrictModel):
+    """Who gets which revision. Immutable; every change is a new version."""
+
+    name: str
+    """Public name of the model."""
+    stable: str
+    """Revision id."""
+    canary: str | None = None
+    weight_percent: float = 0.0
+    """Share of users on the canary, 0 to 100."""
+    salt: str = ""
+    """Mixed into the hash of users, changed with each rollout: not always the same users try what is new."""
+    changed_at: datetime
+    reason: str = ""
+    version: int = 1
+
+
+class RequestRecord(StrictModel):
+    """What a gateway tells of one request that reached a revision."""
+
+    request_id: str
+    revision: str
+    role: Role
+    bucket: float
+    """The user's hash in [0, 1)."""
+    outcome: Outcome
+    status: int
+    ttft_s: float | None
+    """From the request's arrival at the gateway to its first answer chunk; None when there was none."""
+    duration_s: float
+    num_output_chunks: int
+    at: datetime
+
+
+def traffic_key(name: str) -> str:
+    return f"registry/{name}/traffic.json"
+
+
+def read_traffic(storage: Storage, name: str) -> tuple[Traffic, str] | None:
+    """The traffic in force and its storage version, or None when nothing is deployed under that name."""
+    blob = storage.read(traffic_key(name))
+    return (Traffic.model_validate_json(blob.content), blob.version) if blob else None
+
+
+def write_traffic(storage: Storage, traffic: Traffic, *, expect: str = ABSENT) -> str:
+    """Put `traffic` in force if the present storage version is `expect`; returns the new one.
+
+    Raises:
+        Conflict: someone else changed it first.
+    """
+    try:
+        return storage.write(traffic_key(traffic.name), traffic.model_dump_json(indent=1).encode(), expect=expect)
+    except Conflict:
+        raise Conflict(f"the traffic of {traffic.name} was changed by someone else: read it again") from None
