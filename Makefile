@@ -1,0 +1,39 @@
+# Two commands do everything on a fresh machine: `make demo` and `make test`.
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test lint bench clean down
+
+venv := $(or $(SERINUS_VENV),.venv)
+run := $(venv)/bin
+
+help:
+	@echo "make demo   raw text to a quantized model in production behind a canary, on this machine (about 15 minutes)"
+	@echo "make test   all tests: unit, integration, end to end, chaos"
+	@echo "make lint   ruff, mypy, import contracts"
+	@echo "make bench  the benchmarks, each both sides in one run"
+	@echo "make down   stop what the demo left running"
+	@echo "make clean  remove .venv, build/ and caches"
+
+setup:
+	@requirements/setup.sh
+
+demo: setup
+	@$(run)/python recipes/demo.py
+
+test: setup
+	@$(run)/python -m pytest $(TESTS)
+
+lint: setup
+	@$(run)/ruff check .
+	@$(run)/ruff format --check .
+	@$(run)/mypy
+	@$(run)/lint-imports
+
+bench: setup
+	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(run)/python $$file || exit 1; done
+
+down: setup
+	@$(run)/serinus down
+
+clean: 
+	@if [ -x $(run)/serinus ]; then $(run)/serinus down || true; fi
+	rm -rf $(venv) build .pytest_cache .mypy_cache .ruff_cache .hypothesis .import_linter_cache *.egg-info

