@@ -1,0 +1,119 @@
+"""What all tests share: one private Ray cluster a session, a storage folder, reference data, a tiny real model."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.storage import LocalStorage
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+
+CHAT_TEMPLATE = (
+    "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
+    "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
+)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_home() -> Iterator[Path]:
+    """A SERINUS_HOME of the session's own: tests neither see nor disturb the cluster of `serinus up`."""
+    with tempfile.TemporaryDirectory(prefix="serinus-home-") as folder, pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SERINUS_HOME", folder)
+        patch.delenv("RAY_ADDRESS", raising=False)
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(REPOSITORY), os.environ.get("PYTHONPATH")))))
+        yield Path(folder)
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(own_home: Path) -> Iterator[str]:
+    """The session's one Ray cluster (private: one node, at least 4 logical CPUs); workers import the packages and tests."""
+    from cluster.session import joined
+
+    with joined() as how:
+        yield how
+
+
+@pytest.fixture
+def storage(tmp_path: Path) -> LocalStorage:
+    """An empty local storage."""
+    return LocalStorage(tmp_path / "storage")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Callable[[str], Path]:
+    """The folder or file of that name in the reference data beside the repository; skips the test where it is absent."""
+
+    def locate(name: str) -> Path:
+        path = SHARED_DATA / name
+        if not path.exists():
+            pytest.skip(f"reference data is not on this machine: ../shared/data/{name}")
+        return path
+
+    return locate
+
+
+@pytest.fixture(scope="session")
+def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a random Llama of 0.3 M parameters (bfloat16 safetensors) and a byte-level BPE tokenizer of 1000 words.
+
+    Head size 32 is the smallest that vLLM's CPU attention takes. Do not write into the folder: the session shares it.
+    """
+    folder = tmp_path_factory.mktemp("tiny-llama")
+    vocabulary = _tiny_tokenizer(folder)
+    _tiny_llama(folder, vocabulary)
+    return folder
+
+
+def _tiny_tokenizer(folder: Path) -> int:
+    from pydoc_data.topics import topics
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import PreTrainedTokenizerFast
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=1000,
+        special_tokens=["<|endoftext|>", "<|im_start|>", "<|im_end|>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    tokenizer.train_from_iterator([topics[name] for name in sorted(topics)[:20]], trainer)
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|endoftext|>",  # noqa: S106  # a word of the vocabulary, no secret
+        eos_token="<|im_end|>",  # noqa: S106
+        pad_token="<|endoftext|>",  # noqa: S106
+        model_max_length=1024,
+    )
+    fast.chat_template = CHAT_TEMPLATE
+    fast.save_pretrained(folder)
+    return len(fast)
+
+
+def _tiny_llama(folder: Path, vocabulary: int) -> None:
+    import torch
+    from transformers import LlamaConfig, LlamaForCausalLM
+
+    torch.manual_seed(0)
+    config = LlamaConfig(
+        vocab_size=vocabulary,
+        hidden_size=64,
+        intermediate_size=128,
+        num_hidden_layers=2,
+        num_attention_heads=4,
+        num_key_value_heads=4,
+        head_dim=32,
+        max_position_embeddings=1024,
+        bos_token_id=0,
+        eos_token_id=2,
+        pad_token_id=0,
+        tie_word_embeddings=True,
+    )
+    LlamaForCausalLM(config).to(torch.bfloat16).save_pretrained(folder)
