@@ -17,6 +17,8 @@ from cluster.config import StrictModel
 from cluster.errors import InputError
 from cluster.storage import Storage
 
+VERSION = "0.1.0"
+
 VOLATILE = frozenset({"made_at", "took_s"})
 """Fields that differ between two runs that made the same thing; the digest leaves them out."""
 
@@ -246,7 +248,8 @@ def stage_key(stage: str, config: Any, inputs: dict[str, str]) -> str:
 
 
 def save(storage: Storage, manifest: A) -> A:
-    """Write the manifest, last of all files of its artifact. Its digest is made findable first."""
+    """Write the manifest, last of all files of its artifact, and return it as written. Its digest is made findable first."""
+    manifest = manifest.model_copy(update={"made_by": manifest.made_by or f"serinus {VERSION}"})
     storage.write(f"artifacts/by-digest/{manifest.digest}", manifest.location.encode())
     storage.write(f"{manifest.location}/manifest.json", manifest.model_dump_json(indent=1).encode())
     return manifest
@@ -260,7 +263,7 @@ def load(storage: Storage, kind: type[A], key: str) -> A | None:
     """
     location = f"artifacts/{kind.model_fields['kind'].default}/{key}"
     blob = storage.read(f"{location}/manifest.json")
-    if blob is None:
+    if blob is None or not blob.content:
         return None
     try:
         return kind.model_validate_json(blob.content)
@@ -270,6 +273,11 @@ def load(storage: Storage, kind: type[A], key: str) -> A | None:
             f"not a {kind.__name__} manifest ({str(error).splitlines()[0]})",
             "remove that folder; the stage will be run again",
         ) from None
+
+
+def retire(storage: Storage, manifest: Manifest) -> None:
+    """Take the completion marker away, so that the artifact is made again under the same key."""
+    storage.write(f"{manifest.location}/manifest.json", b"")
 
 
 def find(storage: Storage, manifest_digest: str) -> Manifest | None:

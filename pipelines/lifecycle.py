@@ -1,0 +1,104 @@
+"""The lifecycle, top to bottom: raw documents in, a published revision out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from typing import Literal, TypeVar, get_args
+
+from cluster import artifacts
+from cluster.artifacts import Manifest, Revision
+from cluster.storage import Storage
+from pipelines.base_model import import_model
+from pipelines.config import LifecycleConfig
+from pipelines.data.clean import clean
+from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.verdict import gate
+from pipelines.progress import say
+from pipelines.publish import publish_baseline, publish_candidate
+from pipelines.quantization.quantize import quantize
+from pipelines.training.train import train
+
+Stage = Literal["clean", "train", "evaluate", "quantize", "gate", "publish"]
+STAGES: tuple[Stage, ...] = get_args(Stage)
+
+A = TypeVar("A", bound=Manifest)
+
+
+@dataclass
+class Run:
+    """One pass through the stages: what it is asked to make, and what it has made so far by role."""
+
+    storage: Storage
+    until: Stage
+    remake_from: Stage | None
+    made: dict[str, Manifest] = field(default_factory=dict)
+    began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def make(self, stage: Stage, role: str, build: Callable[[], A]) -> A:
+        """The result of `build`, which finds what is already made by itself; made anew where that was asked for."""
+        artifact = build()
+        wanted = self.remake_from is not None and STAGES.index(stage) >= STAGES.index(self.remake_from)
+        if wanted and artifact.made_at < self.began_at:
+            artifacts.retire(self.storage, artifact)
+            artifact = build()
+        self.made[role] = artifact
+        return artifact
+
+    def ends_with(self, stage: Stage) -> bool:
+        return self.until == stage
+
+
+def run(
+    recipe: LifecycleConfig, storage: Storage, *, until: Stage = "publish", remake_from: Stage | None = None
+) -> Mapping[str, Manifest]:
+    """Make what the recipe describes, up to the stage `until`. Stages already made are skipped.
+
+    Args:
+        remake_from: this stage and those after it are made again even if they are already made.
+
+    Returns:
+        Role -> manifest: dataset, base, trained, base_report, trained_report, quantized, quantized_report, gate, revision.
+
+    Raises:
+        GateFailed: the model missed a bound.
+        UserError: something in the recipe, the input or the machine must be mended first.
+    """
+    work = Run(storage, until, remake_from)
+
+    dataset = work.make("clean", "dataset", lambda: clean(recipe.data, storage))
+    if work.ends_with("clean"):
+        return work.made
+
+    base = work.make("train", "base", lambda: import_model(recipe.model, storage))
+    trained = work.make("train", "trained", lambda: train(recipe.train, dataset, base, storage))
+    if work.ends_with("train"):
+        return work.made
+
+    base_report = work.make("evaluate", "base_report", lambda: evaluate(recipe.evaluate, base, dataset, storage))
+    trained_report = work.make("evaluate", "trained_report", lambda: evaluate(recipe.evaluate, trained, dataset, storage))
+    if work.ends_with("evaluate"):
+        return work.made
+
+    quantized = work.make("quantize", "quantized", lambda: quantize(recipe.quantize, trained, dataset, storage))
+    quantized_report = work.make(
+        "quantize", "quantized_report", lambda: evaluate(recipe.evaluate, quantized, dataset, storage)
+    )
+    if work.ends_with("quantize"):
+        return work.made
+
+    verdict = work.make(
+        "gate", "gate", lambda: gate(recipe.gate, base_report, trained_report, quantized_report, storage)
+    )
+    if not work.ends_with("gate"):
+        work.make("publish", "revision", lambda: publish_candidate(recipe.name, quantized, verdict, storage))
+    return work.made
+
+
+def baseline(recipe: LifecycleConfig, storage: Storage) -> Revision:
+    """The base model, quantized as the candidate will be: what runs as stable before anything was trained."""
+    dataset = clean(recipe.data, storage)
+    base = import_model(recipe.model, storage)
+    say("deploy", "the base model, quantized, is the first stable revision")
+    return publish_baseline(recipe.name, quantize(recipe.quantize, base, dataset, storage), storage)

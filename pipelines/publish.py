@@ -1,0 +1,54 @@
+"""A passed gate and its weights become an immutable revision under the alias `candidate`."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster import artifacts, registry
+from cluster.artifacts import GateReport, QuantizedModel, Revision
+from cluster.errors import GateFailed
+from cluster.storage import Storage
+from pipelines.progress import say
+
+
+def publish_candidate(name: str, weights: QuantizedModel, gate: GateReport, storage: Storage) -> Revision:
+    """Publish `weights` and point the alias `candidate` at them.
+
+    Raises:
+        GateFailed: the gate did not pass; the message names each bound that was missed.
+    """
+    if not gate.passed:
+        missed = "\n".join(f"  - {check.message}" for check in gate.checks if not check.passed)
+        raise GateFailed(
+            f"{name} is not published: the gate says no\n{missed}\n  all numbers: {storage.uri}/{gate.location}/manifest.json"
+        )
+    return _publish(name, weights, {"weights": weights.digest, "gate": gate.digest}, "candidate", storage)
+
+
+def publish_baseline(name: str, weights: QuantizedModel, storage: Storage) -> Revision:
+    """Publish the quantized base model, which no gate has judged, and point the alias `stable` at it if nothing is there."""
+    return _publish(name, weights, {"weights": weights.digest}, "stable", storage)
+
+
+def _publish(name: str, weights: QuantizedModel, inputs: dict[str, str], alias: str, storage: Storage) -> Revision:
+    baseline = alias == "stable"
+    config: dict[str, Any] = {"name": name, "baseline": baseline}
+    key = artifacts.stage_key("publish", config, inputs)
+    made = artifacts.load(storage, Revision, key)
+    if made is not None:
+        say("publish", f"already published as {made.revision}")
+        return made
+    revision = Revision(
+        key=key,
+        inputs=inputs,
+        config=config,
+        name=name,
+        revision=f"{name}-{weights.digest[:8]}",
+        weights=weights.folder,
+        baseline=baseline,
+    )
+    registry.publish_revision(storage, revision)
+    if not (baseline and "stable" in registry.aliases(storage, name)):
+        registry.move_alias(storage, name, alias, revision.revision, who="serinus", why="published")
+    say("publish", f"{revision.revision} is {alias}")
+    return artifacts.save(storage, revision)
