@@ -1,0 +1,338 @@
+"""serinus, the command line: raw text to a language model in production on Ray, each new model let in like a canary."""
+
+from __future__ import annotations
+
+import json
+import sys
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import click
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from cluster import artifacts, config, registry
+from cluster.config import load_yaml
+from cluster.errors import ConfigError, InputError, SerinusError, UserError
+from cluster.storage import Storage, open_storage
+from pipelines.config import LifecycleConfig
+from services.config import RolloutConfig, ServingConfig
+from services.contract import read_traffic
+
+if TYPE_CHECKING:
+    from services.rollout.status import RolloutStatus
+
+app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
+canary = typer.Typer(help="Let a candidate into production step by step.", no_args_is_help=True)
+app.add_typer(canary, name="canary")
+
+out = Console(highlight=False, soft_wrap=True)
+
+
+class Recipe(LifecycleConfig):
+    """A whole lifecycle: how a model is made (pipelines) and how it is run (services)."""
+
+    serve: ServingConfig = ServingConfig()
+    rollout: RolloutConfig = RolloutConfig()
+
+
+RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file of the lifecycle")]
+RecipeOption = Annotated[
+    Path | None, typer.Option("--recipe", metavar="RECIPE", help="default: the recipe of the last `serinus deploy`")
+]
+STAGE_NAMES = ("clean", "train", "evaluate", "quantize", "gate", "publish")
+Stage = Annotated[str | None, typer.Option(click_type=click.Choice(STAGE_NAMES))]
+
+
+# --- the cluster ------------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def up(
+    topology: Annotated[Path, typer.Option(help="the cluster's declaration")] = Path("ray_cluster.yaml"),
+) -> None:
+    """Bring up the cluster of ray_cluster.yaml on this machine: a head and a node for each pool."""
+    from cluster import local
+    from cluster.topology import load_topology
+
+    local.up(load_topology(topology))
+    out.print("up. Next: serinus status, serinus run RECIPE, serinus down")
+
+
+@app.command()
+def down() -> None:
+    """Stop what `serinus up` started, and nothing else."""
+    from cluster import local
+
+    local.down()
+
+
+@app.command()
+def status() -> None:
+    """Nodes, pools and applications of the cluster in use."""
+    from cluster import local
+
+    out.print(local.describe())
+
+
+# --- making models ----------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def check(recipe: RecipePath) -> None:
+    """Read a recipe and say what is wrong with it, in under a second."""
+    found = load_yaml(recipe, Recipe)
+    out.print(f"{recipe}: good. {len(found.data.sources)} source(s), {found.train.num_steps} steps, "
+              f"{len(found.evaluate.tasks)} task(s), {len(found.rollout.steps)} rollout step(s) for {found.name}")  # fmt: skip
+
+
+@app.command()
+def run(
+    recipe: RecipePath,
+    until: Annotated[Stage, typer.Option(help="stop after this stage")] = None,
+    remake_from: Annotated[Stage, typer.Option("--from", help="make this stage and those after it again")] = None,
+) -> None:
+    """Run a recipe: clean, train, evaluate, quantize, gate, publish. What is already made is skipped."""
+    loaded = load_yaml(recipe, Recipe)
+    if until and remake_from and STAGE_NAMES.index(until) < STAGE_NAMES.index(remake_from):
+        raise ConfigError("--until", f"{until} comes before --from {remake_from}", "swap the two")
+    from cluster import session
+    from pipelines import lifecycle
+    from pipelines.progress import say
+
+    storage = open_storage(loaded.storage)
+    began = time.monotonic()
+    with session.joined() as where:
+        say("run", f"{loaded.name} on {where} cluster, artifacts in {storage.uri}")
+        made = lifecycle.run(loaded, storage, until=until or "publish", remake_from=remake_from)  # type: ignore[arg-type]
+    out.print(_made_table(made, storage))
+    out.print(f"took {time.monotonic() - began:.0f} s")
+
+
+@app.command()
+def submit(
+    recipe: RecipePath,
+    follow: Annotated[bool, typer.Option(help="show the job's log until it ends")] = True,
+) -> None:
+    """Run a recipe as a Ray job on the cluster, and follow its log."""
+    import tempfile
+
+    import yaml
+
+    loaded = load_yaml(recipe, Recipe)
+    from cluster import jobs
+
+    with tempfile.TemporaryDirectory(prefix="serinus-job-") as folder:
+        # Paths are absolute in what is sent: the job does not run where the recipe stands.
+        resolved = loaded.model_dump(mode="json", exclude_unset=True)
+        (Path(folder) / "recipe.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
+        job = jobs.submit(["python", "-m", "serinus", "run", "recipe.yaml"], working_dir=Path(folder))
+        out.print(f"submitted {job}")
+        if follow:
+            raise typer.Exit(jobs.follow(job))
+
+
+@app.command()
+def lineage(
+    revision: Annotated[str, typer.Argument(help="revision, alias (stable, candidate) or digest")],
+    recipe: RecipeOption = None,
+) -> None:
+    """What a revision was made of, down to the hashes of the input files."""
+    loaded = _recipe(recipe)
+    storage = open_storage(loaded.storage)
+    _print_tree(registry.lineage(storage, loaded.name, revision))
+
+
+# --- running models ---------------------------------------------------------------------------------------------------
+
+
+@app.command()
+def deploy(recipe: RecipePath) -> None:
+    """Put the stable revision behind the gateway; the first one is the base model, quantized."""
+    loaded = load_yaml(recipe, Recipe)
+    from cluster import session
+    from pipelines import lifecycle
+    from pipelines.progress import say
+    from services.rollout import controller
+    from services.serving import app as serving
+
+    storage = open_storage(loaded.storage)
+    with session.joined() as where:
+        if where == "private":
+            raise UserError("cluster", "none is running", "start one first: serinus up")
+        if "stable" not in registry.aliases(storage, loaded.name):
+            lifecycle.baseline(loaded, storage)
+        stable = registry.resolve(storage, loaded.name, "stable")
+        say("deploy", f"starting {stable.revision}")
+        serving.deploy_revision(stable, loaded.serve, storage)
+        controller.ensure_traffic(storage, loaded.name, stable.revision)
+        controller.ensure_controller(loaded.name, storage.uri)
+        serving.deploy_gateway(loaded.name, loaded.serve, storage.uri)
+    _remember(recipe)
+    out.print(f"{loaded.name} answers at http://{loaded.serve.host}:{loaded.serve.port}/v1")
+
+
+@canary.command()
+def start(
+    revision: Annotated[str, typer.Option(help="revision or alias to let in")] = "candidate",
+    recipe: RecipeOption = None,
+) -> None:
+    """Load a revision beside stable and begin its rollout with the recipe's first step."""
+    loaded = _recipe(recipe)
+    from cluster import session
+    from pipelines.progress import say
+    from services.rollout import controller
+    from services.serving import app as serving
+
+    storage = open_storage(loaded.storage)
+    candidate = registry.resolve(storage, loaded.name, revision)
+    with session.joined():
+        say("canary", f"loading {candidate.revision}")
+        serving.deploy_revision(candidate, loaded.serve, storage)
+        controller.ensure_controller(loaded.name, storage.uri)
+        rollout = controller.start_rollout(
+            storage, loaded.name, candidate.revision, loaded.rollout, keep_revisions=loaded.serve.keep_revisions
+        )
+    out.print(f"rollout {rollout} of {candidate.revision} began. Follow it: serinus canary watch")
+
+
+@canary.command("status")
+def canary_status(recipe: RecipeOption = None, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    """The rollout as it stands, with every decision and the numbers it rested on."""
+    loaded = _recipe(recipe)
+    found = _rollout(open_storage(loaded.storage), loaded.name)
+    if as_json:
+        print(found.model_dump_json(indent=1))
+        return
+    _print_traffic(open_storage(loaded.storage), loaded.name)
+    _print_rollout(found)
+
+
+@canary.command()
+def watch(recipe: RecipeOption = None) -> None:
+    """Print each decision as it is made, until the rollout ends. Exit code 1 when it was rolled back."""
+    loaded = _recipe(recipe)
+    storage = open_storage(loaded.storage)
+    shown = 0
+    while True:
+        found = _rollout(storage, loaded.name)
+        for decision in found.decisions[shown:]:
+            out.print(_decision_line(decision))
+        shown = len(found.decisions)
+        if found.ended:
+            out.print(f"{found.candidate}: {found.phase}")
+            raise typer.Exit(0 if found.phase == "promoted" else 1)
+        time.sleep(0.5)
+
+
+@canary.command("set")
+def set_weight(weight_percent: float, recipe: RecipeOption = None) -> None:
+    """Hold the canary at WEIGHT_PERCENT of the users until told otherwise."""
+    _act("set_weight", recipe, weight_percent)
+
+
+@canary.command()
+def promote(recipe: RecipeOption = None) -> None:
+    """Make the canary stable now, without waiting for evidence."""
+    _act("promote", recipe)
+
+
+@canary.command()
+def rollback(recipe: RecipeOption = None) -> None:
+    """Take the canary out now; during no rollout, go back to the previous stable revision."""
+    _act("abort", recipe)
+
+
+def _act(verb: str, recipe: Path | None, *arguments: Any) -> None:
+    loaded = _recipe(recipe)
+    from cluster import session
+    from services.rollout import controller
+
+    storage = open_storage(loaded.storage)
+    with session.joined():
+        getattr(controller, verb)(storage, loaded.name, *arguments, who=config.user_name())
+    _print_traffic(storage, loaded.name)
+
+
+# --- printing ---------------------------------------------------------------------------------------------------------
+
+
+def _made_table(made: Mapping[str, artifacts.Manifest], storage: Storage) -> Table:
+    table = Table("made", "figures", "manifest", title=None, box=None, header_style="bold")
+    for role, manifest in made.items():
+        table.add_row(role, manifest.summary, f"{manifest.location}/manifest.json")
+    table.caption = f"in {storage.uri}"
+    return table
+
+
+def _print_tree(node: registry.Lineage, depth: int = 0) -> None:
+    out.print(f"{'  ' * depth}{node.kind} {node.digest[:12]}  {node.summary}")
+    for child in node.children:
+        _print_tree(child, depth + 1)
+
+
+def _print_traffic(storage: Storage, name: str) -> None:
+    found = read_traffic(storage, name)
+    if found is None:
+        raise InputError(f"model {name}", "nothing is deployed", "deploy it first: serinus deploy RECIPE")
+    traffic = found[0]
+    out.print(f"stable {traffic.stable}, canary {traffic.canary or 'none'} with {traffic.weight_percent:g} % of users")
+
+
+def _print_rollout(found: RolloutStatus) -> None:
+    out.print(f"rollout {found.id}: {found.candidate} against {found.stable}, {found.phase}")
+    for decision in found.decisions:
+        out.print("  " + _decision_line(decision))
+
+
+def _decision_line(decision: Any) -> str:
+    return f"{decision.at:%H:%M:%S}  {decision.weight_percent:5g} %  {decision.verdict:<12} {decision.message}"
+
+
+# --- what is remembered -----------------------------------------------------------------------------------------------
+
+
+def _remember(recipe: Path) -> None:
+    path = config.home() / "deployed.json"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(json.dumps({"recipe": str(recipe.resolve())}))
+
+
+def _recipe(given: Path | None) -> Recipe:
+    if given is None:
+        try:
+            given = Path(json.loads((config.home() / "deployed.json").read_text())["recipe"])
+        except FileNotFoundError:
+            raise ConfigError("--recipe", "no recipe given and none deployed yet", "add --recipe RECIPE") from None
+    return load_yaml(given, Recipe)
+
+
+def _rollout(storage: Storage, name: str) -> RolloutStatus:
+    from services.rollout import controller
+
+    found = controller.status(storage, name)
+    if found is None:
+        raise InputError(f"model {name}", "no rollout was ever started", "begin one: serinus canary start")
+    return found
+
+
+def main() -> None:
+    """Run the command line. Exit codes: 0 done, 1 the answer is no, 2 something to mend, 3 broken off, 130 interrupted."""
+    try:
+        sys.exit(app(standalone_mode=False))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(2)
+    except (KeyboardInterrupt, click.Abort):
+        print("\ninterrupted. What was made is kept; the same command continues from there", file=sys.stderr)
+        sys.exit(130)
+    except SerinusError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(error.exit_code)
+
+
+if __name__ == "__main__":
+    main()
