@@ -60,6 +60,11 @@ class Manifest(StrictModel):
         """The artifact's folder in storage."""
         return f"artifacts/{self.kind}/{self.key}"
 
+    @property
+    def summary(self) -> str:
+        """The figures in one line, for people."""
+        return f"took {self.took_s:.0f} s"
+
 
 class Source(StrictModel):
     """One input file as it was read."""
@@ -105,6 +110,12 @@ class Dataset(Manifest):
     def num_excluded(self) -> int:
         return sum(self.num_excluded_by_reason.values())
 
+    @property
+    def summary(self) -> str:
+        reasons = ", ".join(f"{reason} {count}" for reason, count in sorted(self.num_excluded_by_reason.items()))
+        excluded = f"{self.num_excluded} excluded" + (f" ({reasons})" if reasons else "")
+        return f"{self.num_documents} documents in, {self.num_kept} kept ({self.num_heldout} held out), {excluded}"
+
 
 class Weights(Manifest):
     """A model whose Hugging Face folder (config, tokenizer, safetensors) is `model/` in the artifact's folder."""
@@ -116,6 +127,10 @@ class Weights(Manifest):
     @property
     def folder(self) -> str:
         return f"{self.location}/model"
+
+    @property
+    def summary(self) -> str:
+        return f"{self.num_parameters / 1e6:.0f} M parameters, {self.num_weight_bytes / 1e6:.0f} MB"
 
 
 class ImportedModel(Weights):
@@ -143,6 +158,13 @@ class Checkpoint(Weights):
     """Optimizer steps from which the run continued after an interruption."""
     tokens_per_s: float = 0.0
 
+    @property
+    def summary(self) -> str:
+        if not self.losses:
+            return super().summary
+        first, last = self.losses[0], self.losses[-1]
+        return f"loss {first.loss:.3f} -> {last.loss:.3f} in {last.step} steps, {last.num_tokens} tokens, {self.tokens_per_s:.0f}/s"
+
 
 class QuantizedModel(Weights):
     """A model saved as compressed-tensors."""
@@ -151,6 +173,11 @@ class QuantizedModel(Weights):
     scheme: str = ""
     num_weight_bytes_before: int = 0
     num_calibration_sequences: int = 0
+
+    @property
+    def summary(self) -> str:
+        before, after = self.num_weight_bytes_before, self.num_weight_bytes
+        return f"{self.scheme}, {before / 1e6:.0f} MB -> {after / 1e6:.0f} MB ({after / before:.0%})"
 
 
 class Score(StrictModel):
@@ -176,6 +203,10 @@ class EvalReport(Manifest):
 
     def score(self, task: str) -> Score:
         return next(s for s in self.scores if s.task == task)
+
+    @property
+    def summary(self) -> str:
+        return ", ".join(f"{s.task} {s.metric} {s.value:.4g} [{s.ci_low:.4g}, {s.ci_high:.4g}]" for s in self.scores)
 
 
 class Difference(StrictModel):
@@ -212,6 +243,10 @@ class GateReport(Manifest):
     checks: tuple[Check, ...] = ()
     differences: dict[str, tuple[Difference, ...]] = {}
 
+    @property
+    def summary(self) -> str:
+        return f"{'passed' if self.passed else 'failed'}: " + "; ".join(check.message for check in self.checks)
+
 
 class Revision(Manifest):
     """An immutable, servable model under a public name."""
@@ -227,6 +262,10 @@ class Revision(Manifest):
     """Published without a gate: the base model, quantized the same way."""
     engine: dict[str, Any] = {}
     """Overrides of the recipe's engine settings for this revision alone."""
+
+    @property
+    def summary(self) -> str:
+        return self.revision + (" (baseline: the base model, judged by no gate)" if self.baseline else "")
 
 
 KINDS: dict[str, type[Manifest]] = {

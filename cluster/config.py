@@ -165,3 +165,8 @@ def home() -> Path:
 def s3_endpoint() -> str | None:
     """An S3-compatible server other than AWS, as the AWS tools name it: $AWS_ENDPOINT_URL_S3 or $AWS_ENDPOINT_URL."""
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+
+
+def user_name() -> str:
+    """Who acts, for audit records."""
+    return os.environ.get("SERINUS_USER") or os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown"
