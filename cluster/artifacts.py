@@ -9,13 +9,14 @@ from __future__ import annotations
 import hashlib
 import json
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
 from cluster.config import StrictModel
 from cluster.errors import InputError
-from cluster.storage import Storage
+from cluster.storage import Storage, sha256_of
 
 VERSION = "0.1.0"
 
@@ -279,6 +280,19 @@ KINDS: dict[str, type[Manifest]] = {
 }
 
 A = TypeVar("A", bound=Manifest)
+
+
+def file_entries(folder: Path, name: str) -> tuple[FileEntry, ...]:
+    """What lies in a local `folder` that is, or will become, the folder `name` of an artifact: for Manifest.files."""
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    return tuple(
+        FileEntry(
+            path=f"{name}/{path.relative_to(folder).as_posix()}",
+            num_bytes=path.stat().st_size,
+            sha256=sha256_of(path),
+        )
+        for path in paths
+    )
 
 
 def stage_key(stage: str, config: Any, inputs: dict[str, str]) -> str:

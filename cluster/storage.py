@@ -209,6 +209,15 @@ def publish_folder(storage: Storage, folder: Path, key: str) -> None:
         storage._client.upload_file(str(path), storage.bucket, name)
 
 
+def remove_folder(storage: Storage, key: str) -> None:
+    """Remove `key` with everything below it; nothing there is no error."""
+    from pyarrow.fs import FileType
+
+    filesystem, path = storage.filesystem(key)
+    if filesystem.get_file_info(path).type == FileType.Directory:
+        filesystem.delete_dir(path)
+
+
 def local_copy(storage: Storage, key: str) -> Path:
     """A local folder with what `key` holds: the folder itself, or a cached download from S3.
 
