@@ -1,0 +1,148 @@
+"""Compare-and-set under real races between processes, in a folder and in S3 (a moto server in a process of its own)."""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import Conflict, InputError
+from cluster.storage import ABSENT, LocalStorage, Storage, open_storage
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+
+ADDER = """
+import sys
+from cluster.errors import Conflict
+from cluster.storage import open_storage
+storage = open_storage(sys.argv[1])
+for _ in range(int(sys.argv[2])):
+    while True:
+        blob = storage.read("counter")
+        try:
+            storage.write("counter", str(int(blob.content) + 1).encode(), expect=blob.version)
+            break
+        except Conflict:
+            pass
+"""
+
+CREATOR = """
+import sys
+from cluster.errors import Conflict
+from cluster.storage import ABSENT, open_storage
+try:
+    open_storage(sys.argv[1]).write("once", sys.argv[2].encode(), expect=ABSENT)
+    print("won")
+except Conflict:
+    print("lost")
+"""
+
+
+@pytest.fixture(scope="module")
+def s3_server() -> Iterator[str]:
+    if importlib.util.find_spec("moto") is None:
+        pytest.skip("moto[server] is not installed: no S3 server to test against")
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    code = f"from moto.server import main; main(['-H', '127.0.0.1', '-p', '{port}'])"
+    server = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        _wait_for(port, server)
+        yield f"http://127.0.0.1:{port}"
+    finally:
+        server.kill()
+        server.wait()
+
+
+def _wait_for(port: int, server: subprocess.Popen[bytes]) -> None:
+    for _ in range(300):
+        assert server.poll() is None, "the S3 server ended"
+        try:
+            socket.create_connection(("127.0.0.1", port), timeout=1).close()
+            return
+        except OSError:
+            time.sleep(0.1)
+    raise AssertionError("the S3 server did not start within 30 s")
+
+
+@pytest.fixture(params=["folder", "s3"])
+def uri(request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    if request.param == "folder":
+        return str(tmp_path)
+    import boto3
+
+    settings = {"AWS_ENDPOINT_URL": request.getfixturevalue("s3_server"), "AWS_ACCESS_KEY_ID": "test",
+                "AWS_SECRET_ACCESS_KEY": "test", "AWS_DEFAULT_REGION": "us-east-1"}  # fmt: skip
+    for name, value in settings.items():
+        monkeypatch.setenv(name, value)
+    bucket = f"bucket-{abs(hash(tmp_path)) % 10**9}"
+    boto3.client("s3", endpoint_url=settings["AWS_ENDPOINT_URL"]).create_bucket(Bucket=bucket)
+    return f"s3://{bucket}/folder"
+
+
+@pytest.fixture
+def storage(uri: str) -> Storage:
+    return open_storage(uri)
+
+
+def _spawn(code: str, *arguments: str) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
+    return subprocess.Popen(
+        [sys.executable, "-c", code, *arguments], env=environment, stdout=subprocess.PIPE, text=True
+    )
+
+
+def test_no_update_is_lost_when_processes_race(storage: Storage, uri: str) -> None:
+    num_processes, num_additions = (4, 50) if isinstance(storage, LocalStorage) else (2, 5)
+    storage.write("counter", b"0")
+    adders = [_spawn(ADDER, uri, str(num_additions)) for _ in range(num_processes)]
+    assert [adder.wait(timeout=120) for adder in adders] == [0] * num_processes
+    blob = storage.read("counter")
+    assert blob is not None
+    assert int(blob.content) == num_processes * num_additions
+
+
+def test_only_one_process_creates(storage: Storage, uri: str) -> None:
+    creators = {str(number): _spawn(CREATOR, uri, str(number)) for number in range(4)}
+    answers = {number: creator.communicate(timeout=120)[0].strip() for number, creator in creators.items()}
+    winners = [number for number, answer in answers.items() if answer == "won"]
+    assert len(winners) == 1
+    blob = storage.read("once")
+    assert blob is not None
+    assert blob.content.decode() == winners[0]
+
+
+def test_a_write_expecting_another_version_changes_nothing(storage: Storage) -> None:
+    first = storage.write("folder/key", b"1", expect=ABSENT)
+    second = storage.write("folder/key", b"2", expect=first)
+    for stale in (first, ABSENT):
+        with pytest.raises(Conflict):
+            storage.write("folder/key", b"3", expect=stale)
+    blob = storage.read("folder/key")
+    assert blob is not None
+    assert (blob.content, blob.version) == (b"2", second)
+
+
+def test_a_write_expecting_something_where_nothing_is_conflicts(storage: Storage) -> None:
+    with pytest.raises(Conflict):
+        storage.write("absent", b"1", expect='"d41d8cd98f00b204e9800998ecf8427e"')
+    assert storage.read("absent") is None
+
+
+def test_list_gives_the_keys_of_a_folder_and_not_of_its_namesakes(storage: Storage) -> None:
+    for key in ("a/2", "a/1/x", "ab/1", "b"):
+        storage.write(key, b"")
+    assert list(storage.list("a")) == ["a/1/x", "a/2"]
+
+
+def test_an_unknown_scheme_is_refused() -> None:
+    with pytest.raises(InputError, match="unknown storage scheme ftp"):
+        open_storage("ftp://somewhere")
