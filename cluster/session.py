@@ -2,17 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 import os
+import re
+import secrets
+import shutil
+import socket
+import stat
+import sysconfig
+import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import ClusterError
+import psutil
 
-POOL_LABEL = "serinus.io/pool"
-"""Node label that tells the pools apart."""
+from cluster.config import home
+from cluster.errors import ClusterError, ResourceError
+from cluster.topology import POOL_LABEL
+
+__all__ = ["ENVIRONMENT", "POOL_LABEL", "joined", "on_pool", "package_root", "prepare_environment"]
 
 ENVIRONMENT = {
     "RAY_AUTH_MODE": "token",
@@ -25,11 +36,27 @@ ENVIRONMENT = {
 }
 """Set in every process before Ray is imported, ours and the nodes'."""
 
+PRIVATE_HOST = "127.0.0.2"
+"""Ray rewrites 127.0.0.1 to the machine's outside address; the rest of 127/8 stays on loopback."""
+
+ANSWER_TIMEOUT_S = 12.0
+"""A living GCS answers in milliseconds; Ray itself waits 40 s and more for one that does not."""
+
 
 def prepare_environment() -> None:
     """Put ENVIRONMENT in force where the user has not set otherwise. Call before the first `import ray`."""
     for name, value in ENVIRONMENT.items():
         os.environ.setdefault(name, value)
+    # Workers import the packages whatever their working folder. Installed ones they find by themselves.
+    root, path = str(package_root()), os.environ.get("PYTHONPATH", "")
+    if root != sysconfig.get_path("purelib") and root not in path.split(os.pathsep):
+        os.environ["PYTHONPATH"] = f"{root}{os.pathsep}{path}" if path else root
+
+
+def node_environment(**changes: str) -> dict[str, str]:
+    """The environment for processes of a node or a job: ours, with `changes`, and joining no other cluster."""
+    prepare_environment()
+    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | changes
 
 
 @contextmanager
@@ -41,6 +68,7 @@ def joined(address: str | None = None) -> Iterator[str]:
 
     Raises:
         ClusterError: the cluster named does not answer, or refuses the token.
+        ResourceError: no room for a private one.
     """
     prepare_environment()
     import ray
@@ -49,14 +77,18 @@ def joined(address: str | None = None) -> Iterator[str]:
         yield "joined " + ray.get_runtime_context().gcs_address
         return
     address = address or os.environ.get("RAY_ADDRESS") or _address_of_up()
-    if address:
-        _join(address)
-    else:
-        _start_private()
+    folder = None
     try:
+        if address:
+            _join(address)
+        else:
+            folder = _private_folder()
+            _start_private(folder)
         yield f"joined {address}" if address else "private"
     finally:
         ray.shutdown()
+        if folder:
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 def _address_of_up() -> str | None:
@@ -68,37 +100,180 @@ def _address_of_up() -> str | None:
 def _join(address: str) -> None:
     import ray
 
+    check_answers(address)
+    host = address.rpartition(":")[0]
+    # On loopback Ray cannot guess which node is ours: the driver attaches to the head's.
+    ours: dict[str, Any] = {"_node_ip_address": host} if host.startswith("127.") else {}
     try:
-        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **ours)
     except (ConnectionError, RuntimeError, ValueError) as error:
-        raise ClusterError(
-            f"cluster {address}",
-            f"does not let us in ({str(error).splitlines()[0]})",
-            "see `serinus status`; start one with `serinus up`, unset RAY_ADDRESS, or check the token in ~/.ray/auth_token",
-        ) from None
+        raise ClusterError(f"cluster {address}", f"does not let us in ({_first_line(error)})", _REMEDY) from None
 
 
-def _start_private(**options: Any) -> None:
+_REMEDY = "see `serinus status`; start a cluster with `serinus up`, or correct or unset RAY_ADDRESS"
+_TOKEN_REMEDY = "put the cluster's token into ~/.ray/auth_token (or name its file in RAY_AUTH_TOKEN_PATH)"  # noqa: S105
+
+
+def check_answers(address: str) -> None:
+    """Return if a Ray head answers at `address` (host:port, or "auto") and takes our token.
+
+    Raises:
+        ClusterError: it does not, after at most about ANSWER_TIMEOUT_S.
+    """
+    where = f"cluster {address}"
+    if address == "auto":
+        return
+    if not re.fullmatch(r"[\w.\-\[\]:]+:\d{1,5}", address):
+        raise ClusterError(where, "is not of the form host:port", "give the address and port of the head's GCS")
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
+    except (OSError, OverflowError) as error:
+        raise ClusterError(where, f"does not answer ({error})", _REMEDY) from None
+    if _uses_token() and not token():
+        raise ClusterError(where, "asks for a token and there is none here", _TOKEN_REMEDY)
+    _ask_gcs(where, address)
+
+
+def _ask_gcs(where: str, address: str) -> None:
+    prepare_environment()
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled, without stubs
+    from ray.exceptions import AuthenticationError, RayError
+
+    answers: list[BaseException | None] = []
+
+    def ask() -> None:
+        try:
+            GcsClient(address=address).check_alive([], timeout=5)
+            answers.append(None)
+        except (AuthenticationError, RayError, RuntimeError, OSError) as error:
+            answers.append(error)
+
+    # In a thread, because the client's own timeout cannot be set and is 40 s.
+    asking = threading.Thread(target=ask, daemon=True)
+    asking.start()
+    asking.join(ANSWER_TIMEOUT_S)
+    match answers[0] if answers else TimeoutError(f"no answer within {ANSWER_TIMEOUT_S:.0f} s"):
+        case None:
+            return
+        case AuthenticationError():
+            raise ClusterError(where, "refuses our token", _TOKEN_REMEDY)
+        case error:
+            raise ClusterError(where, f"does not answer as a Ray head ({_first_line(error)})", _REMEDY)
+
+
+def _private_folder() -> Path:
+    """A folder for this process's private cluster; those of processes that were killed are removed."""
+    for old in scratch().glob("p*"):
+        if old.name[1:].isdigit() and not psutil.pid_exists(int(old.name[1:])):
+            shutil.rmtree(old, ignore_errors=True)
+    return scratch() / f"p{os.getpid()}"
+
+
+def _start_private(folder: Path) -> None:
     import ray
 
-    ray.init(
-        num_cpus=max(4, os.cpu_count() or 1),  # logical: a trainer's ranks and the tasks that feed them share the cores
-        include_dashboard=False,
-        log_to_driver=False,
-        logging_level=logging.ERROR,
-        _node_ip_address="127.0.0.1",
-        **options,
-    )
+    ensure_token()
+    try:
+        ray.init(
+            "local",
+            # Logical: a trainer's ranks and the tasks that feed them share the cores.
+            num_cpus=max(4, os.cpu_count() or 1),
+            object_store_memory=object_store_bytes(),
+            include_dashboard=False,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+            _node_ip_address=PRIVATE_HOST,
+            _temp_dir=str(folder),
+        )
+    except (RuntimeError, ValueError, OSError, TimeoutError) as error:
+        found = f"did not start ({_first_line(error)})"
+        raise ClusterError("private Ray cluster", found, "free memory and try again, or use `serinus up`") from None
 
 
 def on_pool(pool: str) -> dict[str, str]:
     """Label selector for work on that pool; empty (anywhere) when no living node carries its label."""
     import ray
 
-    nodes = [node for node in ray.nodes() if node["Alive"]]
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
     return {POOL_LABEL: pool} if any(node.get("Labels", {}).get(POOL_LABEL) == pool for node in nodes) else {}
 
 
 def package_root() -> Path:
     """The folder with the packages, for runtime environments that ship them."""
     return Path(__file__).resolve().parent.parent
+
+
+def scratch() -> Path:
+    """This user's folder for sessions of Ray, one for each SERINUS_HOME. Short: Unix sockets end at 107 characters.
+
+    Raises:
+        ResourceError: someone else made it.
+    """
+    tag = hashlib.sha256(str(home().absolute()).encode()).hexdigest()[:6]
+    folder = Path("/tmp") / f"serinus-{os.getuid()}-{tag}"  # noqa: S108  # ours alone: mode 0700 and owner are checked
+    folder.mkdir(mode=0o700, exist_ok=True)
+    found = folder.lstat()
+    if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077:
+        raise ResourceError(str(folder), "is not a private folder of ours", "remove it, or set another SERINUS_HOME")
+    return folder
+
+
+def object_store_bytes() -> int:
+    """Size of one node's object store: 2 % of the memory, 256 MiB to 8 GiB. Four nodes may share one machine."""
+    return min(max(psutil.virtual_memory().total // 50, 256 << 20), 8 << 30)
+
+
+def visible_gpus() -> list[str]:
+    """Names of the NVIDIA GPUs this process may use, as CUDA_VISIBLE_DEVICES takes them."""
+    chosen = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if chosen is not None:
+        return [name for name in chosen.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]
+    # A container has the device files of its own GPUs only; CUDA numbers those from 0.
+    return [str(index) for index, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
+
+
+def _uses_token() -> bool:
+    return os.environ.get("RAY_AUTH_MODE", ENVIRONMENT["RAY_AUTH_MODE"]).lower() == "token"
+
+
+def _token_file() -> Path:
+    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").expanduser()
+
+
+def token() -> str | None:
+    """The token in Ray's own order: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token. Never print it."""
+    if not _uses_token():
+        return None
+    if given := os.environ.get("RAY_AUTH_TOKEN", "").strip():
+        return given
+    try:
+        return _token_file().read_text(encoding="ascii").strip() or None
+    except (OSError, UnicodeDecodeError):
+        return None
+
+
+def ensure_token() -> None:
+    """Make the token that a new cluster asks for, readable by its owner only, unless there is one.
+
+    Raises:
+        ResourceError: its file cannot be written.
+    """
+    if not _uses_token() or token():
+        return
+    file = _token_file()
+    try:
+        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        draft = file.with_name(f"{file.name}.{os.getpid()}")
+        draft.touch(mode=0o600)
+        draft.write_text(secrets.token_hex(32), encoding="ascii")
+        with suppress(FileExistsError):  # another process was faster: its token is as good
+            os.link(draft, file)
+        draft.unlink()
+    except OSError as error:
+        found = f"cannot be written: {error.strerror}"
+        raise ResourceError(str(file), found, "give yourself write access, or set RAY_AUTH_TOKEN") from None
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0]

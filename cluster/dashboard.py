@@ -1,0 +1,89 @@
+"""What a cluster's dashboard tells over HTTP: nodes and Serve applications. Quick, since Ray is not imported."""
+
+from __future__ import annotations
+
+import json
+import urllib.error
+import urllib.request
+from typing import Any
+
+from cluster.config import StrictModel
+from cluster.errors import ClusterError
+from cluster.session import token
+from cluster.topology import POOL_LABEL
+
+TIMEOUT_S = 15.0
+REMEDY = "see `serinus status`; start a cluster with `serinus up`"
+TOKEN_REMEDY = "put the cluster's token into ~/.ray/auth_token (or name its file in RAY_AUTH_TOKEN_PATH)"  # noqa: S105
+
+
+class Node(StrictModel):
+    host: str
+    pool: str
+    """By its label; empty without one."""
+    alive: bool
+    resources: dict[str, float]
+
+
+class Application(StrictModel):
+    """A Serve application."""
+
+    name: str
+    status: str
+    """Ray's word: RUNNING, DEPLOYING, DEPLOY_FAILED, ..."""
+    route_prefix: str | None
+    message: str
+    num_replicas: int
+
+
+def get_nodes(dashboard: str) -> tuple[Node, ...]:
+    """The nodes a cluster has or had.
+
+    Raises:
+        ClusterError: the dashboard does not answer, or refuses the token.
+    """
+    rows = _get(dashboard, "/api/v0/nodes?detail=true&limit=1000")["data"]["result"]["result"]
+    return tuple(
+        Node(
+            host=row["node_ip"],
+            pool=(row.get("labels") or {}).get(POOL_LABEL, ""),
+            alive=row["state"] == "ALIVE",
+            resources={k: v for k, v in row["resources_total"].items() if isinstance(v, int | float)},
+        )
+        for row in rows
+    )
+
+
+def get_applications(dashboard: str) -> tuple[Application, ...]:
+    """The Serve applications that run or should.
+
+    Raises:
+        ClusterError: the dashboard does not answer, or refuses the token.
+    """
+    applications = _get(dashboard, "/api/serve/applications/").get("applications", {})
+    return tuple(
+        Application(
+            name=name,
+            status=found["status"],
+            route_prefix=found.get("route_prefix"),
+            message=found.get("message") or "",
+            num_replicas=sum(len(d.get("replicas") or ()) for d in found.get("deployments", {}).values()),
+        )
+        for name, found in sorted(applications.items())
+    )
+
+
+def _get(dashboard: str, path: str) -> Any:
+    where = f"dashboard {dashboard}"
+    secret = token()
+    headers = {"Authorization": f"Bearer {secret}"} if secret else {}
+    try:
+        request = urllib.request.Request(dashboard + path, headers=headers)  # noqa: S310  # the URL is ours
+        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        if error.code in (401, 403):
+            raise ClusterError(where, "refuses our token", TOKEN_REMEDY) from None
+        raise ClusterError(where, f"answers with status {error.code}", REMEDY) from None
+    except (OSError, ValueError) as error:
+        raise ClusterError(where, f"does not answer ({getattr(error, 'reason', error)})", REMEDY) from None

@@ -1,0 +1,66 @@
+"""Which processes belong to a folder: those that write files in it and all that descend from them.
+
+Command lines do not tell (Ray and vLLM rename their processes), nor do process ids on file (they are used again). Who
+only reads there, such as `tail -f` on a log, does not belong.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from contextlib import suppress
+from pathlib import Path
+
+import psutil
+
+GRACE_S = 8.0
+"""Between SIGTERM and SIGKILL. A raylet ends its workers within about 3 s."""
+
+DRIVER_LOG = "python-core-driver"
+"""Drivers from outside, such as a person's `serinus run`, log beside the node they joined: they are not the cluster's."""
+
+
+def writing_in(folder: Path) -> list[psutil.Process]:
+    """Processes of ours that write files in `folder`, with their descendants; never this one or its ancestors."""
+    if not folder.exists():
+        return []
+    ours = {os.getpid(), *(parent.pid for parent in psutil.Process().parents())}
+    found: dict[int, psutil.Process] = {}
+    for process in psutil.process_iter():
+        if process.pid not in ours and process.pid not in found and _writes(process.pid, f"{folder}/"):
+            with suppress(psutil.Error):
+                found |= {p.pid: p for p in (process, *process.children(recursive=True))}
+    return [process for pid, process in found.items() if pid not in ours]
+
+
+def _writes(pid: int, prefix: str) -> bool:
+    try:
+        for descriptor in os.listdir(f"/proc/{pid}/fd"):
+            target = os.readlink(f"/proc/{pid}/fd/{descriptor}")
+            if target.startswith(prefix) and DRIVER_LOG not in target and _is_open_for_writing(pid, descriptor):
+                return True
+    except OSError:  # it ended, or is someone else's
+        pass
+    return False
+
+
+def _is_open_for_writing(pid: int, descriptor: str) -> bool:
+    info = Path(f"/proc/{pid}/fdinfo/{descriptor}").read_text(encoding="ascii")
+    flags = next(line for line in info.splitlines() if line.startswith("flags:"))
+    return bool(int(flags.split()[1], 8) & (os.O_WRONLY | os.O_RDWR))
+
+
+def end(folder: Path) -> int:
+    """End every process of `folder`, first asking, after GRACE_S by force; returns how many there were."""
+    seen: set[int] = set()
+    deadline = time.monotonic() + GRACE_S
+    while processes := writing_in(folder):
+        for process in processes:
+            with suppress(psutil.NoSuchProcess):
+                if time.monotonic() > deadline:
+                    process.kill()
+                elif process.pid not in seen:
+                    process.terminate()
+        seen |= {process.pid for process in processes}
+        psutil.wait_procs(processes, timeout=1)
+    return len(seen)
