@@ -1,0 +1,235 @@
+"""From configuration to Serve applications: one permanent gateway, one application per revision.
+
+Call these from a process that has joined the cluster (cluster.session.joined). Applications outlive the process.
+"""
+
+from __future__ import annotations
+
+import socket
+import time
+import urllib.error
+import urllib.request
+from typing import Any, NamedTuple
+
+from pydantic import ValidationError
+
+from cluster.artifacts import Revision, digest
+from cluster.errors import ConfigError, InputError, ResourceError
+from cluster.session import on_pool
+from cluster.storage import Storage
+from cluster.telemetry import logger
+from services.config import ServingConfig
+from services.serving.engine import bundles, engine_of
+from services.serving.readiness import wait_running
+from services.serving.watch import APPLICATION_PREFIX, MODEL_DEPLOYMENT, application_name
+
+log = logger("serving")
+
+GATEWAY = "gateway"
+"""Name of the gateway's application and of its deployment."""
+GATEWAY_TIMEOUT_S = 180.0
+SETTINGS_TIMEOUT_S = 15.0
+TOKENIZER_FILES = frozenset({"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json"})
+
+
+class ApplicationStatus(NamedTuple):
+    """One Serve application, for people."""
+
+    name: str
+    status: str
+    num_running: int
+    num_starting: int
+    message: str
+
+
+def gateway_url(serving: ServingConfig) -> str:
+    """Where clients on this machine reach the gateway: OpenAI's base URL."""
+    host = "127.0.0.1" if serving.host in ("0.0.0.0", "::") else serving.host  # noqa: S104  # compared, not bound
+    return f"http://{host}:{serving.port}/v1"
+
+
+def deploy_gateway(name: str, serving: ServingConfig, storage_uri: str) -> None:
+    """Serve the public name `name`; does nothing when the gateway runs with the same settings.
+
+    Raises:
+        ResourceError: the port is taken, or Serve listens elsewhere already.
+        StageFailed: the gateway did not come up.
+    """
+    chosen = serving.model_dump(mode="json", include={"pool", "num_gateway_replicas", "user_header"})
+    settings = digest({"name": name, "storage": storage_uri, **chosen})
+    _listen(serving)
+    if not _runs_with(GATEWAY, GATEWAY, settings):
+        from services.serving import gateway
+
+        _run(gateway.build(name, serving, storage_uri, on_pool(serving.pool), settings), GATEWAY, "/")
+        wait_running(GATEWAY, GATEWAY_TIMEOUT_S)
+    _wait_answering(serving)
+
+
+def deploy_revision(revision: Revision, serving: ServingConfig, storage: Storage) -> None:
+    """Load the revision and return when its replicas have answered a warm-up request.
+
+    Does nothing when the revision runs with the same settings. What does not come up is removed again.
+
+    Raises:
+        ConfigError: the revision's engine settings are not valid.
+        InputError: the weights' folder is not a model with a tokenizer.
+        ResourceError: no node of the pool has the resources, or the port is taken.
+        StageFailed: the revision did not load, or not within `ready_timeout_s`.
+    """
+    name = application_name(revision.revision)
+    settings = _settings_of(revision, serving, storage)
+    if _runs_with(name, MODEL_DEPLOYMENT, settings):
+        log.info("%s runs already", name)
+        return
+    _check_weights(revision, storage)
+    selector = on_pool(serving.pool)
+    _check_resources(revision, serving, selector)
+    _listen(serving)
+    from services.serving import model_server
+
+    _run(model_server.build(revision, serving, storage.uri, selector, settings), name, None)
+    try:
+        wait_running(name, serving.ready_timeout_s)
+    except BaseException:  # Ctrl-C too: a half-started revision must not hold memory
+        remove_revision(revision.revision)
+        raise
+
+
+def remove_revision(revision_id: str) -> None:
+    """Drain and stop the revision; does nothing when it does not run."""
+    from ray import serve
+
+    if application_name(revision_id) in serve.status().applications:
+        serve.delete(application_name(revision_id))
+
+
+def running_revisions() -> list[str]:
+    """Revisions whose application runs, sorted."""
+    return sorted(
+        status.name.removeprefix(APPLICATION_PREFIX)
+        for status in serve_status()
+        if status.name.startswith(APPLICATION_PREFIX) and status.status == "RUNNING"
+    )
+
+
+def serve_status() -> list[ApplicationStatus]:
+    """All applications on this cluster, by name; empty when Serve does not run."""
+    from ray import serve
+
+    return [_summary(name, overview) for name, overview in sorted(serve.status().applications.items())]
+
+
+def _summary(name: str, overview: Any) -> ApplicationStatus:
+    states = [deployment.replica_states for deployment in overview.deployments.values()]
+    running = sum(state.get("RUNNING", 0) for state in states)
+    starting = sum(state.get("STARTING", 0) for state in states)
+    return ApplicationStatus(name, str(overview.status.value), running, starting, overview.message)
+
+
+def _settings_of(revision: Revision, serving: ServingConfig, storage: Storage) -> str:
+    try:
+        engine = engine_of(revision, serving)
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        where = f"revision {revision.revision}: engine.{'.'.join(str(part) for part in detail['loc'])}"
+        raise ConfigError(where, detail["msg"], "correct the engine settings and publish the revision again") from None
+    parts = {"engine": engine, "replicas": serving.replicas}
+    dumped = {key: part.model_dump(mode="json") for key, part in parts.items()}
+    return digest({"weights": f"{storage.uri}/{revision.weights}", "pool": serving.pool, **dumped})
+
+
+def _runs_with(application: str, deployment: str, settings: str) -> bool:
+    """Whether the application runs and was deployed with these settings, by its own word."""
+    from ray import serve
+
+    overview = serve.status().applications.get(application)
+    if overview is None or overview.status != "RUNNING":
+        return False
+    handle = serve.get_deployment_handle(deployment, application)
+    try:
+        return bool(handle.settings.remote().result(timeout_s=SETTINGS_TIMEOUT_S) == settings)
+    except Exception as error:  # too busy, dying, or of an older version: whatever it is, deploying anew mends it
+        log.warning("%s does not say what it runs with (%r): deploying it again", application, error)
+        return False
+
+
+def _run(application: Any, name: str, route_prefix: str | None) -> None:
+    from ray import serve
+
+    target = serve.RunTarget(application, name=name, route_prefix=route_prefix)
+    serve.run_many([target], wait_for_applications_running=False)
+
+
+def _check_weights(revision: Revision, storage: Storage) -> None:
+    where = f"{storage.uri}/{revision.weights}"
+    names = {key.rpartition("/")[2] for key in storage.list(revision.weights)}
+    if "config.json" not in names or not any(name.endswith(".safetensors") for name in names):
+        raise InputError(where, "not a model folder (config.json and *.safetensors)", "publish the revision again")
+    if not names & TOKENIZER_FILES:
+        raise InputError(where, "the model has no tokenizer", "put the tokenizer's files beside config.json")
+
+
+def _check_resources(revision: Revision, serving: ServingConfig, selector: dict[str, str]) -> None:
+    """Refuse at once what no node of the pool could ever hold; what is only taken at the moment is waited for."""
+    import ray
+
+    needed = bundles(engine_of(revision, serving))[0]
+    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    matching = [n for n in nodes if all(n.get("Labels", {}).get(k) == v for k, v in selector.items())]
+    if any(all(node["Resources"].get(k, 0) >= v for k, v in needed.items()) for node in matching):
+        return
+    most = {k: max((node["Resources"].get(k, 0) for node in matching), default=0) for k in needed}
+    found = f"each engine worker needs {needed}, the largest node of pool {serving.pool} has {most}"
+    raise ResourceError(f"revision {revision.revision}", found, "lower serve.engine.num_cpus or num_gpus, or add nodes")
+
+
+def _listen(serving: ServingConfig) -> None:
+    """Start Serve's HTTP proxies where nothing else listens; loopback addresses make sense on the head alone."""
+    from ray import serve
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is not None:
+        _check_same_address(serving, client.http_config)
+        return
+    _check_free(serving)
+    location = "HeadOnly" if _is_loopback(serving.host) else "EveryNode"
+    serve.start(proxy_location=location, http_options={"host": serving.host, "port": serving.port})
+
+
+def _check_same_address(serving: ServingConfig, present: Any) -> None:
+    if (present.host, present.port) != (serving.host, serving.port):
+        found = f"this cluster's gateway listens on {present.host}:{present.port} already"
+        remedy = "use that address in the recipe, or restart the cluster (`serinus down`, `serinus up`) to change it"
+        raise ResourceError(f"serve.port {serving.host}:{serving.port}", found, remedy)
+
+
+def _check_free(serving: ServingConfig) -> None:
+    family = socket.AF_INET6 if ":" in serving.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((serving.host, serving.port))
+        except OSError as error:
+            where = f"serve.port {serving.host}:{serving.port}"
+            remedy = "choose another serve.port, or stop what listens there"
+            raise ResourceError(where, error.strerror or str(error), remedy) from None
+
+
+def _is_loopback(host: str) -> bool:
+    return host in {"localhost", "::1"} or host.startswith("127.")
+
+
+def _wait_answering(serving: ServingConfig, timeout_s: float = 30.0) -> None:
+    """The proxy learns of a new application a moment after it runs."""
+    url, deadline = f"{gateway_url(serving)}/models", time.monotonic() + timeout_s
+    while True:
+        try:
+            with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310  # our own http:// address
+                if answer.status == 200:
+                    return
+        except (OSError, urllib.error.URLError) as error:
+            if time.monotonic() > deadline:
+                raise ResourceError(url, f"the gateway does not answer ({error})", "see `serinus status`") from None
+        time.sleep(0.2)

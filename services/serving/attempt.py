@@ -1,0 +1,114 @@
+"""One request at one revision, seen from the gateway: asked, timed, relayed under the public name."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import time
+from collections.abc import AsyncIterator
+from datetime import datetime
+from typing import Any
+
+from cluster.telemetry import logger
+from services.contract import RequestRecord, Role
+from services.serving.openai_errors import ApiError, from_revision, unavailable
+from services.serving.records import Watch
+
+log = logger("gateway")
+
+FIRST_ANSWER_TIMEOUT_S = 600.0
+"""A revision silent for so long has failed; Ray's own ingress waits as long."""
+
+
+class Attempt:
+    """Call `ask` first; then `failure`, `whole` or `relay` say what came.
+
+    Chunks are what Ray's model servers send through a handle: lists of server-sent events, a whole answer (a pydantic
+    model with `choices`), or an error (one with `error`).
+    """
+
+    def __init__(self, role: Role, revision: str, name: str, started_s: float) -> None:
+        self.role, self.revision, self._name = role, revision, name
+        self.watch = Watch(started_s)
+        self.failure: ApiError | None = None
+        self.whole: dict[str, Any] | None = None
+        self._first = ""
+        self._chunks: Any = None
+
+    def refuse(self) -> None:
+        """The revision's application is not there: it cannot even be asked."""
+        self._fail(unavailable(f"the model `{self._name}` is not available at the moment"))
+
+    async def ask(self, chunks: Any) -> None:
+        """Wait for the first chunk. `chunks` is the handle's response generator."""
+        self._chunks = chunks
+        try:
+            async with asyncio.timeout(FIRST_ANSWER_TIMEOUT_S):
+                self._take_first(await anext(aiter(chunks), None))
+        except asyncio.CancelledError:
+            self.cancel()
+            raise
+        except TimeoutError:
+            chunks.cancel()
+            self._fail(ApiError(504, "the model server did not answer in time", kind="server_error", code="timeout"))
+        except Exception as error:  # a dead replica, a full queue, a defect of the model server: all end this attempt
+            log.warning("%s failed before its first chunk: %s", self.revision, str(error).splitlines()[:1])
+            self._fail(_as_api_error(error))
+
+    def _take_first(self, chunk: Any) -> None:
+        item = chunk[0] if isinstance(chunk, list) and chunk else chunk
+        if hasattr(item, "error"):
+            self._fail(from_revision(item.error.model_dump(), self.revision, self._name))
+        elif hasattr(item, "model_dump"):
+            self.whole = {**item.model_dump(mode="json"), "model": self._name}
+            self.watch.see_whole(self.whole, time.monotonic())
+        elif chunk:
+            self._first = self._renamed(chunk)
+            if error := self.watch.see_events(self._first, time.monotonic()):
+                self._fail(from_revision(error, self.revision, self._name))
+        else:
+            self._fail(ApiError(502, "the model server gave no answer", kind="server_error", code="no_answer"))
+
+    async def relay(self) -> AsyncIterator[str]:
+        """The stream's events. One that breaks off ends with an error event, as clients expect it."""
+        try:
+            yield self._first
+            async for chunk in self._chunks:
+                text = self._renamed(chunk)
+                self.watch.see_events(text, time.monotonic())
+                yield text
+        except (asyncio.CancelledError, GeneratorExit):
+            self.cancel()
+            raise
+        except Exception as error:  # the replica died or failed: the status is sent, only the stream can tell
+            log.warning("%s broke off: %s", self.revision, str(error).splitlines()[:1])
+        if not self.watch.done:
+            self.watch.broken = True
+            failure = ApiError(500, "the answer broke off", kind="server_error", code="stream_broken")
+            yield f"data: {json.dumps(failure.body)}\n\ndata: [DONE]\n\n"
+
+    def cancel(self) -> None:
+        """The client went away: let the model server stop too."""
+        self.watch.cancelled = True
+        if self._chunks is not None and not self.watch.done:
+            self._chunks.cancel()
+
+    def record(self, now_s: float, at: datetime, request_id: str, place: float) -> RequestRecord:
+        return self.watch.record(now_s, at, request_id=request_id, role=self.role, revision=self.revision, place=place)
+
+    def _renamed(self, chunk: Any) -> str:
+        text = "".join(chunk) if isinstance(chunk, list) else str(chunk)
+        # Quotes inside an answer are escaped in JSON, so this text can only be the field itself.
+        return text.replace(f'"model":"{self.revision}"', f'"model":"{self._name}"')
+
+    def _fail(self, failure: ApiError) -> None:
+        self.failure = failure
+        self.watch.fail(failure.status, time.monotonic())
+
+
+def _as_api_error(error: Exception) -> ApiError:
+    from ray.serve.exceptions import BackPressureError
+
+    if isinstance(error, BackPressureError):
+        return unavailable("too many requests are waiting; try again")
+    return ApiError(500, "the model server failed", kind="server_error", code="internal_error")

@@ -1,0 +1,60 @@
+"""From the recipe's engine settings to vLLM's and Ray Serve's. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.artifacts import Revision
+from services.config import EngineConfig, ReplicasConfig, ServingConfig
+
+ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+
+
+def engine_of(revision: Revision, serving: ServingConfig) -> EngineConfig:
+    """The recipe's engine with what this revision alone changes.
+
+    Raises:
+        pydantic.ValidationError: the changes do not fit EngineConfig.
+    """
+    return serving.engine.replace(**revision.engine)
+
+
+def engine_arguments(engine: EngineConfig) -> dict[str, Any]:
+    """vLLM's engine arguments; `extra` has the last word."""
+    arguments: dict[str, Any] = {
+        "dtype": engine.dtype,
+        "max_model_len": engine.max_model_len,
+        "max_num_seqs": engine.max_num_seqs,
+        "tensor_parallel_size": engine.tensor_parallel_size,
+        "enforce_eager": engine.enforce_eager,
+        "trust_remote_code": False,
+    }
+    if engine.num_gpus:
+        arguments["gpu_memory_utilization"] = engine.gpu_memory_utilization
+    else:
+        arguments["kv_cache_memory_bytes"] = int(engine.kv_cache_gib * 2**30)
+    return {**arguments, **engine.extra}
+
+
+def environment(engine: EngineConfig) -> dict[str, str]:
+    """The replica's environment. On CPUs vLLM would pin every engine's threads to the same cores."""
+    return dict(ENVIRONMENT) if engine.num_gpus else {**ENVIRONMENT, "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+
+
+def bundles(engine: EngineConfig) -> list[dict[str, float]]:
+    """Resources of one replica, one bundle for each of its workers."""
+    share = 1 / engine.tensor_parallel_size
+    bundle = {"CPU": engine.num_cpus * share}
+    if engine.num_gpus:
+        bundle["GPU"] = engine.num_gpus * share
+    return [dict(bundle) for _ in range(engine.tensor_parallel_size)]
+
+
+def autoscaling(replicas: ReplicasConfig) -> dict[str, int]:
+    """One replica at first even where zero are allowed: a revision is only ready when it has answered."""
+    return {
+        "min_replicas": replicas.min,
+        "max_replicas": replicas.max,
+        "initial_replicas": max(1, replicas.min),
+        "target_ongoing_requests": replicas.target_ongoing_requests,
+    }

@@ -1,0 +1,82 @@
+"""Errors in the shape of OpenAI's API."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from fastapi import Request
+    from fastapi.responses import JSONResponse
+
+
+class ApiError(Exception):
+    """An answer that is an error: HTTP status, OpenAI's type and code, and what to tell the client."""
+
+    def __init__(
+        self,
+        status: int,
+        message: str,
+        *,
+        kind: str = "invalid_request_error",
+        code: str | int | None = None,
+        param: str | None = None,
+        headers: dict[str, str] | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.status, self.message, self.kind, self.code, self.param = status, message, kind, code, param
+        self.headers = headers or {}
+
+    @property
+    def body(self) -> dict[str, Any]:
+        return {"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}}
+
+
+def unknown_model(model: str) -> ApiError:
+    message = f"The model `{model}` does not exist or you do not have access to it."
+    return ApiError(404, message, code="model_not_found", param="model")
+
+
+def unavailable(message: str) -> ApiError:
+    return ApiError(503, message, kind="server_error", code="service_unavailable", headers={"Retry-After": "1"})
+
+
+def from_revision(error: dict[str, Any], revision: str, name: str) -> ApiError:
+    """An error of the model server's, without the revision's id, which is ours to know."""
+    status = error.get("code")
+    status = status if isinstance(status, int) and 400 <= status < 600 else 500
+    message = str(error.get("message") or "the model server failed").replace(revision, name)
+    kind = str(error.get("type") or ("server_error" if status >= 500 else "invalid_request_error"))
+    return ApiError(status, message, kind=kind, code=error.get("code"), param=error.get("param"))
+
+
+async def answer_api_error(request: Request, error: Exception) -> JSONResponse:
+    from fastapi.responses import JSONResponse
+
+    assert isinstance(error, ApiError)
+    return JSONResponse(error.body, error.status, headers=error.headers)
+
+
+async def answer_invalid(request: Request, error: Exception) -> JSONResponse:
+    """A body that does not fit the API's schema."""
+    from fastapi.exceptions import RequestValidationError
+
+    assert isinstance(error, RequestValidationError)
+    first = (error.errors() or [{}])[0]
+    place = ".".join(str(part) for part in first.get("loc", ()) if part != "body")
+    message = f"{place or 'body'}: {first.get('msg', 'invalid request')}"
+    return await answer_api_error(request, ApiError(400, message, param=place or None))
+
+
+async def answer_http(request: Request, error: Exception) -> JSONResponse:
+    """No such path, or no such method on it."""
+    from starlette.exceptions import HTTPException
+
+    assert isinstance(error, HTTPException)
+    message = f"{error.detail}: {request.method} {request.url.path}"
+    return await answer_api_error(request, ApiError(error.status_code, message, headers=dict(error.headers or {})))
+
+
+async def answer_defect(request: Request, error: Exception) -> JSONResponse:
+    """A defect of ours; its traceback goes to the log, not to the client."""
+    message = "the gateway failed; its log has the details"
+    return await answer_api_error(request, ApiError(500, message, kind="server_error", code="internal_error"))
