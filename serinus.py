@@ -9,7 +9,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
-import click
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -18,15 +17,15 @@ from cluster import artifacts, config, registry
 from cluster.config import load_yaml
 from cluster.errors import ConfigError, InputError, SerinusError, UserError
 from cluster.storage import Storage, open_storage
-from pipelines.config import LifecycleConfig
+from pipelines.config import STAGES, LifecycleConfig, Stage
 from services.config import RolloutConfig, ServingConfig
 from services.contract import read_traffic
 
 if TYPE_CHECKING:
     from services.rollout.status import RolloutStatus
 
-app = typer.Typer(help=__doc__, no_args_is_help=True, add_completion=False, rich_markup_mode=None)
-canary = typer.Typer(help="Let a candidate into production step by step.", no_args_is_help=True)
+app = typer.Typer(help=__doc__, add_completion=False, rich_markup_mode=None)
+canary = typer.Typer(help="Let a candidate into production step by step.")
 app.add_typer(canary, name="canary")
 
 out = Console(highlight=False, soft_wrap=True)
@@ -43,8 +42,6 @@ RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file of
 RecipeOption = Annotated[
     Path | None, typer.Option("--recipe", metavar="RECIPE", help="default: the recipe of the last `serinus deploy`")
 ]
-STAGE_NAMES = ("clean", "train", "evaluate", "quantize", "gate", "publish")
-Stage = Annotated[str | None, typer.Option(click_type=click.Choice(STAGE_NAMES))]
 
 
 # --- the cluster ------------------------------------------------------------------------------------------------------
@@ -92,12 +89,12 @@ def check(recipe: RecipePath) -> None:
 @app.command()
 def run(
     recipe: RecipePath,
-    until: Annotated[Stage, typer.Option(help="stop after this stage")] = None,
-    remake_from: Annotated[Stage, typer.Option("--from", help="make this stage and those after it again")] = None,
+    until: Annotated[Stage | None, typer.Option(help="stop after this stage")] = None,
+    remake_from: Annotated[Stage | None, typer.Option("--from", help="make this stage and those after it again")] = None,
 ) -> None:
     """Run a recipe: clean, train, evaluate, quantize, gate, publish. What is already made is skipped."""
     loaded = load_yaml(recipe, Recipe)
-    if until and remake_from and STAGE_NAMES.index(until) < STAGE_NAMES.index(remake_from):
+    if until and remake_from and STAGES.index(until) < STAGES.index(remake_from):
         raise ConfigError("--until", f"{until} comes before --from {remake_from}", "swap the two")
     from cluster import session
     from pipelines import lifecycle
@@ -107,7 +104,7 @@ def run(
     began = time.monotonic()
     with session.joined() as where:
         say("run", f"{loaded.name} on {where} cluster, artifacts in {storage.uri}")
-        made = lifecycle.run(loaded, storage, until=until or "publish", remake_from=remake_from)  # type: ignore[arg-type]
+        made = lifecycle.run(loaded, storage, until=until or "publish", remake_from=remake_from)
     out.print(_made_table(made, storage))
     out.print(f"took {time.monotonic() - began:.0f} s")
 
@@ -323,10 +320,10 @@ def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 the answer is no, 2 something to mend, 3 broken off, 130 interrupted."""
     try:
         sys.exit(app(standalone_mode=False))
-    except click.ClickException as error:
-        error.show()
+    except typer.TyperException as error:
+        print(f"error: {error.format_message()}\n  -> see: serinus --help, serinus COMMAND --help", file=sys.stderr)
         sys.exit(2)
-    except (KeyboardInterrupt, click.Abort):
+    except (KeyboardInterrupt, typer.Abort):
         print("\ninterrupted. What was made is kept; the same command continues from there", file=sys.stderr)
         sys.exit(130)
     except SerinusError as error:

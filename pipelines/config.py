@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
 from cluster.config import Location, StrictModel
 
 Pool = Literal["data", "train", "serve", "head"]
+
+Stage = Literal["clean", "train", "evaluate", "quantize", "gate", "publish"]
+"""In the order in which they run; importing the base model belongs to train."""
+STAGES: tuple[Stage, ...] = get_args(Stage)
 
 
 class SourceConfig(StrictModel):

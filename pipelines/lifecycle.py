@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Literal, TypeVar, get_args
+from typing import TypeVar
 
 from cluster import artifacts
 from cluster.artifacts import Manifest, Revision
 from cluster.storage import Storage
 from pipelines.base_model import import_model
-from pipelines.config import LifecycleConfig
+from pipelines.config import STAGES, LifecycleConfig, Stage
 from pipelines.data.clean import clean
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.verdict import gate
@@ -19,9 +19,6 @@ from pipelines.progress import say
 from pipelines.publish import publish_baseline, publish_candidate
 from pipelines.quantization.quantize import quantize
 from pipelines.training.train import train
-
-Stage = Literal["clean", "train", "evaluate", "quantize", "gate", "publish"]
-STAGES: tuple[Stage, ...] = get_args(Stage)
 
 A = TypeVar("A", bound=Manifest)
 

@@ -33,22 +33,23 @@ def publish_baseline(name: str, weights: QuantizedModel, storage: Storage) -> Re
 def _publish(name: str, weights: QuantizedModel, inputs: dict[str, str], alias: str, storage: Storage) -> Revision:
     baseline = alias == "stable"
     config: dict[str, Any] = {"name": name, "baseline": baseline}
-    key = artifacts.stage_key("publish", config, inputs)
-    made = artifacts.load(storage, Revision, key)
-    if made is not None:
-        say("publish", f"already published as {made.revision}")
-        return made
-    revision = Revision(
-        key=key,
-        inputs=inputs,
-        config=config,
-        name=name,
-        revision=f"{name}-{weights.digest[:8]}",
-        weights=weights.folder,
-        baseline=baseline,
+    revision = registry.publish_revision(
+        storage,
+        Revision(
+            key=artifacts.stage_key("publish", config, inputs),
+            inputs=inputs,
+            config=config,
+            name=name,
+            revision=f"{name}-{weights.digest[:8]}",
+            weights=weights.folder,
+            baseline=baseline,
+        ),
     )
-    registry.publish_revision(storage, revision)
-    if not (baseline and "stable" in registry.aliases(storage, name)):
-        registry.move_alias(storage, name, alias, revision.revision, who="serinus", why="published")
-    say("publish", f"{revision.revision} is {alias}")
-    return artifacts.save(storage, revision)
+    # Once only: what was a candidate and then promoted or rolled back does not become one again by running the recipe.
+    if all(move.new != revision.revision for move in registry.alias_history(storage, name)):
+        expect = None if baseline else "*"  # a baseline never replaces what is stable
+        registry.move_alias(storage, name, alias, revision.revision, expect=expect, who="serinus", why="published")
+        say("publish", f"{revision.revision} is {alias}")
+    else:
+        say("publish", f"{revision.revision} was published before")
+    return revision
