@@ -1,0 +1,55 @@
+"""The one record that crosses every boundary of the clean stage."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+DropReason = Literal[
+    # the file or line could not become a document
+    "unknown_format",
+    "unreadable",
+    "binary",
+    "broken_json",
+    "missing_text",
+    "no_main_text",
+    "too_large",
+    # the document is not what was asked for
+    "empty",
+    "too_few_words",
+    "too_many_words",
+    "mean_word_length",
+    "symbols",
+    "bullet_lines",
+    "ellipsis_lines",
+    "few_alphabetic_words",
+    "duplicate_lines",
+    "duplicate_line_characters",
+    "repeated_2_grams",
+    "repeated_3_grams",
+    "repeated_4_grams",
+    "language",
+    "language_uncertain",
+    "few_stop_words",
+    # the document is there already
+    "exact_duplicate",
+    "near_duplicate",
+]
+
+
+@dataclass(frozen=True)
+class Document:
+    """A text as it was read, or a place in the input that could not become one (`reason` says why).
+
+    What has a reason but no text still lies where it was: `source`, `position` and `detail` lead there.
+    """
+
+    id: str
+    text: str
+    source: str
+    """Name of the input file, relative to the source that the recipe names."""
+    position: int
+    """Line (JSONL), element (JSON) or row (Parquet), from 1; 1 for a file that is one document."""
+    reason: DropReason | None = None
+    detail: str = ""
+    """For people: what was found, with its unit."""

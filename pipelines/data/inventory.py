@@ -1,0 +1,182 @@
+"""Which files the sources name: listed, named independently of the machine, hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Literal
+
+from cluster.errors import InputError
+from cluster.storage import s3_filesystem
+from pipelines.config import SourceConfig
+from pipelines.data.document import DropReason
+
+if TYPE_CHECKING:
+    from pyarrow.fs import FileInfo, FileSystem
+
+Format = Literal["jsonl", "json", "parquet", "text", "html"]
+
+ENDINGS: dict[str, Format] = {
+    ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
+    ".json": "json",
+    ".parquet": "parquet",
+    ".txt": "text",
+    ".md": "text",
+    ".rst": "text",
+    ".html": "html",
+    ".htm": "html",
+}
+WILDCARD = re.compile(r"[*?\[]")
+UNREADABLE = "unreadable"
+"""Stands in the place of the hash of a file that cannot be read."""
+
+
+@dataclass(frozen=True)
+class SourceFile:
+    """One input file, and how its documents are found in it."""
+
+    name: str
+    """<last part of the source's path>/<path below it>: the same on every machine."""
+    path: str
+    """In `filesystem`."""
+    filesystem: FileSystem
+    format: Format | None
+    """None: `reason` says why no document can come of it."""
+    gzipped: bool
+    text_field: str
+    id_field: str | None
+    num_bytes: int = 0
+    sha256: str = UNREADABLE
+    reason: DropReason | None = None
+    detail: str = ""
+
+
+def inventory(sources: Sequence[SourceConfig]) -> list[SourceFile]:
+    """All files of all sources, in the order of the sources and then of their names, hashed (each file is read once).
+
+    A file that cannot be read, or whose ending says nothing, is in the list with its reason.
+
+    Raises:
+        InputError: a source is missing, empty, matches nothing or cannot be listed.
+    """
+    labels: dict[str, int] = {}
+    files: list[SourceFile] = []
+    for source in sources:
+        filesystem, path = _locate(source.path)
+        label = PurePosixPath(_fixed_part(path, filesystem)[0]).name or "source"
+        labels[label] = labels.get(label, 0) + 1
+        label += f"-{labels[label]}" if labels[label] > 1 else ""
+        files += _files(source, filesystem, path, label)
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(_hashed, files))
+
+
+def _locate(location: str) -> tuple[FileSystem, str]:
+    from pyarrow.fs import LocalFileSystem
+
+    if location.startswith("s3://"):
+        return s3_filesystem(), location.removeprefix("s3://").rstrip("/")
+    if "://" in location and not location.startswith("file://"):
+        raise InputError(location, "unknown kind of source", "use a local path or s3://bucket/folder")
+    return LocalFileSystem(), location.removeprefix("file://")
+
+
+def _files(source: SourceConfig, filesystem: FileSystem, path: str, label: str) -> Iterator[SourceFile]:
+    from pyarrow.fs import FileType
+
+    base, pattern = _fixed_part(path, filesystem)
+    try:
+        root = filesystem.get_file_info(base)
+        if root.type == FileType.NotFound:
+            raise InputError(source.path, "no such file or folder", "correct `path` under data.sources in the recipe")
+        if root.type != FileType.Directory:
+            yield _source_file(source, filesystem, root, root.base_name)
+            return
+        found = _below(filesystem, base)
+    except OSError as error:
+        remedy = "give an existing, readable path (and for s3:// credentials, region and endpoint)"
+        raise InputError(source.path, f"cannot be listed: {_reason(error)}", remedy) from None
+    relative = {info.path[len(base) :].lstrip("/"): info for info in found}
+    chosen = sorted(name for name in relative if pattern is None or pattern.fullmatch(name))
+    if not chosen:
+        found_text = "an empty folder" if pattern is None else "no file matches"
+        raise InputError(source.path, found_text, "put documents there, or correct `path` under data.sources")
+    for name in chosen:
+        yield _source_file(source, filesystem, relative[name], f"{label}/{name}")
+
+
+def _fixed_part(path: str, filesystem: FileSystem) -> tuple[str, re.Pattern[str] | None]:
+    """The folder before the first wildcard and what its files must match; the path itself where that exists."""
+    from pyarrow.fs import FileType
+
+    if not WILDCARD.search(path) or filesystem.get_file_info(path).type != FileType.NotFound:
+        return path.rstrip("/") or "/", None
+    parts = path.split("/")
+    first = next(i for i, part in enumerate(parts) if WILDCARD.search(part))
+    return "/".join(parts[:first]) or ".", _glob_expression("/".join(parts[first:]))
+
+
+def _glob_expression(pattern: str) -> re.Pattern[str]:
+    """`*` and `?` stay within a folder, `**/` stands for any number of folders, [abc] for one of the characters."""
+    tokens = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern)
+    meanings = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
+    return re.compile("".join(_token(token, meanings) for token in tokens), re.DOTALL)
+
+
+def _token(token: str, meanings: dict[str, str]) -> str:
+    if token.startswith("[") and token.endswith("]") and len(token) > 2:
+        inside = re.escape(token[1:-1]).replace(r"\-", "-")
+        return f"[^{inside[2:]}]" if token[1] == "!" else f"[{inside}]"
+    return meanings.get(token) or re.escape(token)
+
+
+def _below(filesystem: FileSystem, base: str) -> list[FileInfo]:
+    from pyarrow.fs import FileSelector, FileType
+
+    found = filesystem.get_file_info(FileSelector(base, recursive=True))
+    return [info for info in found if info.type != FileType.Directory and not info.path.endswith("/")]
+
+
+def _source_file(source: SourceConfig, filesystem: FileSystem, info: FileInfo, name: str) -> SourceFile:
+    from pyarrow.fs import FileType
+
+    plain = name.lower().removesuffix(".gz")
+    ending = PurePosixPath(plain).suffix
+    kind: Format | None = ENDINGS.get(ending) if source.format == "auto" else source.format
+    gzipped = name.lower().endswith(".gz")
+    file = SourceFile(name, info.path, filesystem, kind, gzipped, source.text_field, source.id_field)
+    if info.type != FileType.File:
+        what = "a link to nothing" if info.type == FileType.NotFound else "not a regular file"
+        return replace(file, format=None, reason="unreadable", detail=what)
+    if kind is None or (kind == "parquet" and gzipped):
+        detail = f"ending {PurePosixPath(name).suffix or '(none)'}; set `format` if it holds documents"
+        return replace(file, format=None, reason="unknown_format", detail=detail)
+    return file
+
+
+def _hashed(file: SourceFile) -> SourceFile:
+    if file.reason == "unreadable":
+        return file  # a pipe would wait for ever
+    try:
+        size, sha256 = _size_and_hash(file)
+    except OSError as error:
+        return replace(file, format=None, reason="unreadable", detail=_reason(error))
+    return replace(file, num_bytes=size, sha256=sha256)
+
+
+def _size_and_hash(file: SourceFile) -> tuple[int, str]:
+    total, sha256 = 0, hashlib.sha256()
+    with file.filesystem.open_input_stream(file.path, compression=None) as stream:
+        while chunk := stream.read(1 << 20):
+            total += len(chunk)
+            sha256.update(chunk)
+    return total, sha256.hexdigest()
+
+
+def _reason(error: OSError) -> str:
+    return (error.strerror or str(error)).splitlines()[0]

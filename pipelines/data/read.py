@@ -1,0 +1,246 @@
+"""Documents out of one file. Nothing here raises for what a file contains: what cannot be read becomes an exclusion."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import io
+import json
+import re
+import zlib
+from collections.abc import Iterator
+from itertools import count
+from typing import IO, Any
+
+from pipelines.data.document import Document
+from pipelines.data.inventory import SourceFile
+
+MAX_JSON_BYTES = 256_000_000
+"""A .json file is one value and must be read whole. Larger collections belong in JSON lines."""
+SKIP_BYTES = 1 << 20
+NOT_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
+"""Control characters but white space and escape."""
+META_CHARSET = re.compile(rb"<meta[^>]+charset\s*=\s*[\"']?\s*([A-Za-z0-9_-]+)", re.IGNORECASE)
+
+
+class TooLarge(Exception):
+    """More bytes than allowed. Not an error of the tree: it never leaves this module."""
+
+
+def read_documents(file: SourceFile, max_document_bytes: int) -> Iterator[Document]:
+    """The documents of `file` in order.
+
+    Raises:
+        OSError: the file was readable when it was listed and is not any more.
+    """
+    if file.format is None:
+        assert file.reason is not None
+        yield Document(file.name, "", file.name, 1, file.reason, _whole(file, file.detail))
+        return
+    readers = {"jsonl": _jsonl, "json": _json, "parquet": _parquet, "text": _text, "html": _html}
+    last = 0
+    try:
+        for document in readers[file.format](file, max_document_bytes):
+            last = document.position
+            yield document
+    except (gzip.BadGzipFile, EOFError, zlib.error) as error:
+        detail = f"gzip data broken after document {last}: {error}" if last else f"not gzip data: {error}"
+        yield Document(f"{file.name}#{last + 1}", "", file.name, last + 1, "unreadable", _whole(file, detail))
+
+
+def _jsonl(file: SourceFile, limit: int) -> Iterator[Document]:
+    offset = 0
+    with _open(file) as stream:
+        for number in count(1):
+            line = stream.readline(limit + 1)
+            if not line:
+                return
+            start, offset = offset, offset + len(line)
+            if len(line) > limit and not line.endswith(b"\n"):
+                offset += _skip_line(stream)
+                yield _too_large(file, number, offset - start, limit, f"at byte {start} of {file.name}")
+            elif line.strip():
+                yield _from_json_text(file, number, line.rstrip(b"\r\n"))
+
+
+def _skip_line(stream: IO[bytes]) -> int:
+    """Read on to the end of the line in small parts; how many bytes that were."""
+    skipped = 0
+    while part := stream.readline(SKIP_BYTES):
+        skipped += len(part)
+        if part.endswith(b"\n"):
+            break
+    return skipped
+
+
+def _json(file: SourceFile, limit: int) -> Iterator[Document]:
+    """An array of objects, one object, or, as often under this ending, JSON lines."""
+    try:
+        content = _read_whole(file, MAX_JSON_BYTES)
+    except TooLarge as error:
+        detail = f"{error}, over {MAX_JSON_BYTES} in one JSON value; turn it into JSON lines"
+        yield Document(file.name, "", file.name, 1, "too_large", _whole(file, detail))
+        return
+    try:
+        value = json.loads(content)
+    except (ValueError, RecursionError) as error:
+        if _is_json(content.lstrip().split(b"\n", 1)[0]):
+            yield from _jsonl(file, limit)
+        else:
+            raw = _storable(content.decode("utf-8", "replace"))
+            yield Document(file.name, raw, file.name, 1, "broken_json", str(error) or "nested too deeply")
+        return
+    for number, item in enumerate(value if isinstance(value, list) else [value], 1):
+        yield _limited(_from_value(file, number, item, json.dumps(item)), limit)
+
+
+def _is_json(line: bytes) -> bool:
+    try:
+        json.loads(line)
+    except (ValueError, RecursionError):
+        return False
+    return True
+
+
+def _from_json_text(file: SourceFile, number: int, line: bytes) -> Document:
+    raw = _storable(line.decode("utf-8", "replace").strip())
+    try:
+        value = json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:
+        what = "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error) or "nested too deeply"
+        return Document(f"{file.name}#{number}", raw, file.name, number, "broken_json", f"line {number}: {what}")
+    return _from_value(file, number, value, raw)
+
+
+def _from_value(file: SourceFile, number: int, value: Any, raw: str) -> Document:
+    name = f"{file.name}#{number}"
+    if not isinstance(value, dict):
+        detail = f"{type(value).__name__} where an object with `{file.text_field}` belongs"
+        return Document(name, _storable(raw), file.name, number, "missing_text", detail)
+    text = value.get(file.text_field)
+    if not isinstance(text, str):
+        known = ", ".join(map(repr, list(value)[:8])) or "none"
+        detail = f"no text in `{file.text_field}`; fields: {known}"
+        return Document(name, _storable(raw), file.name, number, "missing_text", _storable(detail))
+    given = value.get(file.id_field) if file.id_field else None
+    return Document(name if given is None else _storable(str(given)), _storable(text), file.name, number)
+
+
+def _parquet(file: SourceFile, limit: int) -> Iterator[Document]:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    row = 0
+    try:
+        with file.filesystem.open_input_file(file.path) as stream:
+            parquet = pq.ParquetFile(stream)
+            names = parquet.schema_arrow.names
+            if file.text_field not in names:
+                detail = f"no column `{file.text_field}`; columns: {', '.join(names[:12])}"
+                yield Document(file.name, "", file.name, 1, "missing_text", _whole(file, detail))
+                return
+            columns = [file.text_field, *([file.id_field] if file.id_field in names else [])]
+            for batch in parquet.iter_batches(batch_size=64, columns=columns):
+                for value in batch.to_pylist():
+                    row += 1
+                    yield _limited(_from_value(file, row, value, str(value)), limit)
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and (error.errno is not None or "AWS Error" in str(error)):
+            raise  # the disk or the network; Arrow reports damaged pages as OSError too, but without a number
+        detail = f"not readable as Parquet from row {row + 1} on: {str(error).splitlines()[0]}"
+        yield Document(f"{file.name}#{row + 1}", "", file.name, row + 1, "unreadable", _whole(file, detail))
+
+
+def _text(file: SourceFile, limit: int) -> Iterator[Document]:
+    yield _one_document(file, limit, None)
+
+
+def _html(file: SourceFile, limit: int) -> Iterator[Document]:
+    page = _one_document(file, limit, META_CHARSET)
+    if page.reason:
+        yield page
+        return
+    text = _main_text(page.text)
+    if text is None:
+        yield Document(page.id, page.text, file.name, 1, "no_main_text", "no article found in the page")
+    else:
+        yield Document(page.id, _storable(text), file.name, 1)
+
+
+def _main_text(page: str) -> str | None:
+    """The article without navigation, comments and boilerplate (Barbaresi 2021, trafilatura)."""
+    import trafilatura
+
+    try:
+        return trafilatura.extract(page, include_comments=False, deduplicate=False) or None
+    except RecursionError:  # elements nested by the thousand
+        return None
+
+
+def _one_document(file: SourceFile, limit: int, charset: re.Pattern[bytes] | None) -> Document:
+    try:
+        content = _read_whole(file, limit)
+    except TooLarge:
+        packed = " (compressed)" if file.gzipped else ""
+        return _too_large(file, 1, file.num_bytes, limit, f"from byte 0{packed} of {file.name}")
+    text = _decode(content, charset)
+    if text is None:
+        return Document(file.name, "", file.name, 1, "binary", _whole(file, "bytes that are no text"))
+    return Document(file.name, _storable(text), file.name, 1)
+
+
+def _decode(content: bytes, charset: re.Pattern[bytes] | None) -> str | None:
+    """UTF-8, UTF-16 with its mark, what the page declares, Windows-1252 for the rest; None for what is no text."""
+    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        return content.decode("utf-16", "replace")
+    if NOT_TEXT.search(content) and len(NOT_TEXT.findall(content)) > len(content) / 100:
+        return None
+    declared = charset.search(content[:4096]) if charset else None
+    for encoding in ("utf-8-sig", declared.group(1).decode() if declared else "utf-8"):
+        try:
+            return content.decode(encoding)
+        except (UnicodeDecodeError, LookupError):
+            continue
+    return content.decode("windows-1252", "replace")
+
+
+def _open(file: SourceFile) -> IO[bytes]:
+    stream = file.filesystem.open_input_stream(file.path, compression=None)
+    return gzip.GzipFile(fileobj=stream) if file.gzipped else io.BufferedReader(stream)  # type: ignore[return-value]
+
+
+def _read_whole(file: SourceFile, limit: int) -> bytes:
+    with _open(file) as stream:
+        content = stream.read(limit + 1)
+    if len(content) > limit:
+        raise TooLarge(f"more than {limit} bytes")
+    return content
+
+
+def _limited(document: Document, limit: int) -> Document:
+    """The document, or its exclusion; its text was in memory already and is kept on disk like any other."""
+    size = len(document.text.encode())
+    if document.reason or size <= limit:
+        return document
+    detail = f"{size} bytes, at most {limit} allowed"
+    return Document(document.id, document.text, document.source, document.position, "too_large", detail)
+
+
+def _too_large(file: SourceFile, number: int, size: int, limit: int, where: str) -> Document:
+    name = file.name if file.format in ("text", "html") else f"{file.name}#{number}"
+    detail = f"{size} bytes, at most {limit} allowed; the text was not read, it lies {where}"
+    return Document(name, "", file.name, number, "too_large", detail)
+
+
+def _whole(file: SourceFile, detail: str) -> str:
+    """The detail of an exclusion without text: the file itself is the record."""
+    return f"{detail}; the whole file: {file.num_bytes} bytes, sha256 {file.sha256}"
+
+
+def _storable(text: str) -> str:
+    """Without lone surrogates, which JSON can spell and UTF-8 cannot."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return text

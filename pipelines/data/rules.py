@@ -1,0 +1,125 @@
+"""Rewriting rules: named, ordered, applied to a whole column of texts at once."""
+
+from __future__ import annotations
+
+import difflib
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from cluster.errors import ConfigError
+from pipelines.config import RuleConfig
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+VERSION = 1
+"""Part of the rule set's digest: raise it when a built-in rule, a filter or the deduplication changes its meaning."""
+
+REFERENCE = r"\[(?:[1-9]\d{0,2}(?:\s?[,;–-]\s?[1-9]\d{0,2})*|citation needed|note \d{1,3})\]"
+
+PATTERNS: dict[str, tuple[tuple[str, str], ...]] = {
+    # What ends a sentence after the address stays: "(see https://x.org/a)." -> "(see )."
+    "strip_urls": ((r"(?i)\b(?:https?://|ftp://|www\.)[^\s<>\"]*[^\s<>\".,;:!?)\]}']", ""),),
+    # Only behind a word or the end of a clause: "known [1, 2]." goes; references listed at the start of a line stay,
+    # and most of what is code: "x = [1, 2]", "(a, [1])", "a[0]".
+    "strip_bracketed_references": ((rf"(?:([\p{{L}}\p{{N}}.;:!?)\"'’”%])[ \t]*|(,))(?:{REFERENCE})+", r"\1\2"),),
+    # Indentation stays, for it means something in code and lists; so does one empty line, the paragraph break.
+    "collapse_white_space": (
+        (r"\r\n?", "\n"),
+        (r"([^\s\p{Zs}])[\t\p{Zs}]+", r"\1 "),
+        (r"(?m)[\t\p{Zs}]+$", ""),
+        (r"\n{3,}", "\n\n"),
+        (r"\A\n+|\n+\z", ""),
+    ),
+}
+"""Built-in rules that are RE2 replacements, in order."""
+
+BUILT_IN = ("repair_unicode", *PATTERNS)
+
+# Zero-width space, word joiner, byte-order mark, soft hyphen, directional marks: no reader sees them, a tokenizer does.
+# Zero-width joiner and non-joiner stay: Persian, Indic scripts and emoji are spelt with them.
+INVISIBLE = "\u200b\u2060\ufeff\u00ad\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
+LINE_BREAKS = "\u0085\u2028\u2029\v\f"
+REMOVED = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0), *map(ord, INVISIBLE)))
+TRANSLATION = {**REMOVED, **{ord(c): "\n" for c in LINE_BREAKS}, ord("\n"): "\n", ord("\t"): "\t"}
+
+
+@dataclass(frozen=True)
+class Rule:
+    name: str
+    apply: Callable[[pa.ChunkedArray | pa.Array], pa.ChunkedArray | pa.Array]
+
+
+def compile_rules(configs: Sequence[RuleConfig]) -> tuple[Rule, ...]:
+    """The rules in their order.
+
+    Raises:
+        ConfigError: a name that is no built-in and has no pattern, or a pattern or replacement that RE2 refuses.
+    """
+    return tuple(_compile(config) for config in configs)
+
+
+def _compile(config: RuleConfig) -> Rule:
+    if config.pattern is None:
+        return _built_in(config.name)
+    if config.name in BUILT_IN:
+        where = f"data.rules: {config.name}"
+        raise ConfigError(where, "a built-in rule with a pattern", "give your own rule another name")
+    rule = Rule(config.name, _replacing(((config.pattern, config.replacement),)))
+    _try_out(rule)
+    return rule
+
+
+def _built_in(name: str) -> Rule:
+    if name == "repair_unicode":
+        return Rule(name, _repair_column)
+    if name in PATTERNS:
+        return Rule(name, _replacing(PATTERNS[name]))
+    near = difflib.get_close_matches(name, BUILT_IN, n=1)
+    hint = f"did you mean `{near[0]}`?" if near else f"give it a `pattern:`, or use one of {', '.join(BUILT_IN)}"
+    raise ConfigError(f"data.rules: {name}", "no such built-in rule", hint)
+
+
+def _replacing(replacements: tuple[tuple[str, str], ...]) -> Callable[[pa.Array], pa.Array]:
+    def apply(texts: pa.Array) -> pa.Array:
+        import pyarrow.compute as pc
+
+        for pattern, replacement in replacements:
+            texts = pc.replace_substring_regex(texts, pattern=pattern, replacement=replacement)
+        return texts
+
+    return apply
+
+
+def _try_out(rule: Rule) -> None:
+    import pyarrow as pa
+
+    try:
+        rule.apply(pa.array(["text"], pa.large_string()))  # RE2 compiles nothing for an empty column
+    except pa.ArrowInvalid as error:
+        raise ConfigError(
+            f"data.rules: {rule.name}",
+            str(error)[:1].lower() + str(error)[1:],
+            "mend the expression: RE2 syntax, no look-around, no back-references; \\1 in the replacement is a group",
+        ) from None
+
+
+def _repair_column(texts: pa.Array) -> pa.Array:
+    import pyarrow as pa
+
+    return pa.array((repair_unicode(text) for text in texts.to_pylist()), pa.large_string())
+
+
+def repair_unicode(text: str) -> str:
+    """Mojibake undone (ftfy), invisible and control characters removed, line breaks made newlines, NFC.
+
+    Typographic quotes stay as they are. Removal comes before NFC: what stood apart may compose now.
+    """
+    if text.isascii() and "&" not in text and text.translate(TRANSLATION) == text:
+        return text  # nothing in it that any of the steps could change
+    from ftfy import fix_text
+
+    repaired = fix_text(text, uncurl_quotes=False, normalization="NFC")
+    return unicodedata.normalize("NFC", repaired.translate(TRANSLATION))
