@@ -5,6 +5,7 @@ Call these from a process that has joined the cluster (cluster.session.joined). 
 
 from __future__ import annotations
 
+import logging
 import socket
 import time
 import urllib.error
@@ -157,6 +158,7 @@ def _runs_with(application: str, deployment: str, settings: str) -> bool:
 def _run(application: Any, name: str, route_prefix: str | None) -> None:
     from ray import serve
 
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # Ray's own log of every step is not for our users
     target = serve.RunTarget(application, name=name, route_prefix=route_prefix)
     serve.run_many([target], wait_for_applications_running=False)
 
@@ -195,6 +197,7 @@ def _listen(serving: ServingConfig) -> None:
         return
     _check_free(serving)
     location = "HeadOnly" if _is_loopback(serving.host) else "EveryNode"
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(proxy_location=location, http_options={"host": serving.host, "port": serving.port})
 
 

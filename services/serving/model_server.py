@@ -32,8 +32,7 @@ class RevisionServer(LLMServer):
     ) -> None:
         self._settings = settings
         folder = await asyncio.to_thread(local_copy, open_storage(storage_uri), weights)
-        assert not isinstance(llm_config.model_loading_config, dict)  # validated into its model
-        llm_config.model_loading_config.model_source = str(folder)
+        llm_config.get_engine_config().hf_model_id = str(folder)  # made where we deployed, without a folder yet
         await super().__init__(llm_config)
         await self._warm_up(llm_config.model_id)
 

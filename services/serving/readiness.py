@@ -33,7 +33,7 @@ def wait_running(application: str, timeout_s: float, *, clock: Callable[[], floa
         if overview is not None and overview.status == "RUNNING":
             return
         if overview is not None and overview.status in ("DEPLOY_FAILED", "UNHEALTHY"):
-            raise failure(application, overview, f"failed to start ({overview.status})")
+            raise failure(application, overview, f"failed to start ({overview.status.value})")
         if clock() > deadline:
             raise failure(application, overview, f"was not ready after {timeout_s:.0f} s")
         time.sleep(POLL_S)

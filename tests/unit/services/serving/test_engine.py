@@ -1,0 +1,58 @@
+"""Recipe settings become vLLM's and Serve's."""
+
+from __future__ import annotations
+
+import pytest
+from pydantic import ValidationError
+
+from cluster.artifacts import Revision
+from services.config import EngineConfig, ReplicasConfig, ServingConfig
+from services.serving.engine import autoscaling, bundles, engine_arguments, engine_of, environment
+from services.serving.readiness import reason_in
+
+
+def test_a_revision_changes_only_what_it_names() -> None:
+    serving = ServingConfig.model_validate({"engine": {"max_model_len": 1024, "max_num_seqs": 8}})
+    engine = engine_of(Revision(key="k", revision="m-1", engine={"max_num_seqs": 2}), serving)
+    assert (engine.max_model_len, engine.max_num_seqs) == (1024, 2)
+
+
+def test_a_revision_cannot_name_what_is_not_there() -> None:
+    with pytest.raises(ValidationError):
+        engine_of(Revision(key="k", revision="m-1", engine={"max_nm_seqs": 2}), ServingConfig())
+
+
+def test_a_cpu_engine_has_its_cache_in_bytes_and_a_gpu_engine_its_share_of_memory() -> None:
+    cpu = engine_arguments(EngineConfig(kv_cache_gib=0.5))
+    gpu = engine_arguments(EngineConfig(num_gpus=1, gpu_memory_utilization=0.8))
+    assert cpu["kv_cache_memory_bytes"] == 2**29
+    assert "gpu_memory_utilization" not in cpu
+    assert gpu["gpu_memory_utilization"] == 0.8
+    assert "VLLM_CPU_OMP_THREADS_BIND" not in environment(EngineConfig(num_gpus=1))
+
+
+def test_extra_arguments_have_the_last_word() -> None:
+    assert engine_arguments(EngineConfig(extra={"dtype": "float32", "seed": 1}))["dtype"] == "float32"
+
+
+def test_resources_are_spread_over_the_workers() -> None:
+    engine = EngineConfig(num_gpus=2, tensor_parallel_size=2, num_cpus=4)
+    assert bundles(engine) == [{"CPU": 2.0, "GPU": 1.0}] * 2
+
+
+def test_a_revision_that_may_scale_to_zero_starts_with_one_replica() -> None:
+    assert autoscaling(ReplicasConfig(min=0, max=3))["initial_replicas"] == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("", "Serve gives no reason"),
+        ("Traceback ...\n  File x\nValueError: no tokenizer\n  at all", "ValueError: no tokenizer\n  at all"),
+        ("KeyError: 'a'\n\nDuring handling ...\nRuntimeError: b", "RuntimeError: b"),
+        ("cluster.errors.InputError: w: f\n  -> r\nRuntimeError: outer", "w: f"),
+        ("just\nwords ", "words"),
+    ],
+)
+def test_the_reason_is_the_innermost_error(text: str, reason: str) -> None:
+    assert reason_in(text) == reason

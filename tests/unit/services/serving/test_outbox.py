@@ -1,0 +1,102 @@
+"""The outbox never loses what was not delivered, never grows without bound and never waits."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+from services.contract import RequestRecord
+from services.serving import outbox
+from services.serving.outbox import Outbox
+
+
+class Call:
+    """A call whose fate the test decides."""
+
+    def __init__(self, version: int, records: list[dict[str, Any]]) -> None:
+        self.version, self.ids = version, [record["request_id"] for record in records]
+        self.fate: bool | None = None
+
+    def result(self) -> bool | None:
+        return self.fate
+
+
+class Actor:
+    def __init__(self) -> None:
+        self.present = True
+        self.calls: list[Call] = []
+
+    def send(self, version: int, records: list[dict[str, Any]]) -> Call | None:
+        if not self.present:
+            return None
+        self.calls.append(Call(version, records))
+        return self.calls[-1]
+
+
+def record(number: int) -> RequestRecord:
+    return RequestRecord(
+        request_id=str(number),
+        revision="m-1",
+        role="stable",
+        bucket=0.5,
+        outcome="ok",
+        status=200,
+        ttft_s=0.1,
+        duration_s=0.2,
+        num_output_chunks=3,
+        at=datetime.now(UTC),
+    )
+
+
+def test_records_go_out_with_the_version_applied_and_a_heartbeat_follows_when_there_are_none() -> None:
+    actor = Actor()
+    box = Outbox(actor.send, lambda: 7)
+    box.add(record(1))
+    box.tick(0.0)
+    actor.calls[0].fate = True
+    box.tick(0.5)
+    box.tick(1.0)
+    assert [(call.version, call.ids) for call in actor.calls] == [(7, ["1"]), (7, [])]
+
+
+def test_one_call_at_a_time_and_a_lost_one_is_sent_again_in_order() -> None:
+    actor = Actor()
+    box = Outbox(actor.send, lambda: 1)
+    box.add(record(1))
+    box.add(record(2))
+    box.tick(0.0)
+    box.add(record(3))
+    box.tick(0.5)
+    assert len(actor.calls) == 1
+    actor.calls[0].fate = False
+    box.tick(1.0)
+    assert actor.calls[1].ids == ["1", "2", "3"]
+
+
+def test_a_call_without_an_answer_is_given_up_after_a_while() -> None:
+    actor = Actor()
+    box = Outbox(actor.send, lambda: 1)
+    box.add(record(1))
+    box.tick(0.0)
+    box.tick(outbox.GIVE_UP_S - 1)
+    assert len(actor.calls) == 1
+    box.tick(outbox.GIVE_UP_S)
+    assert actor.calls[1].ids == ["1"]
+
+
+def test_without_an_actor_the_newest_records_are_kept_and_sent_when_it_comes() -> None:
+    actor = Actor()
+    actor.present = False
+    box = Outbox(actor.send, lambda: 1)
+    for number in range(outbox.MAX_KEPT + 5):
+        box.add(record(number))
+    box.tick(0.0)
+    box.tick(0.5)
+    actor.present = True
+    sent: list[str] = []
+    for second in range(1, 10):
+        box.tick(float(second))
+        if actor.calls and actor.calls[-1].fate is None:
+            sent += actor.calls[-1].ids
+            actor.calls[-1].fate = True
+    assert sent == [str(number) for number in range(5, outbox.MAX_KEPT + 5)]
