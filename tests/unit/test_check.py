@@ -1,0 +1,99 @@
+"""`serinus check` on broken recipes: each names file, line and field, and says what to do, without importing Ray or torch."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.config import load_yaml
+from cluster.errors import ConfigError
+from serinus import Recipe
+
+ROOT = Path(__file__).resolve().parents[2]
+QUICKSTART = ROOT / "recipes" / "quickstart.yaml"
+
+# (what is written wrong, by what it is replaced, the field that the answer names, what the answer says)
+BROKEN = [
+    ("num_steps: 60", "num_step: 60", "train.num_step", "did you mean `num_steps`?"),
+    ("num_steps: 60", "num_steps: sixty", "train.num_steps", "valid integer"),
+    ("num_steps: 60", "num_steps: 0", "train.num_steps", "greater than or equal to 1"),
+    ("num_steps: 60", "num_steps: 5", "train", "warmup_steps (10) must be below num_steps (5)"),
+    ("num_workers: 2", "num_workers: 2\n  num_workers: 3", "train.num_workers", "given twice"),
+    ("num_workers: 2", "num_workers: 2\n  pool: gpu", "train.pool", "'data', 'train', 'serve' or 'head'"),
+    ("learning_rate: 1.0e-4", "learning_rate: -1", "train.learning_rate", "greater than 0"),
+    ("learning_rate: 1.0e-4", "learning_rate: .nan", "train.learning_rate", "finite"),
+    ("num_workers: 2", "num_workers: 2\n  zero: {stage: 4}", "train.zero.stage", "1, 2 or 3"),
+    ("num_workers: 2", "num_workers: 2\n  betas: [0.9, 1.5]", "train", "betas must lie in [0, 1)"),
+    ("name: smollm2\n", "", "name", "required and not given"),
+    ("name: smollm2", "name: SmolLM 2", "name", "match pattern"),
+    ("kind: multiple_choice, path", "kind: multiple_chioce, path", "evaluate.tasks[3].kind", "'multiple_choice'"),
+    ("name: heldout_choice", "name: general", "evaluate.tasks", "repeated: general"),
+    ("languages: [en]", "languages: [en]\n    min_words: 9\n    max_words: 5", "data.filters", "above max_words"),
+    ("- path: quickstart/raw", "- pth: quickstart/raw", "data.sources[1]", "did you mean `path`?"),
+    ("weight_percent: 10,", "weight_percent: 0.5,", "rollout.steps", "weights must grow"),
+    ("weight_percent: 50,", "weight_percent: 150,", "rollout.steps[2].weight_percent", "less than or equal to 100"),
+    ("interval_s: 1", "interval_s: 1\n  alpha: 2", "rollout.alpha", "less than 0.5"),
+    ("max_num_seqs: 16", "max_num_seq: 16", "serve.engine.max_num_seq", "did you mean `max_num_seqs`?"),
+    ("data:\n", "data: []\nrest:\n", "data", "Input should be"),
+    ("gate:\n", "gate:\n\tx: 1\n", "", "not valid YAML"),
+    ("evaluate:\n", "evaluate: {tasks: [}\n", "", "not valid YAML"),
+]
+
+
+def broken(tmp_path: Path, old: str, new: str) -> Path:
+    text = QUICKSTART.read_text()
+    assert old in text, f"the quickstart no longer says {old!r}: write the case anew"
+    path = tmp_path / "broken.yaml"
+    path.write_text(text.replace(old, new, 1))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "field", "says"), BROKEN, ids=[f"{f or 'syntax'}-{i}" for i, (_, _, f, _) in enumerate(BROKEN)]
+)
+def test_a_broken_recipe_is_answered_with_file_line_and_field(
+    tmp_path: Path, old: str, new: str, field: str, says: str
+) -> None:
+    path = broken(tmp_path, old, new)
+
+    with pytest.raises(ConfigError) as caught:
+        load_yaml(path, Recipe)
+
+    text = str(caught.value)
+    assert says.lower() in text.lower()
+    assert field in text
+    line = re.search(r"broken\.yaml:(\d+)", text)
+    assert line, f"no line in {text!r}"
+    content = path.read_text().splitlines()[int(line[1]) - 1]
+    key = re.split(r"[.\[]", re.sub(r"\[\d+\]$", "", field))[-1]
+    assert any(part in content for part in (f"{key}:", new.splitlines()[-1] if new else "# The whole")), content
+
+
+def test_a_broken_recipe_ends_the_command_with_exit_code_2_and_no_traceback(tmp_path: Path) -> None:
+    path = broken(tmp_path, "num_steps: 60", "num_step: 60")
+
+    done = subprocess.run(
+        [sys.executable, "-m", "serinus", "check", str(path)], cwd=ROOT, capture_output=True, text=True
+    )
+
+    assert done.returncode == 2
+    assert re.search(r"broken\.yaml:\d+: train\.num_step: unknown key", done.stderr)
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("recipe", sorted((ROOT / "recipes").glob("*.yaml")), ids=lambda path: path.name)
+def test_every_recipe_that_ships_is_good(recipe: Path) -> None:
+    load_yaml(recipe, Recipe)
+
+
+def test_check_imports_nothing_heavy() -> None:
+    heavy = "{'ray', 'torch', 'vllm', 'deepspeed', 'transformers', 'pyarrow', 'boto3', 'scipy'}"
+    code = f"import sys, serinus; serinus.check(serinus.Path({str(QUICKSTART)!r})); print(sorted({heavy} & set(sys.modules)))"
+
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+
+    assert done.stdout.splitlines()[-1] == "[]"
