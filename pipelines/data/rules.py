@@ -24,7 +24,9 @@ PATTERNS: dict[str, tuple[tuple[str, str], ...]] = {
     "strip_urls": ((r"(?i)\b(?:https?://|ftp://|www\.)[^\s<>\"]*[^\s<>\".,;:!?)\]}']", ""),),
     # Only behind a word or the end of a clause: "known [1, 2]." goes; references listed at the start of a line stay,
     # and most of what is code: "x = [1, 2]", "(a, [1])", "a[0]".
-    "strip_bracketed_references": ((rf"(?:([\p{{L}}\p{{N}}.;:!?)\"'’”%])[ \t]*|(,))(?:{REFERENCE})+", r"\1\2"),),
+    "strip_bracketed_references": (
+        (rf"([\p{{L}}\p{{N}}.;:!?)\"'’”%])(?:[ \t]*{REFERENCE})+|(,)(?:{REFERENCE})+", r"\1\2"),
+    ),
     # Indentation stays, for it means something in code and lists; so does one empty line, the paragraph break.
     "collapse_white_space": (
         (r"\r\n?", "\n"),
@@ -121,5 +123,9 @@ def repair_unicode(text: str) -> str:
         return text  # nothing in it that any of the steps could change
     from ftfy import fix_text
 
-    repaired = fix_text(text, uncurl_quotes=False, normalization="NFC")
-    return unicodedata.normalize("NFC", repaired.translate(TRANSLATION))
+    for _ in range(3):  # what was hidden between removed characters may be seen in the next round; two are the rule
+        repaired = fix_text(text, uncurl_quotes=False, normalization="NFC")
+        text = unicodedata.normalize("NFC", repaired.translate(TRANSLATION))
+        if text == repaired:
+            break
+    return text

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cluster.errors import ConfigError
+from pipelines.config import DEFAULT_RULES, RuleConfig
+from pipelines.data.rules import BUILT_IN, compile_rules, repair_unicode
+
+
+def apply(rule: RuleConfig | str, text: str) -> str:
+    config = RuleConfig(name=rule) if isinstance(rule, str) else rule
+    (compiled,) = compile_rules([config])
+    (result,) = compiled.apply(pa.array([text], pa.large_string())).to_pylist()
+    assert isinstance(result, str)
+    return result
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("plain ASCII stays", "plain ASCII stays"),
+        ("cafÃ© in ZÃ¼rich", "café in Zürich"),  # UTF-8 read as Windows-1252
+        ("itâ€™s", "it’s"),
+        ("“quoted” stays curly", "“quoted” stays curly"),
+        ("e\u0301", "é"),  # NFC
+        ("zero\u200bwidth\ufeff and soft\u00adhyphen", "zerowidth and softhyphen"),
+        ("a\x00b\x07c\x7f", "abc"),
+        ("tab\tand\nnewline stay", "tab\tand\nnewline stay"),
+        ("carriage\r\nreturn", "carriage\nreturn"),
+        ("line\u2028separator", "line\nseparator"),
+        ("می\u200cخواهم", "می\u200cخواهم"),  # Persian is spelt with the non-joiner
+        ("e\u200b\u0301", "é"),  # composes once the invisible character is gone
+    ],
+)
+def test_repair_unicode(before: str, after: str) -> None:
+    assert apply("repair_unicode", before) == after
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("see https://example.org/a?b=c#d for more", "see  for more"),
+        ("(see http://example.org/a).", "(see )."),
+        ("at www.example.org, or at ftp://example.org/x.", "at , or at ."),
+        ("HTTPS://EXAMPLE.ORG", ""),
+        ("the http module and www alone", "the http module and www alone"),
+        ("a <https://example.org> b", "a <> b"),
+    ],
+)
+def test_strip_urls(before: str, after: str) -> None:
+    assert apply("strip_urls", before) == after
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("known.[1] And", "known. And"),
+        ("known [1].", "known."),
+        ("known [2, 3] and [4–6] too", "known and too"),
+        ("known[1][2] twice, [7] times", "known twice, [7] times"),
+        ("well,[4][5] so", "well, so"),
+        ("a [1] [2] b", "a b"),
+        ("true[citation needed]", "true"),
+        ("[1] A list of references", "[1] A list of references"),
+        ("x = [1, 2, 3]", "x = [1, 2, 3]"),
+        ("f(a, [1])", "f(a, [1])"),
+        ("a[0] and a[i]", "a[0] and a[i]"),
+        ("in [2024]", "in [2024]"),
+    ],
+)
+def test_strip_bracketed_references(before: str, after: str) -> None:
+    assert apply("strip_bracketed_references", before) == after
+
+
+@pytest.mark.parametrize(
+    ("before", "after"),
+    [
+        ("a  b\t\tc", "a b c"),
+        ("a\u00a0\u2003b", "a b"),
+        ("first\n\n\n\nsecond", "first\n\nsecond"),  # the paragraph break stays
+        ("line  \nnext", "line\nnext"),
+        ("if x:\n    return  y", "if x:\n    return y"),  # indentation stays
+        ("\n\n  text\n \n", "  text"),
+        ("a\r\nb\rc", "a\nb\nc"),
+        (" \n\t\n", ""),
+    ],
+)
+def test_collapse_white_space(before: str, after: str) -> None:
+    assert apply("collapse_white_space", before) == after
+
+
+def test_own_rule_replaces_by_group() -> None:
+    rule = RuleConfig(name="swap", pattern=r"(\w+)@(\w+)", replacement=r"\2 at \1")
+    assert apply(rule, "me@home") == "home at me"
+
+
+def test_rules_keep_their_order() -> None:
+    a_to_b = RuleConfig(name="first", pattern="a", replacement="b")
+    b_to_c = RuleConfig(name="second", pattern="b", replacement="c")
+    for configs, expected in (((a_to_b, b_to_c), "cc"), ((b_to_c, a_to_b), "bc")):
+        texts = pa.array(["ab"], pa.large_string())
+        for rule in compile_rules(configs):
+            texts = rule.apply(texts)
+        assert texts.to_pylist() == [expected]
+
+
+@pytest.mark.parametrize(
+    ("rule", "found", "remedy"),
+    [
+        (RuleConfig(name="strip_url"), "no such built-in", "strip_urls"),
+        (RuleConfig(name="mine"), "no such built-in", "pattern"),
+        (RuleConfig(name="mine", pattern="("), "missing )", "RE2"),
+        (RuleConfig(name="mine", pattern="(?<=a)b"), "perl operator", "RE2"),
+        (RuleConfig(name="mine", pattern="a", replacement=r"\1"), "replacement", "RE2"),
+        (RuleConfig(name="strip_urls", pattern="a"), "built-in rule with a pattern", "another name"),
+    ],
+)
+def test_bad_rule_is_named(rule: RuleConfig, found: str, remedy: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compile_rules([rule])
+    assert rule.name in caught.value.where
+    assert found in caught.value.found
+    assert remedy in caught.value.remedy
+
+
+TOKENS = st.sampled_from(
+    ["word", "x", "http://", "https://e.org/a", "www.", "www.a.b", ".", ",", ")", "<", "[1]", "[2, 3]", "  ", "\t", "\n", "\r"]
+)
+
+
+@pytest.mark.parametrize("name", BUILT_IN)
+@given(tokens=st.lists(TOKENS, max_size=30))
+def test_built_in_rules_are_idempotent(name: str, tokens: list[str]) -> None:
+    once = apply(name, "".join(tokens))
+    assert apply(name, once) == once
+
+
+@given(st.text(max_size=60))
+def test_repair_leaves_no_control_characters_and_is_idempotent(text: str) -> None:
+    once = repair_unicode(text)
+    assert not [c for c in once if (ord(c) < 32 and c not in "\n\t") or 0x7F <= ord(c) < 0xA0]
+    assert repair_unicode(once) == once
+
+
+@given(st.text(alphabet=" \t\n\r\u00a0\u3000ab", max_size=60))
+def test_white_space_between_words_is_kept_as_a_separator(text: str) -> None:
+    collapsed = apply("collapse_white_space", text)
+    assert collapsed.split() == text.split()
+    assert "\n\n\n" not in collapsed
+
+
+def test_default_rules_are_all_built_in() -> None:
+    assert [rule.name for rule in compile_rules(DEFAULT_RULES)] == list(BUILT_IN)
