@@ -1,0 +1,125 @@
+"""Is there room for the run? Asked before it starts, so that nobody waits for what cannot come."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from pathlib import Path
+from typing import Any
+
+from cluster import session
+from cluster.artifacts import Weights
+from cluster.errors import ConfigError, InputError, ResourceError
+from cluster.storage import LocalStorage, Storage
+from pipelines.config import TrainConfig
+from pipelines.training.zero3 import disk_bytes, host_bytes
+
+GIB = 2**30
+RELEASE_S = 30.0
+"""How long the stage before may take to give back its CPUs."""
+
+
+def check_capacity(config: TrainConfig, base: Weights, storage: Storage) -> None:
+    """Refuse a run that cannot work.
+
+    Raises:
+        ResourceError: too few CPUs or GPUs in the pool, clearly too little memory or disk.
+        ConfigError: the sequences are longer than the model's positions.
+    """
+    _check_positions(config, base, storage)
+    nodes = _pool_nodes(config)
+    _check_slots(config, nodes)
+    _check_memory(host_bytes(base.num_parameters, config), nodes)
+    _check_disk(disk_bytes(base.num_parameters, config), storage)
+
+
+def _check_positions(config: TrainConfig, base: Weights, storage: Storage) -> None:
+    blob = storage.read(f"{base.folder}/config.json")
+    if blob is None:
+        raise InputError(
+            f"{storage.uri}/{base.folder}", "has no config.json", "remove the artifact's folder and run again"
+        )
+    positions = json.loads(blob.content).get("max_position_embeddings")
+    if positions is not None and config.sequence_length > positions:
+        raise ConfigError(
+            "train.sequence_length",
+            f"{config.sequence_length} tokens, but the model knows {positions} positions",
+            f"set it to {positions} or less",
+        )
+
+
+def _pool_nodes(config: TrainConfig) -> list[dict[str, Any]]:
+    import ray
+
+    wanted = session.on_pool(config.pool).items()
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    return [node for node in nodes if wanted <= node.get("Labels", {}).items()]
+
+
+def num_slots(free: dict[str, float], config: TrainConfig) -> int:
+    """How many workers fit beside each other into a node's free resources."""
+    by_cpu = free.get("CPU", 0.0) / config.cpus_per_worker
+    by_gpu = free.get("GPU", 0.0) / config.gpus_per_worker if config.gpus_per_worker else by_cpu
+    return int(min(by_cpu, by_gpu) + 1e-6)
+
+
+def _check_slots(config: TrainConfig, nodes: list[dict[str, Any]]) -> None:
+    total = sum(num_slots(node["Resources"], config) for node in nodes)
+    if total < config.num_workers:
+        raise _too_few(config, total, "fit into")
+    deadline = time.monotonic() + RELEASE_S
+    while (free := sum(num_slots(left, config) for left in _free(nodes))) < config.num_workers:
+        if time.monotonic() > deadline:
+            raise _too_few(config, free, "are free in")
+        time.sleep(1.0)
+
+
+def _free(nodes: list[dict[str, Any]]) -> list[dict[str, float]]:
+    from ray._private.state import available_resources_per_node
+
+    per_node = available_resources_per_node()
+    return [per_node.get(node["NodeID"], {}) for node in nodes]
+
+
+def _too_few(config: TrainConfig, slots: int, how: str) -> ResourceError:
+    needs = f"{config.cpus_per_worker:g} CPU" + (f" and {config.gpus_per_worker} GPU" if config.gpus_per_worker else "")
+    remedy = "lower train.num_workers or train.cpus_per_worker, add nodes to the pool, or stop what else runs on it"
+    if config.gpus_per_worker:
+        remedy += "; train.gpus_per_worker: 0 trains on CPUs"
+    found = f"{config.num_workers} workers of {needs} each are asked for, {slots} {how} the pool's nodes"
+    return ResourceError(f"pool {config.pool}", found, remedy)
+
+
+def _check_memory(needed: int, nodes: list[dict[str, Any]]) -> None:
+    available = _available_memory(nodes)
+    if needed > available:
+        raise ResourceError(
+            "memory for training",
+            f"the model's and the optimizer's states need {needed / GIB:.1f} GiB, {available / GIB:.1f} GiB are available",
+            "train a smaller model, use zero.stage 3 with more nodes, or stop what else runs",
+        )
+
+
+def _available_memory(nodes: list[dict[str, Any]]) -> float:
+    """Bytes: this machine's free memory when the pool is here, else what Ray counts on the pool's nodes."""
+    import psutil
+    import ray
+
+    here = ray.util.get_node_ip_address()
+    if all(node["NodeManagerAddress"] == here or node["NodeManagerAddress"].startswith("127.") for node in nodes):
+        return float(psutil.virtual_memory().available)
+    return float(sum(node["Resources"].get("memory", 0.0) for node in nodes))
+
+
+def _check_disk(needed: int, storage: Storage) -> None:
+    if not isinstance(storage, LocalStorage):
+        return
+    Path(storage.root).mkdir(parents=True, exist_ok=True)
+    free = shutil.disk_usage(storage.root).free
+    if needed > free:
+        raise ResourceError(
+            storage.uri,
+            f"checkpoints and export need {needed / GIB:.1f} GiB, {free / GIB:.1f} GiB are free",
+            "free some space, choose another storage, or lower train.keep_checkpoints",
+        )

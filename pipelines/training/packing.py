@@ -1,0 +1,81 @@
+"""Packed sequences of a token stream, and which of them a rank trains on at a step. Pure, so that a resumed run goes on
+with the very data the interrupted one would have seen: the state is the step, nothing else.
+
+All training documents, each closed by the end-of-text token, form one stream in the order of the dataset's shards. Sequence
+`i` is `stream[i * length : (i + 1) * length]`; the last one is filled up with the stream's beginning, so no token is lost
+and all sequences have one shape. Each epoch visits the sequences in an order of its own, drawn from (seed, epoch).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from functools import lru_cache
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+Tokens = NDArray[np.integer[Any]]
+
+
+def num_sequences(num_tokens: int, length: int) -> int:
+    """How many sequences the stream has; the last one may be filled up."""
+    return -(-num_tokens // length)
+
+
+@lru_cache(maxsize=2)
+def epoch_order(num: int, seed: int, epoch: int) -> NDArray[np.int64]:
+    """The order of the sequences in that epoch. 8 bytes a sequence, kept for this epoch and the last."""
+    return np.random.default_rng([seed, epoch]).permutation(num)
+
+
+class Share(NamedTuple):
+    """Which part of each optimizer step a rank computes."""
+
+    rank: int
+    world_size: int
+    sequences: int
+    """Per micro-batch."""
+    accumulation: int = 1
+
+    @property
+    def sequences_per_step(self) -> int:
+        return self.world_size * self.sequences * self.accumulation
+
+
+def sequence_ids(share: Share, step: int, micro: int, num: int, seed: int) -> list[int]:
+    """Sequences of the rank's micro-batch `micro` (0 <= micro < accumulation) of optimizer step `step` (from 0)."""
+    first = step * share.sequences_per_step + (micro * share.world_size + share.rank) * share.sequences
+    return [int(epoch_order(num, seed, at // num)[at % num]) for at in range(first, first + share.sequences)]
+
+
+class Stream:
+    """The shards' tokens as one array that is read in pieces.
+
+    Args:
+        shards: one array a shard, memory-mapped when they come from files.
+    """
+
+    def __init__(self, shards: Sequence[Tokens]) -> None:
+        self._shards = [shard for shard in shards if len(shard)]
+        self._ends = np.cumsum([len(shard) for shard in self._shards], dtype=np.int64)
+
+    def __len__(self) -> int:
+        return int(self._ends[-1]) if self._shards else 0
+
+    def sequence(self, index: int, length: int) -> NDArray[np.int64]:
+        """Tokens of sequence `index`, always `length` of them."""
+        start = index * length
+        found = self._read(start, min(start + length, len(self)))
+        while len(found) < length:
+            found = np.concatenate([found, self._read(0, min(length - len(found), len(self)))])
+        return found
+
+    def _read(self, start: int, stop: int) -> NDArray[np.int64]:
+        pieces, shard = [], int(np.searchsorted(self._ends, start, side="right"))
+        while start < stop:
+            base = int(self._ends[shard]) - len(self._shards[shard])
+            until = min(stop, int(self._ends[shard]))
+            pieces.append(np.asarray(self._shards[shard][start - base : until - base], dtype=np.int64))
+            start, shard = until, shard + 1
+        return np.concatenate(pieces)

@@ -1,0 +1,168 @@
+"""The training documents as token files: one flat file a shard, made once for each (dataset, tokenizer).
+
+They are kept under `runs/tokens/<key>/`; `index.json` is written last. Ray Data tokenises the shards in parallel on the
+data pool. Its fixed cost of about ten CPU seconds is not worth it for a small dataset, which is tokenised in one task.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from cluster import session
+from cluster.artifacts import Dataset, digest
+from cluster.config import StrictModel
+from cluster.errors import InputError
+from cluster.storage import Storage, local_copy, open_storage
+from pipelines.training.packing import Stream
+
+SMALL_CHARACTERS = 20_000_000
+"""Below this one core tokenises everything in less time than a Ray Data job takes to start (about 2 MB/s)."""
+
+DOCUMENTS_AT_ONCE = 1_000
+
+
+class Shard(StrictModel):
+    path: str
+    """Relative to the index's folder."""
+    num_tokens: int
+    num_documents: int
+
+
+class TokenIndex(StrictModel):
+    dtype: str
+    """Little-endian numpy type: <u2 where the vocabulary allows, else <u4."""
+    shards: tuple[Shard, ...]
+    folder: str = Field(exclude=True, default="")
+    """In storage."""
+
+    @property
+    def num_tokens(self) -> int:
+        return sum(shard.num_tokens for shard in self.shards)
+
+
+def make_tokens(
+    dataset: Dataset, model_folder: str, tokenizer: str, storage: Storage, small: int = SMALL_CHARACTERS
+) -> TokenIndex:
+    """Tokenise `train/*.parquet` of the dataset, or find that it has been done.
+
+    Args:
+        model_folder: storage folder with the tokenizer.
+        tokenizer: digest of the tokenizer's files; with the dataset's it names the result.
+        small: datasets of fewer characters are tokenised in one task, without Ray Data.
+
+    Raises:
+        InputError: there is nothing to train on, or the tokenizer has no end-of-text token.
+    """
+    folder = f"runs/tokens/{digest([dataset.digest, tokenizer])[:16]}"
+    if blob := storage.read(f"{folder}/index.json"):
+        return TokenIndex.model_validate_json(blob.content).replace(folder=folder)
+    paths = [key for key in storage.list(f"{dataset.location}/train") if key.endswith(".parquet")]
+    if not paths:
+        raise InputError(
+            f"{storage.uri}/{dataset.location}/train", "no documents", "give sources that keep some documents"
+        )
+    jobs = [_job(storage, model_folder, path, f"{folder}/{n:06d}.bin") for n, path in enumerate(paths)]
+    rows = _in_one_task(jobs) if dataset.num_characters_kept < small else _with_ray_data(jobs)
+    shards = [Shard(path=row["path"], num_tokens=row["num_tokens"], num_documents=row["num_documents"]) for row in rows]
+    index = TokenIndex(
+        dtype=rows[0]["dtype"], shards=tuple(sorted(shards, key=lambda shard: shard.path)), folder=folder
+    )
+    storage.write(f"{folder}/index.json", index.model_dump_json().encode())
+    return index
+
+
+def open_stream(storage: Storage, index: TokenIndex) -> Stream:
+    """The tokens, memory-mapped; from S3 every node keeps one local copy."""
+    import numpy as np
+
+    folder = local_copy(storage, index.folder)
+    return Stream([np.memmap(folder / s.path, dtype=index.dtype, mode="r") for s in index.shards if s.num_tokens])
+
+
+def _job(storage: Storage, model_folder: str, source: str, target: str) -> dict[str, str]:
+    return {"storage": storage.uri, "model": model_folder, "source": source, "target": target}
+
+
+def _in_one_task(jobs: list[dict[str, str]]) -> list[dict[str, Any]]:
+    import ray
+
+    task = ray.remote(lambda: [tokenize_shard(job) for job in jobs])
+    done: list[dict[str, Any]] = ray.get(task.options(num_cpus=1, label_selector=session.on_pool("data")).remote())
+    return done
+
+
+def _with_ray_data(jobs: list[dict[str, str]]) -> list[dict[str, Any]]:
+    import ray
+
+    shards = ray.data.from_items(jobs, override_num_blocks=len(jobs))
+    return shards.map(tokenize_shard, num_cpus=1, label_selector=session.on_pool("data")).take_all()
+
+
+def tokenize_shard(job: dict[str, str]) -> dict[str, Any]:
+    """Write one shard's documents as tokens, each followed by the end-of-text token. Runs in a Ray worker."""
+    storage = open_storage(job["storage"])
+    encode, dtype = _encoder(local_copy(storage, job["model"]))
+    num_tokens = num_documents = 0
+    filesystem, path = storage.filesystem(job["target"])
+    filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
+    with filesystem.open_output_stream(path) as file:
+        for texts in _texts(storage, job["source"]):
+            tokens = encode(texts)
+            file.write(tokens.tobytes())
+            num_tokens, num_documents = num_tokens + len(tokens), num_documents + len(texts)
+    name = job["target"].rsplit("/", 1)[1]
+    return {"path": name, "num_tokens": num_tokens, "num_documents": num_documents, "dtype": dtype}
+
+
+def _texts(storage: Storage, key: str) -> Iterator[list[str]]:
+    import pyarrow.parquet as pq
+
+    filesystem, path = storage.filesystem(key)
+    with filesystem.open_input_file(path) as file:
+        for batch in pq.ParquetFile(file).iter_batches(batch_size=DOCUMENTS_AT_ONCE, columns=["text"]):
+            yield batch.column("text").to_pylist()
+
+
+def _encoder(folder: Path) -> tuple[Any, str]:
+    """The function from texts to one flat array, and the array's type."""
+    import numpy as np
+    from transformers import AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    end = end_of_text(tokenizer, folder)
+    dtype = "<u2" if len(tokenizer) <= 2**16 else "<u4"
+
+    def encode(texts: list[str]) -> Any:
+        lists = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
+        return np.fromiter((token for tokens in lists for token in (*tokens, end)), dtype=dtype)
+
+    return encode, dtype
+
+
+def end_of_text(tokenizer: Any, folder: Path) -> int:
+    """The token that closes a document.
+
+    A chat model's own end token closes a turn, not a text: where the vocabulary has <|endoftext|>, that one is taken.
+
+    Raises:
+        InputError: the tokenizer has neither.
+    """
+    known = tokenizer.get_vocab()
+    if "<|endoftext|>" in known:
+        return int(known["<|endoftext|>"])
+    if tokenizer.eos_token_id is None:
+        raise InputError(
+            str(folder), "the tokenizer has no end-of-text token", "set eos_token in tokenizer_config.json"
+        )
+    return int(tokenizer.eos_token_id)
+
+
+def tokenizer_digest(files: dict[str, str]) -> str:
+    """Of the tokenizer's files among `files` (path in the model folder -> sha256)."""
+    names = ("tokenizer", "vocab", "merges", "special_tokens", "added_tokens")
+    return digest(json.dumps({path: sha for path, sha in sorted(files.items()) if Path(path).name.startswith(names)}))

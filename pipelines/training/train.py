@@ -1,0 +1,247 @@
+"""The train stage: dataset + base model -> fine-tuned model, by Ray Train and DeepSpeed."""
+
+from __future__ import annotations
+
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from cluster import artifacts, session
+from cluster.artifacts import Checkpoint, Dataset, FileEntry, LossPoint, Weights
+from cluster.errors import InputError, ResourceError, StageFailed
+from cluster.storage import LocalStorage, Storage, remove_folder
+from pipelines import progress
+from pipelines.config import TrainConfig
+from pipelines.training.capacity import check_capacity
+from pipelines.training.loop import Plan, starts, worker
+from pipelines.training.tokens import TokenIndex, make_tokens, tokenizer_digest
+
+NOT_IN_THE_RESULT = {"pool", "cpus_per_worker", "checkpoint_every_steps", "keep_checkpoints", "max_failures"}
+"""Fields that change how a run is carried out but not what it makes: they may change between an interruption and the resume."""
+
+POLL_S = 0.5
+
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(64 * 2**20)}
+"""glibc gives large blocks back to the kernel at once and faults them in again at every step; keeping them saved a fifth of
+the CPU time of a step, and three quarters of the optimizer's, on two CPU ranks."""
+
+
+def train_key(config: TrainConfig, dataset: Dataset, base: Weights) -> str:
+    """The key of the stage's result; with the same one an interrupted run is taken up again."""
+    asked = config.model_dump(mode="json", exclude=NOT_IN_THE_RESULT)
+    return artifacts.stage_key("train", asked, {"dataset": dataset.digest, "base": base.digest})
+
+
+def train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage) -> Checkpoint:
+    """Fine-tune `base` on the dataset's training documents. Call it with a Ray cluster joined (cluster.session.joined).
+
+    Finished work is found again by its key. An interrupted run (a killed worker, a killed driver, Ctrl-C) goes on from its
+    last checkpoint under `runs/train/<key>/`, which is removed once the model is exported.
+
+    Raises:
+        InputError, ConfigError: too little text, or sequences longer than the model's positions.
+        ResourceError: the pool, memory or disk cannot hold the run.
+        StageFailed: the workers failed more than `max_failures` times.
+        KeyboardInterrupt: Ctrl-C; the workers have ended, the checkpoints are kept.
+    """
+    key = train_key(config, dataset, base)
+    if made := artifacts.load(storage, Checkpoint, key):
+        progress.say("train", f"found {made.location}: loss {_span(made.losses)}")
+        return made
+    begun = time.monotonic()
+    check_capacity(config, base, storage)
+    index = _tokens(config, dataset, base, storage)
+    run = f"runs/train/{key}"
+    outcome = _fit(config, base, storage, index, run, f"artifacts/checkpoint/{key}/model")
+    made = artifacts.save(storage, _manifest(config, dataset, base, key, outcome, time.monotonic() - begun))
+    remove_folder(storage, run)
+    at = f", resumed at {', '.join(map(str, made.resumed_at_steps))}" if made.resumed_at_steps else ""
+    progress.say(
+        "train", f"loss {_span(made.losses)} in {len(made.losses)} steps, {made.tokens_per_s:.0f} tokens/s{at}"
+    )
+    return made
+
+
+def _span(losses: tuple[LossPoint, ...]) -> str:
+    """First and last loss, each the mean over a tenth of the run: a single step says little."""
+    num = max(1, len(losses) // 10)
+    first, last = (sum(p.loss for p in part) / len(part) for part in (losses[:num], losses[-num:]))
+    return f"{first:.3f} -> {last:.3f}"
+
+
+def _tokens(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage) -> TokenIndex:
+    tokenizer = tokenizer_digest({file.path: file.sha256 for file in base.files})
+    index = make_tokens(dataset, base.folder, tokenizer, storage)
+    if index.num_tokens < config.sequence_length:
+        raise InputError(
+            f"{storage.uri}/{dataset.location}/train",
+            f"{index.num_tokens} tokens, fewer than one sequence of {config.sequence_length}",
+            "give more text, exclude less of it, or lower train.sequence_length",
+        )
+    progress.say("train", f"{index.num_tokens:,} tokens in {sum(s.num_documents for s in index.shards):,} documents")
+    return index
+
+
+def _fit(
+    config: TrainConfig, base: Weights, storage: Storage, index: TokenIndex, run: str, export: str
+) -> dict[str, Any]:
+    import ray
+    from ray.train import TrainingFailedError
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    figures = ray.remote(num_cpus=0)(Figures).options(label_selector=_this_node()).remote()
+    plan = Plan(
+        config=config.model_dump(), storage=storage.uri, base=base.folder, tokens=index.model_dump(),
+        tokens_folder=index.folder, run=run, export=export, progress=figures,
+    )  # fmt: skip
+    trainer = TorchTrainer(
+        worker,
+        train_loop_config=plan._asdict(),
+        torch_config=TorchConfig(backend="nccl" if config.gpus_per_worker else "gloo"),
+        scaling_config=_scaling(config),
+        run_config=_run_config(config, storage, run),
+    )
+    try:
+        with _own_interrupt(), _shown(figures, config.num_steps):
+            result = trainer.fit()
+    except TrainingFailedError as error:
+        raise _explained(error, storage, run) from error
+    finally:
+        ray.kill(figures)
+    return {**result.return_value, "starts": starts(storage, run)}
+
+
+def _this_node() -> dict[str, str]:
+    import ray
+
+    return {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
+
+
+def _scaling(config: TrainConfig) -> Any:
+    from ray.train import ScalingConfig
+
+    resources = {"CPU": config.cpus_per_worker}
+    if config.gpus_per_worker:
+        resources["GPU"] = config.gpus_per_worker
+    return ScalingConfig(
+        num_workers=config.num_workers,
+        use_gpu=config.gpus_per_worker > 0,
+        resources_per_worker=resources,
+        label_selector=session.on_pool(config.pool) or None,
+    )
+
+
+def _run_config(config: TrainConfig, storage: Storage, run: str) -> Any:
+    """The same name under the same path makes Ray Train take up an interrupted run from its newest checkpoint."""
+    from ray.train import CheckpointConfig, FailureConfig, RunConfig
+    from ray.train.v2.api.config import LoggingConfig
+
+    folder, name = run.rsplit("/", 1)
+    filesystem, path = storage.filesystem(folder)
+    return RunConfig(
+        name=name,
+        storage_path=path,
+        storage_filesystem=None if isinstance(storage, LocalStorage) else filesystem,
+        checkpoint_config=CheckpointConfig(num_to_keep=config.keep_checkpoints),
+        failure_config=FailureConfig(max_failures=config.max_failures, controller_failure_limit=0),
+        logging_config=LoggingConfig(log_level="ERROR"),
+        worker_runtime_env={"env_vars": _worker_environment(config)},
+    )
+
+
+def _worker_environment(config: TrainConfig) -> dict[str, str]:
+    threads = str(max(1, int(config.cpus_per_worker)))
+    variables = {"OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
+    return variables if config.gpus_per_worker else {**variables, **KEEP_MEMORY, "DS_ACCELERATOR": "cpu"}
+
+
+class Figures:
+    """Where rank 0 leaves its figures for the driver (a Ray actor); reports to Ray Train would make every rank wait."""
+
+    def __init__(self) -> None:
+        self._last = (0, 0.0, 0.0)
+
+    def update(self, step: int, loss: float, tokens_per_s: float) -> None:
+        self._last = (step, loss, tokens_per_s)
+
+    def last(self) -> tuple[int, float, float]:
+        """Steps done, loss, tokens/s."""
+        return self._last
+
+
+@contextmanager
+def _shown(figures: Any, num_steps: int) -> Iterator[None]:
+    """Draw the bar from a thread while the block, which is Ray's, keeps the main one."""
+    done = threading.Event()
+    with progress.bar("train", num_steps, "steps") as bar:
+        watcher = threading.Thread(target=_watch, args=(figures, bar, done), daemon=True)
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join(timeout=2 * POLL_S)
+
+
+def _watch(figures: Any, bar: progress.Bar, done: threading.Event) -> None:
+    import ray
+
+    step, loss, speed = 0, 0.0, 0.0
+    while not done.wait(POLL_S):
+        try:
+            step, loss, speed = ray.get(figures.last.remote(), timeout=5.0)
+        except ray.exceptions.GetTimeoutError:
+            pass  # a busy machine: show what is known
+        except ray.exceptions.RayError:
+            return
+        bar.update(step, f"loss {loss:.3f}  {speed:.0f} tokens/s" if step else "starting the workers")
+
+
+@contextmanager
+def _own_interrupt() -> Iterator[None]:
+    """Ray Train's handler of Ctrl-C ends its workers and then leaves by SystemExit(0): make that the interrupt it was."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+    try:
+        yield
+    except SystemExit:
+        raise KeyboardInterrupt from None
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _explained(error: Exception, storage: Storage, run: str) -> ResourceError | StageFailed:
+    failures = getattr(error, "worker_failures", {})
+    text = " | ".join(str(failure) for failure in failures.values()) or str(error)
+    if "OutOfMemory" in text or "out of memory" in text:
+        return ResourceError(
+            "train workers",
+            "ran out of memory",
+            "lower train.sequences_per_worker or sequence_length, set gradient_checkpointing, or offload; then run again",
+        )
+    last = [line for line in text.splitlines() if line.strip()][-1:] or ["no reason given"]
+    return StageFailed(f"train: the workers failed for good ({last[0]}); checkpoints are kept in {storage.uri}/{run}")
+
+
+def _manifest(
+    config: TrainConfig, dataset: Dataset, base: Weights, key: str, outcome: dict[str, Any], took_s: float
+) -> Checkpoint:
+    files = tuple(FileEntry(**entry) for entry in outcome["files"])
+    return Checkpoint(
+        key=key,
+        inputs={"dataset": dataset.digest, "base": base.digest},
+        config=config.model_dump(mode="json"),
+        files=files,
+        took_s=round(took_s, 1),
+        num_parameters=base.num_parameters,
+        num_weight_bytes=sum(file.num_bytes for file in files if file.path.endswith(".safetensors")),
+        losses=tuple(LossPoint(**point) for point in outcome["losses"]),
+        num_workers=config.num_workers,
+        resumed_at_steps=tuple(outcome["starts"][1:]),
+        tokens_per_s=outcome["tokens_per_s"],
+    )

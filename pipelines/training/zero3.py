@@ -1,0 +1,91 @@
+"""TrainConfig -> the DeepSpeed dictionary, and what a run needs of memory and disk. Pure."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines.config import TrainConfig
+
+
+def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
+    """The dictionary for deepspeed.initialize. `zero.extra` is merged over it last, key by key."""
+    settings: dict[str, Any] = {
+        "train_micro_batch_size_per_gpu": config.sequences_per_worker,
+        "gradient_accumulation_steps": config.gradient_accumulation,
+        "gradient_clipping": config.max_gradient_norm,
+        "optimizer": _optimizer(config),
+        "bf16": {"enabled": config.precision == "bfloat16"},
+        "zero_optimization": _sharding(config),
+        "zero_allow_untested_optimizer": True,
+        # torch's AdamW works with offloaded states too and needs no compiler on the machine.
+        "zero_force_ds_cpu_optimizer": False,
+        "steps_per_print": 2**31,
+        "wall_clock_breakdown": False,
+    }
+    return merge(settings, config.zero.extra)
+
+
+def _optimizer(config: TrainConfig) -> dict[str, Any]:
+    return {
+        "type": "AdamW",
+        "params": {
+            "lr": config.learning_rate,
+            "betas": list(config.betas),
+            "eps": config.eps,
+            "weight_decay": config.weight_decay,
+            "torch_adam": True,
+        },
+    }
+
+
+def _sharding(config: TrainConfig) -> dict[str, Any]:
+    zero = config.zero
+    sharding: dict[str, Any] = {"stage": zero.stage}
+    pinned = config.gpus_per_worker > 0
+    if zero.stage >= 1:
+        sharding |= {"contiguous_gradients": True, "overlap_comm": pinned}
+    if zero.offload_optimizer:
+        sharding["offload_optimizer"] = {"device": "cpu", "pin_memory": pinned}
+    if zero.offload_parameters:
+        sharding["offload_param"] = {"device": "cpu", "pin_memory": pinned}
+    return sharding
+
+
+def merge(base: dict[str, Any], over: dict[str, Any]) -> dict[str, Any]:
+    """`base` with the values of `over`, mappings merged key by key."""
+    both = {key: merge(base[key], over[key]) for key in base.keys() & over.keys() if _mappings(base[key], over[key])}
+    return {**base, **over, **both}
+
+
+def _mappings(one: Any, other: Any) -> bool:
+    return isinstance(one, dict) and isinstance(other, dict)
+
+
+def state_bytes(num_parameters: int, config: TrainConfig) -> int:
+    """Model states of all ranks together: weights, gradients, AdamW's two moments and, for bf16, the fp32 master copy.
+
+    2 + 2 + 12 bytes a parameter in mixed precision (Rajbhandari et al. 2020, section 3.1), 4 + 4 + 8 in fp32. Stage 1
+    shards the optimizer's part over the ranks, stage 2 the gradients too, stage 3 all. Activations are not counted.
+    """
+    width, states = (2, 12) if config.precision == "bfloat16" else (4, 8)
+    ranks = config.num_workers
+    copies = {"weights": ranks, "gradients": ranks, "states": ranks}
+    for part, from_stage in (("states", 1), ("gradients", 2), ("weights", 3)):
+        if config.zero.stage >= from_stage:
+            copies[part] = 1
+    return num_parameters * (width * copies["weights"] + width * copies["gradients"] + states * copies["states"])
+
+
+def host_bytes(num_parameters: int, config: TrainConfig) -> int:
+    """Of `state_bytes`, what lies in the hosts' memory: everything on CPUs, the offloaded parts with GPUs."""
+    if config.gpus_per_worker == 0:
+        return state_bytes(num_parameters, config)
+    states = 12 if config.precision == "bfloat16" else 8
+    width = 2 if config.precision == "bfloat16" else 4
+    return num_parameters * (states * config.zero.offload_optimizer + width * config.zero.offload_parameters)
+
+
+def disk_bytes(num_parameters: int, config: TrainConfig) -> int:
+    """Room for the kept checkpoints, one more while it is written, and the export."""
+    width, states = (2, 12) if config.precision == "bfloat16" else (4, 8)
+    return num_parameters * ((width + states) * (config.keep_checkpoints + 1) + width)

@@ -1,0 +1,69 @@
+"""No token is lost, and the data's order is a function of (seed, epoch, step, rank) alone."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.training.packing import Share, Stream, epoch_order, num_sequences, sequence_ids
+
+
+def stream(*lengths: int) -> tuple[Stream, list[int]]:
+    """Shards of those lengths that count up, and the same as one list."""
+    ends = np.cumsum([0, *lengths])
+    shards = [np.arange(a, b, dtype="<u2") for a, b in zip(ends, ends[1:], strict=False)]
+    return Stream(shards), list(range(int(ends[-1])))
+
+
+@given(
+    st.lists(st.integers(0, 40), min_size=1, max_size=6).filter(lambda lengths: sum(lengths) > 0), st.integers(1, 50)
+)
+def test_sequences_are_the_stream_and_its_beginning_again(lengths: list[int], length: int) -> None:
+    tokens, flat = stream(*lengths)
+    num = num_sequences(len(tokens), length)
+    packed = [token for index in range(num) for token in tokens.sequence(index, length).tolist()]
+    assert len(packed) == num * length
+    assert packed[: len(flat)] == flat
+    assert packed[len(flat) :] == [flat[i % len(flat)] for i in range(num * length - len(flat))]
+    assert num * length - len(flat) < length
+
+
+def test_a_sequence_crosses_shards() -> None:
+    tokens, _ = stream(5, 0, 2, 6)
+    assert tokens.sequence(1, 4).tolist() == [4, 5, 6, 7]
+    assert tokens.sequence(3, 4).tolist() == [12, 0, 1, 2]
+    assert tokens.sequence(0, 4).dtype == np.int64
+
+
+@pytest.mark.parametrize(("world", "accumulation"), [(1, 1), (2, 1), (2, 3), (3, 2)])
+def test_an_epoch_visits_each_sequence_once(world: int, accumulation: int) -> None:
+    steps, num = 4, 4 * world * accumulation * 2
+    seen = Counter(
+        sequence
+        for step in range(steps)
+        for rank in range(world)
+        for micro in range(accumulation)
+        for sequence in sequence_ids(Share(rank, world, 2, accumulation), step, micro, num, seed=7)
+    )
+    assert seen == Counter(range(num))
+
+
+def test_epochs_and_seeds_differ_and_repeat_exactly() -> None:
+    first, second, other = epoch_order(100, 0, 0), epoch_order(100, 0, 1), epoch_order(100, 1, 0)
+    assert sorted(first) == sorted(second) == sorted(other) == list(range(100))
+    assert not np.array_equal(first, second)
+    assert not np.array_equal(first, other)
+    epoch_order.cache_clear()
+    assert np.array_equal(first, epoch_order(100, 0, 0))
+
+
+def test_a_step_s_data_does_not_depend_on_the_steps_before() -> None:
+    share = Share(rank=1, world_size=2, sequences=3)
+    whole = [sequence_ids(share, step, 0, 10, seed=3) for step in range(9)]
+    epoch_order.cache_clear()
+    assert [sequence_ids(share, step, 0, 10, seed=3) for step in range(5, 9)] == whole[5:]
+    assert whole[0] != whole[5]

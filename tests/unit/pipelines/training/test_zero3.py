@@ -1,0 +1,104 @@
+"""TrainConfig -> DeepSpeed dictionary, the room a run needs, and the learning rate, as tables."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import pytest
+
+from pipelines.config import TrainConfig
+from pipelines.training.schedule import learning_rate
+from pipelines.training.zero3 import deepspeed_config, disk_bytes, host_bytes, merge, state_bytes
+
+
+def config(**fields: Any) -> TrainConfig:
+    return TrainConfig.model_validate({"gpus_per_worker": 0, **fields})
+
+
+@pytest.mark.parametrize(
+    ("zero", "expected"),
+    [
+        ({"stage": 0}, {"stage": 0}),
+        ({"stage": 1}, {"stage": 1, "contiguous_gradients": True, "overlap_comm": False}),
+        (
+            {"stage": 2, "offload_optimizer": True},
+            {
+                "stage": 2,
+                "contiguous_gradients": True,
+                "overlap_comm": False,
+                "offload_optimizer": {"device": "cpu", "pin_memory": False},
+            },
+        ),
+        (
+            {"stage": 3, "offload_optimizer": True, "offload_parameters": True},
+            {
+                "stage": 3,
+                "contiguous_gradients": True,
+                "overlap_comm": False,
+                "offload_optimizer": {"device": "cpu", "pin_memory": False},
+                "offload_param": {"device": "cpu", "pin_memory": False},
+            },
+        ),
+    ],
+)
+def test_sharding(zero: dict[str, Any], expected: dict[str, Any]) -> None:
+    assert deepspeed_config(config(zero=zero))["zero_optimization"] == expected
+
+
+def test_gpus_pin_memory_and_overlap() -> None:
+    sharding = deepspeed_config(config(gpus_per_worker=1, zero={"offload_optimizer": True}))["zero_optimization"]
+    assert sharding["overlap_comm"] is True
+    assert sharding["offload_optimizer"]["pin_memory"] is True
+
+
+def test_the_issue_s_optimizer_is_the_default() -> None:
+    settings = deepspeed_config(config(gradient_accumulation=4))
+    assert settings["optimizer"]["type"] == "AdamW"
+    wanted = {"lr": 3e-5, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1, "torch_adam": True}
+    assert settings["optimizer"]["params"] == wanted
+    assert settings["bf16"] == {"enabled": True}
+    assert settings["gradient_clipping"] == 1.0
+    assert (settings["train_micro_batch_size_per_gpu"], settings["gradient_accumulation_steps"]) == (8, 4)
+    assert deepspeed_config(config(precision="float32"))["bf16"] == {"enabled": False}
+
+
+def test_extra_is_merged_key_by_key() -> None:
+    settings = deepspeed_config(
+        config(zero={"extra": {"zero_optimization": {"reduce_bucket_size": 7}, "prescale_gradients": True}})
+    )
+    assert settings["zero_optimization"]["stage"] == 3
+    assert settings["zero_optimization"]["reduce_bucket_size"] == 7
+    assert settings["prescale_gradients"] is True
+    assert merge({"a": {"b": 1}, "c": 2}, {"a": {"d": 3}, "c": {"e": 4}}) == {"a": {"b": 1, "d": 3}, "c": {"e": 4}}
+
+
+@pytest.mark.parametrize(
+    ("stage", "per_rank"),
+    # Rajbhandari et al. 2020, figure 1: 7.5 B parameters on 64 ranks, in GB.
+    [(0, 120.0), (1, 31.4), (2, 16.6), (3, 1.9)],
+)
+def test_state_bytes_are_the_paper_s(stage: int, per_rank: float) -> None:
+    found = state_bytes(7_500_000_000, config(num_workers=64, zero={"stage": stage}, gpus_per_worker=1))
+    assert found / 64 / 1e9 == pytest.approx(per_rank, abs=0.05)
+
+
+def test_host_memory_holds_what_gpus_offload() -> None:
+    assert host_bytes(100, config(gpus_per_worker=1)) == 0
+    assert host_bytes(100, config(gpus_per_worker=1, zero={"offload_optimizer": True})) == 1200
+    assert host_bytes(100, config(num_workers=2)) == 1600
+    assert disk_bytes(100, config(keep_checkpoints=2)) == 100 * (14 * 3 + 2)
+
+
+def test_learning_rate_warms_up_then_falls_as_a_cosine() -> None:
+    table = config(num_steps=105, warmup_steps=4, learning_rate=1.0, min_learning_rate_fraction=0.1)
+    rates = [learning_rate(table, step) for step in range(105)]
+    assert rates[:5] == pytest.approx([0.2, 0.4, 0.6, 0.8, 1.0])
+    assert rates[54] == pytest.approx(0.55)
+    assert rates[29] == pytest.approx(0.1 + 0.45 * (1 + math.cos(math.pi / 4)))
+    assert rates[-1] == pytest.approx(0.1)
+    assert all(a > b for a, b in zip(rates[4:], rates[5:], strict=False))
+
+
+def test_learning_rate_of_a_single_step() -> None:
+    assert learning_rate(config(num_steps=1, warmup_steps=0, learning_rate=0.5), 0) == 0.5
