@@ -15,7 +15,7 @@ from rich.table import Table
 
 from cluster import artifacts, config, registry
 from cluster.config import load_yaml
-from cluster.errors import ConfigError, InputError, SerinusError, UserError
+from cluster.errors import ClusterError, ConfigError, InputError, SerinusError
 from cluster.storage import Storage, open_storage
 from pipelines.config import STAGES, LifecycleConfig, Stage
 from services.config import RolloutConfig, ServingConfig
@@ -48,31 +48,44 @@ RecipeOption = Annotated[
 
 
 @app.command()
-def up(
-    topology: Annotated[Path, typer.Option(help="the cluster's declaration")] = Path("ray_cluster.yaml"),
-) -> None:
+def up(topology: Annotated[Path | None, typer.Option(help="the cluster's declaration")] = None) -> None:
     """Bring up the cluster of ray_cluster.yaml on this machine: a head and a node for each pool."""
     from cluster import local
     from cluster.topology import load_topology
+    from pipelines.progress import say
 
-    local.up(load_topology(topology))
-    out.print("up. Next: serinus status, serinus run RECIPE, serinus down")
+    cluster = local.up(load_topology(topology), progress=lambda message: say("up", message))
+    out.print(f"up at {cluster.address}. Next: serinus status, serinus run RECIPE, serinus down")
 
 
 @app.command()
 def down() -> None:
     """Stop what `serinus up` started, and nothing else."""
     from cluster import local
+    from pipelines.progress import say
 
-    local.down()
+    out.print("down" if local.down(progress=lambda message: say("down", message)) else "nothing was up")
 
 
 @app.command()
 def status() -> None:
-    """Nodes, pools and applications of the cluster in use."""
+    """Nodes, pools and applications of the cluster that `serinus up` started."""
     from cluster import local
 
-    out.print(local.describe())
+    found = local.describe()
+    if found is None:
+        raise ClusterError("cluster", "none is up on this machine", "start one: serinus up")
+    out.print(f"cluster {found.address}, up since {found.started_at:%Y-%m-%d %H:%M}, dashboard {found.dashboard}")
+    nodes = Table("pool", "node", "state", "CPUs", "GPUs", box=None, header_style="bold")
+    for node in found.nodes:
+        state = "alive" if node.alive else "dead"
+        nodes.add_row(node.pool, node.host, state, f"{node.num_cpus:g}", f"{node.num_gpus:g}")
+    applications = Table("application", "status", "replicas", "message", box=None, header_style="bold")
+    for application in found.applications:
+        applications.add_row(
+            application.name, application.status, str(application.num_replicas), application.message.split("\n")[0]
+        )
+    out.print(nodes, applications if found.applications else "no applications")
 
 
 # --- making models ----------------------------------------------------------------------------------------------------
@@ -90,7 +103,9 @@ def check(recipe: RecipePath) -> None:
 def run(
     recipe: RecipePath,
     until: Annotated[Stage | None, typer.Option(help="stop after this stage")] = None,
-    remake_from: Annotated[Stage | None, typer.Option("--from", help="make this stage and those after it again")] = None,
+    remake_from: Annotated[
+        Stage | None, typer.Option("--from", help="make this stage and those after it again")
+    ] = None,
 ) -> None:
     """Run a recipe: clean, train, evaluate, quantize, gate, publish. What is already made is skipped."""
     loaded = load_yaml(recipe, Recipe)
@@ -159,7 +174,7 @@ def deploy(recipe: RecipePath) -> None:
     storage = open_storage(loaded.storage)
     with session.joined() as where:
         if where == "private":
-            raise UserError("cluster", "none is running", "start one first: serinus up")
+            raise ClusterError("cluster", "none is up to deploy to", "start one: serinus up")
         if "stable" not in registry.aliases(storage, loaded.name):
             lifecycle.baseline(loaded, storage)
         stable = registry.resolve(storage, loaded.name, "stable")
@@ -169,7 +184,7 @@ def deploy(recipe: RecipePath) -> None:
         controller.ensure_controller(loaded.name, storage.uri)
         serving.deploy_gateway(loaded.name, loaded.serve, storage.uri)
     _remember(recipe)
-    out.print(f"{loaded.name} answers at http://{loaded.serve.host}:{loaded.serve.port}/v1")
+    out.print(f"{loaded.name} answers at {serving.gateway_url(loaded.serve)}")
 
 
 @canary.command()
@@ -191,7 +206,12 @@ def start(
         serving.deploy_revision(candidate, loaded.serve, storage)
         controller.ensure_controller(loaded.name, storage.uri)
         rollout = controller.start_rollout(
-            storage, loaded.name, candidate.revision, loaded.rollout, keep_revisions=loaded.serve.keep_revisions
+            storage,
+            loaded.name,
+            candidate.revision,
+            loaded.rollout,
+            keep_revisions=loaded.serve.keep_revisions,
+            who=config.user_name(),
         )
     out.print(f"rollout {rollout} of {candidate.revision} began. Follow it: serinus canary watch")
 
@@ -213,11 +233,14 @@ def watch(recipe: RecipeOption = None) -> None:
     """Print each decision as it is made, until the rollout ends. Exit code 1 when it was rolled back."""
     loaded = _recipe(recipe)
     storage = open_storage(loaded.storage)
-    shown = 0
+    shown, looked = 0, ""
     while True:
         found = _rollout(storage, loaded.name)
         for decision in found.decisions[shown:]:
             out.print(_decision_line(decision))
+        if (look := found.last_look) and look.message != looked and not found.ended:
+            looked = look.message
+            out.print(f"[dim]{_decision_line(look)}[/]")
         shown = len(found.decisions)
         if found.ended:
             out.print(f"{found.candidate}: {found.phase}")
@@ -319,7 +342,7 @@ def _rollout(storage: Storage, name: str) -> RolloutStatus:
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 the answer is no, 2 something to mend, 3 broken off, 130 interrupted."""
     try:
-        sys.exit(app(standalone_mode=False))
+        sys.exit(app(args=sys.argv[1:] or ["--help"], prog_name="serinus", standalone_mode=False))
     except typer.TyperException as error:
         print(f"error: {error.format_message()}\n  -> see: serinus --help, serinus COMMAND --help", file=sys.stderr)
         sys.exit(2)
