@@ -13,6 +13,8 @@ from collections.abc import Mapping
 from datetime import UTC, datetime
 from typing import Final
 
+from pydantic import Field
+
 from cluster.artifacts import VERSION, VOLATILE, Dataset, Manifest, Revision, digest, find, save
 from cluster.config import StrictModel
 from cluster.errors import Conflict, InputError
@@ -36,7 +38,7 @@ class AliasMove(StrictModel):
 
 class Aliases(StrictModel):
     name: str
-    pointers: dict[str, str] = {}
+    pointers: dict[str, str] = Field(default={})
     history: tuple[AliasMove, ...] = ()
 
 
@@ -166,11 +168,10 @@ def move_aliases(
         resolve(storage, name, revision_id)
     for _ in range(NUM_ATTEMPTS):
         present, version = _read_aliases(storage, name)
-        for alias, revision_id in (expect or {}).items():
-            if (found := present.pointers.get(alias)) != revision_id:
-                raise Conflict(
-                    f"alias {alias} of {name} points at {found or 'nothing'}, expected {revision_id or 'nothing'}"
-                )
+        for alias, expected in (expect or {}).items():
+            if (found := present.pointers.get(alias)) != expected:
+                what = f"points at {found or 'nothing'}, expected {expected or 'nothing'}"
+                raise Conflict(f"alias {alias} of {name} {what}")
         moved = _moved(present, targets, who, why, at or datetime.now(UTC))
         if moved == present:
             return dict(present.pointers)

@@ -1,0 +1,142 @@
+"""Carrying a decision out: traffic first, then aliases, then applications. Every act looks at what is there and does
+only what is missing, so doing it again after a crash changes nothing.
+"""
+
+from __future__ import annotations
+
+from datetime import datetime
+from typing import Protocol
+
+from cluster import registry
+from cluster.errors import Conflict, UserError
+from cluster.storage import Storage
+from services.contract import Traffic, read_traffic, write_traffic
+from services.rollout.status import RolloutStatus
+
+NUM_ATTEMPTS = 20
+"""Lost races after which writing the traffic is left to the controller's next turn."""
+
+
+class Applications(Protocol):
+    """The running model servers, by revision."""
+
+    def running(self) -> set[str]:
+        """Revision ids that are loaded."""
+        ...
+
+    def remove(self, revision: str) -> None:
+        """Stop that revision's model server; nothing happens when there is none."""
+        ...
+
+
+def wanted_traffic(status: RolloutStatus, present: Traffic) -> tuple[str, str | None, float]:
+    """(stable, canary, weight) as `status` wants them. Only a promotion touches stable."""
+    match status.phase:
+        case "progressing":
+            return present.stable, status.candidate, status.weight_percent
+        case "promoting" | "promoted":
+            return status.candidate, None, 0.0
+        case _:
+            return present.stable, None, 0.0
+
+
+def apply_traffic(storage: Storage, status: RolloutStatus, now: datetime) -> int:
+    """Make the traffic what `status` wants; returns its version. Written only if it differs.
+
+    Raises:
+        Conflict: others kept changing it.
+        UserError: nothing is deployed under that name any more.
+    """
+    for _ in range(NUM_ATTEMPTS):
+        present, version = deployed_traffic(storage, status.name)
+        stable, canary, weight = wanted_traffic(status, present)
+        if (present.stable, present.canary, present.weight_percent) == (stable, canary, weight):
+            return present.version
+        traffic = present.replace(
+            stable=stable,
+            canary=canary,
+            weight_percent=weight,
+            salt=status.id,
+            changed_at=now,
+            reason=f"rollout {status.id}: {status.decisions[-1].reason}",
+            version=present.version + 1,
+        )
+        try:
+            write_traffic(storage, traffic, expect=version)
+        except Conflict:
+            continue
+        return traffic.version
+    raise Conflict(f"the traffic of {status.name} is being changed by others all the time")
+
+
+def deployed_traffic(storage: Storage, name: str) -> tuple[Traffic, str]:
+    """The traffic in force and its storage version.
+
+    Raises:
+        UserError: nothing is deployed under that name.
+    """
+    found = read_traffic(storage, name)
+    if found is None:
+        raise UserError(
+            f"model {name}", "nothing is deployed under that name", "deploy it first: serinus deploy RECIPE"
+        )
+    return found
+
+
+def move_aliases(storage: Storage, status: RolloutStatus, now: datetime) -> None:
+    """What the end of a rollout means for the aliases."""
+    present = registry.aliases(storage, status.name)
+    targets: dict[str, str | None] = {}
+    if present.get("candidate") == status.candidate:  # a newer candidate stays one
+        targets["candidate"] = None
+    if status.phase == "promoting":
+        targets["stable"] = status.candidate
+        if present.get("stable") != status.candidate:
+            targets["previous"] = present.get("stable", status.stable)
+    decision = status.decisions[-1]
+    registry.move_aliases(storage, status.name, targets, who=decision.who, why=decision.message, at=now)
+
+
+def remove_applications(storage: Storage, status: RolloutStatus, applications: Applications) -> None:
+    """Stop what nobody needs any more: a rejected candidate, or old stables beyond those to keep."""
+    traffic, _ = deployed_traffic(storage, status.name)
+    in_use = {traffic.stable, traffic.canary}
+    if status.phase == "rolling_back":
+        unneeded = [status.candidate]
+    else:
+        unneeded = _replaced(storage, status, in_use)[status.keep_revisions :]
+    for revision in unneeded:
+        if revision not in in_use and revision in applications.running():
+            applications.remove(revision)
+
+
+def _replaced(storage: Storage, status: RolloutStatus, in_use: set[str | None]) -> list[str]:
+    """Revisions that were stable once and are not now, the last one first."""
+    moves = [m for m in registry.alias_history(storage, status.name) if m.alias == "stable" and m.old]
+    ordered = [status.stable, *(str(move.old) for move in reversed(moves))]
+    return [revision for revision in dict.fromkeys(ordered) if revision not in in_use]
+
+
+def revert(storage: Storage, name: str, applications: Applications, who: str, now: datetime) -> Traffic:
+    """Outside a rollout: make the previous revision stable again. It must still be loaded.
+
+    Raises:
+        UserError: there is no previous revision, or it is not loaded.
+        Conflict: the traffic was changed meanwhile.
+    """
+    traffic, version = deployed_traffic(storage, name)
+    previous = registry.aliases(storage, name).get("previous")
+    if previous is None or previous == traffic.stable:
+        raise UserError(
+            f"model {name}", "no rollout is under way and there is no previous revision", "see `serinus status`"
+        )
+    if previous not in applications.running():
+        remedy = f"begin a rollout of it: serinus canary start --revision {previous}"
+        raise UserError(f"revision {previous}", "was stable before, but is no longer loaded", remedy)
+    reverted = traffic.replace(
+        stable=previous, changed_at=now, reason=f"reverted by {who}", version=traffic.version + 1
+    )
+    write_traffic(storage, reverted, expect=version)
+    targets = {"stable": previous, "previous": traffic.stable}
+    registry.move_aliases(storage, name, targets, who=who, why="reverted", at=now)
+    return reverted

@@ -1,0 +1,205 @@
+"""The rollout controller: a detached Ray actor that runs the loop, and what the command line calls.
+
+The wall clock of a rollout is read here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime
+from typing import Any
+
+from cluster import registry
+from cluster.errors import ClusterError, Conflict, SerinusError, UserError
+from cluster.storage import ABSENT, Storage, open_storage
+from cluster.telemetry import configure, logger
+from services.config import RolloutConfig
+from services.contract import Traffic, read_traffic, write_traffic
+from services.rollout.acts import Applications
+from services.rollout.loop import Loop
+from services.rollout.status import RolloutStatus, read_status
+
+log = logger("rollout")
+
+NAMESPACE = "serinus"
+MAX_CONCURRENCY = 16
+"""Calls answered at once: records of many gateways never wait for a person's command."""
+ANSWER_TIMEOUT_S = 60.0
+"""For the controller to start, or to come back after its process was killed."""
+
+
+def actor_name(name: str) -> str:
+    return f"serinus-rollout-{name}"
+
+
+class RayApplications:
+    """The model servers as Ray Serve applications `rev-<revision>`."""
+
+    def running(self) -> set[str]:
+        from ray import serve
+
+        return {name.removeprefix("rev-") for name in serve.status().applications if name.startswith("rev-")}
+
+    def remove(self, revision: str) -> None:
+        from ray import serve
+
+        serve.delete(f"rev-{revision}")
+
+
+class Controller:
+    """The actor. Ray starts it anew when its process dies; it then reads where it was from storage."""
+
+    def __init__(self, name: str, storage_uri: str, applications: Applications | None = None) -> None:
+        configure()
+        self._storage_uri = storage_uri
+        self._wake = threading.Event()
+        self._loop = Loop(open_storage(storage_uri), name, applications or RayApplications(), _now)
+        threading.Thread(target=self._run, name="rollout", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            self._wake.clear()  # before the turn: what is asked for during it gets a turn of its own
+            try:
+                pause_s = self._loop.tick()
+            except Exception:  # this thread's outermost loop: storage or Serve may be away for a while
+                log.exception("the rollout's turn failed; trying again")
+                pause_s = 1.0
+            self._wake.wait(pause_s)
+
+    def storage_uri(self) -> str:
+        return self._storage_uri
+
+    def record(self, gateway_id: str, traffic_version: int, records: list[dict[str, Any]]) -> None:
+        self._loop.record(gateway_id, traffic_version, records)
+
+    def start(self, config: RolloutConfig, revision_id: str, keep_revisions: int, who: str) -> str:
+        rollout_id = self._loop.start(config, revision_id, keep_revisions, who)
+        self._wake.set()
+        return rollout_id
+
+    def set_weight(self, weight_percent: float, who: str) -> RolloutStatus:
+        return self._woken(self._loop.set_weight(weight_percent, who))
+
+    def promote(self, who: str) -> RolloutStatus:
+        return self._woken(self._loop.promote(who))
+
+    def abort(self, who: str) -> RolloutStatus | None:
+        status = self._loop.abort(who)
+        self._wake.set()
+        return status
+
+    def _woken(self, status: RolloutStatus) -> RolloutStatus:
+        self._wake.set()
+        return status
+
+
+def _now() -> datetime:
+    return datetime.now(UTC)
+
+
+# --- what the command line calls, inside cluster.session.joined() where it says so ------------------------------------
+
+
+def ensure_traffic(storage: Storage, name: str, stable_revision: str) -> Traffic:
+    """The traffic of `name`; where there is none yet, everybody gets `stable_revision`. Needs no cluster."""
+    found = read_traffic(storage, name)
+    if found is not None:
+        return found[0]
+    traffic = Traffic(name=name, stable=stable_revision, changed_at=_now(), reason="first deployment")
+    try:
+        write_traffic(storage, traffic, expect=ABSENT)
+    except Conflict:  # another deployment was first: its traffic it is
+        return ensure_traffic(storage, name, stable_revision)
+    if "stable" not in registry.aliases(storage, name):
+        registry.move_alias(storage, name, "stable", stable_revision, who="serinus", why="first deployment")
+    return traffic
+
+
+def status(storage: Storage, name: str) -> RolloutStatus | None:
+    """The rollout under way, or the last one. Needs no cluster."""
+    found = read_status(storage, name)
+    return found[0] if found else None
+
+
+def ensure_controller(name: str, storage_uri: str, applications: Applications | None = None) -> Any:
+    """The controller of `name` in the joined cluster, started where it is not there yet; returns the actor's handle.
+
+    Raises:
+        UserError: there is one that watches another storage.
+        ClusterError: it does not start.
+    """
+    import ray
+
+    from cluster.session import on_pool
+
+    actor: Any = (
+        ray.remote(Controller)
+        .options(
+            name=actor_name(name),
+            namespace=NAMESPACE,
+            lifetime="detached",
+            get_if_exists=True,
+            num_cpus=0,
+            max_restarts=-1,
+            max_task_retries=0,
+            max_concurrency=MAX_CONCURRENCY,
+            label_selector=on_pool("head"),
+        )
+        .remote(name, storage_uri, applications)
+    )
+    watched = _answer(name, actor.storage_uri.remote())
+    if watched != storage_uri:
+        remedy = "use that storage, or give the model another name"
+        raise UserError(f"model {name}", f"is rolled out from {watched} already, not from {storage_uri}", remedy)
+    return actor
+
+
+def start_rollout(
+    storage: Storage,
+    name: str,
+    revision_id: str,
+    config: RolloutConfig,
+    *,
+    keep_revisions: int = 1,
+    who: str = "serinus",
+) -> str:
+    """Begin the rollout of a revision whose model server runs; returns the rollout's id. In a joined cluster.
+
+    Raises:
+        UserError: a rollout is under way, nothing is deployed, or the revision cannot be one's candidate.
+    """
+    actor = ensure_controller(name, storage.uri)
+    return str(_answer(name, actor.start.remote(config, revision_id, keep_revisions, who)))
+
+
+def set_weight(storage: Storage, name: str, weight_percent: float, *, who: str) -> RolloutStatus:
+    """Hold the canary at a weight. In a joined cluster."""
+    found: RolloutStatus = _answer(name, ensure_controller(name, storage.uri).set_weight.remote(weight_percent, who))
+    return found
+
+
+def promote(storage: Storage, name: str, *, who: str) -> RolloutStatus:
+    """Make the candidate stable now. In a joined cluster."""
+    found: RolloutStatus = _answer(name, ensure_controller(name, storage.uri).promote.remote(who))
+    return found
+
+
+def abort(storage: Storage, name: str, *, who: str) -> RolloutStatus | None:
+    """Take the candidate out now, or outside a rollout go back to the previous revision. In a joined cluster."""
+    found: RolloutStatus | None = _answer(name, ensure_controller(name, storage.uri).abort.remote(who))
+    return found
+
+
+def _answer(name: str, reference: Any) -> Any:
+    """What the controller answers; our own errors as themselves, not as Ray wraps them."""
+    import ray
+
+    try:
+        return ray.get(reference, timeout=ANSWER_TIMEOUT_S)
+    except ray.exceptions.RayTaskError as error:
+        if isinstance(error.cause, SerinusError):
+            raise error.cause from None
+        raise
+    except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
+        found = f"does not answer ({str(error).splitlines()[0]})"
+        raise ClusterError(f"rollout controller of {name}", found, "see `serinus status`, then try again") from None

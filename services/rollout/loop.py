@@ -1,0 +1,266 @@
+"""Observe -> decide -> act -> persist, one turn at a time. All state that matters is in storage: the process that runs
+this may be killed between any two lines, and the next one goes on from what is there.
+
+A decision is persisted (by compare-and-set: one of two deciders wins) before it is carried out, and each act checks
+what is there first, so that nothing is decided twice, done twice or left out. The clock is an argument.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from cluster import registry
+from cluster.errors import Conflict, UserError
+from cluster.storage import ABSENT, Storage
+from services.config import RolloutConfig
+from services.contract import RequestRecord
+from services.rollout import acts
+from services.rollout.acts import Applications
+from services.rollout.evidence import EvidenceStore
+from services.rollout.gateways import Gateways
+from services.rollout.policy import Hold, Rollback, as_decision, decide, measure
+from services.rollout.status import ANALYSIS, Decision, RolloutStatus, make_current, read_status, write_status
+
+SOON_S = 0.2
+"""Until the next turn while something is under way that needs no evidence."""
+FLUSH_S = 5.0
+"""Evidence is written at least so often: what a killed controller can lose."""
+NUM_ATTEMPTS = 20
+
+
+class Loop:
+    """The rollouts of one public name, one after another."""
+
+    def __init__(self, storage: Storage, name: str, applications: Applications, clock: Callable[[], datetime]) -> None:
+        self._storage, self._name, self._applications, self._clock = storage, name, applications, clock
+        self._gateways = Gateways(clock())
+        self._evidence: tuple[str, EvidenceStore] | None = None
+        self._window = 0
+        self._looked_at = self._flushed_at = datetime.min.replace(tzinfo=clock().tzinfo)
+        self._turns = threading.Lock()
+        if (found := read_status(storage, name)) and not found[0].ended:
+            self._follow(found[0])
+
+    # --- observe ------------------------------------------------------------------------------------------------------
+
+    def record(self, gateway_id: str, traffic_version: int, records: list[dict[str, Any]]) -> None:
+        """Take in what a gateway tells; without records it tells that it lives."""
+        self._gateways.tell(gateway_id, traffic_version, self._clock())
+        following = self._evidence
+        if following is not None and records:
+            following[1].add(self._window, [RequestRecord.model_validate(record) for record in records])
+
+    def _follow(self, status: RolloutStatus) -> EvidenceStore:
+        """The evidence of that rollout, read from storage when this process has not seen it yet."""
+        if self._evidence is None or self._evidence[0] != status.id:
+            self._evidence = (status.id, EvidenceStore(self._storage, status))
+        self._window = status.window
+        return self._evidence[1]
+
+    # --- the turn -----------------------------------------------------------------------------------------------------
+
+    def tick(self) -> float | None:
+        """One turn; returns the seconds until the next one is due, None when no rollout is under way."""
+        with self._turns:
+            found = read_status(self._storage, self._name)
+            if found is None or found[0].ended:
+                self._evidence = None
+                return None
+            evidence = self._follow(found[0])
+            try:
+                pause_s = self._advance(*found, evidence)
+            except Conflict:  # someone else moved it: look again at once
+                pause_s = 0.0
+            self._flush(evidence, found[0].window)
+            return pause_s
+
+    def _flush(self, evidence: EvidenceStore, window: int) -> None:
+        now = self._clock()
+        found = read_status(self._storage, self._name)
+        turned = found is not None and (found[0].window != window or found[0].ended)
+        if turned or now - self._flushed_at >= timedelta(seconds=FLUSH_S):
+            evidence.flush()
+            self._flushed_at = now
+
+    def _advance(self, status: RolloutStatus, version: str, evidence: EvidenceStore) -> float:
+        if status.traffic_version is None:
+            written = acts.apply_traffic(self._storage, status, self._clock())
+            status = status.replace(traffic_version=written)
+            version = write_status(self._storage, status, expect=version)
+        if status.weight_applied_at is None:
+            status, version = self._confirm(status, version)
+        match status.phase:
+            case "progressing":
+                return self._progress(status, version, evidence)
+            case _:
+                return self._end(status, version)
+
+    def _confirm(self, status: RolloutStatus, version: str) -> tuple[RolloutStatus, str]:
+        """Note when the gateways have applied the traffic, if they have."""
+        assert status.traffic_version is not None
+        now = self._clock()
+        at = self._gateways.applied_at(status.traffic_version, status.decisions[-1].at, now)
+        if at is None:
+            return status, version
+        status = status.applied(at)
+        return status, write_status(self._storage, status, expect=version)
+
+    def _progress(self, status: RolloutStatus, version: str, evidence: EvidenceStore) -> float:
+        now = self._clock()
+        due_s = status.config.interval_s - (now - self._looked_at).total_seconds()
+        if due_s <= 0:
+            self._looked_at, due_s = now, status.config.interval_s
+            decision = self._decide(status, evidence, now)
+            if decision.action != "hold":
+                write_status(self._storage, status.decide(decision), expect=version)
+                return 0.0
+            write_status(self._storage, status.replace(last_look=decision), expect=version)
+        return due_s if status.weight_applied_at else min(due_s, SOON_S)
+
+    def _decide(self, status: RolloutStatus, evidence: EvidenceStore, now: datetime) -> Decision:
+        everything_canary = status.weight_percent >= 100  # stable is then judged by what it did before
+        seen = evidence.evidence(status.window, stable_window=1 if everything_canary else None)
+        traffic, _ = acts.deployed_traffic(self._storage, self._name)
+        if traffic.stable != status.stable:
+            message = f"{traffic.stable} became stable meanwhile: what was compared is no longer what is served"
+            action = Rollback("inconclusive", "stable_changed", message, measure(status.config, seen))
+            return as_decision(action, status, now)
+        action_or_hold = decide(status.config, status, seen, now)
+        if isinstance(action_or_hold, Hold) and traffic.version != status.traffic_version:
+            self._reassert(status)
+        return as_decision(action_or_hold, status, now)
+
+    def _reassert(self, status: RolloutStatus) -> None:
+        """Someone else wrote the traffic: make it what the status says, if it differs."""
+        acts.apply_traffic(self._storage, status, self._clock())
+
+    # --- the end ------------------------------------------------------------------------------------------------------
+
+    def _end(self, status: RolloutStatus, version: str) -> float:
+        """Promotion or rollback after the traffic is written: aliases, then drain, then applications."""
+        now = self._clock()
+        acts.move_aliases(self._storage, status, now)
+        if status.weight_applied_at is None:
+            return SOON_S
+        drained_at = status.weight_applied_at + timedelta(seconds=status.config.drain_s)
+        if now < drained_at:
+            return min(SOON_S, (drained_at - now).total_seconds())
+        acts.remove_applications(self._storage, status, self._applications)
+        phase = _final_phase(status)
+        write_status(self._storage, status.replace(phase=phase, ended_at=self._clock()), expect=version)
+        return 0.0
+
+    # --- what people ask for ------------------------------------------------------------------------------------------
+
+    def start(self, config: RolloutConfig, revision_id: str, keep_revisions: int, who: str) -> str:
+        """Begin a rollout of a published revision; returns its id.
+
+        Raises:
+            UserError: one is under way, nothing is deployed, the revision is not published or is stable already.
+            Conflict: another one was started at the same moment.
+        """
+        revision = registry.resolve(self._storage, self._name, revision_id).revision
+        traffic, _ = acts.deployed_traffic(self._storage, self._name)
+        if revision == traffic.stable:
+            raise UserError(f"revision {revision}", "is stable already", "name another revision")
+        pointer = self._storage.read(f"rollouts/{self._name}/current")
+        self._refuse_second()
+        first = _first_decision(config, who, self._clock())
+        status = RolloutStatus(
+            id=f"{first.at:%Y%m%d-%H%M%S-%f}",
+            name=self._name,
+            candidate=revision,
+            stable=traffic.stable,
+            config=config,
+            keep_revisions=keep_revisions,
+            weight_percent=first.weight_percent,
+            started_at=first.at,
+            step_started_at=first.at,
+            decisions=(first,),
+        )
+        write_status(self._storage, status)
+        make_current(self._storage, status, expect=pointer.version if pointer else ABSENT)
+        return status.id
+
+    def _refuse_second(self) -> None:
+        found = read_status(self._storage, self._name)
+        if found is not None and not found[0].ended:
+            raise UserError(
+                f"rollout {found[0].id}",
+                f"is under way ({found[0].phase} at {found[0].weight_percent:g} %): one at a time",
+                "wait (`serinus canary watch`), or end it: serinus canary promote | rollback",
+            )
+
+    def set_weight(self, weight_percent: float, who: str) -> RolloutStatus:
+        """Hold the canary at that weight until a person promotes or takes it out; harm still rolls it back."""
+        if not 0 <= weight_percent <= 100:
+            raise UserError(
+                f"weight {weight_percent:g}", "is no share of users in percent", "give a number from 0 to 100"
+            )
+        return self._by_hand("set_weight", weight_percent, f"held at {weight_percent:g} % by {who}", who)
+
+    def promote(self, who: str) -> RolloutStatus:
+        """Make the candidate stable now."""
+        return self._by_hand("promote", 100.0, f"promoted by {who}", who)
+
+    def abort(self, who: str) -> RolloutStatus | None:
+        """Take the candidate out now; outside a rollout go back to the previous revision (and return None)."""
+        found = read_status(self._storage, self._name)
+        if found is None or found[0].ended:
+            acts.revert(self._storage, self._name, self._applications, who, self._clock())
+            return None
+        return self._by_hand("rollback", 0.0, f"taken out by {who}", who)
+
+    def _by_hand(
+        self, action: Literal["set_weight", "promote", "rollback"], weight: float, message: str, who: str
+    ) -> RolloutStatus:
+        for _ in range(NUM_ATTEMPTS):
+            status, version = self._under_way()
+            decision = Decision(
+                action=action,
+                verdict="inconclusive",
+                reason="manual",
+                message=message,
+                who=who,
+                step=status.step,
+                weight_percent=weight,
+                at=self._clock(),
+            )
+            decided = status.decide(decision).replace(held=status.held or action == "set_weight")
+            try:
+                write_status(self._storage, decided, expect=version)
+            except Conflict:
+                continue
+            return decided
+        raise Conflict(f"the rollout of {self._name} is being changed by others all the time")
+
+    def _under_way(self) -> tuple[RolloutStatus, str]:
+        found = read_status(self._storage, self._name)
+        if found is None or found[0].phase != "progressing":
+            phase = f"the last one is {found[0].phase}" if found else "there was none yet"
+            raise UserError(
+                f"model {self._name}", f"no rollout is in progress ({phase})", "begin one: serinus canary start"
+            )
+        return found
+
+
+def _first_decision(config: RolloutConfig, who: str, now: datetime) -> Decision:
+    weight = config.steps[0].weight_percent
+    return Decision(
+        action="set_weight",
+        verdict="inconclusive",
+        reason="started",
+        message=f"begin at {weight:g} %",
+        who=who,
+        weight_percent=weight,
+        at=now,
+    )
+
+
+def _final_phase(status: RolloutStatus) -> Literal["promoted", "rolled_back", "aborted"]:
+    if status.phase == "promoting":
+        return "promoted"
+    return "rolled_back" if status.decisions[-1].who == ANALYSIS else "aborted"
