@@ -36,6 +36,15 @@ class Application(StrictModel):
     num_replicas: int
 
 
+def check(dashboard: str) -> None:
+    """Return if the dashboard answers and takes our token.
+
+    Raises:
+        ClusterError: it does not.
+    """
+    _get(dashboard, "/api/version")
+
+
 def get_nodes(dashboard: str) -> tuple[Node, ...]:
     """The nodes a cluster has or had.
 

@@ -34,14 +34,17 @@ def writing_in(folder: Path) -> list[psutil.Process]:
 
 
 def _writes(pid: int, prefix: str) -> bool:
+    targets: dict[str, str] = {}
     try:
         for descriptor in os.listdir(f"/proc/{pid}/fd"):
             target = os.readlink(f"/proc/{pid}/fd/{descriptor}")
-            if target.startswith(prefix) and DRIVER_LOG not in target and _is_open_for_writing(pid, descriptor):
-                return True
+            if target.startswith(prefix) and _is_open_for_writing(pid, descriptor):
+                targets[descriptor] = target
     except OSError:  # it ended, or is someone else's
-        pass
-    return False
+        return False
+    if any(DRIVER_LOG in target for target in targets.values()):
+        return any(descriptor in targets for descriptor in ("1", "2"))  # a submitted job's driver prints there, too
+    return bool(targets)
 
 
 def _is_open_for_writing(pid: int, descriptor: str) -> bool:

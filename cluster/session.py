@@ -10,6 +10,7 @@ import secrets
 import shutil
 import socket
 import stat
+import sys
 import sysconfig
 import threading
 from collections.abc import Iterator
@@ -56,7 +57,9 @@ def prepare_environment() -> None:
 def node_environment(**changes: str) -> dict[str, str]:
     """The environment for processes of a node or a job: ours, with `changes`, and joining no other cluster."""
     prepare_environment()
-    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | changes
+    # `python` in a job's entrypoint is the one that runs here, whether or not its environment is activated.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ.get('PATH', os.defpath)}"
+    return {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | {"PATH": path} | changes
 
 
 @contextmanager
@@ -231,6 +234,11 @@ def visible_gpus() -> list[str]:
         return [name for name in chosen.split(",") if name.strip() not in ("", "-1", "NoDevFiles")]
     # A container has the device files of its own GPUs only; CUDA numbers those from 0.
     return [str(index) for index, _ in enumerate(Path("/dev").glob("nvidia[0-9]*"))]
+
+
+def api_server() -> str | None:
+    """URL of a cluster's dashboard, as Ray's own tools name it: $RAY_API_SERVER_ADDRESS."""
+    return os.environ.get("RAY_API_SERVER_ADDRESS")
 
 
 def _uses_token() -> bool:
