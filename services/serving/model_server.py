@@ -32,7 +32,8 @@ class RevisionServer(LLMServer):
     ) -> None:
         self._settings = settings
         folder = await asyncio.to_thread(local_copy, open_storage(storage_uri), weights)
-        llm_config.get_engine_config().hf_model_id = str(folder)  # made where we deployed, without a folder yet
+        engine: Any = llm_config.get_engine_config()
+        engine.hf_model_id = str(folder)  # the configuration was made where we deployed, before there was a folder
         await super().__init__(llm_config)
         await self._warm_up(llm_config.model_id)
 
