@@ -131,7 +131,7 @@ def _glob_expression(pattern: str) -> re.Pattern[str]:
 def _token(token: str, meanings: dict[str, str]) -> str:
     if token.startswith("[") and token.endswith("]") and len(token) > 2:
         inside = re.escape(token[1:-1]).replace(r"\-", "-")
-        return f"[^{inside[2:]}]" if token[1] == "!" else f"[{inside}]"
+        return f"[^{inside[1:]}]" if token[1] == "!" else f"[{inside}]"
     return meanings.get(token) or re.escape(token)
 
 
@@ -151,8 +151,7 @@ def _source_file(source: SourceConfig, filesystem: FileSystem, info: FileInfo, n
     gzipped = name.lower().endswith(".gz")
     file = SourceFile(name, info.path, filesystem, kind, gzipped, source.text_field, source.id_field)
     if info.type != FileType.File:
-        what = "a link to nothing" if info.type == FileType.NotFound else "not a regular file"
-        return replace(file, format=None, reason="unreadable", detail=what)
+        return replace(file, format=None, reason="unreadable", detail="not a regular file")
     if kind is None or (kind == "parquet" and gzipped):
         detail = f"ending {PurePosixPath(name).suffix or '(none)'}; set `format` if it holds documents"
         return replace(file, format=None, reason="unknown_format", detail=detail)

@@ -43,8 +43,8 @@ def test_words_are_lower_case_without_punctuation() -> None:
 
 
 def test_shingles_are_distinct_and_ordered_words_matter() -> None:
-    assert len(shingles("a b c d e f".split(), 5)) == 2
-    assert len(shingles("a b a b a b".split(), 2)) == 2
+    assert len(shingles(["a", "b", "c", "d", "e", "f"], 5)) == 2
+    assert len(shingles(["a", "b", "a", "b", "a", "b"], 2)) == 2
     assert set(shingles(["a", "b"], 2)).isdisjoint(shingles(["b", "a"], 2))
     assert len(shingles(["a", "b"], 5)) == 1  # shorter than n: one shingle
     assert len(shingles([], 5)) == 0

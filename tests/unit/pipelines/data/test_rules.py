@@ -127,7 +127,24 @@ def test_bad_rule_is_named(rule: RuleConfig, found: str, remedy: str) -> None:
 
 
 TOKENS = st.sampled_from(
-    ["word", "x", "http://", "https://e.org/a", "www.", "www.a.b", ".", ",", ")", "<", "[1]", "[2, 3]", "  ", "\t", "\n", "\r"]
+    [
+        "word",
+        "x",
+        "http://",
+        "https://e.org/a",
+        "www.",
+        "www.a.b",
+        ".",
+        ",",
+        ")",
+        "<",
+        "[1]",
+        "[2, 3]",
+        "  ",
+        "\t",
+        "\n",
+        "\r",
+    ]
 )
 
 

@@ -1,0 +1,122 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from pyarrow.fs import LocalFileSystem
+
+from pipelines.config import DataConfig, FilterConfig, RuleConfig, SourceConfig
+from pipelines.data.batch import MAX_BATCH_DOCUMENTS, BatchCleaner, clean_batch, schema
+from pipelines.data.decide import Decision
+from pipelines.data.dedup import fingerprint
+from pipelines.data.document import Document
+from pipelines.data.inventory import inventory
+from pipelines.data.rules import compile_rules
+from pipelines.data.shards import Plan, Row, hash_of, plan, write_shard
+
+CONFIG = DataConfig(sources=(SourceConfig(path="docs"),), filters=FilterConfig(languages=("en",), min_words=5))
+
+
+def cleaned(*documents: Document, config: DataConfig = CONFIG) -> list[dict[str, Any]]:
+    table = clean_batch(documents, compile_rules(config.rules), config, 3, 10)
+    assert table.schema == schema()
+    rows: list[dict[str, Any]] = table.to_pylist()
+    return rows
+
+
+def test_document_is_rewritten_and_what_changed_it_is_noted() -> None:
+    text = "The  weather in ZÃ¼rich is better than that of last week, says www.example.org today."
+    (row,) = cleaned(Document("a", text, "a.txt", 1))
+    assert row["text"] == "The weather in Zürich is better than that of last week, says today."
+    assert row["original"] == text
+    assert row["changed_by"] == ["repair_unicode", "strip_urls", "collapse_white_space"]
+    assert (row["reason"], row["language"]) == ("", "en")
+    assert row["fingerprint"] == fingerprint(row["text"])
+    assert len(row["bands"]) == 14 * 8
+    assert (row["num_characters_in"], row["num_characters"]) == (len(text), len(row["text"]))
+    assert (row["file"], row["ordinal"]) == (3, 10)
+
+
+def test_only_what_was_read_is_rewritten_and_what_is_excluded_keeps_its_reason() -> None:
+    broken = Document("b", "{ torn  www.example.org", "a.jsonl", 2, "broken_json", "line 2")
+    short = Document("c", "too  short", "a.jsonl", 3)
+    german = Document("d", "Das ist ein deutscher Satz, der lang genug ist und hier nicht gefragt.", "a.jsonl", 4)
+    first, second, third = cleaned(broken, short, german)
+    assert (first["reason"], first["text"], first["changed_by"]) == ("broken_json", broken.text, [])
+    assert (second["reason"], second["text"], second["language"]) == ("too_few_words", "too short", "")
+    assert (third["reason"], third["language"]) == ("language", "de")
+    assert [row["bands"] for row in (first, second, third)] == [b""] * 3
+
+
+def test_all_excluded_and_no_rules() -> None:
+    config = CONFIG.replace(rules=())
+    (row,) = cleaned(Document("b", "", "a.bin", 1, "unknown_format", "ending .bin"), config=config)
+    assert row["detail"] == "ending .bin"
+
+
+def test_a_large_file_comes_in_several_batches_numbered_through(tmp_path: Path) -> None:
+    num = MAX_BATCH_DOCUMENTS * 2 + 5
+    (tmp_path / "a.jsonl").write_text('{"text": "x"}\n' * num)
+    (tmp_path / "b.txt").write_text("x")
+    sources = (SourceConfig(path=str(tmp_path)),)
+    config = CONFIG.replace(sources=sources, rules=(RuleConfig(name="up", pattern="x", replacement="X"),))
+    cleaner = BatchCleaner(tuple(inventory(sources)), config)
+    tables = list(cleaner({"file": [0, 1]}))
+    assert [len(table) for table in tables] == [MAX_BATCH_DOCUMENTS, MAX_BATCH_DOCUMENTS, 5, 1]
+    everything = pa.concat_tables(tables)
+    assert everything["ordinal"].to_pylist() == [*range(num), 0]
+    assert set(everything["text"].to_pylist()) == {"X"}
+
+
+def block(first: int, num: int) -> pa.Table:
+    rows = range(first, first + num)
+    columns = {name: [f"{name}{i}" for i in rows] for name in ("id", "source", "original", "text", "language")}
+    return pa.table({**columns, "position": list(rows)})
+
+
+def test_shards_are_planned_by_split_and_size() -> None:
+    rows = [Row(0, i, Decision("train" if i % 2 else "excluded", "" if i % 2 else "empty")) for i in range(7)]
+    shards = list(plan(rows, ("train", "heldout", "excluded"), 2))
+    assert [(shard.path, [row.offset for row in shard.rows]) for shard in shards] == [
+        ("train/part-00000.parquet", [1, 3]),
+        ("train/part-00001.parquet", [5]),
+        ("excluded/part-00000.parquet", [0, 2]),
+        ("excluded/part-00001.parquet", [4, 6]),
+    ]
+
+
+def test_shard_takes_its_rows_in_document_order_from_several_blocks(tmp_path: Path) -> None:
+    blocks = {4: block(0, 3), 7: block(10, 3)}
+    rows = [Row(b, i, Decision("train")) for b, i in ((7, 2), (4, 0), (7, 0), (4, 2))]
+    (tmp_path / "train").mkdir()
+    shard = Plan("train/part-00000.parquet", "train", rows)
+    entry, batch = write_shard(LocalFileSystem(), str(tmp_path), shard, "rules", *(blocks[b] for b in shard.blocks))
+    table = pq.read_table(tmp_path / entry.path)
+    assert table.column_names == ["id", "text", "source", "position", "language"]
+    assert table["id"].to_pylist() == ["id12", "id0", "id10", "id2"]
+    assert table["text"].to_pylist() == ["text12", "text0", "text10", "text2"]
+    assert entry.num_bytes == (tmp_path / entry.path).stat().st_size
+    assert (batch.num_documents, batch.rules, batch.sha256) == (4, "rules", hash_of(table))
+
+
+def test_excluded_shard_has_the_original_and_the_reason(tmp_path: Path) -> None:
+    (tmp_path / "excluded").mkdir()
+    rows = [Row(0, 1, Decision("excluded", "language", "de")), Row(0, 0, Decision("excluded", "empty", "no words"))]
+    shard = Plan("excluded/part-00000.parquet", "excluded", rows)
+    write_shard(LocalFileSystem(), str(tmp_path), shard, "rules", block(0, 2))
+    assert pq.read_table(tmp_path / shard.path).to_pylist() == [
+        {"id": "id1", "text": "original1", "source": "source1", "position": 1, "reason": "language", "detail": "de"},
+        {"id": "id0", "text": "original0", "source": "source0", "position": 0, "reason": "empty", "detail": "no words"},
+    ]
+
+
+def test_hash_of_a_batch_sees_ids_texts_and_order_but_not_encoding() -> None:
+    table = block(0, 3)
+    same = table.cast(
+        pa.schema([(name, pa.large_string()) for name in table.column_names[:-1]] + [("position", pa.int8())])
+    )
+    assert hash_of(same) == hash_of(table)
+    others = [table.take([1, 0, 2]), table.slice(1), table.set_column(0, "id", pa.array(["id0t", "id1", "id2"]))]
+    assert len({hash_of(table), *(hash_of(other) for other in others)}) == 4

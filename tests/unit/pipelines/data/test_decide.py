@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import random
+
+import pyarrow as pa
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from pipelines.config import DataConfig, DedupConfig, SourceConfig
+from pipelines.data.decide import EXCLUDED, HELDOUT, TRAIN, Decision, choose_heldout, decide
+from pipelines.data.dedup import band_keys, fingerprint
+
+
+def config(heldout_fraction: float = 0.0, **dedup: bool) -> DataConfig:
+    sources = (SourceConfig(path="docs"),)
+    return DataConfig(sources=sources, heldout_fraction=heldout_fraction, dedup=DedupConfig(**dedup))
+
+
+def table(texts: list[str], reasons: dict[int, str] | None = None) -> pa.Table:
+    reasons = reasons or {}
+    return pa.table(
+        {
+            "id": [f"d{i}" for i in range(len(texts))],
+            "reason": pa.array([reasons.get(i, "") for i in range(len(texts))], pa.string()),
+            "detail": pa.array(["found" if i in reasons else "" for i in range(len(texts))], pa.string()),
+            "fingerprint": pa.array([fingerprint(text) for text in texts], pa.binary()),
+            "bands": pa.array([band_keys(text, DedupConfig()) for text in texts], pa.binary()),
+        }
+    )
+
+
+TEXT = " ".join(f"word{i}" for i in range(200))
+
+
+def test_first_of_exact_and_near_duplicates_is_kept() -> None:
+    decisions = decide(table([TEXT, "other", TEXT, TEXT.upper()]), config())
+    assert decisions == [
+        Decision(TRAIN),
+        Decision(TRAIN),
+        Decision(EXCLUDED, "exact_duplicate", "of d0"),
+        Decision(EXCLUDED, "near_duplicate", "of d0"),
+    ]
+
+
+def test_an_excluded_document_makes_no_duplicates() -> None:
+    decisions = decide(table([TEXT, TEXT], {0: "language"}), config())
+    assert decisions == [Decision(EXCLUDED, "language", "found"), Decision(TRAIN)]
+
+
+@pytest.mark.parametrize(
+    ("dedup", "num_kept"), [({"near": False}, 2), ({"exact": False}, 1), ({"exact": False, "near": False}, 3)]
+)
+def test_each_kind_can_be_switched_off(dedup: dict[str, bool], num_kept: int) -> None:
+    decisions = decide(table([TEXT, TEXT, TEXT.upper()]), config(**dedup))
+    assert sum(decision.split == TRAIN for decision in decisions) == num_kept
+
+
+def test_duplicates_are_removed_before_the_split() -> None:
+    texts = [f"text number {i}" for i in range(50)] * 2
+    decisions = decide(table(texts), config(heldout_fraction=0.5, near=False))
+    kept = [decision.split for decision in decisions[:50]]
+    assert {TRAIN, HELDOUT} == set(kept)
+    assert all(decision.reason == "exact_duplicate" for decision in decisions[50:])
+
+
+def test_heldout_share_is_about_the_fraction() -> None:
+    keys = [fingerprint(f"text {i}") for i in range(5_000)]
+    assert sum(choose_heldout(keys, 0.1)) / 5_000 == pytest.approx(0.1, abs=0.02)  # 4.7 standard errors
+
+
+@given(st.integers(0, 40), st.floats(0, 0.99), st.integers(0, 99))
+def test_heldout_does_not_depend_on_order(num: int, fraction: float, seed: int) -> None:
+    keys = [fingerprint(f"{seed} {i}") for i in range(num)]
+    chosen = dict(zip(keys, choose_heldout(keys, fraction), strict=True))
+    shuffled = random.Random(seed).sample(keys, num)
+    assert dict(zip(shuffled, choose_heldout(shuffled, fraction), strict=True)) == chosen
+    if num > 1:
+        assert any(chosen.values()) == (fraction > 0)
+        assert not all(chosen.values())
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["", "language"])), max_size=20))
+def test_every_document_gets_one_decision(documents: list[tuple[str, str]]) -> None:
+    reasons = {i: reason for i, (_, reason) in enumerate(documents) if reason}
+    decisions = decide(table([f"{letter} " * 60 for letter, _ in documents], reasons), config(heldout_fraction=0.3))
+    assert len(decisions) == len(documents)
+    assert all((decision.split == EXCLUDED) == bool(decision.reason) for decision in decisions)
+    alive = {letter for letter, reason in documents if not reason}
+    assert sum(decision.split != EXCLUDED for decision in decisions) == len(alive)
