@@ -141,10 +141,10 @@ def submit(
         # Paths are absolute in what is sent: the job does not run where the recipe stands.
         resolved = loaded.model_dump(mode="json", exclude_unset=True)
         (Path(folder) / "recipe.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
-        job = jobs.submit(["python", "-m", "serinus", "run", "recipe.yaml"], working_dir=Path(folder))
+        job = jobs.submit([jobs.python(), "-m", "serinus", "run", "recipe.yaml"], working_dir=Path(folder))
         out.print(f"submitted {job}")
         if follow:
-            raise typer.Exit(jobs.follow(job))
+            raise typer.Exit(jobs.follow(job, out=lambda text: print(text, end="", flush=True)))
 
 
 @app.command()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import shlex
+import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -58,6 +59,11 @@ def submit(
         raise InputError(str(working_dir), f"cannot be shipped ({_first_line(error)})", remedy) from None
     except (RuntimeError, ConnectionError) as error:
         raise ClusterError("ray job", f"was refused ({_first_line(error)})", "see `serinus status`") from None
+
+
+def python() -> str:
+    """The interpreter for a job's entrypoint: this one on this machine's cluster, the nodes' own elsewhere."""
+    return "python" if api_server() else sys.executable
 
 
 def follow(job_id: str, *, out: Callable[[str], None], dashboard: str | None = None) -> int:

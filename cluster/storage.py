@@ -14,7 +14,7 @@ import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from cluster.config import home, s3_endpoint
@@ -173,7 +173,7 @@ def s3_filesystem() -> FileSystem:
     return S3FileSystem(endpoint_override=parts.netloc, scheme=parts.scheme)
 
 
-def _s3_client():  # type: ignore[no-untyped-def]  # boto3 has no types
+def _s3_client() -> Any:
     import boto3
     from botocore.config import Config
 
