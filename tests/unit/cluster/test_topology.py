@@ -1,0 +1,143 @@
+"""ray_cluster.yaml: what is read of it, what Ray's own validator says, what is refused, and the shape on one machine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from cluster.errors import ConfigError
+from cluster.topology import HEAD, MIN_CPUS, POOL_LABEL, POOLS, load_topology, scaled, share_gpus
+
+FILE = Path(__file__).resolve().parents[3] / "ray_cluster.yaml"
+
+
+def launcher() -> dict[str, Any]:
+    document: dict[str, Any] = yaml.safe_load(FILE.read_text())
+    return document
+
+
+def test_the_shipped_file_has_a_head_without_cpus_and_every_pool() -> None:
+    topology = load_topology(FILE)
+    assert topology.head.num_cpus == 0
+    assert tuple(pool.name for pool in topology.pools) == POOLS
+    assert [pool.num_gpus > 0 for pool in topology.pools] == [False, True, True]
+    assert all(pool.labels[POOL_LABEL] == pool.name for pool in topology.pools)
+
+
+def test_ray_accepts_the_shipped_file() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    prepared = prepare_config(launcher())
+    validate_config(prepared)
+    assert prepared["available_node_types"]["serve"]["labels"] == {POOL_LABEL: "serve"}
+
+
+@pytest.mark.parametrize("broken", [{"max_worker": 3}, {"max_workers": 0}, {"head_node_type": "nobody"}])
+def test_ray_refuses_a_broken_one(broken: dict[str, Any]) -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    with pytest.raises(Exception, match=r"max_worker|head_node_type"):
+        validate_config(prepare_config({**launcher(), **broken}))
+
+
+def test_reference_schema_accepts_the_shipped_file(shared_data: Callable[[str], Path]) -> None:
+    jsonschema = pytest.importorskip("jsonschema")
+    schema = json.loads((shared_data("ray-schema") / "ray-schema.json").read_text())
+    jsonschema.validate(launcher(), schema)
+
+
+def test_the_shipped_file_holds_no_secret_and_opens_nothing() -> None:
+    text = FILE.read_text()
+    assert "0.0.0.0" not in text
+    assert not any(word in text.lower() for word in ("password", "aws_secret", "access_key", "private_key"))
+
+
+BROKEN: list[tuple[str, Callable[[dict[str, Any]], object], str, str]] = [
+    ("a pool is missing", lambda d: d["available_node_types"].pop("serve"), "available_node_types", "serve"),
+    ("two of a pool", lambda d: _types(d).update(more=_types(d)["data"]), "available_node_types", "data"),
+    ("no label", lambda d: _types(d)["data"].pop("labels"), "available_node_types.data.labels", "required"),
+    (
+        "unknown pool",
+        lambda d: _types(d)["data"].update(labels={POOL_LABEL: "dat"}),
+        ".data.labels",
+        "one of head, data",
+    ),
+    ("no resources", lambda d: _types(d)["data"].pop("resources"), "available_node_types.data.resources", "required"),
+    (
+        "negative GPUs",
+        lambda d: _types(d)["train"].update(resources={"GPU": -1}),
+        ".train.resources.GPU",
+        "greater than",
+    ),
+    ("CPUs as words", lambda d: _types(d)["data"].update(resources={"CPU": "many"}), ".data.resources.CPU", "'many'"),
+    ("a pool without CPUs", lambda d: _types(d)["data"].update(resources={"GPU": 1}), "available_node_types", "1 CPU"),
+    ("a pool of no nodes", lambda d: _types(d)["data"].update(max_workers=0), "available_node_types", "max_workers"),
+    ("min above max", lambda d: _types(d)["data"].update(min_workers=9), "available_node_types.data", "above"),
+    ("wrong head", lambda d: d.update(head_node_type="data"), "head_node_type", "pool: head"),
+    ("typo at the top", lambda d: d.update(max_worker=3), "max_worker", "did you mean `max_workers`"),
+    (
+        "typo in a pool",
+        lambda d: _types(d)["data"].update(max_worker=3),
+        ".data.max_worker",
+        "did you mean `max_workers`",
+    ),
+    ("bad name", lambda d: d.update(cluster_name="My Cluster"), "cluster_name", "'My Cluster'"),
+    ("no name", lambda d: d.pop("cluster_name"), "cluster_name", "required"),
+]
+
+
+def _types(document: dict[str, Any]) -> dict[str, Any]:
+    types: dict[str, Any] = document["available_node_types"]
+    return types
+
+
+@pytest.mark.parametrize(("breaking", "field", "says"), [row[1:] for row in BROKEN], ids=[row[0] for row in BROKEN])
+def test_a_broken_topology_is_refused_with_file_and_field(
+    tmp_path: Path, breaking: Callable[[dict[str, Any]], object], field: str, says: str
+) -> None:
+    document = launcher()
+    breaking(document)
+    file = tmp_path / "ray_cluster.yaml"
+    file.write_text(yaml.safe_dump(document, sort_keys=False))
+    with pytest.raises(ConfigError) as refused:
+        load_topology(file)
+    where, _, rest = str(refused.value).partition(": ")
+    assert where.startswith(f"{file}:")
+    assert field in rest
+    assert says in rest
+
+
+def test_on_two_cores_the_pools_overlap_and_a_trainer_fits() -> None:
+    head, *nodes = scaled(load_topology(FILE), num_cores=2, num_gpus=0)
+    assert (head.pool, head.num_cpus) == (HEAD, 0)
+    assert {node.pool: node.num_cpus for node in nodes} == MIN_CPUS
+    hosts = [head.host, *(node.host for node in nodes)]
+    assert len(set(hosts)) == 4
+    assert "127.0.0.1" not in hosts, "Ray rewrites 127.0.0.1 to the outside address"
+
+
+def test_on_many_cores_each_pool_may_use_them_all() -> None:
+    _, *nodes = scaled(load_topology(FILE), num_cores=64, num_gpus=0)
+    assert {node.num_cpus for node in nodes} == {64}
+
+
+@pytest.mark.parametrize(
+    ("num_gpus", "train", "serve"),
+    [(0, (), ()), (1, (0,), (0,)), (2, (0,), (1,)), (3, (0, 1), (2,)), (8, (0, 1, 2, 3), (4, 5, 6, 7))],
+)
+def test_gpus_are_shared_out(num_gpus: int, train: tuple[int, ...], serve: tuple[int, ...]) -> None:
+    assert share_gpus(num_gpus) == {"train": train, "serve": serve}
+    gpus = {node.pool: node.gpus for node in scaled(load_topology(FILE), 8, num_gpus)}
+    assert gpus == {HEAD: (), "data": (), "train": train, "serve": serve}
+
+
+def test_reading_the_topology_imports_nothing_heavy() -> None:
+    code = "import sys, cluster.topology as t; t.load_topology(sys.argv[1]); sys.exit('ray' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code, str(FILE)], cwd=FILE.parent, check=False).returncode == 0
