@@ -2,8 +2,8 @@
 
     python benchmarks/load.py --url http://127.0.0.1:8000 --model NAME --users 400 --concurrency 4 --duration 60
 
-Each of `--concurrency` clients asks one question after another, each time as another user. Prints a JSON summary; `--log`
-writes a JSON line per request. Only loopback addresses are loaded, and never for longer than an hour.
+Each of `--concurrency` clients asks one question after another, each time as another user. Prints a JSON summary; with
+`--log` writes a JSON line per request. Only loopback addresses are loaded, and never for longer than an hour.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ The wall clock of a rollout is read here and nowhere else.
 from __future__ import annotations
 
 import threading
+import time
 from datetime import UTC, datetime
 from typing import Any
 
@@ -68,6 +69,12 @@ class Controller:
 
     def storage_uri(self) -> str:
         return self._storage_uri
+
+    def pid(self) -> int:
+        """For operators (and tests) who want to end exactly this process."""
+        import os
+
+        return os.getpid()
 
     def record(self, gateway_id: str, traffic_version: int, records: list[dict[str, Any]]) -> None:
         self._loop.record(gateway_id, traffic_version, records)
@@ -147,11 +154,23 @@ def ensure_controller(name: str, storage_uri: str, applications: Applications | 
         )
         .remote(name, storage_uri, applications)
     )
-    watched = _answer(name, actor.storage_uri.remote())
+    watched = _watched_storage(name, actor)
     if watched != storage_uri:
         remedy = "use that storage, or give the model another name"
         raise UserError(f"model {name}", f"is rolled out from {watched} already, not from {storage_uri}", remedy)
     return actor
+
+
+def _watched_storage(name: str, actor: Any) -> str:
+    """The controller's answer to a question that may be asked again: waits for one that is being restarted."""
+    ends_at = time.monotonic() + ANSWER_TIMEOUT_S
+    while True:
+        try:
+            return str(_answer(name, actor.storage_uri.remote()))
+        except ClusterError:
+            if time.monotonic() > ends_at:
+                raise
+            time.sleep(0.2)
 
 
 def start_rollout(

@@ -1,6 +1,6 @@
 """The records of a rollout's requests: bounded in memory, kept for good as Parquet, counted into Evidence.
 
-    rollouts/<name>/<id>/evidence-<number>.parquet    a row per record, with the window (stretch of one weight) it fell in
+    rollouts/<name>/<id>/evidence-<number>.parquet    a row per record, with its window (stretch of one weight)
 
 Windows, not clocks, separate the steps: a gateway's clock that is off moves no record to another step.
 """
