@@ -177,7 +177,7 @@ def _check_resources(revision: Revision, serving: ServingConfig, selector: dict[
     import ray
 
     needed = bundles(engine_of(revision, serving))[0]
-    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    nodes = [node for node in ray.nodes() if node["Alive"]]
     matching = [n for n in nodes if all(n.get("Labels", {}).get(k) == v for k, v in selector.items())]
     if any(all(node["Resources"].get(k, 0) >= v for k, v in needed.items()) for node in matching):
         return

@@ -80,18 +80,18 @@ class Gateway(OpenAiIngress):
         """Digest of what this gateway was deployed with, asked for before deploying it again."""
         return self._settings
 
-    async def models(self) -> Response:  # type: ignore[override]  # OpenAI's fields and no others
+    async def models(self) -> Response:
         return JSONResponse({"object": "list", "data": [self._card()]})
 
-    async def model_data(self, model: str) -> Response:  # type: ignore[override]
+    async def model_data(self, model: str) -> Response:
         if model != self._name:
             raise openai_errors.unknown_model(model)
         return JSONResponse(self._card())
 
-    async def chat(self, body: ChatCompletionRequest, request: Request) -> Response:  # type: ignore[override]
+    async def chat(self, body: ChatCompletionRequest, request: Request) -> Response:
         return await self._answer(body, "chat", request)
 
-    async def completions(self, body: CompletionRequest, request: Request) -> Response:  # type: ignore[override]
+    async def completions(self, body: CompletionRequest, request: Request) -> Response:
         return await self._answer(body, "completions", request)
 
     def _card(self) -> dict[str, Any]:

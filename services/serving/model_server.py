@@ -8,7 +8,9 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.llm._internal.serve.core.protocol import RawRequestInfo
+from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.llm import LLMConfig, build_llm_deployment
 from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.openai_api_models import CompletionRequest
@@ -24,6 +26,25 @@ DRAIN_TIMEOUT_S = 60
 """Requests in flight on a removed revision get so long to end."""
 
 
+class OwnWeights(CallbackBase):
+    """Skips Ray's download step: the weights are ours and in place, and it would import vLLM in one process more."""
+
+    async def on_before_node_init(self) -> None:
+        self.ctx.run_init_node = False
+
+
+class OneWorkerEngine(VLLMEngine):
+    """A CPU engine of one worker runs it in the engine's own process: one process less to start and to keep in memory.
+
+    Ray insists on vLLM's multiprocessing executor on CPUs, which vLLM needs only to pin threads; ours are not pinned.
+    """
+
+    def _start_async_llm_engine(self, vllm_engine_args: Any, vllm_engine_config: Any, placement_group: Any) -> Any:
+        if vllm_engine_config.parallel_config.world_size == 1:
+            vllm_engine_config.parallel_config.distributed_executor_backend = "uni"
+        return super()._start_async_llm_engine(vllm_engine_args, vllm_engine_config, placement_group)
+
+
 class RevisionServer(LLMServer):
     """Loads the revision's weights from storage and takes requests only once it has answered some itself."""
 
@@ -34,7 +55,8 @@ class RevisionServer(LLMServer):
         folder = await asyncio.to_thread(local_copy, open_storage(storage_uri), weights)
         engine: Any = llm_config.get_engine_config()
         engine.hf_model_id = str(folder)  # the configuration was made where we deployed, before there was a folder
-        await super().__init__(llm_config)
+        one_worker = llm_config.accelerator_config.kind == "cpu"
+        await super().__init__(llm_config, engine_cls=OneWorkerEngine if one_worker else None)
         await self._warm_up(llm_config.model_id)
 
     async def settings(self) -> str:
@@ -69,6 +91,7 @@ def build(revision: Revision, serving: ServingConfig, storage_uri: str, selector
         "engine_kwargs": engine_arguments(engine),
         "experimental_configs": {"stream_batching_interval_ms": 0},  # Ray's own default holds chunks back for 50 ms
         "runtime_env": {"env_vars": environment(engine)},
+        "callback_config": {"callback_class": OwnWeights},
     }
     config = LLMConfig.model_validate(fields)
     options: dict[str, Any] = {

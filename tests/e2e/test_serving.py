@@ -1,0 +1,133 @@
+"""One revision on real vLLM behind the gateway, asked by OpenAI's own client in a process of its own."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.artifacts import Revision
+from cluster.errors import InputError, ResourceError, StageFailed
+from cluster.storage import LocalStorage
+from services.config import ServingConfig
+from services.contract import Traffic, write_traffic
+
+pytestmark = pytest.mark.e2e
+
+NAME = "tiny"
+CLIENT = """
+import json, sys
+import openai
+
+url, name = sys.argv[1:]
+client = openai.OpenAI(base_url=url, api_key="sk-user-1", timeout=120)
+question = {"model": name, "messages": [{"role": "user", "content": "Tell me about lists."}], "max_tokens": 12,
+            "temperature": 0, "extra_body": {"ignore_eos": True}}
+raw = client.chat.completions.with_raw_response.create(**question)
+chat = raw.parse()
+chunks = list(client.chat.completions.create(**question, stream=True, stream_options={"include_usage": True}))
+completion = client.completions.create(model=name, prompt="The list", max_tokens=5, extra_body={"ignore_eos": True})
+errors = {}
+for model, prompt in (("another", "Hello"), (name, "list " * 2000)):
+    try:
+        client.chat.completions.create(model=model, messages=[{"role": "user", "content": prompt}])
+    except openai.APIStatusError as error:
+        errors[type(error).__name__] = error.body
+print(json.dumps({
+    "models": [model.id for model in client.models.list()],
+    "headers": dict(raw.headers),
+    "chat": chat.model_dump(),
+    "streamed": "".join(c.choices[0].delta.content or "" for c in chunks if c.choices),
+    "stream_models": sorted({chunk.model for chunk in chunks}),
+    "stream_tokens": chunks[-1].usage.completion_tokens,
+    "completion": completion.model_dump(),
+    "errors": errors,
+}))
+"""
+
+
+@pytest.fixture(scope="module")
+def serving(ray_cluster: str) -> Iterator[ServingConfig]:
+    from ray import serve
+
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    engine = {"max_model_len": 256, "max_num_seqs": 8, "enforce_eager": True, "kv_cache_gib": 0.1}
+    serve.shutdown()
+    yield ServingConfig.model_validate({"port": port, "engine": engine, "ready_timeout_s": 300})
+    serve.shutdown()
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> LocalStorage:
+    return LocalStorage(tmp_path_factory.mktemp("shelf"))
+
+
+def revision(shelf: LocalStorage, folder: Path, number: str, **fields: Any) -> Revision:
+    """A revision of the model in `folder`, its weights in the storage."""
+    weights = f"artifacts/quantized/{number}/model"
+    shutil.copytree(folder, shelf.root / weights, dirs_exist_ok=True)
+    return Revision(key=number, name=NAME, revision=f"{NAME}-{number}", weights=weights, **fields)
+
+
+def test_a_revision_answers_under_the_public_name(
+    serving: ServingConfig, shelf: LocalStorage, tiny_model: Path
+) -> None:
+    from services.serving import app
+
+    stable = revision(shelf, tiny_model, "0000000a")
+    app.deploy_gateway(NAME, serving, shelf.uri)
+    app.deploy_revision(stable, serving, shelf)
+    write_traffic(shelf, Traffic(name=NAME, stable=stable.revision, changed_at=datetime.now(UTC)))
+    app.deploy_revision(stable, serving, shelf)  # runs already: returns at once
+    assert app.running_revisions() == [stable.revision]
+
+    command = [sys.executable, "-c", CLIENT, app.gateway_url(serving), NAME]
+    told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=240).stdout)
+    assert told["models"] == [NAME]
+    assert told["headers"]["x-serinus-revision"] == stable.revision
+    assert told["headers"]["x-request-id"]
+    assert told["chat"]["model"] == NAME
+    assert told["chat"]["usage"]["completion_tokens"] == 12
+    assert told["streamed"] == told["chat"]["choices"][0]["message"]["content"] != ""
+    assert told["stream_models"] == [NAME]
+    assert told["stream_tokens"] == 12
+    assert told["completion"]["choices"][0]["text"]
+    assert told["errors"]["NotFoundError"]["code"] == "model_not_found"
+    assert "context length" in told["errors"]["BadRequestError"]["message"]
+
+
+def test_a_revision_that_cannot_load_says_why_and_leaves_nothing_running(
+    serving: ServingConfig, shelf: LocalStorage, tiny_model: Path
+) -> None:
+    from services.serving import app
+
+    broken = revision(shelf, tiny_model, "0000000b")
+    (shelf.root / broken.weights / "config.json").write_text('{"model_type": "no-such-model"}')
+    with pytest.raises(StageFailed, match="no-such-model"):
+        app.deploy_revision(broken, serving, shelf)
+    assert broken.revision not in [status.name.removeprefix("rev-") for status in app.serve_status()]
+
+
+def test_what_can_be_seen_before_loading_is_refused_at_once(
+    serving: ServingConfig, shelf: LocalStorage, tiny_model: Path
+) -> None:
+    from services.serving import app
+
+    mute = revision(shelf, tiny_model, "0000000c")
+    for path in (shelf.root / mute.weights).glob("tokenizer*"):
+        path.unlink()
+    with pytest.raises(InputError, match="no tokenizer"):
+        app.deploy_revision(mute, serving, shelf)
+    greedy = revision(shelf, tiny_model, "0000000d", engine={"num_gpus": 64})
+    with pytest.raises(ResourceError, match="largest node"):
+        app.deploy_revision(greedy, serving, shelf)
