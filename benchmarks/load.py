@@ -32,6 +32,11 @@ TOPICS = (
     "attribute access", "the return statement", "class definitions", "string formatting", "operator precedence",
     "generators", "integers", "dictionaries", "assignment", "the del statement", "coroutines", "decorators", "scopes",
 )  # fmt: skip
+STORIES = (
+    "Yesterday I read the chapter about {} and found that I did not understand the second half of it.",
+    "My colleague told me that {} work differently from what I had learnt in another language.",
+    "In the code that I have to maintain, {} are used on almost every page, without a single comment.",
+)
 QUESTIONS = (
     "What are {} in Python?",
     "Explain {} in one sentence.",
@@ -42,9 +47,11 @@ QUESTIONS = (
 
 @dataclass(frozen=True)
 class Answer:
-    """One request as its user saw it. Moments are UTC in ISO 8601, durations seconds."""
+    """One request as its user saw it. Durations are seconds."""
 
-    at: str
+    at: float
+    """When it was sent, in seconds since 1970 (UTC)."""
+    ok: bool
     user: str
     streamed: bool
     revision: str
@@ -118,7 +125,7 @@ class Load:
         body = self._body(user, streamed)
         # Half of the users are known by their key, half by the `user` field, as in life.
         headers = {} if "user" in body else {"authorization": f"Bearer {user}"}
-        at, began = datetime.now(UTC).isoformat(), time.monotonic()
+        at, began = time.time(), time.monotonic()
         reading, revision, status = _Reading(), "", 0
         try:
             async with client.stream(
@@ -130,10 +137,22 @@ class Load:
             reading.problem = reading.problem or f"{type(error).__name__}: {error}"[:200]
         ended = time.monotonic()
         ttft_s = reading.first_at - began if streamed and reading.first_at else None
-        return Answer(at, user, streamed, revision, status, reading.problem, ttft_s, ended - began)
+        return Answer(
+            at=at,
+            ok=not reading.problem,
+            user=user,
+            streamed=streamed,
+            revision=revision,
+            status=status,
+            problem=reading.problem,
+            ttft_s=ttft_s,
+            duration_s=ended - began,
+        )
 
     def _body(self, user: str, streamed: bool) -> dict[str, Any]:
-        question = self.random.choice(QUESTIONS).format(self.random.choice(TOPICS))
+        topics = self.random.sample(TOPICS, k=self.random.randint(2, 7))  # prompts of some 70 to 180 tokens
+        story = " ".join(self.random.choice(STORIES).format(topic) for topic in topics)
+        question = f"{story} {self.random.choice(QUESTIONS).format(topics[0])}"
         body = {
             "model": self.arguments.model,
             "messages": [{"role": "user", "content": question}],
@@ -170,13 +189,17 @@ def summarize(answers: list[Answer]) -> dict[str, Any]:
         "requests": len(answers),
         "users": len({answer.user for answer in answers}),
         "failed": len(failures),
-        "first_failure_at": min((answer.at for answer in failures), default=None),
-        "last_failure_at": max((answer.at for answer in failures), default=None),
+        "first_failure_at": min((_iso(answer) for answer in failures), default=None),
+        "last_failure_at": max((_iso(answer) for answer in failures), default=None),
         "failures": [
-            {"at": a.at, "revision": a.revision, "status": a.status, "problem": a.problem} for a in failures[:50]
+            {"at": _iso(a), "revision": a.revision, "status": a.status, "problem": a.problem} for a in failures[:50]
         ],
         "revisions": {revision or "none": dict(_figures(of)) for revision, of in sorted(by_revision.items())},
     }
+
+
+def _iso(answer: Answer) -> str:
+    return datetime.fromtimestamp(answer.at, UTC).isoformat()
 
 
 def _figures(answers: list[Answer]) -> Iterator[tuple[str, Any]]:
