@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,7 +17,10 @@ from cluster.errors import ConfigError
 
 
 class StrictModel(BaseModel):
-    """Frozen, refuses unknown keys and silent coercions of strings to numbers are pydantic's documented ones."""
+    """Frozen, and strict about what it takes: unknown keys, NaN and infinity are refused.
+
+    A string that spells a number is taken as one: YAML reads `3e-5` as a string.
+    """
 
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
 
@@ -37,7 +41,14 @@ Location = Annotated[str, AfterValidator(_resolve)]
 """A local path (relative to the configuration file that names it) or a URI such as s3://bucket/folder."""
 
 M = TypeVar("M", bound=StrictModel)
-Lines = dict[tuple[str | int, ...], int]
+Place = tuple[str | int, ...]
+"""Keys and list indices from the document's root to a field."""
+Lines = dict[Place, int]
+
+MAX_NODES = 100_000
+"""Values in a file with its aliases expanded. Nested aliases otherwise make gigabytes of a few lines."""
+
+MEND = "mend the syntax there (indentation, quotes, colons)"
 
 
 def load_yaml(path: str | Path, model: type[M]) -> M:
@@ -48,8 +59,7 @@ def load_yaml(path: str | Path, model: type[M]) -> M:
             one line per problem with file, line, field, what was found and the remedy.
     """
     file = Path(path)
-    text = _read_text(file)
-    data, lines = _parse(file, text)
+    data, lines = _parse(file, _read_text(file))
     try:
         return model.model_validate(data, context={"base": str(file.resolve().parent)})
     except ValidationError as error:
@@ -63,9 +73,12 @@ def _read_text(file: Path) -> str:
         near = difflib.get_close_matches(file.name, [p.name for p in file.parent.glob("*.y*ml")], n=1)
         hint = f"did you mean {file.parent / near[0]}?" if near else "give the path of an existing YAML file"
         raise ConfigError(str(file), "no such file", hint) from None
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "is not UTF-8 text"
-        raise ConfigError(str(file), f"cannot be read: {reason}", "give a readable YAML file in UTF-8") from None
+    except UnicodeDecodeError as error:
+        line = error.object.count(b"\n", 0, error.start) + 1
+        raise ConfigError(f"{file}:{line}", "cannot be read: is not UTF-8 text", "save the file as UTF-8") from None
+    except (OSError, ValueError) as error:  # ValueError: a null byte in the path
+        reason = getattr(error, "strerror", None) or str(error)
+        raise ConfigError(repr(str(file)), f"cannot be read: {reason}", "give a readable YAML file") from None
 
 
 def _parse(file: Path, text: str) -> tuple[dict[str, Any], Lines]:
@@ -74,87 +87,129 @@ def _parse(file: Path, text: str) -> tuple[dict[str, Any], Lines]:
     try:
         node = yaml.compose(text, Loader=yaml.SafeLoader)
         if not isinstance(node, yaml.MappingNode):
-            raise ConfigError(f"{file}:1", "not a mapping of fields", "start the file with `name: ...`")
-        for location, line, duplicate in _walk(node, ()):
+            found = "is empty" if node is None else "is not a mapping of fields"
+            raise ConfigError(f"{file}:1", found, "start the file with a field, as in `name: ...`")
+        for place, line, duplicate in _walk(node, ()):
             if duplicate:
-                raise ConfigError(f"{file}:{line}: {_field(location)}", "the key is given twice", "keep one of the two")
-            lines[location] = line
+                raise ConfigError(f"{file}:{line}: {_field(place)}", "the key is given twice", "keep one of the two")
+            if len(lines) > MAX_NODES:
+                raise ConfigError(f"{file}:{line}", f"has more than {MAX_NODES} values", "nest fewer aliases")
+            lines[place] = line
         return yaml.safe_load(text), lines
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        where = f"{file}:{mark.line + 1}" if mark else str(file)
-        problem = getattr(error, "problem", None) or str(error)
-        raise ConfigError(where, f"not valid YAML: {problem}", "mend the syntax there (indentation, quotes, colons)") from None
+        raise _explain_syntax(file, text, error) from None
+    except RecursionError:
+        raise ConfigError(str(file), "is nested too deep, or an alias holds itself", "flatten it") from None
+    except (ValueError, TypeError) as error:  # a date that does not exist, a list as a key, a number of 5000 digits
+        raise ConfigError(str(file), f"has a value that is none: {error}", "put it in quotes, or mend it") from None
 
 
-def _walk(node: yaml.Node, location: tuple[str | int, ...]) -> Iterator[tuple[tuple[str | int, ...], int, bool]]:
+def _walk(node: yaml.Node, place: Place) -> Iterator[tuple[Place, int, bool]]:
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
-            here = (*location, key.value)
-            yield here, key.start_mark.line + 1, key.value in seen
-            seen.add(key.value)
+            here = (*place, str(key.value))
+            yield here, key.start_mark.line + 1, str(key.value) in seen
+            seen.add(str(key.value))
             yield from _walk(value, here)
     elif isinstance(node, yaml.SequenceNode):
         for index, item in enumerate(node.value):
-            yield (*location, index), item.start_mark.line + 1, False
-            yield from _walk(item, (*location, index))
+            yield (*place, index), item.start_mark.line + 1, False
+            yield from _walk(item, (*place, index))
+
+
+def _explain_syntax(file: Path, text: str, error: yaml.YAMLError) -> ConfigError:
+    problem = (getattr(error, "problem", None) or getattr(error, "reason", None) or str(error)).splitlines()[0]
+    mark, position = getattr(error, "problem_mark", None), getattr(error, "position", None)
+    line = mark.line + 1 if mark else text.count("\n", 0, position) + 1 if position is not None else 1
+    tabs = "indent with spaces, not tabs" if "'\\t'" in problem else MEND
+    return ConfigError(f"{file}:{line}", f"not valid YAML: {problem}", tabs)
 
 
 def _explain(file: Path, error: ValidationError, lines: Lines, model: type[StrictModel]) -> ConfigError:
-    problems = [_problem(file, detail, lines, model) for detail in error.errors(include_url=False)]
-    first, *rest = problems
-    found = first[1] + "".join(f"\n{where}: {what}" for where, what, _ in rest)
-    remedies = dict.fromkeys(remedy for _, _, remedy in problems)
-    return ConfigError(first[0], found, "; ".join(remedies))
+    problems = sorted({_problem(detail, lines, model) for detail in error.errors(include_url=False)})
+    (line, field, found, _), *rest = problems
+    more = "".join(f"\n{file}:{line}: {field}: {found}" for line, field, found, _ in rest)
+    remedies = dict.fromkeys(remedy for *_, remedy in problems)
+    return ConfigError(f"{file}:{line}: {field}", found + more, "; ".join(remedies))
 
 
-def _problem(file: Path, detail: Any, lines: Lines, model: type[StrictModel]) -> tuple[str, str, str]:
-    location = tuple(part for part in detail["loc"] if part in ("[key]",) or True)
-    # A union's branch name stands in pydantic's location but not in the file: keep what the file has.
-    shown = tuple(location[: i + 1] for i in range(len(location)))
-    known = [path for path in shown if path in lines]
-    line = lines[known[-1]] if known else 1
-    where = f"{file}:{line}: {_field(location)}"
-    match detail["type"]:
+def _problem(detail: Any, lines: Lines, model: type[StrictModel]) -> tuple[int, str, str, str]:
+    """Line, field, what was found there, and the remedy."""
+    kind, value = detail["type"], detail["input"]
+    place = _place_in_file(detail["loc"], lines)
+    known = [place[:end] for end in range(len(place), 0, -1) if place[:end] in lines]
+    line = lines[known[0]] if known else 1
+    match kind:
         case "extra_forbidden":
-            near = difflib.get_close_matches(str(location[-1]), _fields_at(model, location[:-1]), n=1)
-            remedy = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(_fields_at(model, location[:-1]))}"
-            return where, "unknown key", remedy
+            fields = [name for name in _fields_at(model, detail["loc"][:-1]) if name != place[-1]]
+            near = difflib.get_close_matches(str(place[-1]), fields, n=1)
+            remedy = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(fields)}"
+            return line, _field(place), "unknown key", remedy
         case "missing":
-            return where, "required and not given", f"add `{location[-1]}:`"
+            place = (*place, detail["loc"][-1])
+            return line, _field(place), "required and not given", f"add `{place[-1]}:`"
+        case "union_tag_not_found":
+            name = detail["ctx"]["discriminator"].strip("'")
+            return line, _field((*place, name)), "required and not given", f"add `{name}:`"
+        case "string_type" if isinstance(value, bool | int | float):
+            return line, _field(place), f"should be a string, found {_shown(value)}", "put quotes around it"
         case _:
-            message = detail["msg"].removeprefix("Value error, ")
-            given = repr(detail["input"])
-            found = f"{message[0].lower()}{message[1:]}, found {given if len(given) <= 60 else given[:57] + '...'}"
-            return where, found, "correct the value (`serinus check` verifies it in a second)"
+            return line, _field(place), f"{_sentence(kind, detail['msg'])}, found {_shown(value)}", "correct the value"
 
 
-def _field(location: tuple[str | int, ...]) -> str:
-    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in location).removeprefix(".") or "document"
-
-
-def _fields_at(model: Any, location: tuple[str | int, ...]) -> list[str]:
-    """Names of the fields of the model that stands at `location`, for suggestions."""
+def _place_in_file(location: Place, lines: Lines) -> Place:
+    """`location` without what pydantic adds: branches of unions, `[key]`, names of validators."""
+    place: Place = ()
     for part in location:
-        if isinstance(part, int):
-            continue
-        field = getattr(model, "model_fields", {}).get(part)
-        if field is None:
-            continue
-        model = _model_in(field.annotation)
-    return list(getattr(model, "model_fields", {}))
+        for name in (part, str(part)):
+            if (*place, name) in lines:
+                place = (*place, name)
+                break
+    return place
 
 
-def _model_in(annotation: Any) -> Any:
-    """The first model inside Optional, tuple, list or Annotated."""
+def _sentence(kind: str, message: str) -> str:
+    match kind:
+        case "model_type" | "model_attributes_type" | "dict_type":
+            return "should be a mapping of fields"
+        case "tuple_type" | "list_type":
+            return "should be a list"
+        case "union_tag_invalid":
+            return message.partition(" does not match ")[2].replace("any of the expected tags:", "should be one of")
+    message = message.removeprefix("Value error, ").removeprefix("Input ").partition(", unable to parse")[0]
+    return message[:1].lower() + message[1:]
+
+
+def _shown(value: Any) -> str:
+    """`value` as YAML says it, shortened."""
+    try:
+        text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else repr(value)
+    except (TypeError, ValueError):
+        text = str(value)
+    return "nothing" if text == "null" else text if len(text) <= 60 else text[:57] + "..."
+
+
+def _field(place: Place) -> str:
+    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place).removeprefix(".") or "document"
+
+
+def _fields_at(model: type[BaseModel], location: Place) -> list[str]:
+    """Names of the fields that may stand at `location`, for suggestions."""
+    models: list[type[BaseModel]] = [model]
+    for part in location:
+        annotations = [m.model_fields[part].annotation for m in models if part in m.model_fields]
+        models = [found for annotation in annotations for found in _models_in(annotation)] or models
+    return list(dict.fromkeys(name for m in models for name in m.model_fields))
+
+
+def _models_in(annotation: Any) -> list[type[BaseModel]]:
+    """The models inside Optional, Union, tuple, list, dict or Annotated."""
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return annotation
+        return [annotation]
     if get_origin(annotation) in (Union, UnionType, Annotated, tuple, list, dict):
-        for argument in get_args(annotation):
-            if (found := _model_in(argument)) is not None:
-                return found
-    return None
+        return [model for argument in get_args(annotation) for model in _models_in(argument)]
+    return []
 
 
 def home() -> Path:

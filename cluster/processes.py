@@ -17,7 +17,7 @@ GRACE_S = 8.0
 """Between SIGTERM and SIGKILL. A raylet ends its workers within about 3 s."""
 
 DRIVER_LOG = "python-core-driver"
-"""Drivers from outside, such as a person's `serinus run`, log beside the node they joined without being the cluster's."""
+"""Drivers from outside, such as a person's `serinus run`, log beside the node they joined but are not the cluster's."""
 
 
 def writing_in(folder: Path) -> list[psutil.Process]:

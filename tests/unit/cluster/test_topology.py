@@ -1,4 +1,4 @@
-"""ray_cluster.yaml: what is read of it, what Ray's own validator says, what is refused, and the shape on one machine."""
+"""ray_cluster.yaml: what is read of it, what Ray's own validator says, what is refused, the shape on one machine."""
 
 from __future__ import annotations
 
