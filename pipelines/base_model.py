@@ -1,7 +1,8 @@
 """Base models: whatever they come as, made a Hugging Face folder with safetensors, tokenizer and chat template.
 
 The folder is kept in bfloat16, half the bytes of float32: what training in bfloat16, vLLM and GPTQ start from anyway. A
-model published in float32 loses the lower 16 bits of each weight (a relative error of at most 2^-9), one in float16 three bits.
+model published in float32 loses the lower 16 bits of each weight (a relative error of at most 2^-9), one in float16
+three bits.
 """
 
 from __future__ import annotations

@@ -96,7 +96,7 @@ def _check_memory(needed: int, nodes: list[dict[str, Any]]) -> None:
     if needed > available:
         raise ResourceError(
             "memory for training",
-            f"the model's and the optimizer's states need {needed / GIB:.1f} GiB, {available / GIB:.1f} GiB are available",
+            f"weights, gradients and optimizer need {needed / GIB:.1f} GiB, {available / GIB:.1f} GiB are available",
             "train a smaller model, use zero.stage 3 with more nodes, or stop what else runs",
         )
 

@@ -17,7 +17,7 @@ RECORD = "record.json"
 
 
 class Record(StrictModel):
-    """What a run knows at a step, beside the engine's state. The data's position and the learning rate follow from the step."""
+    """What a run knows at a step, beside the engine's state. Data position and learning rate follow from the step."""
 
     step: int = 0
     """Optimizer steps done."""
@@ -27,8 +27,8 @@ class Record(StrictModel):
 def save(engine: Any, record: Record) -> None:
     """Write the checkpoint of this step from all ranks and report it to Ray Train, which keeps the newest ones.
 
-    On a local or shared disk every rank writes into the run's folder; for S3 it writes to a temporary folder that Ray Train
-    uploads. A checkpoint counts once all ranks have reported it, so a half-written one is never resumed from.
+    On a local or shared disk every rank writes into the run's folder; for S3 it writes to a temporary folder that Ray
+    Train uploads. A checkpoint counts once all ranks have reported it, so a half-written one is never resumed from.
     """
     import ray.train
     from pyarrow.fs import LocalFileSystem
@@ -70,9 +70,9 @@ def restore(engine: Any) -> Record:
 
 
 def weights(engine: Any) -> dict[str, Any]:
-    """All weights, whole, on rank 0 (empty elsewhere). Every rank must call it: stage 3 gathers one parameter at a time.
+    """All weights, whole, on rank 0 (empty elsewhere). Every rank must call it: stage 3 gathers parameter by parameter.
 
-    A tensor that stands under two names (tied embeddings) is one object under both, as transformers expects it for saving.
+    A tensor under two names (tied embeddings) is one object under both, as transformers expects it for saving.
     """
     whole: dict[str, Any] = {}
     copies: dict[int, Any] = {}

@@ -32,8 +32,6 @@ class Plan(NamedTuple):
     """Storage folder of the run."""
     export: str
     """Storage folder for the model made."""
-    progress: Any
-    """Actor with `update(step, loss, tokens_per_s)`."""
 
 
 class Batches(NamedTuple):
@@ -53,16 +51,20 @@ class Batches(NamedTuple):
         return torch.stack([torch.from_numpy(self.stream.sequence(i, self.length)) for i in ids])
 
 
-def worker(plan: dict[str, Any]) -> dict[str, Any]:
-    """Train to the last step and export; the return value of rank 0 goes into the manifest."""
-    what = Plan(**plan)
+def worker(given: dict[str, Any]) -> dict[str, Any]:
+    """Train to the last step and export; the return value of rank 0 goes into the manifest.
+
+    Args:
+        given: `plan`, a Plan as a dictionary; `figures`, an actor with `update(step, loss, tokens_per_s)`.
+    """
+    what = Plan(**given["plan"])
     config, storage = TrainConfig.model_validate(what.config), open_storage(what.storage)
     engine = build_engine(config, local_copy(storage, what.base))
     batches = _batches(config, storage, what)
     record = checkpoint.restore(engine)
     if engine.global_rank == 0:
         note_start(storage, what.run, record.step)
-    record, tokens_per_s = _train(engine, config, batches, record, what.progress)
+    record, tokens_per_s = _train(engine, config, batches, record, given["figures"])
     files = export(engine, storage, what)
     return {
         "losses": [point.model_dump() for point in record.losses],
@@ -122,27 +124,40 @@ def _batches(config: TrainConfig, storage: Storage, plan: Plan) -> Batches:
     )
 
 
-def _train(engine: Any, config: TrainConfig, batches: Batches, record: Record, progress: Any) -> tuple[Record, float]:
-    """Steps `record.step` to the last. Returns the record and the speed in tokens/s over all ranks, the first step aside."""
+def _train(engine: Any, config: TrainConfig, batches: Batches, record: Record, figures: Any) -> tuple[Record, float]:
+    """Steps `record.step` to the last. Returns the record and the speed in tokens/s over all ranks."""
     tokens_per_step = batches.share.sequences_per_step * batches.length
-    begun, done, speed = time.monotonic(), 0, 0.0
+    clock = Clock()
     for step in range(record.step, config.num_steps):
         rate = learning_rate(config, step)
-        loss = optimizer_step(engine, batches, step, rate)
+        with clock:
+            loss = optimizer_step(engine, batches, step, rate)
         point = LossPoint(step=step + 1, loss=loss, learning_rate=rate, num_tokens=(step + 1) * tokens_per_step)
         record = Record(step=step + 1, losses=(*record.losses, point))
-        if step + 1 < config.num_steps and (step + 1) % config.checkpoint_every_steps == 0:
-            saving = time.monotonic()
+        if record.step < config.num_steps and record.step % config.checkpoint_every_steps == 0:
             checkpoint.save(engine, record)
-            begun += time.monotonic() - saving  # the speed is the training's
-        if done == 0:  # the first step allocates and compiles
-            begun = time.monotonic()
-        else:
-            speed = done * tokens_per_step / (time.monotonic() - begun)
-        done += 1
         if engine.global_rank == 0:
-            progress.update.remote(step + 1, loss, speed)
-    return record, speed
+            figures.update.remote(record.step, loss, clock.steps_per_s * tokens_per_step)
+    return record, clock.steps_per_s * tokens_per_step
+
+
+class Clock:
+    """Times optimizer steps; the first one of a worker, which allocates and compiles, is left out."""
+
+    def __init__(self) -> None:
+        self._steps, self._took_s, self._begun = -1, 0.0, 0.0
+
+    def __enter__(self) -> None:
+        self._begun = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._steps += 1
+        if self._steps > 0:
+            self._took_s += time.monotonic() - self._begun
+
+    @property
+    def steps_per_s(self) -> float:
+        return self._steps / self._took_s if self._took_s else 0.0
 
 
 def optimizer_step(engine: Any, batches: Batches, step: int, rate: float) -> float:

@@ -10,7 +10,7 @@ from pipelines.config import TrainConfig
 def learning_rate(config: TrainConfig, step: int) -> float:
     """Learning rate of optimizer step `step` (from 0).
 
-    Warm-up reaches the full rate at step `warmup_steps`, starting above 0 so that the first step is not wasted; the cosine
+    Warm-up reaches the full rate at step `warmup_steps`, starting above 0 so that no step is wasted; the cosine
     (Loshchilov and Hutter 2016, arXiv 1608.03983, without restarts) reaches the floor at the last step.
     """
     if step < config.warmup_steps:

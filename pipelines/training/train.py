@@ -20,13 +20,13 @@ from pipelines.training.loop import Plan, starts, worker
 from pipelines.training.tokens import TokenIndex, make_tokens, tokenizer_digest
 
 NOT_IN_THE_RESULT = {"pool", "cpus_per_worker", "checkpoint_every_steps", "keep_checkpoints", "max_failures"}
-"""Fields that change how a run is carried out but not what it makes: they may change between an interruption and the resume."""
+"""Fields that change how a run is carried out, not what it makes: they may change before an interrupted run goes on."""
 
 POLL_S = 0.5
 
 KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(64 * 2**20)}
-"""glibc gives large blocks back to the kernel at once and faults them in again at every step; keeping them saved a fifth of
-the CPU time of a step, and three quarters of the optimizer's, on two CPU ranks."""
+"""glibc gives large blocks back to the kernel at once and faults them in again at every step; keeping them saved a
+fifth of the CPU time of a step, and three quarters of the optimizer's, on two CPU ranks."""
 
 
 def train_key(config: TrainConfig, dataset: Dataset, base: Weights) -> str:
@@ -38,7 +38,7 @@ def train_key(config: TrainConfig, dataset: Dataset, base: Weights) -> str:
 def train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage) -> Checkpoint:
     """Fine-tune `base` on the dataset's training documents. Call it with a Ray cluster joined (cluster.session.joined).
 
-    Finished work is found again by its key. An interrupted run (a killed worker, a killed driver, Ctrl-C) goes on from its
+    Finished work is found again by its key. An interrupted run (a killed worker or driver, Ctrl-C) goes on from its
     last checkpoint under `runs/train/<key>/`, which is removed once the model is exported.
 
     Raises:
@@ -55,8 +55,19 @@ def train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage
     check_capacity(config, base, storage)
     index = _tokens(config, dataset, base, storage)
     run = f"runs/train/{key}"
-    outcome = _fit(config, base, storage, index, run, f"artifacts/checkpoint/{key}/model")
-    made = artifacts.save(storage, _manifest(config, dataset, base, key, outcome, time.monotonic() - begun))
+    plan = Plan(
+        config=config.model_dump(),
+        storage=storage.uri,
+        base=base.folder,
+        tokens=index.model_dump(),
+        tokens_folder=index.folder,
+        run=run,
+        export=f"artifacts/checkpoint/{key}/model",
+    )
+    outcome = _fit(config, storage, plan)
+    made = artifacts.save(
+        storage, _manifest(key, config, outcome, time.monotonic() - begun, {"dataset": dataset, "base": base})
+    )
     remove_folder(storage, run)
     at = f", resumed at {', '.join(map(str, made.resumed_at_steps))}" if made.resumed_at_steps else ""
     progress.say(
@@ -85,33 +96,27 @@ def _tokens(config: TrainConfig, dataset: Dataset, base: Weights, storage: Stora
     return index
 
 
-def _fit(
-    config: TrainConfig, base: Weights, storage: Storage, index: TokenIndex, run: str, export: str
-) -> dict[str, Any]:
+def _fit(config: TrainConfig, storage: Storage, plan: Plan) -> dict[str, Any]:
     import ray
     from ray.train import TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
     figures = ray.remote(num_cpus=0)(Figures).options(label_selector=_this_node()).remote()
-    plan = Plan(
-        config=config.model_dump(), storage=storage.uri, base=base.folder, tokens=index.model_dump(),
-        tokens_folder=index.folder, run=run, export=export, progress=figures,
-    )  # fmt: skip
     trainer = TorchTrainer(
         worker,
-        train_loop_config=plan._asdict(),
+        train_loop_config={"plan": plan._asdict(), "figures": figures},
         torch_config=TorchConfig(backend="nccl" if config.gpus_per_worker else "gloo"),
         scaling_config=_scaling(config),
-        run_config=_run_config(config, storage, run),
+        run_config=_run_config(config, storage, plan.run),
     )
     try:
         with _own_interrupt(), _shown(figures, config.num_steps):
             result = trainer.fit()
     except TrainingFailedError as error:
-        raise _explained(error, storage, run) from error
+        raise _explained(error, storage, plan.run) from error
     finally:
         ray.kill(figures)
-    return {**result.return_value, "starts": starts(storage, run)}
+    return {**result.return_value, "starts": starts(storage, plan.run)}
 
 
 def _this_node() -> dict[str, str]:
@@ -202,7 +207,7 @@ def _watch(figures: Any, bar: progress.Bar, done: threading.Event) -> None:
 
 @contextmanager
 def _own_interrupt() -> Iterator[None]:
-    """Ray Train's handler of Ctrl-C ends its workers and then leaves by SystemExit(0): make that the interrupt it was."""
+    """Ray Train's handler of Ctrl-C ends its workers and leaves by SystemExit(0): make that the interrupt it was."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -222,23 +227,23 @@ def _explained(error: Exception, storage: Storage, run: str) -> ResourceError | 
         return ResourceError(
             "train workers",
             "ran out of memory",
-            "lower train.sequences_per_worker or sequence_length, set gradient_checkpointing, or offload; then run again",
+            "lower train.sequences_per_worker or sequence_length, set gradient_checkpointing, or offload; run again",
         )
     last = [line for line in text.splitlines() if line.strip()][-1:] or ["no reason given"]
     return StageFailed(f"train: the workers failed for good ({last[0]}); checkpoints are kept in {storage.uri}/{run}")
 
 
 def _manifest(
-    config: TrainConfig, dataset: Dataset, base: Weights, key: str, outcome: dict[str, Any], took_s: float
+    key: str, config: TrainConfig, outcome: dict[str, Any], took_s: float, inputs: dict[str, Any]
 ) -> Checkpoint:
     files = tuple(FileEntry(**entry) for entry in outcome["files"])
     return Checkpoint(
         key=key,
-        inputs={"dataset": dataset.digest, "base": base.digest},
+        inputs={role: manifest.digest for role, manifest in inputs.items()},
         config=config.model_dump(mode="json"),
         files=files,
         took_s=round(took_s, 1),
-        num_parameters=base.num_parameters,
+        num_parameters=inputs["base"].num_parameters,
         num_weight_bytes=sum(file.num_bytes for file in files if file.path.endswith(".safetensors")),
         losses=tuple(LossPoint(**point) for point in outcome["losses"]),
         num_workers=config.num_workers,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from itertools import pairwise
 
 import numpy as np
 import pytest
@@ -15,7 +16,7 @@ from pipelines.training.packing import Share, Stream, epoch_order, num_sequences
 def stream(*lengths: int) -> tuple[Stream, list[int]]:
     """Shards of those lengths that count up, and the same as one list."""
     ends = np.cumsum([0, *lengths])
-    shards = [np.arange(a, b, dtype="<u2") for a, b in zip(ends, ends[1:], strict=False)]
+    shards = [np.arange(a, b, dtype="<u2") for a, b in pairwise(ends)]
     return Stream(shards), list(range(int(ends[-1])))
 
 

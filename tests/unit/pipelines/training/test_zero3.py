@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Any
 
 import pytest
@@ -97,7 +98,7 @@ def test_learning_rate_warms_up_then_falls_as_a_cosine() -> None:
     assert rates[54] == pytest.approx(0.55)
     assert rates[29] == pytest.approx(0.1 + 0.45 * (1 + math.cos(math.pi / 4)))
     assert rates[-1] == pytest.approx(0.1)
-    assert all(a > b for a, b in zip(rates[4:], rates[5:], strict=False))
+    assert all(a > b for a, b in pairwise(rates[4:]))
 
 
 def test_learning_rate_of_a_single_step() -> None:

@@ -1,0 +1,166 @@
+"""The train stage on a real Ray cluster: DeepSpeed ZeRO-3 on two CPU ranks."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.artifacts import Checkpoint, Dataset, load, save
+from cluster.errors import ConfigError, InputError, ResourceError
+from cluster.storage import LocalStorage
+from pipelines.config import TrainConfig
+from pipelines.training.packing import Share, Stream, num_sequences, sequence_ids
+from pipelines.training.schedule import learning_rate
+from pipelines.training.tokens import make_tokens, open_stream
+from pipelines.training.train import train, train_key
+from tests.integration.training_case import GOLDEN, base_model, small_dataset, small_run
+
+pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_cluster")]
+
+
+def test_two_zero3_ranks_learn_what_a_plain_loop_learns(storage: LocalStorage, tiny_model: Path) -> None:
+    dataset, base, config = small_dataset(storage), base_model(storage, tiny_model), small_run()
+    made = train(config, dataset, base, storage)
+
+    losses = [point.loss for point in made.losses]
+    assert [point.step for point in made.losses] == list(range(1, 9))
+    assert made.losses[-1].num_tokens == 8 * 2 * 2 * 64
+    assert losses[-1] < losses[0] - 0.2
+
+    stream = open_stream(storage, make_tokens(dataset, base.folder, _tokenizer(base), storage))
+    plain, model = plain_loop(storage.root / base.folder, config, stream)
+    assert losses == pytest.approx(plain, rel=1e-3)
+    assert losses == pytest.approx(json.loads(GOLDEN.read_text()), rel=1e-3)
+    assert_same_model(storage.root / made.folder, model, stream)
+
+    assert made.num_weight_bytes > 4 * made.num_parameters
+    assert not list(storage.list("runs/train"))
+    assert load(storage, Checkpoint, made.key) == made
+    assert train(config, dataset, base, storage) == made
+
+
+def _tokenizer(base: Any) -> str:
+    from pipelines.training.tokens import tokenizer_digest
+
+    return tokenizer_digest({entry.path: entry.sha256 for entry in base.files})
+
+
+def plain_loop(folder: Path, config: TrainConfig, stream: Stream) -> tuple[list[float], Any]:
+    """The same run in one process: torch's AdamW, no DeepSpeed, no Ray, all ranks' sequences in one batch."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    groups = [
+        {"params": [p for p in model.parameters() if p.ndim >= 2], "weight_decay": config.weight_decay},
+        {"params": [p for p in model.parameters() if p.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer = torch.optim.AdamW(groups, lr=0.0, betas=config.betas, eps=config.eps)
+    share = Share(rank=0, world_size=1, sequences=config.sequences_per_worker * config.num_workers)
+    num, losses = num_sequences(len(stream), config.sequence_length), []
+    for step in range(config.num_steps):
+        ids = sequence_ids(share, step, 0, num, config.seed)
+        tokens = torch.stack([torch.from_numpy(stream.sequence(i, config.sequence_length)) for i in ids])
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(config, step)
+        loss = model(input_ids=tokens, labels=tokens).loss
+        loss.backward()
+        torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
+        optimizer.step()
+        optimizer.zero_grad()
+        losses.append(loss.item())
+    return losses, model
+
+
+def assert_same_model(folder: Path, expected: Any, stream: Stream) -> None:
+    """The exported model loads by itself and computes the loss the trained one does."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    model, loading = AutoModelForCausalLM.from_pretrained(folder, output_loading_info=True)
+    assert not loading["missing_keys"]
+    assert not loading["unexpected_keys"]
+    assert model.dtype == torch.float32
+    assert model.lm_head.weight is model.model.embed_tokens.weight
+    assert model.config.use_cache
+    tokens = torch.from_numpy(stream.sequence(0, 256))[None]
+    with torch.no_grad():
+        found, wanted = (m(input_ids=tokens, labels=tokens).loss.item() for m in (model, expected))
+    assert found == pytest.approx(wanted, rel=1e-3)
+    assert AutoTokenizer.from_pretrained(folder).chat_template
+
+
+def test_ray_data_and_one_task_make_the_same_tokens(storage: LocalStorage, tiny_model: Path) -> None:
+    from transformers import AutoTokenizer
+
+    dataset, base = small_dataset(storage), base_model(storage, tiny_model)
+    streams = [
+        open_stream(storage, make_tokens(dataset, base.folder, name, storage, small=small))
+        for name, small in (("one task", 10**9), ("ray data", 0))
+    ]
+    alone, parallel = (
+        [stream.sequence(i, 100).tolist() for i in range(num_sequences(len(stream), 100))] for stream in streams
+    )
+    assert alone == parallel
+    tokenizer = AutoTokenizer.from_pretrained(tiny_model)
+    start = tokenizer.decode([token for sequence in alone[:5] for token in sequence])
+    from pydoc_data.topics import topics
+
+    assert start.startswith(topics[sorted(topics)[0]][:200])
+    num_documents = sum(sequence.count(0) for sequence in alone)  # <|endoftext|> is token 0
+    assert num_documents >= dataset.num_train
+
+
+def test_bfloat16_without_sharding_and_with_accumulation(storage: LocalStorage, tiny_model: Path) -> None:
+    dataset, base = small_dataset(storage), base_model(storage, tiny_model)
+    config = small_run(
+        precision="bfloat16",
+        num_steps=4,
+        sequences_per_worker=1,
+        gradient_accumulation=2,
+        gradient_checkpointing=True,
+        zero={"stage": 1, "offload_optimizer": True},
+    )
+    made = train(config, dataset, base, storage)
+    assert made.losses[-1].loss < made.losses[0].loss
+    assert made.num_weight_bytes < 3 * made.num_parameters
+
+
+def test_what_cannot_be_trained_is_said_before_anything_starts(storage: LocalStorage, tiny_model: Path) -> None:
+    base = base_model(storage, tiny_model)
+    empty = save(storage, Dataset(key="e" * 16))
+    small = small_dataset(storage, num_documents=1, num_shards=1)
+    cases: list[tuple[dict[str, Any], Dataset, type[Exception], str]] = [
+        ({"num_workers": 500}, small, ResourceError, "500 workers of 1 CPU"),
+        ({"gpus_per_worker": 1}, small, ResourceError, "1 GPU each"),
+        ({"sequence_length": 4096}, small, ConfigError, "1024 positions"),
+        ({}, empty, InputError, "no documents"),
+        ({"sequence_length": 1024, "num_steps": 3}, _one_line(storage), InputError, "fewer than one sequence"),
+    ]
+    for fields, dataset, kind, found in cases:
+        with pytest.raises(kind, match=found):
+            train(small_run(**fields), dataset, base, storage)
+    huge = base.model_copy(update={"num_parameters": 10**12})
+    with pytest.raises(ResourceError, match="GiB are available"):
+        train(small_run(), small, huge, storage)
+
+
+def _one_line(storage: LocalStorage) -> Dataset:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    dataset = save(storage, Dataset(key="f" * 16, num_train=1))
+    folder = storage.root / dataset.location / "train"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.Table.from_pylist([{"id": "a", "text": "One line of text."}]), folder / "00000.parquet")
+    return dataset
+
+
+def test_the_key_leaves_out_what_does_not_change_the_result(storage: LocalStorage, tiny_model: Path) -> None:
+    dataset, base, config = small_dataset(storage), base_model(storage, tiny_model), small_run()
+    key = train_key(config, dataset, base)
+    assert train_key(config.replace(keep_checkpoints=9, checkpoint_every_steps=3, max_failures=0), dataset, base) == key
+    assert train_key(config.replace(learning_rate=1e-4), dataset, base) != key

@@ -1,0 +1,59 @@
+"""A dataset of CPython's documentation topics and a training run small enough for tests; no tests in here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from cluster.artifacts import Dataset, ImportedModel, load, save
+from cluster.storage import LocalStorage
+from pipelines.base_model import import_model
+from pipelines.config import ModelConfig, TrainConfig
+
+KEY = "0123456789abcdef"
+GOLDEN = Path(__file__).parent.parent / "golden" / "tiny_llama_cpu_losses.json"
+"""Losses of `small_run` on `small_dataset` from the tests' tiny model, on CPU."""
+
+
+def small_dataset(storage: LocalStorage, num_documents: int = 12, num_shards: int = 3) -> Dataset:
+    """The first topics by name, as cleaned documents in shards; made once in a storage."""
+    from pydoc_data.topics import topics
+
+    if made := load(storage, Dataset, KEY):
+        return made
+    documents = [{"id": name, "text": topics[name]} for name in sorted(topics)[:num_documents]]
+    num_characters = sum(len(document["text"]) for document in documents)
+    made = Dataset(key=KEY, num_train=num_documents, num_documents=num_documents, num_characters_kept=num_characters)
+    folder = storage.root / made.location / "train"
+    folder.mkdir(parents=True)
+    for n in range(num_shards):
+        pq.write_table(pa.Table.from_pylist(documents[n::num_shards]), folder / f"{n:05d}.parquet")
+    return save(storage, made)
+
+
+def base_model(storage: LocalStorage, folder: Path) -> ImportedModel:
+    return import_model(ModelConfig(source=str(folder)), storage)
+
+
+def small_run(**fields: Any) -> TrainConfig:
+    """Two CPU ranks, ZeRO-3, eight steps in float32."""
+    settings = {
+        "num_workers": 2,
+        "gpus_per_worker": 0,
+        "precision": "float32",
+        "num_steps": 8,
+        "warmup_steps": 2,
+        "sequence_length": 64,
+        "sequences_per_worker": 2,
+        "learning_rate": 3e-3,
+        "checkpoint_every_steps": 100,
+    }
+    return TrainConfig.model_validate({**settings, **fields})
+
+
+def chaos_run() -> TrainConfig:
+    """The same with a checkpoint at every step: it trains to the same losses, slowly enough to be killed on the way."""
+    return small_run(checkpoint_every_steps=1)
