@@ -1,0 +1,194 @@
+"""The engine that answers items: vLLM offline, the one that will serve. Runs in a Ray actor, never in the driver.
+
+The only module of the pipelines that imports vllm.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from cluster.errors import InputError, ResourceError
+from cluster.storage import local_copy, open_storage
+from pipelines.evaluation.compare import Row
+from pipelines.evaluation.tasks import Item
+
+GIB = 1 << 30
+
+ENVIRONMENT = {
+    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # the engine in the actor's own process: killed with it, and 10 s faster to start
+    "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "HF_HUB_OFFLINE": "1",  # a model is a folder; nothing is ever fetched
+}
+OVERHEAD_BYTES = 3 * GIB
+"""Of a CPU engine beside weights and cache: libraries, and log-probabilities of a batch over the whole vocabulary."""
+MAX_BATCHED_TOKENS = 1024
+"""Per engine step: bounds the logits of a batch (tokens x vocabulary x 4 bytes, several copies)."""
+
+
+@dataclass(frozen=True)
+class EngineSettings:
+    storage_uri: str
+    model_folder: str
+    max_model_len: int
+    num_gpus: int
+    kv_cache_gib: float
+    seed: int
+    num_weight_bytes: int
+
+
+@dataclass(frozen=True)
+class _Query:
+    """Tokens to score, and from which of them on they count."""
+
+    tokens: list[int]
+    first: int
+    num_bytes: int
+
+
+class Scorer:
+    """One loaded model. Meant for `ray.remote`."""
+
+    def start(self, settings: EngineSettings) -> None:
+        """Load the model.
+
+        Raises:
+            InputError: vLLM refuses the model.
+            ResourceError: too little memory.
+        """
+        self.settings = settings
+        folder = str(local_copy(open_storage(settings.storage_uri), settings.model_folder))
+        if not settings.num_gpus:
+            _check_memory(settings)
+            _use_all_cores()
+        from vllm import LLM
+
+        memory: dict[str, Any] = (
+            {"tensor_parallel_size": settings.num_gpus}
+            if settings.num_gpus
+            else {"kv_cache_memory_bytes": int(settings.kv_cache_gib * GIB)}
+        )
+        try:
+            self.llm = LLM(
+                folder,
+                dtype="bfloat16",
+                max_model_len=settings.max_model_len,
+                max_num_batched_tokens=max(MAX_BATCHED_TOKENS, settings.max_model_len),
+                max_num_seqs=64,
+                enforce_eager=True,  # a run is too short to earn back a compilation
+                seed=settings.seed,
+                **memory,
+            )
+        except (ValueError, OSError) as error:
+            raise InputError(
+                folder,
+                f"vLLM cannot load it: {str(error).strip()[:500]}",
+                "mend the model folder or evaluate.max_model_len",
+            ) from None
+        self.tokenizer = self.llm.get_tokenizer()
+
+    def answer(self, items: Sequence[Item]) -> list[Row]:
+        """One row for each item: see `pipelines.evaluation.evaluate.SCHEMA`."""
+        written = [item for item in items if item.kind == "continuation"]
+        scored = [item for item in items if item.kind != "continuation"]
+        return [*self._write(written), *self._score(scored)]
+
+    def _write(self, items: Sequence[Item]) -> list[Row]:
+        from sacrebleu.metrics import CHRF
+        from vllm import SamplingParams
+
+        if not items:
+            return []
+        prompts, limits = [], []
+        for item in items:
+            room = self.settings.max_model_len - min(item.max_new_tokens, self.settings.max_model_len // 2)
+            tokens = self.tokenizer(item.prompt, add_special_tokens=False)["input_ids"]
+            prompts.append({"prompt_token_ids": tokens[-room:]})
+            limits.append(SamplingParams(temperature=0, max_tokens=self.settings.max_model_len - room))
+        outputs = self.llm.generate(prompts, limits, use_tqdm=False)
+        # Character n-grams up to 6, beta 2 (Popovic 2015, "chrF: character n-gram F-score"): sacrebleu's defaults.
+        chrf = CHRF()
+        rows = []
+        for item, output in zip(items, outputs, strict=True):
+            reference, text = item.answers[0].strip(), output.outputs[0].text
+            # No longer than the reference: a model is not charged for going on, as it was told to.
+            score = chrf.sentence_score(text.strip()[: len(reference)], [reference]).score
+            rows.append(_row(item, score=score, num_tokens=len(output.outputs[0].token_ids), output=text))
+        return rows
+
+    def _score(self, items: Sequence[Item]) -> list[Row]:
+        queries = [[self._query(item.prompt, answer) for answer in item.answers] for item in items]
+        likelihoods = iter(self._log_likelihoods([query for group in queries for query in group]))
+        return [
+            _scored(item, group, [next(likelihoods) for _ in group]) for item, group in zip(items, queries, strict=True)
+        ]
+
+    def _query(self, prompt: str, answer: str) -> _Query:
+        text = prompt + answer
+        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        tokens, spans = list(encoded["input_ids"]), list(encoded["offset_mapping"])
+        # The first token of all has no probability of its own: text without a prompt gets the start token before it.
+        start = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.tokenizer.eos_token_id
+        if not prompt and start is not None:
+            tokens, spans = [start, *tokens], [(0, 0), *spans]
+        keep = self.settings.max_model_len - 1  # the engine wants to write one token more
+        tokens, spans = tokens[-keep:], spans[-keep:]
+        first = next((i for i, (_, end) in enumerate(spans) if i and end > len(prompt)), len(tokens))
+        scored = text[max(spans[first][0], len(prompt)) :] if first < len(tokens) else ""
+        return _Query(tokens, first, len(scored.encode()))
+
+    def _log_likelihoods(self, queries: Sequence[_Query]) -> list[float]:
+        """Of the counted tokens of each query, in nats."""
+        from vllm import SamplingParams
+
+        if not queries:
+            return []
+        told = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
+        outputs = self.llm.generate([{"prompt_token_ids": q.tokens} for q in queries], told, use_tqdm=False)
+        return [_sum(q, output.prompt_logprobs) for q, output in zip(queries, outputs, strict=True)]
+
+
+def _sum(query: _Query, log_probabilities: Any) -> float:
+    counted = range(query.first, len(query.tokens))
+    return float(sum(log_probabilities[i][query.tokens[i]].logprob for i in counted)) if counted else float("nan")
+
+
+def _scored(item: Item, queries: Sequence[_Query], likelihoods: Sequence[float]) -> Row:
+    gold, likelihood = queries[item.gold], likelihoods[item.gold]
+    figures: Row = {"nll": -likelihood, "num_tokens": len(gold.tokens) - gold.first, "num_bytes": gold.num_bytes}
+    if item.kind == "perplexity":
+        return _row(item, score=likelihood / max(gold.num_bytes, 1), **figures)
+    per_byte = [value / max(q.num_bytes, 1) for value, q in zip(likelihoods, queries, strict=True)]
+    if any(value != value for value in per_byte):  # a comparison with NaN would silently call it wrong
+        return _row(item, score=float("nan"), **figures)
+    chosen = max(range(len(per_byte)), key=per_byte.__getitem__)
+    right = chosen == item.gold
+    return _row(item, score=float(right), correct=right, output=item.answers[chosen], **figures)
+
+
+def _row(item: Item, **figures: Any) -> Row:
+    empty: Row = {"nll": None, "num_tokens": 0, "num_bytes": 0, "correct": None, "output": ""}
+    return {"task": item.task, "id": item.id, **empty, **figures}
+
+
+def _check_memory(settings: EngineSettings) -> None:
+    import psutil
+
+    need = settings.num_weight_bytes + settings.kv_cache_gib * GIB + OVERHEAD_BYTES
+    free = psutil.virtual_memory().available
+    if free < need:
+        raise ResourceError(
+            "evaluate",
+            f"the engine needs about {need / GIB:.1f} GiB of memory, {free / GIB:.1f} GiB are free",
+            "stop other work on that machine, lower evaluate.kv_cache_gib, or evaluate on a larger pool",
+        )
+
+
+def _use_all_cores() -> None:
+    """Ray limits OpenMP to the CPUs a task reserves, which here are bookkeeping."""
+    import torch
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))

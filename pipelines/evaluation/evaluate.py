@@ -1,0 +1,216 @@
+"""Evaluate: the same items for every model, answered by the engine that will serve, all tasks in one engine start."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from cluster import artifacts
+from cluster.artifacts import Dataset, EvalReport, FileEntry, Score, Weights
+from cluster.errors import InputError, ResourceError, StageFailed
+from cluster.session import on_pool
+from cluster.storage import Storage, local_copy, sha256_of, staged_folder
+from pipelines.config import EvaluateConfig
+from pipelines.evaluation.compare import Row, score_of
+from pipelines.evaluation.engine import ENVIRONMENT, EngineSettings, Scorer
+from pipelines.evaluation.tasks import Item, build_items, file_digest, is_number
+from pipelines.progress import Bar, bar, say
+
+BATCH_ITEMS = 24
+"""Given to the engine at once: enough to fill it, little enough to show progress."""
+POLL_S = 2.0
+
+
+def evaluate(config: EvaluateConfig, model: Weights, dataset: Dataset, storage: Storage) -> EvalReport:
+    """Score `model` on every task; the items depend on the dataset, the task and the seed alone.
+
+    Raises:
+        InputError: no held-out text, a wrong task file, a model that cannot be loaded or gives no finite score.
+        ResourceError: too little memory where the engine runs.
+    """
+    began = time.monotonic()
+    settings, inputs = _settings(config), {"model": model.digest, "dataset": dataset.digest}
+    key = artifacts.stage_key("evaluate", settings, inputs)
+    if (found := artifacts.load(storage, EvalReport, key)) is not None:
+        say("evaluate", f"already made for {model.kind} {model.key}")
+        return found
+    _check_model(local_copy(storage, model.folder), config.max_model_len)
+    items = _items(config, dataset, storage)
+    say("evaluate", f"{model.kind} {model.key}: {len(items)} items of {len(config.tasks)} tasks")
+    rows = _answer(config, model, storage, items)
+    _check_complete(model, items, rows)
+    report = EvalReport(key=key, inputs=inputs, config=settings, model=model.digest, scores=_scores(config, rows))
+    report = report.replace(files=(_write_items(storage, report, rows),), took_s=time.monotonic() - began)
+    for score in report.scores:
+        interval = f"{score.ci_low:.3f} to {score.ci_high:.3f}"
+        say("evaluate", f"{score.task}: {score.metric} {score.value:.3f} ({interval}, {score.num_items} items)")
+    say("evaluate", f"took {report.took_s:.0f} s")
+    return artifacts.save(storage, report)
+
+
+def _settings(config: EvaluateConfig) -> dict[str, Any]:
+    """What decides the result: not the machine, nor where a task's file lies."""
+    settings = config.model_dump(mode="json", exclude={"pool", "kv_cache_gib", "num_gpus"})
+    for task, given in zip(settings["tasks"], config.tasks, strict=True):
+        task["path"] = file_digest(given)
+    return settings
+
+
+def _check_model(folder: Any, max_model_len: int) -> None:
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise InputError(
+            str(folder), "the model folder has no tokenizer", "add tokenizer.json and tokenizer_config.json"
+        )
+    try:
+        longest = json.loads((folder / "config.json").read_text()).get("max_position_embeddings")
+    except (OSError, ValueError):
+        raise InputError(
+            str(folder), "config.json is missing or damaged", "give a complete Hugging Face folder"
+        ) from None
+    if longest is not None and max_model_len > longest:
+        raise InputError(
+            f"evaluate.max_model_len {max_model_len}",
+            f"the model takes at most {longest} tokens",
+            f"set it to {longest}",
+        )
+
+
+def _items(config: EvaluateConfig, dataset: Dataset, storage: Storage) -> list[Item]:
+    documents = read_documents(storage, dataset) if any(task.path is None for task in config.tasks) else []
+    return [item for task in config.tasks for item in build_items(task, documents, config.seed)]
+
+
+def read_documents(storage: Storage, dataset: Dataset) -> list[tuple[str, str]]:
+    """(id, text) of the held-out documents, in the order of their ids.
+
+    Raises:
+        InputError: there are none, or two share an id.
+    """
+    import pyarrow.parquet as pq
+
+    documents: list[tuple[str, str]] = []
+    for key in storage.list(f"{dataset.location}/heldout"):
+        if key.endswith(".parquet"):
+            filesystem, path = storage.filesystem(key)
+            table = pq.read_table(path, columns=["id", "text"], filesystem=filesystem)
+            documents += zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True)
+    if not documents:
+        raise InputError(
+            f"{storage.uri}/{dataset.location}/heldout",
+            "no held-out documents",
+            "raise data.heldout_fraction or give more documents",
+        )
+    name, count = Counter(name for name, _ in documents).most_common(1)[0]
+    if count > 1:
+        raise InputError(
+            f"{storage.uri}/{dataset.location}/heldout", f"{count} documents have the id {name!r}", "make it anew"
+        )
+    return sorted(documents)
+
+
+def _answer(config: EvaluateConfig, model: Weights, storage: Storage, items: Sequence[Item]) -> list[Row]:
+    """All items through one engine, in an actor that is killed at the end: that frees its memory."""
+    import ray
+
+    actor = (
+        ray.remote(Scorer)
+        .options(
+            num_cpus=0.5,  # bookkeeping: the engine uses the node's cores, and nothing else runs in this stage
+            num_gpus=config.num_gpus,
+            label_selector=on_pool(config.pool),
+            runtime_env={"env_vars": ENVIRONMENT},
+        )
+        .remote()
+    )
+    rows: list[Row] = []
+    try:
+        with bar("evaluate", len(items), "items") as shown:
+            _wait(actor.start.remote(_engine(config, model, storage)), shown, 0, "starting the engine")
+            for at in range(0, len(items), BATCH_ITEMS):
+                batch = items[at : at + BATCH_ITEMS]
+                rows += _wait(actor.answer.remote(batch), shown, at, batch[0].task)
+                shown.update(len(rows), batch[0].task)
+    finally:
+        ray.kill(actor)
+    return rows
+
+
+def _engine(config: EvaluateConfig, model: Weights, storage: Storage) -> EngineSettings:
+    return EngineSettings(
+        storage_uri=storage.uri,
+        model_folder=model.folder,
+        max_model_len=config.max_model_len,
+        num_gpus=config.num_gpus,
+        kv_cache_gib=config.kv_cache_gib,
+        seed=config.seed,
+        num_weight_bytes=model.num_weight_bytes,
+    )
+
+
+def _wait(reference: Any, shown: Bar, completed: int, figures: str) -> Any:
+    """The result, with a sign of life meanwhile. Errors meant for people come through as they were raised."""
+    import ray
+    from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+
+    try:
+        while not ray.wait([reference], timeout=POLL_S)[0]:
+            shown.update(completed, figures)
+        return ray.get(reference)
+    except RayTaskError as error:
+        if isinstance(error.cause, InputError | ResourceError):
+            raise error.cause from None
+        raise StageFailed(f"evaluate: the engine broke off: {error.cause!r}") from error
+    except (OutOfMemoryError, RayActorError) as error:
+        raise ResourceError(
+            "evaluate",
+            f"the engine's process died ({str(error).splitlines()[0]})",
+            "most often memory ran out: stop other work on that machine or lower evaluate.kv_cache_gib",
+        ) from None
+
+
+def _check_complete(model: Weights, items: Sequence[Item], rows: Sequence[Row]) -> None:
+    """Raises InputError naming the first item without a finite answer: a hole is never counted as zero."""
+    answered = {(row["task"], row["id"]): row for row in rows}
+    kinds: Callable[[Item], tuple[str, ...]] = lambda item: (
+        ("score",) if item.kind == "continuation" else ("score", "nll")
+    )  # noqa: E731
+    for item in items:
+        row = answered.get((item.task, item.id))
+        if row is None or not all(is_number(row[name]) for name in kinds(item)):
+            raise InputError(
+                f"{model.kind} {model.key}, task {item.task}, item {item.id}",
+                "not answered" if row is None else "its score is not a finite number",
+                "the weights are damaged or training diverged: train again, with a lower learning_rate",
+            )
+
+
+def _scores(config: EvaluateConfig, rows: Sequence[Row]) -> tuple[Score, ...]:
+    by_task = {
+        task.name: sorted((r for r in rows if r["task"] == task.name), key=lambda r: r["id"]) for task in config.tasks
+    }
+    return tuple(score_of(task.name, task.kind, by_task[task.name]) for task in config.tasks)
+
+
+def _write_items(storage: Storage, report: EvalReport, rows: Sequence[Row]) -> FileEntry:
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(
+        [
+            ("task", pa.string()),
+            ("id", pa.string()),
+            ("score", pa.float64()),  # chrF 0 to 100, right 1 or wrong 0, or log-likelihood per byte in nats
+            ("nll", pa.float64()),  # negative log-likelihood of the text or the right answer, in nats; null if written
+            ("num_tokens", pa.int64()),
+            ("num_bytes", pa.int64()),
+            ("correct", pa.bool_()),
+            ("output", pa.string()),
+        ]
+    )
+    with staged_folder(storage, report.location) as folder:
+        path = folder / "items.parquet"
+        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), path, compression="zstd")
+        return FileEntry(path=path.name, num_bytes=path.stat().st_size, sha256=sha256_of(path))

@@ -1,0 +1,200 @@
+"""Quantize: GPTQ by llmcompressor in an environment of its own, saved as compressed-tensors that vLLM loads."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cluster import artifacts
+from cluster.artifacts import Dataset, FileEntry, QuantizedModel, Weights
+from cluster.errors import InputError, ResourceError, StageFailed, UserError
+from cluster.session import on_pool
+from cluster.storage import Storage, local_copy, open_storage, sha256_of, staged_folder
+from pipelines.config import QuantizeConfig
+from pipelines.progress import bar, say
+from pipelines.quantization.calibration import CHARACTERS_PER_TOKEN, read_texts, windows
+from pipelines.quantization.environment import runtime_env
+
+GIB = 1 << 30
+POLL_S = 2.0
+DRAW = 4
+"""Text read for calibration, as a multiple of what is used: there must be something to draw from."""
+
+
+@dataclass(frozen=True)
+class Made:
+    """What the task reports."""
+
+    files: tuple[FileEntry, ...]
+    num_weight_bytes: int
+    num_sequences: int
+
+
+def quantize(config: QuantizeConfig, model: Weights, dataset: Dataset, storage: Storage) -> QuantizedModel:
+    """Quantize `model` with calibration text from the dataset's train documents.
+
+    Raises:
+        InputError: no text to calibrate with, or a model folder that cannot be read.
+        ResourceError: too little memory where the task runs.
+    """
+    began = time.monotonic()
+    settings = config.model_dump(mode="json", exclude={"pool", "num_gpus"})
+    inputs = {"model": model.digest, "dataset": dataset.digest}
+    key = artifacts.stage_key("quantize", settings, inputs)
+    if (found := artifacts.load(storage, QuantizedModel, key)) is not None:
+        say("quantize", f"already made for {model.kind} {model.key}")
+        return found
+    _check_model(local_copy(storage, model.folder))
+    length = config.num_calibration_sequences * config.calibration_length * CHARACTERS_PER_TOKEN * DRAW
+    texts = read_texts(storage, dataset, length, config.seed)
+    planned = QuantizedModel(key=key, inputs=inputs, config=settings, scheme=config.scheme)
+    say("quantize", f"{model.kind} {model.key} to {config.scheme}, calibrated on the train documents")
+    made = _run(config, model, planned, storage, texts)
+    quantized = planned.replace(
+        files=made.files,
+        num_parameters=model.num_parameters,
+        num_weight_bytes=made.num_weight_bytes,
+        num_weight_bytes_before=model.num_weight_bytes,
+        num_calibration_sequences=made.num_sequences,
+        took_s=time.monotonic() - began,
+    )
+    before, after = model.num_weight_bytes / 1e6, made.num_weight_bytes / 1e6
+    say("quantize", f"{before:.0f} MB to {after:.0f} MB, {made.num_sequences} sequences, took {quantized.took_s:.0f} s")
+    return artifacts.save(storage, quantized)
+
+
+def _check_model(folder: Path) -> None:
+    if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
+        raise InputError(
+            str(folder), "the model folder has no tokenizer", "add tokenizer.json and tokenizer_config.json"
+        )
+
+
+def _run(config: QuantizeConfig, model: Weights, planned: QuantizedModel, storage: Storage, texts: list[str]) -> Made:
+    """The work as a Ray task; its process ends with it, which frees its memory."""
+    import ray
+    from ray.exceptions import OutOfMemoryError, RayTaskError, RuntimeEnvSetupError, WorkerCrashedError
+
+    task = ray.remote(quantize_here).options(
+        num_cpus=0.5,
+        num_gpus=config.num_gpus,
+        max_calls=1,
+        max_retries=0,
+        label_selector=on_pool(config.pool),
+        runtime_env=runtime_env(),
+    )
+    reference = task.remote(config, storage.uri, model.folder, model.num_weight_bytes, planned.folder, texts)
+    began = time.monotonic()
+    try:
+        with bar("quantize", None, "s") as shown:
+            while not ray.wait([reference], timeout=POLL_S)[0]:
+                shown.update(round(time.monotonic() - began))
+        made: Made = ray.get(reference)
+        return made
+    except KeyboardInterrupt:
+        ray.cancel(reference, force=True)
+        raise
+    except RayTaskError as error:
+        if isinstance(error.cause, UserError):
+            raise error.cause from None
+        raise StageFailed(f"quantize: {error.cause!r}") from error
+    except RuntimeEnvSetupError as error:
+        raise ResourceError(
+            "quantize",
+            f"its environment cannot be made ({str(error).splitlines()[0]})",
+            "run `make setup` while there is a network, then it works offline",
+        ) from None
+    except (OutOfMemoryError, WorkerCrashedError) as error:
+        raise ResourceError(
+            "quantize",
+            f"the task's process died ({str(error).splitlines()[0]})",
+            "most often memory ran out: stop other work on that machine or quantize on a larger pool",
+        ) from None
+
+
+def quantize_here(
+    config: QuantizeConfig, storage_uri: str, source: str, num_weight_bytes: int, target: str, texts: list[str]
+) -> Made:
+    """In the task: read `source`, quantize, and publish the folder `target` of the storage."""
+    storage = open_storage(storage_uri)
+    folder = local_copy(storage, source)
+    _check_memory(num_weight_bytes, config)
+    _use_all_cores()
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    sequences = windows(
+        texts,
+        lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]),
+        config.calibration_length,
+        config.num_calibration_sequences,
+        config.seed,
+    )
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype="bfloat16")
+    _gptq(model, sequences, config)
+    with staged_folder(storage, target) as staged:
+        model.save_pretrained(staged, save_compressed=True)
+        tokenizer.save_pretrained(staged)
+        _keep_chat(folder, staged)
+        return _made(staged, len(sequences))
+
+
+def _gptq(model: Any, sequences: list[list[int]], config: QuantizeConfig) -> None:
+    """GPTQ (Frantar et al. 2022), in place."""
+    from datasets import Dataset as Rows
+    from llmcompressor import oneshot
+    from llmcompressor.modifiers.gptq import GPTQModifier
+
+    rows = Rows.from_dict({"input_ids": sequences, "attention_mask": [[1] * len(tokens) for tokens in sequences]})
+    oneshot(
+        model=model,
+        dataset=rows,
+        recipe=GPTQModifier(targets="Linear", scheme=config.scheme, ignore=list(config.ignore)),
+        max_seq_length=config.calibration_length,
+        num_calibration_samples=len(sequences),
+    )
+
+
+def _keep_chat(source: Path, target: Path) -> None:
+    """The chat template and the generation settings as they were, should a library have left them out."""
+    for name in ("chat_template.jinja", "generation_config.json"):
+        if (source / name).is_file() and not (target / name).is_file():
+            shutil.copy(source / name, target / name)
+
+
+def _made(folder: Path, num_sequences: int) -> Made:
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    for path in paths:
+        path.chmod(0o644)
+    files = tuple(
+        FileEntry(
+            path=f"model/{path.relative_to(folder).as_posix()}", num_bytes=path.stat().st_size, sha256=sha256_of(path)
+        )
+        for path in paths
+    )
+    return Made(files, sum(f.num_bytes for f in files if f.path.endswith(".safetensors")), num_sequences)
+
+
+def _check_memory(num_weight_bytes: int, config: QuantizeConfig) -> None:
+    """Weights, their Hessians in float32 and the libraries: three times the weights and 2 GiB covers what was measured."""
+    import psutil
+
+    need, free = 3 * num_weight_bytes + 2 * GIB, psutil.virtual_memory().available
+    if free < need:
+        raise ResourceError(
+            "quantize",
+            f"needs about {need / GIB:.1f} GiB of memory, {free / GIB:.1f} GiB are free",
+            f"stop other work on that machine or quantize on a larger pool than `{config.pool}`",
+        )
+
+
+def _use_all_cores() -> None:
+    """Ray limits OpenMP to the CPUs a task reserves, which here are bookkeeping."""
+    import os
+
+    import torch
+
+    torch.set_num_threads(len(os.sched_getaffinity(0)))
