@@ -4,7 +4,7 @@ import random
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.config import DataConfig, DedupConfig, SourceConfig
@@ -69,6 +69,7 @@ def test_heldout_share_is_about_the_fraction() -> None:
     assert sum(choose_heldout(keys, 0.1)) / 5_000 == pytest.approx(0.1, abs=0.02)  # 4.7 standard errors
 
 
+@settings(deadline=None)
 @given(st.integers(0, 40), st.floats(0, 0.99), st.integers(0, 99))
 def test_heldout_does_not_depend_on_order(num: int, fraction: float, seed: int) -> None:
     keys = [fingerprint(f"{seed} {i}") for i in range(num)]
@@ -80,6 +81,7 @@ def test_heldout_does_not_depend_on_order(num: int, fraction: float, seed: int) 
         assert not all(chosen.values())
 
 
+@settings(deadline=None)
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["", "language"])), max_size=20))
 def test_every_document_gets_one_decision(documents: list[tuple[str, str]]) -> None:
     reasons = {i: reason for i, (_, reason) in enumerate(documents) if reason}

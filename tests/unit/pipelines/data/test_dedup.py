@@ -119,7 +119,7 @@ def test_pairs_are_found_as_the_exact_similarity_says() -> None:
     assert min(checked.values()) >= 10, checked
 
 
-@settings(max_examples=50)
+@settings(max_examples=50, deadline=None)
 @given(st.lists(st.integers(0, 5), max_size=30))
 def test_groups_do_not_depend_on_order(kinds: list[int]) -> None:
     keys = [np.array([kind, kind + 100], np.uint64).tobytes() for kind in kinds]

@@ -3,7 +3,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.config import FilterConfig
@@ -112,6 +112,7 @@ def test_stop_words(text: str, language: str, dropped: bool) -> None:
     assert (stop_word_drop(text, language, FilterConfig()) is not None) == dropped
 
 
+@settings(deadline=None)
 @given(st.text(alphabet="ab #.…-•\n1", max_size=200))
 def test_filters_answer_for_any_text(text: str) -> None:
     drop = cheap_drop(text, FilterConfig(**{**OPEN, "max_top_2_gram_character_fraction": 0.1}))

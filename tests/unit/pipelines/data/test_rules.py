@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import pyarrow as pa
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import ConfigError
@@ -149,12 +149,14 @@ TOKENS = st.sampled_from(
 
 
 @pytest.mark.parametrize("name", BUILT_IN)
+@settings(deadline=None)
 @given(tokens=st.lists(TOKENS, max_size=30))
 def test_built_in_rules_are_idempotent(name: str, tokens: list[str]) -> None:
     once = apply(name, "".join(tokens))
     assert apply(name, once) == once
 
 
+@settings(deadline=None)
 @given(st.text(max_size=60))
 def test_repair_leaves_no_control_characters_and_is_idempotent(text: str) -> None:
     once = repair_unicode(text)
@@ -162,6 +164,7 @@ def test_repair_leaves_no_control_characters_and_is_idempotent(text: str) -> Non
     assert repair_unicode(once) == once
 
 
+@settings(deadline=None)
 @given(st.text(alphabet=" \t\n\r\u00a0\u3000ab", max_size=60))
 def test_white_space_between_words_is_kept_as_a_separator(text: str) -> None:
     collapsed = apply("collapse_white_space", text)
