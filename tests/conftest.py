@@ -32,7 +32,7 @@ def own_home() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def ray_cluster(own_home: Path) -> Iterator[str]:
-    """The session's one Ray cluster (private: one node, at least 4 logical CPUs); workers import the packages and tests."""
+    """The session's one Ray cluster: private, one node, at least 4 logical CPUs; workers import the packages and tests."""
     from cluster.session import joined
 
     with joined() as how:
@@ -47,7 +47,7 @@ def storage(tmp_path: Path) -> LocalStorage:
 
 @pytest.fixture(scope="session")
 def shared_data() -> Callable[[str], Path]:
-    """The folder or file of that name in the reference data beside the repository; skips the test where it is absent."""
+    """The folder or file of that name in the reference data beside the repository; skips where it is absent."""
 
     def locate(name: str) -> Path:
         path = SHARED_DATA / name
@@ -60,7 +60,7 @@ def shared_data() -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a random Llama of 0.3 M parameters (bfloat16 safetensors) and a byte-level BPE tokenizer of 1000 words.
+    """A folder with a random Llama (0.2 M parameters, bfloat16 safetensors) and a byte-level BPE tokenizer of 1000 words.
 
     Head size 32 is the smallest that vLLM's CPU attention takes. Do not write into the folder: the session shares it.
     """
@@ -72,6 +72,7 @@ def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def _tiny_tokenizer(folder: Path) -> int:
     from pydoc_data.topics import topics
+
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -87,9 +88,9 @@ def _tiny_tokenizer(folder: Path) -> int:
     tokenizer.train_from_iterator([topics[name] for name in sorted(topics)[:20]], trainer)
     fast = PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
-        bos_token="<|endoftext|>",  # noqa: S106  # a word of the vocabulary, no secret
-        eos_token="<|im_end|>",  # noqa: S106
-        pad_token="<|endoftext|>",  # noqa: S106
+        bos_token="<|endoftext|>",
+        eos_token="<|im_end|>",
+        pad_token="<|endoftext|>",
         model_max_length=1024,
     )
     fast.chat_template = CHAT_TEMPLATE

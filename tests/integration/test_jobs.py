@@ -1,0 +1,75 @@
+"""Jobs on the cluster of `serinus up`: submitted with a folder, followed, stopped."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tests.integration.local_cluster import Bench
+
+pytestmark = pytest.mark.integration
+
+PROGRAM = """
+import os, sys, time
+from cluster.session import joined, on_pool
+import ray
+print("secrets.txt" in os.listdir("."), os.environ["COLOUR"], flush=True)
+with joined() as how:
+    ask = ray.remote(num_cpus=1)(ray.util.get_node_ip_address).options(label_selector=on_pool("data"))
+    print(how, ray.util.get_node_ip_address(), ray.get(ask.remote()), flush=True)
+time.sleep(float(sys.argv[1]))
+sys.exit(int(sys.argv[2]))
+"""
+
+JOBS = """
+from pathlib import Path
+from cluster import jobs
+
+def submit(*arguments):
+    return jobs.submit(["python", "program.py", *arguments], working_dir=Path(FOLDER), env={"COLOUR": "dark blue"})
+
+def follow(job):
+    print("exit", jobs.follow(job, out=lambda text: print(text, end="")))
+"""
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    (tmp_path / "secrets.txt").write_text("x")
+    (tmp_path / ".gitignore").write_text("secrets.txt\n")
+    return tmp_path
+
+
+def test_a_job_is_followed_to_its_exit_code(up: Bench, folder: Path) -> None:
+    said = up.run(f"FOLDER = {str(folder)!r}\n{JOBS}\nfollow(submit('0', '7'))")
+    assert "False dark blue" in said, "what .gitignore names is not shipped; the environment is"
+    assert "127.0.0.2 127.0.0.3" in said, "the driver is on the head, its task on the pool"
+    assert said.endswith("exit 7\n")
+
+
+def test_a_job_can_be_stopped(up: Bench, folder: Path) -> None:
+    code = (
+        f"FOLDER = {str(folder)!r}\n{JOBS}\njob = submit('300', '0')\n"
+        "def stop_once_it_works(text):\n    print(text, end='')\n    if '127.0.0.3' in text: print(jobs.stop(job))\n"
+        "print('exit', jobs.follow(job, out=stop_once_it_works))"
+    )
+    said = up.run(code)
+    assert "True\n" in said
+    assert said.endswith("exit 130\n")
+
+
+def test_what_cannot_be_done_is_told(up: Bench, folder: Path) -> None:
+    said = up.fails(f"FOLDER = {str(folder)!r}\n{JOBS}\nfollow('nobody')")
+    assert "ClusterError: job nobody: no such job on this cluster" in said
+    said = up.fails(f"FOLDER = {str(folder)!r}\n{JOBS}\nsubmit('0', '0')", RAY_AUTH_TOKEN="0" * 64)
+    assert "refuses our token" in said
+    said = up.fails(f"FOLDER = {str(folder / 'absent')!r}\n{JOBS}\nsubmit('0', '0')")
+    assert "no such folder" in said
+
+
+def test_without_a_cluster_the_remedy_is_named(bench: Bench, folder: Path, tmp_path: Path) -> None:
+    code = f"FOLDER = {str(folder)!r}\n{JOBS}\nsubmit('0', '0')"
+    assert "there is no cluster to submit to" in bench.fails(code, SERINUS_HOME=str(tmp_path / "home"))
+    assert "does not answer" in bench.fails(code, RAY_API_SERVER_ADDRESS="http://127.0.0.9:6")
