@@ -58,6 +58,7 @@ def deploy_gateway(name: str, serving: ServingConfig, storage_uri: str) -> None:
     """
     chosen = serving.model_dump(mode="json", include={"pool", "num_gateway_replicas", "user_header"})
     settings = digest({"name": name, "storage": storage_uri, **chosen})
+    _quiet()
     _listen(serving)
     if not _runs_with(GATEWAY, GATEWAY, settings):
         from services.serving import gateway
@@ -80,6 +81,7 @@ def deploy_revision(revision: Revision, serving: ServingConfig, storage: Storage
     """
     name = application_name(revision.revision)
     settings = _settings_of(revision, serving, storage)
+    _quiet()
     if _runs_with(name, MODEL_DEPLOYMENT, settings):
         log.info("%s runs already", name)
         return
@@ -155,10 +157,14 @@ def _runs_with(application: str, deployment: str, settings: str) -> bool:
         return False
 
 
+def _quiet() -> None:
+    """Ray's own log of every step is not for our users; what goes wrong comes as our errors."""
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+
+
 def _run(application: Any, name: str, route_prefix: str | None) -> None:
     from ray import serve
 
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)  # Ray's own log of every step is not for our users
     target = serve.RunTarget(application, name=name, route_prefix=route_prefix)
     serve.run_many([target], wait_for_applications_running=False)
 
@@ -197,7 +203,6 @@ def _listen(serving: ServingConfig) -> None:
         return
     _check_free(serving)
     location = "HeadOnly" if _is_loopback(serving.host) else "EveryNode"
-    logging.getLogger("ray.serve").setLevel(logging.WARNING)
     serve.start(proxy_location=location, http_options={"host": serving.host, "port": serving.port})
 
 
