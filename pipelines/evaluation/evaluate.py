@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from cluster import artifacts
@@ -22,6 +22,8 @@ from pipelines.progress import Bar, bar, say
 BATCH_ITEMS = 24
 """Given to the engine at once: enough to fill it, little enough to show progress."""
 POLL_S = 2.0
+NEEDED = {"perplexity": ("score", "nll"), "multiple_choice": ("score", "nll"), "continuation": ("score",)}
+"""Figures every item of that kind must have."""
 
 
 def evaluate(config: EvaluateConfig, model: Weights, dataset: Dataset, storage: Storage) -> EvalReport:
@@ -174,12 +176,9 @@ def _wait(reference: Any, shown: Bar, completed: int, figures: str) -> Any:
 def _check_complete(model: Weights, items: Sequence[Item], rows: Sequence[Row]) -> None:
     """Raises InputError naming the first item without a finite answer: a hole is never counted as zero."""
     answered = {(row["task"], row["id"]): row for row in rows}
-    kinds: Callable[[Item], tuple[str, ...]] = lambda item: (
-        ("score",) if item.kind == "continuation" else ("score", "nll")
-    )  # noqa: E731
     for item in items:
         row = answered.get((item.task, item.id))
-        if row is None or not all(is_number(row[name]) for name in kinds(item)):
+        if row is None or not all(is_number(row[name]) for name in NEEDED[item.kind]):
             raise InputError(
                 f"{model.kind} {model.key}, task {item.task}, item {item.id}",
                 "not answered" if row is None else "its score is not a finite number",

@@ -38,7 +38,7 @@ def _kept_perplexity(config: GateConfig, trained: Score, quantized: Score) -> Ch
         found=found,
         bound=bound,
         passed=found <= bound,
-        message=f"{trained.task} is {found:.3f} times the trained model's after quantization, at most {bound:g} allowed",
+        message=f"{trained.task} is {found:.3f} times the trained model's once quantized, at most {bound:g} allowed",
     )
 
 

@@ -1,4 +1,4 @@
-"""What is asked of a model: items built on text alone, so that every model gets the same ones whatever its tokenizer."""
+"""What is asked of a model: items built on text alone, the same for every model whatever its tokenizer."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NUM_CHOICES = 4
 
 @dataclass(frozen=True)
 class Item:
-    """One question. `answers`: the text (perplexity), the reference (continuation) or the choices, `gold` the right one."""
+    """One question. `answers`: the text, the reference or the choices, of which `gold` is the right one."""
 
     task: str
     kind: Kind
@@ -97,7 +97,7 @@ def _from_documents(task: TaskConfig, documents: Sequence[tuple[str, str]], seed
 
 
 def _passages(documents: Sequence[tuple[str, str]], head: int, tail: int) -> Iterator[Passage]:
-    """Consecutive passages, cut at white space, of about `head` and `tail` characters. Ends too short for one are left out."""
+    """Consecutive passages of about `head` and `tail` characters, cut at white space. Too short ends are left out."""
     for name, text in documents:
         start = 0
         while True:

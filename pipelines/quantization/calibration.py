@@ -50,7 +50,7 @@ def _documents(storage: Storage, dataset: Dataset, seed: int) -> Iterator[str]:
 def windows(
     texts: list[str], encode: Callable[[str], list[int]], length: int, count: int, seed: int
 ) -> list[list[int]]:
-    """At most `count` windows of at most `length` tokens, each from one document, drawn by `seed` from all there are."""
+    """At most `count` windows of at most `length` tokens, each from one document, drawn by `seed` from all."""
     found: list[tuple[str, list[int]]] = []
     for number, text in enumerate(texts):
         tokens = encode(text)

@@ -10,11 +10,11 @@ from typing import Any
 from cluster.session import package_root
 
 OVERLAY = "serinus-quantize"
-"""Folder in the Python environment with the packages of requirements/quantize.txt (`pip install --no-deps --target`)."""
+"""Folder in the Python environment with the packages of requirements/quantize.txt (pip's `--target`)."""
 
 
 def runtime_env(prefix: Path | None = None) -> dict[str, Any]:
-    """Ray's `runtime_env`: the overlay first on the import path where it is installed, else a pip environment of its list.
+    """Ray's `runtime_env`: the overlay first on the import path where it is, else a pip environment of its list.
 
     Args:
         prefix: of the Python environment, `sys.prefix` by default.

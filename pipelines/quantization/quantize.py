@@ -86,7 +86,7 @@ def _run(config: QuantizeConfig, model: Weights, planned: QuantizedModel, storag
         label_selector=on_pool(config.pool),
         runtime_env=runtime_env(),
     )
-    reference = task.remote(config, storage.uri, model.folder, model.num_weight_bytes, planned.folder, texts)
+    reference = task.remote(config, storage.uri, model, planned.folder, texts)
     began = time.monotonic()
     try:
         with bar("quantize", None, "s") as shown:
@@ -115,13 +115,11 @@ def _run(config: QuantizeConfig, model: Weights, planned: QuantizedModel, storag
         ) from None
 
 
-def quantize_here(
-    config: QuantizeConfig, storage_uri: str, source: str, num_weight_bytes: int, target: str, texts: list[str]
-) -> Made:
-    """In the task: read `source`, quantize, and publish the folder `target` of the storage."""
+def quantize_here(config: QuantizeConfig, storage_uri: str, model: Weights, target: str, texts: list[str]) -> Made:
+    """In the task: read the model, quantize, and publish the folder `target` of the storage."""
     storage = open_storage(storage_uri)
-    folder = local_copy(storage, source)
-    _check_memory(num_weight_bytes, config)
+    folder = local_copy(storage, model.folder)
+    _check_memory(model.num_weight_bytes, config)
     _use_all_cores()
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -133,10 +131,10 @@ def quantize_here(
         config.num_calibration_sequences,
         config.seed,
     )
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype="bfloat16")
-    _gptq(model, sequences, config)
+    network = AutoModelForCausalLM.from_pretrained(folder, dtype="bfloat16")
+    _gptq(network, sequences, config)
     with staged_folder(storage, target) as staged:
-        model.save_pretrained(staged, save_compressed=True)
+        network.save_pretrained(staged, save_compressed=True)
         tokenizer.save_pretrained(staged)
         _keep_chat(folder, staged)
         return _made(staged, len(sequences))
@@ -179,7 +177,7 @@ def _made(folder: Path, num_sequences: int) -> Made:
 
 
 def _check_memory(num_weight_bytes: int, config: QuantizeConfig) -> None:
-    """Weights, their Hessians in float32 and the libraries: three times the weights and 2 GiB covers what was measured."""
+    """Weights, Hessians in float32 and the libraries: three times the weights and 2 GiB covers what was measured."""
     import psutil
 
     need, free = 3 * num_weight_bytes + 2 * GIB, psutil.virtual_memory().available
