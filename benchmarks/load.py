@@ -98,11 +98,12 @@ class Load:
 
     def __post_init__(self) -> None:
         self.random = random.Random(self.arguments.seed)
-        self.ends_at = time.monotonic() + self.arguments.duration
+        self.ends_at = 0.0
 
     async def run(self) -> None:
         limits = httpx.Limits(max_connections=self.arguments.concurrency)
         async with httpx.AsyncClient(timeout=self.arguments.timeout, limits=limits, trust_env=False) as client:
+            self.ends_at = time.monotonic() + self.arguments.duration  # making the client may take its time
             await asyncio.gather(*(self._client(client) for _ in range(self.arguments.concurrency)))
 
     async def _client(self, client: httpx.AsyncClient) -> None:

@@ -121,8 +121,8 @@ def test_a_broken_revision_is_out_in_two_seconds_and_harms_nobody_after_the_deci
     assert status.weight_applied_at is not None
     assert (status.weight_applied_at - status.decided_at).total_seconds() <= 2
     assert len(requests) > 20
-    applied = status.weight_applied_at.timestamp()
-    assert [request for request in requests if not request["ok"] and request["at"] > applied] == []
+    decided = status.decided_at.timestamp()
+    assert [request for request in requests if not request["ok"] and request["at"] > decided] == []
     eventually(lambda: BROKEN not in controller.RayApplications().running())
 
 
