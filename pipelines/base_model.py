@@ -66,7 +66,7 @@ def _on_train_pool(function: Callable[..., T], *arguments: Any) -> T:
         return function(*arguments)
     task = ray.remote(function).options(num_cpus=1, label_selector=session.on_pool("train"), max_retries=0)
     try:
-        return ray.get(task.remote(*arguments))  # type: ignore[no-any-return]
+        return ray.get(task.remote(*arguments))
     except ray.exceptions.RayTaskError as error:
         raise error.cause if isinstance(error.cause, InputError) else error from None
 
@@ -176,7 +176,7 @@ def load(folder: Path, gguf: str | None) -> tuple[Any, Any]:
     """Model (bfloat16) and tokenizer.
 
     Raises:
-        InputError: transformers cannot read them.
+        InputError: transformers cannot read them, or the tokenizer has no end token.
     """
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
@@ -198,4 +198,7 @@ def load(folder: Path, gguf: str | None) -> tuple[Any, Any]:
         raise InputError(
             str(where), f"cannot be read as a model ({reason})", "get the file again and compare its hash"
         ) from None
+    if tokenizer.eos_token_id is None:
+        remedy = "set eos_token in tokenizer_config.json"
+        raise InputError(str(where), "the tokenizer names no end token, which closes each training document", remedy)
     return model.to(torch.bfloat16), tokenizer

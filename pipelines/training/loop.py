@@ -196,7 +196,8 @@ def export(engine: Any, storage: Storage, plan: Plan) -> tuple[FileEntry, ...]:
     """
     import torch.distributed as dist
 
-    whole, files = checkpoint.weights(engine), ()
+    whole = checkpoint.weights(engine)
+    files: tuple[FileEntry, ...] = ()
     if engine.global_rank == 0:
         with staged_folder(storage, plan.export) as folder:
             files = save_model(engine.module, whole, local_copy(storage, plan.base), folder)

@@ -3,7 +3,8 @@ with the very data the interrupted one would have seen: the state is the step, n
 
 All training documents, each closed by the end-of-text token, form one stream in the order of the dataset's shards.
 Sequence `i` is `stream[i * length : (i + 1) * length]`; the last one is filled up with the stream's beginning, so no
-token is lost and all sequences have one shape. Each epoch visits the sequences in its own order, drawn from (seed, epoch).
+token is lost and all sequences have one shape. Each epoch visits the sequences in its own order, drawn from (seed,
+epoch).
 """
 
 from __future__ import annotations

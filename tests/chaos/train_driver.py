@@ -1,4 +1,4 @@
-"""A driver for the tests to kill: `python -m tests.chaos.train_driver ADDRESS STORAGE MODEL_FOLDER` trains or goes on."""
+"""A driver for the tests to kill: `python -m tests.chaos.train_driver ADDRESS STORAGE MODEL` trains, or goes on."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -84,6 +85,14 @@ def test_a_folder_becomes_bfloat16_safetensors_once(tiny_model: Path, storage: L
         "model/tokenizer.json",
     }
     assert import_model(ModelConfig(source=str(tiny_model)), storage) == made
+
+
+def test_a_tokenizer_without_an_end_token(tiny_model: Path, tmp_path: Path, storage: LocalStorage) -> None:
+    source = shutil.copytree(tiny_model, tmp_path / "model")
+    settings = json.loads((source / "tokenizer_config.json").read_text())
+    (source / "tokenizer_config.json").write_text(json.dumps({**settings, "eos_token": None}))
+    with pytest.raises(InputError, match="no end token"):
+        import_model(ModelConfig(source=str(source)), storage)
 
 
 def _header_bytes(path: Path) -> int:
