@@ -122,7 +122,7 @@ def _num_blocks(files: Sequence[SourceFile]) -> int:
     """Of the read tasks: one for every BLOCK_BYTES, but no CPU idle while there are files."""
     import ray
 
-    wanted = max(sum(file.num_bytes for file in files) // BLOCK_BYTES, int(ray.cluster_resources().get("CPU", 1)))  # type: ignore[no-untyped-call]
+    wanted = max(sum(file.num_bytes for file in files) // BLOCK_BYTES, int(ray.cluster_resources().get("CPU", 1)))
     return min(wanted, len(files), MAX_BLOCKS)
 
 

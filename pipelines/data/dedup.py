@@ -111,4 +111,4 @@ def _components(bands: Uint64s) -> NDArray[Any]:
         links.append(np.stack((order[:-1][same], order[1:][same])))
     rows, columns = np.concatenate(links, axis=1)
     graph = coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(num, num))
-    return connected_components(graph, directed=False)[1]  # type: ignore[no-any-return]
+    return connected_components(graph, directed=False)[1]
