@@ -98,8 +98,9 @@ def _resampled(task: str, metric: str, rows: Sequence[Row]) -> NDArray[np.float6
     under = np.array([row["num_tokens"] if nll else 1 for row in rows], dtype=np.float64)
     seed = int(hashlib.sha256(f"{task}/{len(rows)}".encode()).hexdigest()[:16], 16)
     drawn = np.random.default_rng(seed).integers(0, len(rows), (NUM_RESAMPLES, len(rows)))
-    ratios = np.concatenate([[over.sum() / under.sum()], over[drawn].sum(1) / under[drawn].sum(1)])
-    return np.exp(ratios) if nll else ratios
+    ratios: NDArray[np.float64] = np.concatenate([[over.sum() / under.sum()], over[drawn].sum(1) / under[drawn].sum(1)])
+    figures: NDArray[np.float64] = np.exp(ratios) if nll else ratios
+    return figures
 
 
 def _interval(values: NDArray[np.float64]) -> tuple[float, float]:

@@ -98,7 +98,7 @@ class Scorer:
         return [*self._write(written), *self._score(scored)]
 
     def _write(self, items: Sequence[Item]) -> list[Row]:
-        from sacrebleu.metrics import CHRF
+        from sacrebleu.metrics.chrf import CHRF
         from vllm import SamplingParams
 
         if not items:

@@ -78,11 +78,10 @@ def _run(config: QuantizeConfig, model: Weights, planned: QuantizedModel, storag
     import ray
     from ray.exceptions import OutOfMemoryError, RayTaskError, RuntimeEnvSetupError, WorkerCrashedError
 
-    task = ray.remote(quantize_here).options(
+    once = ray.remote(max_calls=1, max_retries=0)(quantize_here)
+    task = once.options(
         num_cpus=0.5,
         num_gpus=config.num_gpus,
-        max_calls=1,
-        max_retries=0,
         label_selector=on_pool(config.pool),
         runtime_env=runtime_env(),
     )

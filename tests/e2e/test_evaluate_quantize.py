@@ -1,0 +1,142 @@
+"""Real vLLM and real GPTQ on a tiny model: evaluate, quantize, evaluate again, judge."""
+
+import hashlib
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cluster import artifacts
+from cluster.artifacts import Dataset, ImportedModel
+from cluster.errors import InputError, ResourceError
+from cluster.storage import LocalStorage
+from pipelines.config import EvaluateConfig, GateConfig, QuantizeConfig, TaskConfig
+from pipelines.evaluation.compare import read_items
+from pipelines.evaluation.evaluate import evaluate, read_documents
+from pipelines.evaluation.tasks import build_items
+from pipelines.evaluation.verdict import gate
+from pipelines.quantization.quantize import quantize
+
+TASKS = (
+    TaskConfig(name="text", kind="perplexity", num_items=6),
+    TaskConfig(name="choice", kind="multiple_choice", num_items=6),
+    TaskConfig(name="writing", kind="continuation", num_items=4, max_new_tokens=8),
+)
+CONFIG = EvaluateConfig(tasks=TASKS, max_model_len=512, kv_cache_gib=0.25)
+
+
+@pytest.fixture
+def dataset(storage: LocalStorage) -> Dataset:
+    from pydoc_data.topics import topics
+
+    names = sorted(topics)
+    made = Dataset(key="d" * 16)
+    for part, chosen in (("train", names[10:20]), ("heldout", names[:6])):
+        folder = storage.root / made.location / part
+        folder.mkdir(parents=True)
+        pq.write_table(pa.table({"id": chosen, "text": [topics[n] for n in chosen]}), folder / "part-0.parquet")
+    return artifacts.save(storage, made)
+
+
+@pytest.fixture
+def model(storage: LocalStorage, tiny_model: Path) -> ImportedModel:
+    made = ImportedModel(key="b" * 16, num_weight_bytes=(tiny_model / "model.safetensors").stat().st_size)
+    shutil.copytree(tiny_model, storage.root / made.folder)
+    return artifacts.save(storage, made)
+
+
+def reference_nll(folder: Path, text: str) -> float:
+    """Negative log-likelihood of `text` after the start token, in nats, by transformers in float32."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    tokens = torch.tensor([[tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]])[:, -511:]
+    with torch.no_grad():
+        logits = network(tokens).logits[0, :-1]
+    return float(torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="sum"))
+
+
+@pytest.mark.e2e
+@pytest.mark.usefixtures("ray_cluster")
+def test_evaluate_quantize_evaluate_judge(storage: LocalStorage, dataset: Dataset, model: ImportedModel) -> None:
+    before = evaluate(CONFIG, model, dataset, storage)
+    items = read_items(storage, before)
+    assert {task: len(rows) for task, rows in items.items()} == {"text": 6, "choice": 6, "writing": 4}
+    asked = {item.id: item for item in build_items(TASKS[0], read_documents(storage, dataset), CONFIG.seed)}
+    for row in items["text"]:
+        expected = reference_nll(storage.root / model.folder, asked[row["id"]].answers[0])
+        assert row["nll"] == pytest.approx(expected, rel=0.01)  # bfloat16 against float32
+    assert all(row["correct"] is not None for row in items["choice"])
+    assert (
+        before.files[0].sha256
+        == hashlib.sha256((storage.root / before.location / "items.parquet").read_bytes()).hexdigest()
+    )
+    assert evaluate(CONFIG.replace(pool="train", kv_cache_gib=0.5), model, dataset, storage) == before  # made already
+
+    small = quantize(QuantizeConfig(num_calibration_sequences=8, calibration_length=64), model, dataset, storage)
+    assert small.num_calibration_sequences == 8
+    assert 0 < small.num_weight_bytes < small.num_weight_bytes_before == model.num_weight_bytes
+    folder = storage.root / small.folder
+    assert (
+        json.loads((folder / "config.json").read_text())["quantization_config"]["quant_method"] == "compressed-tensors"
+    )
+    for name in ("tokenizer.json", "chat_template.jinja", "generation_config.json"):
+        assert (folder / name).read_bytes() == (
+            storage.root / model.folder / name
+        ).read_bytes() or name == "tokenizer.json"
+
+    after = evaluate(CONFIG, small, dataset, storage)
+    assert after.score("text").value == pytest.approx(before.score("text").value, rel=0.05)
+    assert {r["id"] for rows in read_items(storage, after).values() for r in rows} == {
+        r["id"] for rows in items.values() for r in rows
+    }
+    verdict = gate(GateConfig(min_recovery=0.01), before, before, after, storage)
+    assert verdict.passed
+    assert len(verdict.differences["quantized vs base"]) == len(TASKS)
+
+
+@pytest.mark.parametrize(
+    ("spoil", "config", "error", "found"),
+    [
+        (lambda folder: (folder / "tokenizer.json").unlink(), CONFIG, InputError, "no tokenizer"),
+        (lambda folder: (folder / "config.json").write_text("{"), CONFIG, InputError, "damaged"),
+        (lambda folder: None, CONFIG.replace(max_model_len=4096), InputError, "at most 1024 tokens"),
+    ],
+)
+def test_a_model_that_cannot_be_evaluated_is_refused_before_an_engine_starts(
+    storage: LocalStorage,
+    dataset: Dataset,
+    model: ImportedModel,
+    spoil: Callable[[Path], None],
+    config: EvaluateConfig,
+    error: type[Exception],
+    found: str,
+) -> None:
+    spoil(storage.root / model.folder)
+    with pytest.raises(error, match=found):
+        evaluate(config, model, dataset, storage)
+
+
+@pytest.mark.integration
+@pytest.mark.usefixtures("ray_cluster")
+def test_too_little_memory_is_told_by_the_process_that_lacks_it(
+    storage: LocalStorage, dataset: Dataset, model: ImportedModel
+) -> None:
+    with pytest.raises(ResourceError, match=r"lower evaluate\.kv_cache_gib"):
+        evaluate(CONFIG.replace(kv_cache_gib=1e6), model, dataset, storage)
+    with pytest.raises(ResourceError, match="GiB are free"):
+        quantize(QuantizeConfig(), model.replace(num_weight_bytes=10**15), dataset, storage)
+
+
+def test_without_text_neither_stage_begins(storage: LocalStorage, model: ImportedModel) -> None:
+    empty = Dataset(key="e" * 16)
+    with pytest.raises(InputError, match="no held-out documents"):
+        evaluate(CONFIG, model, empty, storage)
+    with pytest.raises(InputError, match="calibrate"):
+        quantize(QuantizeConfig(), model, empty, storage)
