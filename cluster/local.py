@@ -10,12 +10,11 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 
 import psutil
@@ -25,27 +24,19 @@ from cluster.dashboard import Application, get_applications, get_nodes
 from cluster.errors import ClusterError, ResourceError
 from cluster.ports import free_port, listens
 from cluster.processes import end, writing_in
-from cluster.session import check_answers, ensure_token, node_environment, object_store_bytes, scratch, visible_gpus
+from cluster.ray_start import Launches
+from cluster.session import check_answers, ensure_token, scratch, visible_gpus
 from cluster.topology import HEAD, LocalNode, Topology, scaled
 
 Say = Callable[[str], None]
 
-HEAD_PORT, DASHBOARD_PORT, CLIENT_PORT, AGENT_PORT, METRICS_PORT = 6479, 8265, 20101, 52365, 8380
-"""Where looking for free ports starts. The client's must lie outside Ray's default worker ports, 10002 to 19999."""
+HEAD_PORT, DASHBOARD_PORT = 6479, 8265
+"""Where looking for free ports starts."""
 
-START_TIMEOUT_S = 120.0
+REGISTER_TIMEOUT_S = 60.0
 
 MIN_MEMORY_BYTES, MIN_DISK_BYTES = 3 << 29, 1 << 30
 """1.5 GiB: a head and three nodes take 0.9 GiB before any work. 1 GiB: sessions, logs and spilled objects."""
-
-NODE_SETTINGS = {
-    # A dead node is noticed after 3 s instead of 13 s; a node must be silent for 30 s to be taken for dead.
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_failure_threshold": "3",
-    # Idle workers of 60 MB for every logical CPU of every pool: start them when there is work.
-    "RAY_enable_worker_prestart": "0",
-    "RAY_prestart_worker_first_driver": "0",
-}
 
 
 class LocalCluster(StrictModel):
@@ -245,89 +236,33 @@ def _new(topology: Topology, progress: Say) -> LocalCluster:
 def _start(cluster: LocalCluster, nodes: list[LocalNode], progress: Say) -> None:
     ensure_token()
     started = time.monotonic()
-    launched: dict[str, subprocess.Popen[bytes]] = {}
-    try:
+    with Launches() as launches:
         for node in nodes:
-            _end(_folder(node.pool))
-            launched[node.pool] = _launch(cluster, node, taken=len(launched))
+            folder = _folder(node.pool)
+            _end(folder)
+            launches.start(node, number=cluster.nodes.index(node), folder=folder, options=_place(cluster, node))
             if node.pool == HEAD:  # the others ask it for the session's name
-                _wait(lambda: listens(cluster.address), launched)
+                launches.wait(lambda: listens(cluster.address))
         for node in nodes:
-            _wait(lambda node=node: launched[node.pool].poll() == 0, launched)  # type: ignore[misc]
+            launches.wait(partial(launches.is_up, node.pool))
             progress(f"{node.pool:>5} is up on {node.host} ({_size(node)}, {time.monotonic() - started:.0f} s)")
-    finally:
-        for process in launched.values():
-            if process.poll() is None:
-                process.kill()
 
 
-def _launch(cluster: LocalCluster, node: LocalNode, taken: int) -> subprocess.Popen[bytes]:
-    folder = _folder(node.pool)
-    folder.mkdir(parents=True, exist_ok=True)
-    gpus = visible_gpus()
-    devices = {"CUDA_VISIBLE_DEVICES": ",".join(gpus[index] for index in node.gpus)} if node.gpus else {}
-    with open(_log(node.pool), "wb") as log:
-        return subprocess.Popen(
-            _command(cluster, node, taken),
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=subprocess.STDOUT,
-            cwd=folder,
-            env=node_environment(**NODE_SETTINGS, **devices, RAY_COLOR_MODE="off"),
-            start_new_session=True,  # Ctrl-C is for us; the launcher is ended or left in good order
-        )
-
-
-def _command(cluster: LocalCluster, node: LocalNode, taken: int) -> list[str]:
-    labels = ",".join(f"{name}={value}" for name, value in node.labels.items())
-    number = [n.pool for n in cluster.nodes].index(node.pool)
-    options = {
-        "node-ip-address": node.host,
-        "temp-dir": _folder(node.pool),
-        "num-cpus": node.num_cpus,
-        "num-gpus": len(node.gpus),
-        "labels": labels,
-        "object-store-memory": object_store_bytes(),
-        # Random ones: with Ray's fixed range the nodes of one machine race for the same ports.
-        "min-worker-port": 0,
-        "max-worker-port": 0,
-        "dashboard-agent-listen-port": free_port(AGENT_PORT + 10 * number),
-        "metrics-export-port": free_port(METRICS_PORT + 10 * number),
-        "include-log-monitor": "false",
+def _place(cluster: LocalCluster, node: LocalNode) -> dict[str, str]:
+    """What tells the head from the others."""
+    if node.pool != HEAD:
+        return {"address": cluster.address}
+    return {
+        "port": cluster.address.rpartition(":")[2],
+        "dashboard-host": "127.0.0.1",
+        "dashboard-port": cluster.dashboard.rpartition(":")[2],
     }
-    if node.resources:
-        options["resources"] = str(node.resources).replace("'", '"')
-    head: dict[str, object] = {"address": cluster.address}
-    flags = ["--disable-usage-stats"]
-    if node.pool == HEAD:
-        head = {
-            "port": cluster.address.rpartition(":")[2],
-            "dashboard-host": "127.0.0.1",
-            "dashboard-port": cluster.dashboard.rpartition(":")[2],
-            "ray-client-server-port": free_port(CLIENT_PORT),
-        }
-        flags += ["--head", "--no-monitor"]  # nothing to autoscale on one machine
-    ray = [sys.executable, "-c", "import sys; from ray.scripts.scripts import main; sys.exit(main())", "start"]
-    return [*ray, *flags, *(f"--{name}={value}" for name, value in {**options, **head}.items())]
-
-
-def _wait(ready: Callable[[], bool], launched: dict[str, subprocess.Popen[bytes]]) -> None:
-    deadline = time.monotonic() + START_TIMEOUT_S
-    while not ready():
-        for pool, process in launched.items():
-            if process.poll():
-                raise ClusterError(f"node {pool}", f"did not start: {_last_words(pool)}", f"see {_log(pool)}")
-        if time.monotonic() > deadline:
-            pool = next(pool for pool, process in launched.items() if process.poll() is None)
-            found = f"did not start within {START_TIMEOUT_S:.0f} s: {_last_words(pool)}"
-            raise ClusterError(f"node {pool}", found, f"see {_log(pool)}, then run `serinus up` again")
-        time.sleep(0.1)
 
 
 def _wait_registered(cluster: LocalCluster) -> None:
     """Until the dashboard answers and knows every node: `up` promises a cluster that takes jobs."""
     wanted = {node.host: node.pool for node in cluster.nodes}
-    deadline = time.monotonic() + START_TIMEOUT_S
+    deadline = time.monotonic() + REGISTER_TIMEOUT_S
     found: str = ""
     while time.monotonic() < deadline:
         try:
@@ -339,15 +274,6 @@ def _wait_registered(cluster: LocalCluster) -> None:
             found = error.found
         time.sleep(0.3)
     raise ClusterError(f"cluster {cluster.address}", found, "run `serinus down`, then `serinus up` again")
-
-
-def _log(pool: str) -> Path:
-    return _folder(pool) / "start.log"
-
-
-def _last_words(pool: str) -> str:
-    lines = _log(pool).read_text(errors="replace").split("\n") if _log(pool).exists() else []
-    return next((line.strip() for line in reversed(lines) if line.strip()), "it said nothing")
 
 
 def _size(node: LocalNode) -> str:

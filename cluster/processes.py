@@ -13,8 +13,8 @@ from pathlib import Path
 
 import psutil
 
-GRACE_S = 8.0
-"""Between SIGTERM and SIGKILL. A raylet ends its workers within about 3 s."""
+GRACE_S = 4.0
+"""Between SIGTERM and SIGKILL. A raylet ends its workers within about 3 s; the dashboard's modules never listen."""
 
 DRIVER_LOG = "python-core-driver"
 """Drivers from outside, such as a person's `serinus run`, log beside the node they joined but are not the cluster's."""

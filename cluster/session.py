@@ -198,7 +198,7 @@ def on_pool(pool: str) -> dict[str, str]:
     """Label selector for work on that pool; empty (anywhere) when no living node carries its label."""
     import ray
 
-    nodes = [node for node in ray.nodes() if node["Alive"]]  # type: ignore[no-untyped-call]
+    nodes = [node for node in ray.nodes() if node["Alive"]]
     return {POOL_LABEL: pool} if any(node.get("Labels", {}).get(POOL_LABEL) == pool for node in nodes) else {}
 
 

@@ -32,7 +32,7 @@ def own_home() -> Iterator[Path]:
 
 @pytest.fixture(scope="session")
 def ray_cluster(own_home: Path) -> Iterator[str]:
-    """The session's one Ray cluster: private, one node, at least 4 logical CPUs; workers import the packages and tests."""
+    """The session's one Ray cluster: private, one node, 4 or more logical CPUs; workers import packages and tests."""
     from cluster.session import joined
 
     with joined() as how:
@@ -60,7 +60,7 @@ def shared_data() -> Callable[[str], Path]:
 
 @pytest.fixture(scope="session")
 def tiny_model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder with a random Llama (0.2 M parameters, bfloat16 safetensors) and a byte-level BPE tokenizer of 1000 words.
+    """A folder with a random Llama (0.2 M parameters, bfloat16 safetensors) and a byte-level BPE tokenizer of 1000.
 
     Head size 32 is the smallest that vLLM's CPU attention takes. Do not write into the folder: the session shares it.
     """
