@@ -28,7 +28,7 @@ log = logger("serving")
 
 GATEWAY = "gateway"
 """Name of the gateway's application and of its deployment."""
-GATEWAY_TIMEOUT_S = 180.0
+GATEWAY_TIMEOUT_S = 300.0
 SETTINGS_TIMEOUT_S = 15.0
 TOKENIZER_FILES = frozenset({"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json"})
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -56,13 +57,17 @@ Answering = Callable[[], frozenset[str]]
 
 
 class TrafficWatch:
-    """Reads the traffic several times a second in a thread of its own. A failed read keeps what was known."""
+    """Reads the traffic several times a second, and less often who can answer, each in a thread of its own.
+
+    Two threads, since a Serve controller that is down must not keep a rollback from this gateway. A failed read keeps
+    what was known.
+    """
 
     def __init__(self, storage: Storage, name: str, answering: Answering = answering_revisions) -> None:
         self._storage, self._name, self._answering = storage, name, answering
         self._storage_version = ""
-        self._checked_s = float("-inf")
-        self._failing = False
+        self._failing: set[str] = set()
+        self._changing = threading.Lock()
         self.situation = Situation()
 
     @property
@@ -73,32 +78,52 @@ class TrafficWatch:
 
     def start(self) -> None:
         """Read once, now, so that the first request finds the right weights; then keep reading."""
-        self.poll(time.monotonic())
-        threading.Thread(target=self._run, name="traffic", daemon=True).start()
+        self.check()
+        self.poll()
+        threading.Thread(target=_every, args=(POLL_S, self.poll), name="traffic", daemon=True).start()
+        threading.Thread(target=_every, args=(LIVENESS_S, self.check), name="liveness", daemon=True).start()
 
-    def poll(self, now_s: float) -> None:
+    def poll(self) -> None:
+        """Adopt the traffic in storage if it has changed."""
+        with self._noted("traffic"):
+            found = read_traffic(self._storage, self._name)
+            traffic, version = found if found else (None, "")
+            if version == self._storage_version:
+                return
+            answering = self.situation.answering
+            if traffic and not _revisions(traffic) <= answering:
+                # A new revision must not be asked, and blamed, before this gateway knows that it answers.
+                answering = self._answering()
+            with self._changing:
+                self.situation = Situation(traffic, answering)  # one assignment: no request sees half of a change
+            self._storage_version = version
+
+    def check(self) -> None:
+        """Ask Serve anew who can answer."""
+        with self._noted("liveness"):
+            before = self.situation
+            answering = self._answering()
+            with self._changing:
+                if self.situation is before:  # else `poll` has asked later than we did
+                    self.situation = Situation(before.traffic, answering)
+
+    @contextmanager
+    def _noted(self, what: str) -> Iterator[None]:
+        """A failure is logged once, not four times a second."""
         try:
-            self._refresh(now_s)
-            self._failing = False
-        except Exception as error:  # whatever storage or Serve raises: the last known traffic stays in force
-            if not self._failing:
-                log.warning("traffic of %s cannot be read, the last one stays in force: %r", self._name, error)
-            self._failing = True
+            yield
+            self._failing.discard(what)
+        except Exception as error:  # whatever storage or Serve raises: what was known stays in force
+            if what not in self._failing:
+                log.warning("%s of %s cannot be read, the last one stays in force: %r", what, self._name, error)
+            self._failing.add(what)
 
-    def _refresh(self, now_s: float) -> None:
-        found = read_traffic(self._storage, self._name)
-        traffic, version = found if found else (None, "")
-        changed = version != self._storage_version
-        if not changed and now_s - self._checked_s < LIVENESS_S:
-            return
-        # Liveness first: a new revision must not get a request before this gateway knows that it answers.
-        answering = self._answering()
-        self.situation = Situation(traffic, answering)  # one assignment: no request sees half of a change
-        self._storage_version, self._checked_s = version, now_s
-        if changed and traffic:
-            log.info("traffic v%d: %s", traffic.version, traffic.reason)
 
-    def _run(self) -> None:
-        while True:
-            time.sleep(POLL_S)
-            self.poll(time.monotonic())
+def _revisions(traffic: Traffic) -> set[str]:
+    return {traffic.stable, traffic.canary or traffic.stable}
+
+
+def _every(interval_s: float, act: Callable[[], None]) -> None:
+    while True:
+        time.sleep(interval_s)
+        act()

@@ -1,4 +1,4 @@
-"""The gateway in front of two small applications that speak a model server's protocol: real Serve and HTTP, no vLLM engine.
+"""The gateway before two small applications that speak a model server's protocol: real Serve and HTTP, no vLLM engine.
 
 What a model does is told by its prompt: "<behaviour> <revision>" concerns that revision alone.
 """
