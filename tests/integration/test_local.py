@@ -54,6 +54,12 @@ def test_up_again_only_says_so(up: Bench) -> None:
     assert {process.pid for process in up.processes() if process.name() == "raylet"} == before
 
 
+def test_another_topology_does_not_disturb_the_one_that_is_up(up: Bench) -> None:
+    other = UP.replace('load_topology("ray_cluster.yaml")', 'load_topology("ray_cluster.yaml").replace(name="other")')
+    assert "is up with another topology" in up.fails(other)
+    assert all(pools(up).values())
+
+
 def test_a_killed_node_is_brought_back_and_the_others_stay(up: Bench) -> None:
     raylets = {p.pid: " ".join(p.cmdline()) for p in up.processes() if p.name() == "raylet"}
     victim = next(pid for pid, command in raylets.items() if f"{up.folder}/train/" in command)
