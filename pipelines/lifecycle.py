@@ -74,7 +74,9 @@ def run(
         return work.made
 
     base_report = work.make("evaluate", "base_report", lambda: evaluate(recipe.evaluate, base, dataset, storage))
-    trained_report = work.make("evaluate", "trained_report", lambda: evaluate(recipe.evaluate, trained, dataset, storage))
+    trained_report = work.make(
+        "evaluate", "trained_report", lambda: evaluate(recipe.evaluate, trained, dataset, storage)
+    )
     if work.ends_with("evaluate"):
         return work.made
 

@@ -213,7 +213,9 @@ def user_lines(status: RolloutStatus, log: Path) -> Iterator[str]:
 def how_to_go_on(recipe: Recipe) -> None:
     url = f"http://{recipe.serve.host}:{recipe.serve.port}/v1"
     body = json.dumps({"model": recipe.name, "messages": [{"role": "user", "content": "What is a lambda in Python?"}]})
-    answer = httpx.post(f"{url}/chat/completions", content=body, headers={"content-type": "application/json"}, timeout=60)
+    answer = httpx.post(
+        f"{url}/chat/completions", content=body, headers={"content-type": "application/json"}, timeout=60
+    )
     reply = answer.json()["choices"][0]["message"]["content"]
     out.print(f"\n[bold]The model is running.[/] It says: {reply[:200]!r}\n")
     out.print("Try next:", markup=False)
@@ -249,4 +251,6 @@ if __name__ == "__main__":
     try:
         main()
     except KeyboardInterrupt:
-        sys.exit("\ninterrupted. What was made is kept; `make demo` continues from there, `make down` stops the cluster")
+        sys.exit(
+            "\ninterrupted. What was made is kept; `make demo` continues from there, `make down` stops the cluster"
+        )
