@@ -115,8 +115,9 @@ class Loop:
             self._looked_at, due_s = now, status.config.interval_s
             decision = self._decide(status, evidence, now)
             if decision.action != "hold":
-                write_status(self._storage, status.decide(decision), expect=version)
-                return 0.0
+                status = status.decide(decision)
+                version = write_status(self._storage, status, expect=version)
+                return self._advance(status, version, evidence)  # at once: users wait for the new weight, files do not
             write_status(self._storage, status.replace(last_look=decision), expect=version)
         return due_s if status.weight_applied_at else min(due_s, SOON_S)
 
