@@ -110,14 +110,14 @@ def roll_out(recipe: Recipe, storage: Storage, revision: str) -> RolloutStatus:
 
 @contextmanager
 def load(recipe: Recipe, log: Path) -> Iterator[None]:
-    """Four hundred users, four at a time, until the block ends."""
+    """Five thousand users, four at a time, until the block ends."""
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
     stop = log.with_suffix(".stop")
     stop.unlink(missing_ok=True)
     url = f"http://{recipe.serve.host}:{recipe.serve.port}"
     command = [sys.executable, str(ROOT / "benchmarks" / "load.py"), "--url", url, "--model", recipe.name]
-    command += ["--users", "400", "--concurrency", "4", "--max-tokens", "8", "--duration", "900"]
+    command += ["--users", "5000", "--concurrency", "4", "--max-tokens", "8", "--duration", "900"]
     command += ["--until-file", str(stop), "--log", str(log)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
         try:
