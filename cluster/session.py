@@ -44,6 +44,11 @@ ANSWER_TIMEOUT_S = 12.0
 """A living GCS answers in milliseconds; Ray itself waits 40 s and more for one that does not."""
 
 
+KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(64 * 2**20)}
+"""For processes that compute on CPUs. glibc gives large blocks back to the kernel at once and faults them in again at every
+step; keeping them saved a fifth of the CPU time of a training step on two ranks."""
+
+
 def prepare_environment() -> None:
     """Put ENVIRONMENT in force where the user has not set otherwise. Call before the first `import ray`."""
     for name, value in ENVIRONMENT.items():

@@ -177,7 +177,9 @@ def _s3_client() -> Any:
     import boto3
     from botocore.config import Config
 
-    return boto3.client("s3", endpoint_url=s3_endpoint(), config=Config(retries={"mode": "adaptive", "max_attempts": 8}))
+    return boto3.client(
+        "s3", endpoint_url=s3_endpoint(), config=Config(retries={"mode": "adaptive", "max_attempts": 8})
+    )
 
 
 @contextmanager
@@ -200,7 +202,7 @@ def publish_folder(storage: Storage, folder: Path, key: str) -> None:
         with _writing(target):
             shutil.rmtree(target, ignore_errors=True)
             target.parent.mkdir(parents=True, exist_ok=True)
-            os.chmod(folder, 0o755)
+            os.chmod(folder, 0o755)  # noqa: S103  # mkdtemp made it 0700; artifacts are read by other users' workers
             os.rename(folder, target)
         return
     assert isinstance(storage, S3Storage)
@@ -279,7 +281,9 @@ def _writing(path: Path) -> Iterator[None]:
         yield
     except OSError as error:
         if error.errno in (28, 122):  # ENOSPC, EDQUOT
-            raise ResourceError(str(path), "no space left on the disk", "free some space and run the same command again") from None
+            raise ResourceError(
+                str(path), "no space left on the disk", "free some space and run the same command again"
+            ) from None
         if isinstance(error, PermissionError):
             raise ResourceError(str(path), "permission denied", "give the user of serinus write access there") from None
         raise

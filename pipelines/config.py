@@ -38,7 +38,8 @@ class RuleConfig(StrictModel):
 
 
 DEFAULT_RULES = tuple(
-    RuleConfig(name=name) for name in ("repair_unicode", "strip_urls", "strip_bracketed_references", "collapse_white_space")
+    RuleConfig(name=name)
+    for name in ("repair_unicode", "strip_urls", "strip_bracketed_references", "collapse_white_space")
 )
 
 
@@ -169,7 +170,9 @@ class TrainConfig(StrictModel):
             raise ValueError("betas must lie in [0, 1)")
         if self.warmup_steps >= self.num_steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below num_steps ({self.num_steps})")
-        if (self.zero.offload_parameters and self.zero.stage != 3) or (self.zero.offload_optimizer and self.zero.stage == 0):
+        if (self.zero.offload_parameters and self.zero.stage != 3) or (
+            self.zero.offload_optimizer and self.zero.stage == 0
+        ):
             raise ValueError("offload_parameters needs zero stage 3, offload_optimizer stage 1, 2 or 3")
         return self
 

@@ -11,12 +11,12 @@ from typing import Any
 from cluster import artifacts
 from cluster.artifacts import Dataset, EvalReport, FileEntry, Score, Weights
 from cluster.errors import InputError, ResourceError, StageFailed
-from cluster.session import on_pool
+from cluster.session import KEEP_MEMORY, on_pool
 from cluster.storage import Storage, local_copy, sha256_of, staged_folder
 from pipelines.config import EvaluateConfig
 from pipelines.evaluation.compare import Row, score_of
 from pipelines.evaluation.engine import ENVIRONMENT, EngineSettings, Scorer
-from pipelines.evaluation.tasks import Item, build_items, file_digest, is_number
+from pipelines.evaluation.tasks import VERSION, Item, build_items, file_digest, is_number
 from pipelines.progress import Bar, bar, say
 
 BATCH_ITEMS = 24
@@ -56,6 +56,7 @@ def evaluate(config: EvaluateConfig, model: Weights, dataset: Dataset, storage: 
 def _settings(config: EvaluateConfig) -> dict[str, Any]:
     """What decides the result: not the machine, nor where a task's file lies."""
     settings = config.model_dump(mode="json", exclude={"pool", "kv_cache_gib", "num_gpus"})
+    settings["items_version"] = VERSION
     for task, given in zip(settings["tasks"], config.tasks, strict=True):
         task["path"] = file_digest(given)
     return settings
@@ -123,7 +124,7 @@ def _answer(config: EvaluateConfig, model: Weights, storage: Storage, items: Seq
             num_cpus=0.5,  # bookkeeping: the engine uses the node's cores, and nothing else runs in this stage
             num_gpus=config.num_gpus,
             label_selector=on_pool(config.pool),
-            runtime_env={"env_vars": ENVIRONMENT},
+            runtime_env={"env_vars": {**ENVIRONMENT, **({} if config.num_gpus else KEEP_MEMORY)}},
         )
         .remote()
     )

@@ -24,10 +24,6 @@ NOT_IN_THE_RESULT = {"pool", "cpus_per_worker", "checkpoint_every_steps", "keep_
 
 POLL_S = 0.5
 
-KEEP_MEMORY = {"MALLOC_MMAP_MAX_": "0", "MALLOC_TRIM_THRESHOLD_": str(2**40), "MALLOC_TOP_PAD_": str(64 * 2**20)}
-"""glibc gives large blocks back to the kernel at once and faults them in again at every step; keeping them saved a
-fifth of the CPU time of a step, and three quarters of the optimizer's, on two CPU ranks."""
-
 
 def train_key(config: TrainConfig, dataset: Dataset, base: Weights) -> str:
     """The key of the stage's result; with the same one an interrupted run is taken up again."""
@@ -160,7 +156,7 @@ def _run_config(config: TrainConfig, storage: Storage, run: str) -> Any:
 def _worker_environment(config: TrainConfig) -> dict[str, str]:
     threads = str(max(1, int(config.cpus_per_worker)))
     variables = {"OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    return variables if config.gpus_per_worker else {**variables, **KEEP_MEMORY, "DS_ACCELERATOR": "cpu"}
+    return variables if config.gpus_per_worker else {**variables, **session.KEEP_MEMORY, "DS_ACCELERATOR": "cpu"}
 
 
 class Figures:

@@ -11,7 +11,6 @@ from __future__ import annotations
 import sys
 from importlib.metadata import files
 from pathlib import Path
-
 from pydoc_data.topics import topics
 
 DEFAULT = Path(__file__).resolve().parents[2] / "build" / "quickstart"

@@ -55,7 +55,12 @@ class Demo:
 
     def command(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            [sys.executable, *arguments], cwd=self.folder, env=self.environment, capture_output=True, text=True, check=False
+            [sys.executable, *arguments],
+            cwd=self.folder,
+            env=self.environment,
+            capture_output=True,
+            text=True,
+            check=False,
         )
 
 
@@ -82,7 +87,12 @@ def demo(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Demo]:
     try:
         with log.open("w") as output:
             done = subprocess.run(
-                [sys.executable, "recipes/demo.py"], cwd=folder, env=environment, stdout=output, stderr=subprocess.STDOUT, check=False
+                [sys.executable, "recipes/demo.py"],
+                cwd=folder,
+                env=environment,
+                stdout=output,
+                stderr=subprocess.STDOUT,
+                check=False,
             )
         printed = log.read_text()
         assert done.returncode == 0, printed[-6000:]
@@ -151,7 +161,11 @@ def test_the_openai_client_gets_answers_from_the_public_name(demo: Demo) -> None
     done = demo.command("-c", CLIENT, demo.url, demo.recipe.name)
 
     assert done.returncode == 0, done.stderr
-    models, answer, chunks = done.stdout.strip().rsplit("\n", 1)[0].split("\n", 1)[0], done.stdout, done.stdout.split()[-1]
+    models, answer, chunks = (
+        done.stdout.strip().rsplit("\n", 1)[0].split("\n", 1)[0],
+        done.stdout,
+        done.stdout.split()[-1],
+    )
     assert models == f"['{demo.recipe.name}']"
     assert len(answer) > len(models)
     assert int(chunks) >= 2

@@ -50,7 +50,7 @@ def test_the_right_choice_is_what_follows_and_the_others_are_of_other_documents(
         assert item.prompt + item.answers[item.gold] in texts[name]
         wrong = [answer for i, answer in enumerate(item.answers) if i != item.gold]
         assert not any(answer in texts[name] for answer in wrong)
-        assert all(answer.startswith(" ") and 40 <= len(answer) <= 80 for answer in item.answers)
+        assert all(answer.startswith(" ") and 30 <= len(answer) <= 60 for answer in item.answers)
     assert {item.gold for item in items} == set(range(NUM_CHOICES))
 
 
