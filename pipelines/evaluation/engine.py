@@ -22,6 +22,7 @@ ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in the actor's own process: dies with it, starts sooner
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "WARNING",
+    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin at a barrier take the cores from what else runs there
     "HF_HUB_OFFLINE": "1",  # a model is a folder; nothing is ever fetched
 }
 OVERHEAD_BYTES = 3 * GIB

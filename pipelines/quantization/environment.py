@@ -13,6 +13,14 @@ OVERLAY = "serinus-quantize"
 """Folder in the Python environment with the packages of requirements/quantize.txt (pip's `--target`)."""
 
 
+VARIABLES = {
+    "HF_HUB_OFFLINE": "1",
+    # GPTQ on CPUs is many small operations. With threads that spin at each barrier it took over 300 s where another
+    # process wanted the same two cores, with threads that wait 71 s.
+    "OMP_WAIT_POLICY": "PASSIVE",
+}
+
+
 def runtime_env(prefix: Path | None = None) -> dict[str, Any]:
     """Ray's `runtime_env`: the overlay first on the import path where it is, else a pip environment of its list.
 
@@ -21,14 +29,14 @@ def runtime_env(prefix: Path | None = None) -> dict[str, Any]:
     """
     overlay = (prefix or Path(sys.prefix)) / OVERLAY
     if overlay.is_dir():
-        return {"env_vars": {"PYTHONPATH": f"{overlay}{os.pathsep}{package_root()}", "HF_HUB_OFFLINE": "1"}}
+        return {"env_vars": {"PYTHONPATH": f"{overlay}{os.pathsep}{package_root()}", **VARIABLES}}
     # Ray's pip environments inherit the cluster's packages; the resolver must not pull torch or transformers again.
     pip = {
         "packages": packages(),
         "pip_check": False,
         "pip_install_options": ["--no-deps", "--disable-pip-version-check"],
     }
-    return {"pip": pip, "env_vars": {"HF_HUB_OFFLINE": "1"}}
+    return {"pip": pip, "env_vars": VARIABLES}
 
 
 def packages() -> list[str]:
