@@ -28,6 +28,9 @@ app = typer.Typer(help=__doc__, add_completion=False, rich_markup_mode=None)
 canary = typer.Typer(help="Let a candidate into production step by step.")
 app.add_typer(canary, name="canary")
 
+LOOKS_EVERY_S = 10.0
+"""`canary watch` prints every decision, and of the looks that decided nothing one now and then."""
+
 out = Console(highlight=False, soft_wrap=True)
 
 
@@ -120,7 +123,7 @@ def run(
     with session.joined() as where:
         say("run", f"{loaded.name} on {where} cluster, artifacts in {storage.uri}")
         made = lifecycle.run(loaded, storage, until=until or "publish", remake_from=remake_from)
-    out.print(_made_table(made, storage))
+    _print_made(made, storage)
     out.print(f"took {time.monotonic() - began:.0f} s")
 
 
@@ -233,15 +236,15 @@ def watch(recipe: RecipeOption = None) -> None:
     """Print each decision as it is made, until the rollout ends. Exit code 1 when it was rolled back."""
     loaded = _recipe(recipe)
     storage = open_storage(loaded.storage)
-    shown, looked = 0, ""
+    shown, looked_at = 0, 0.0
     while True:
         found = _rollout(storage, loaded.name)
         for decision in found.decisions[shown:]:
             out.print(_decision_line(decision))
-        if (look := found.last_look) and look.message != looked and not found.ended:
-            looked = look.message
-            out.print(f"[dim]{_decision_line(look)}[/]")
         shown = len(found.decisions)
+        if found.last_look and not found.ended and time.monotonic() - looked_at >= LOOKS_EVERY_S:
+            looked_at = time.monotonic()
+            out.print(f"[dim]{_decision_line(found.last_look)}[/]")
         if found.ended:
             out.print(f"{found.candidate}: {found.phase}")
             raise typer.Exit(0 if found.phase == "promoted" else 1)
@@ -280,12 +283,10 @@ def _act(verb: str, recipe: Path | None, *arguments: Any) -> None:
 # --- printing ---------------------------------------------------------------------------------------------------------
 
 
-def _made_table(made: Mapping[str, artifacts.Manifest], storage: Storage) -> Table:
-    table = Table("made", "figures", "manifest", title=None, box=None, header_style="bold")
+def _print_made(made: Mapping[str, artifacts.Manifest], storage: Storage) -> None:
+    out.print(f"made in {storage.uri}")
     for role, manifest in made.items():
-        table.add_row(role, manifest.summary, f"{manifest.location}/manifest.json")
-    table.caption = f"in {storage.uri}"
-    return table
+        out.print(f"  {role:<17}{manifest.summary}\n  {'':<17}[dim]{manifest.location}/manifest.json[/]")
 
 
 def _print_tree(node: registry.Lineage, depth: int = 0) -> None:

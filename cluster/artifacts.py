@@ -246,7 +246,8 @@ class GateReport(Manifest):
 
     @property
     def summary(self) -> str:
-        return f"{'passed' if self.passed else 'failed'}: " + "; ".join(check.message for check in self.checks)
+        num_passed = sum(check.passed for check in self.checks)
+        return f"{'passed' if self.passed else 'failed'}: {num_passed} of {len(self.checks)} bounds hold"
 
 
 class Revision(Manifest):

@@ -33,6 +33,8 @@ ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "VLLM_NO_USAGE_STATS": "1",
+    "VLLM_LOGGING_LEVEL": "ERROR",
+    "RAY_SERVE_LOG_TO_STDERR": "0",
     "TOKENIZERS_PARALLELISM": "false",
 }
 """Set in every process before Ray is imported, ours and the nodes'."""

@@ -98,26 +98,27 @@ def publish_broken(recipe: Recipe, storage: Storage) -> Revision:
 
 
 def roll_out(recipe: Recipe, storage: Storage, revision: str) -> RolloutStatus:
-    """Start the rollout under load and watch it to its end; the load goes on for some seconds after that."""
+    """Start the rollout, bring users, and watch it to its end; the users stay for some seconds after that."""
+    serinus("canary", "start", "--revision", revision, "--recipe", str(RECIPE))
     with load(recipe, LOADS / f"{revision}.jsonl"):
-        serinus("canary", "start", "--revision", revision, "--recipe", str(RECIPE))
         serinus("canary", "watch", "--recipe", str(RECIPE), accept=(0, 1))
-        time.sleep(10)  # what users meet after the decision is part of the picture
+        time.sleep(8)  # what users meet after the decision is part of the picture
     found = controller.status(storage, recipe.name)
-    assert found is not None and found.candidate == revision
+    assert found is not None
+    assert found.candidate == revision
     return found
 
 
 @contextmanager
 def load(recipe: Recipe, log: Path) -> Iterator[None]:
-    """Five thousand users, four at a time, until the block ends."""
+    """Five thousand users, eight at a time, until the block ends."""
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
     stop = log.with_suffix(".stop")
     stop.unlink(missing_ok=True)
     url = f"http://{recipe.serve.host}:{recipe.serve.port}"
     command = [sys.executable, str(ROOT / "benchmarks" / "load.py"), "--url", url, "--model", recipe.name]
-    command += ["--users", "5000", "--concurrency", "4", "--max-tokens", "8", "--duration", "900"]
+    command += ["--users", "5000", "--concurrency", "8", "--max-tokens", "8", "--duration", "900"]
     command += ["--until-file", str(stop), "--log", str(log)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
         try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
 from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -106,6 +107,6 @@ class RolloutConfig(StrictModel):
         weights = [step.weight_percent for step in steps]
         if not weights:
             raise ValueError("at least one step is needed")
-        if any(b <= a for a, b in zip(weights, weights[1:], strict=False)):
+        if any(b <= a for a, b in pairwise(weights)):
             raise ValueError("weights must grow from step to step")
         return steps
