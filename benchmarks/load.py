@@ -151,13 +151,14 @@ class Load:
         )
 
     def _body(self, user: str, streamed: bool) -> dict[str, Any]:
-        topics = self.random.sample(TOPICS, k=self.random.randint(2, 7))  # prompts of some 70 to 180 tokens
+        topics = self.random.sample(TOPICS, k=self.random.randint(2, 4))  # prompts of some 70 to 120 tokens
         story = " ".join(self.random.choice(STORIES).format(topic) for topic in topics)
         question = f"{story} {self.random.choice(QUESTIONS).format(topics[0])}"
         body = {
             "model": self.arguments.model,
             "messages": [{"role": "user", "content": question}],
             "max_tokens": self.arguments.max_tokens,
+            "temperature": 0,  # a sampled first token that ends the answer would look like a failure
             "stream": streamed,
         }
         return body if int(user.removeprefix("user-")) % 2 else {**body, "user": user}

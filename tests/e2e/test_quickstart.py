@@ -132,18 +132,18 @@ def test_the_good_revision_is_promoted_step_by_step(demo: Demo) -> None:
     assert not [r for r in demo.requests(good.candidate) if not r["ok"]]
 
 
-def test_the_broken_revision_is_rolled_back_and_harms_no_one_after_the_decision(demo: Demo) -> None:
+def test_the_broken_revision_is_rolled_back_and_harms_no_one(demo: Demo) -> None:
     _, bad = demo.rollouts()
 
     assert bad.phase == "rolled_back"
+    assert bad.decisions[-1].reason == "error_rate"
     assert bad.decided_at is not None
     assert bad.weight_applied_at is not None
     assert (bad.weight_applied_at - bad.decided_at).total_seconds() <= 2
     requests = demo.requests(bad.candidate)
-    assert any(not r["ok"] for r in requests), "the broken revision harmed no one: the scene shows nothing"
-    after = [r for r in requests if datetime.fromtimestamp(float(str(r["at"])), UTC) > bad.weight_applied_at]
+    after = [r for r in requests if datetime.fromtimestamp(float(str(r["at"])), UTC) > bad.decided_at]
     assert after, "no request was sent after the decision"
-    assert all(r["ok"] for r in after)
+    assert all(r["ok"] for r in requests), "stable answers what a canary fails to: no user sees it"
 
 
 CLIENT = """
