@@ -37,8 +37,9 @@ def engine_arguments(engine: EngineConfig) -> dict[str, Any]:
 
 
 def environment(engine: EngineConfig) -> dict[str, str]:
-    """The replica's environment. On CPUs vLLM would pin every engine's threads to the same cores."""
-    return dict(ENVIRONMENT) if engine.num_gpus else {**ENVIRONMENT, "VLLM_CPU_OMP_THREADS_BIND": "nobind"}
+    """The replica's environment. On CPUs vLLM would pin every engine's threads to the same cores, where they would spin."""
+    shared_cores = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_WAIT_POLICY": "PASSIVE"}
+    return dict(ENVIRONMENT) if engine.num_gpus else {**ENVIRONMENT, **shared_cores}
 
 
 def bundles(engine: EngineConfig) -> list[dict[str, float]]:
