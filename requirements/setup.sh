@@ -39,7 +39,7 @@ fi
 echo "setup: making $venv with $("$python" --version) from requirements/cpu.txt (about 3 GB, once; 2 to 10 minutes)"
 rm -rf "$venv"
 "$python" -m venv "$venv"
-pip="$venv/bin/python -m pip --disable-pip-version-check --quiet"
+pip="$venv/bin/python -m pip --disable-pip-version-check --quiet --quiet"
 torch=$(grep '^torch==' requirements/cpu.txt)
 
 echo "setup: [1/4] $torch"
