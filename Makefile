@@ -29,7 +29,9 @@ lint: setup
 	@$(run)/lint-imports
 
 bench: setup
-	@for file in benchmarks/bench_*.py; do echo "== $$file"; $(run)/python $$file || exit 1; done
+	@for file in benchmarks/bench_*.py; do \
+		[ -e "$$file" ] || { echo "no benchmark yet: this version makes no claim of speed"; exit 0; }; \
+		echo "== $$file"; $(run)/python $$file || exit 1; done
 
 down: setup
 	@$(run)/serinus down

@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -16,7 +17,7 @@ from rich.table import Table
 from cluster import artifacts, config, registry
 from cluster.config import load_yaml
 from cluster.errors import ClusterError, ConfigError, InputError, SerinusError
-from cluster.storage import Storage, open_storage
+from cluster.storage import Storage, exclusive, open_storage
 from pipelines.config import STAGES, LifecycleConfig, Stage
 from services.config import RolloutConfig, ServingConfig
 from services.contract import read_traffic
@@ -120,7 +121,7 @@ def run(
 
     storage = open_storage(loaded.storage)
     began = time.monotonic()
-    with session.joined() as where:
+    with exclusive(storage, f"run-{loaded.name}"), session.joined() as where:
         say("run", f"{loaded.name} on {where} cluster, artifacts in {storage.uri}")
         made = lifecycle.run(loaded, storage, until=until or "publish", remake_from=remake_from)
     _print_made(made, storage)
@@ -147,7 +148,17 @@ def submit(
         job = jobs.submit([jobs.python(), "-m", "serinus", "run", "recipe.yaml"], working_dir=Path(folder))
         out.print(f"submitted {job}")
         if follow:
-            raise typer.Exit(jobs.follow(job, out=lambda text: print(text, end="", flush=True)))
+            raise typer.Exit(_follow(job))
+
+
+def _follow(job: str) -> int:
+    from cluster import jobs
+
+    try:
+        return jobs.follow(job, out=lambda text: print(text, end="", flush=True))
+    except KeyboardInterrupt:
+        print(f"\n{job} goes on. Follow it: ray job logs -f {job}; end it: ray job stop {job}", file=sys.stderr)
+        return 130
 
 
 @app.command()
@@ -168,16 +179,13 @@ def lineage(
 def deploy(recipe: RecipePath) -> None:
     """Put the stable revision behind the gateway; the first one is the base model, quantized."""
     loaded = load_yaml(recipe, Recipe)
-    from cluster import session
-    from pipelines import lifecycle
-    from pipelines.progress import say
-    from services.rollout import controller
-    from services.serving import app as serving
+    with _in_public_cluster():
+        from pipelines import lifecycle
+        from pipelines.progress import say
+        from services.rollout import controller
+        from services.serving import app as serving
 
-    storage = open_storage(loaded.storage)
-    with session.joined() as where:
-        if where == "private":
-            raise ClusterError("cluster", "none is up to deploy to", "start one: serinus up")
+        storage = open_storage(loaded.storage)
         if "stable" not in registry.aliases(storage, loaded.name):
             lifecycle.baseline(loaded, storage)
         stable = registry.resolve(storage, loaded.name, "stable")
@@ -185,6 +193,7 @@ def deploy(recipe: RecipePath) -> None:
         serving.deploy_revision(stable, loaded.serve, storage)
         controller.ensure_traffic(storage, loaded.name, stable.revision)
         controller.ensure_controller(loaded.name, storage.uri)
+        say("deploy", "starting the gateway")
         serving.deploy_gateway(loaded.name, loaded.serve, storage.uri)
     _remember(recipe)
     out.print(f"{loaded.name} answers at {serving.gateway_url(loaded.serve)}")
@@ -197,26 +206,51 @@ def start(
 ) -> None:
     """Load a revision beside stable and begin its rollout with the recipe's first step."""
     loaded = _recipe(recipe)
-    from cluster import session
-    from pipelines.progress import say
-    from services.rollout import controller
-    from services.serving import app as serving
-
     storage = open_storage(loaded.storage)
     candidate = registry.resolve(storage, loaded.name, revision)
-    with session.joined():
+    _check_can_begin(storage, loaded.name, candidate.revision)
+    with _in_public_cluster():
+        from pipelines.progress import say
+        from services.rollout import controller
+        from services.serving import app as serving
+
         say("canary", f"loading {candidate.revision}")
         serving.deploy_revision(candidate, loaded.serve, storage)
-        controller.ensure_controller(loaded.name, storage.uri)
+        keep, who = loaded.serve.keep_revisions, config.user_name()
         rollout = controller.start_rollout(
-            storage,
-            loaded.name,
-            candidate.revision,
-            loaded.rollout,
-            keep_revisions=loaded.serve.keep_revisions,
-            who=config.user_name(),
+            storage, loaded.name, candidate.revision, loaded.rollout, keep_revisions=keep, who=who
         )
     out.print(f"rollout {rollout} of {candidate.revision} began. Follow it: serinus canary watch")
+
+
+@contextmanager
+def _in_public_cluster() -> Iterator[None]:
+    """Join the cluster that users reach; a private one would vanish with this command."""
+    from cluster import session
+
+    if session.public_address() is None:
+        raise ClusterError(
+            "cluster", "none is up that could serve", "start one: serinus up; then serinus deploy RECIPE"
+        )
+    with session.joined():
+        yield
+
+
+def _check_can_begin(storage: Storage, name: str, candidate: str) -> None:
+    """Say before minutes of loading what would refuse the rollout after it."""
+    from services.rollout import controller
+
+    traffic = read_traffic(storage, name)
+    if traffic is None:
+        raise InputError(f"model {name}", "nothing is deployed", "deploy it first: serinus deploy RECIPE")
+    if traffic[0].stable == candidate:
+        raise InputError(f"revision {candidate}", "is stable already", "publish another one: serinus run RECIPE")
+    running = controller.status(storage, name)
+    if running is not None and not running.ended:
+        found = f"is under way ({running.phase} at {running.weight_percent:g} %): one at a time"
+        raise InputError(
+            f"rollout {running.id}", found, "wait (serinus canary watch), or end it: serinus canary rollback"
+        )
 
 
 @canary.command("status")
@@ -271,11 +305,10 @@ def rollback(recipe: RecipeOption = None) -> None:
 
 def _act(verb: str, recipe: Path | None, *arguments: Any) -> None:
     loaded = _recipe(recipe)
-    from cluster import session
-    from services.rollout import controller
-
     storage = open_storage(loaded.storage)
-    with session.joined():
+    with _in_public_cluster():
+        from services.rollout import controller
+
         getattr(controller, verb)(storage, loaded.name, *arguments, who=config.user_name())
     _print_traffic(storage, loaded.name)
 

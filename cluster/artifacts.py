@@ -138,7 +138,8 @@ class ImportedModel(Weights):
     """A base model as it came, made a Hugging Face folder."""
 
     kind: Literal["model"] = "model"
-    source: str = ""
+    sources: tuple[Source, ...] = ()
+    """The files it was made from. Where they lay is not on record: the same model in another folder is the same."""
 
 
 class LossPoint(StrictModel):
@@ -257,7 +258,7 @@ class Revision(Manifest):
     name: str = ""
     """The model's public name."""
     revision: str = ""
-    """<name>-<first 8 digits of the weights' digest>; serving applications carry it."""
+    """<name>-<first 8 digits of the key>; serving applications carry it."""
     weights: str = ""
     """Storage folder of the Hugging Face model that is served."""
     baseline: bool = False
@@ -340,4 +341,5 @@ def find(storage: Storage, manifest_digest: str) -> Manifest | None:
     if blob is None:
         return None
     _, kind, key = blob.content.decode().split("/")
-    return load(storage, KINDS[kind], key)
+    found = load(storage, KINDS[kind], key)
+    return found if found is not None and found.digest == manifest_digest else None

@@ -15,7 +15,7 @@ from typing import Final
 
 from pydantic import Field
 
-from cluster.artifacts import VERSION, VOLATILE, Dataset, Manifest, Revision, digest, find, save
+from cluster.artifacts import VERSION, VOLATILE, Dataset, ImportedModel, Manifest, Revision, digest, find, save
 from cluster.config import StrictModel
 from cluster.errors import Conflict, InputError
 from cluster.storage import ABSENT, Storage
@@ -209,7 +209,7 @@ def _node(storage: Storage, manifest: Manifest, role: str, seen: set[str]) -> Li
         return node.replace(repeated=True)
     seen.add(node.digest)
     children = [_input(storage, role, child, seen) for role, child in sorted(manifest.inputs.items())]
-    if isinstance(manifest, Dataset):
+    if isinstance(manifest, Dataset | ImportedModel):
         children += [
             Lineage(
                 kind="source", key=source.path, digest=source.sha256, role="source", summary=f"{source.num_bytes} bytes"

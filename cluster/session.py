@@ -86,7 +86,7 @@ def joined(address: str | None = None) -> Iterator[str]:
     if ray.is_initialized():
         yield "joined " + ray.get_runtime_context().gcs_address
         return
-    address = address or os.environ.get("RAY_ADDRESS") or _address_of_up()
+    address = address or public_address()
     folder = None
     try:
         if address:
@@ -99,6 +99,11 @@ def joined(address: str | None = None) -> Iterator[str]:
         ray.shutdown()
         if folder:
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def public_address() -> str | None:
+    """Of the cluster that commands use: $RAY_ADDRESS, else that of `serinus up`; None when there is neither."""
+    return os.environ.get("RAY_ADDRESS") or _address_of_up()
 
 
 def _address_of_up() -> str | None:
@@ -207,6 +212,22 @@ def on_pool(pool: str) -> dict[str, str]:
 
     nodes = [node for node in ray.nodes() if node["Alive"]]
     return {POOL_LABEL: pool} if any(node.get("Labels", {}).get(POOL_LABEL) == pool for node in nodes) else {}
+
+
+def check_gpus(pool: str, num_gpus: int, field: str) -> None:
+    """Refuse at once what no node of the pool could ever hold: a task that waits for it would wait for ever.
+
+    Raises:
+        ResourceError: no living node of the pool has so many GPUs.
+    """
+    import ray
+
+    wanted = on_pool(pool)
+    nodes = [n for n in ray.nodes() if n["Alive"] and wanted.items() <= n.get("Labels", {}).items()]
+    most = max((int(n["Resources"].get("GPU", 0)) for n in nodes), default=0)
+    if num_gpus > most:
+        remedy = f"lower {field}, or use a pool whose nodes have them (0 runs on CPUs)"
+        raise ResourceError(field, f"{num_gpus} GPUs are asked for, a node of pool `{pool}` has {most}", remedy)
 
 
 def package_root() -> Path:

@@ -116,22 +116,24 @@ class S3Storage:
         return f"{self.prefix}/{key}".strip("/")
 
     def read(self, key: str) -> Blob | None:
-        try:
-            answer = self._client.get_object(Bucket=self.bucket, Key=self._full(key))
-        except self._client.exceptions.NoSuchKey:
-            return None
-        return Blob(answer["Body"].read(), answer["ETag"])
+        with _asking_s3(self.uri):
+            try:
+                answer = self._client.get_object(Bucket=self.bucket, Key=self._full(key))
+            except self._client.exceptions.NoSuchKey:
+                return None
+            return Blob(answer["Body"].read(), answer["ETag"])
 
     def write(self, key: str, content: bytes, *, expect: str | None = None) -> str:
         from botocore.exceptions import ClientError
 
         condition = {} if expect is None else {"IfNoneMatch": "*"} if expect == ABSENT else {"IfMatch": expect}
-        try:
-            answer = self._client.put_object(Bucket=self.bucket, Key=self._full(key), Body=content, **condition)
-        except ClientError as error:
-            if error.response["Error"]["Code"] in ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"):
-                raise Conflict(f"{self.uri}/{key} was changed by someone else") from None
-            raise
+        with _asking_s3(self.uri):
+            try:
+                answer = self._client.put_object(Bucket=self.bucket, Key=self._full(key), Body=content, **condition)
+            except ClientError as error:
+                if error.response["Error"]["Code"] in ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"):
+                    raise Conflict(f"{self.uri}/{key} was changed by someone else") from None
+                raise
         return str(answer["ETag"])
 
     def list(self, prefix: str) -> Iterator[str]:
@@ -139,12 +141,30 @@ class S3Storage:
             Bucket=self.bucket, Prefix=self._full(prefix).rstrip("/") + "/"
         )
         skip = len(self.prefix) + 1 if self.prefix else 0
-        for page in pages:
-            for item in page.get("Contents", ()):
-                yield item["Key"][skip:]
+        with _asking_s3(self.uri):
+            for page in pages:
+                for item in page.get("Contents", ()):
+                    yield item["Key"][skip:]
 
     def filesystem(self, key: str) -> tuple[FileSystem, str]:
         return s3_filesystem(), f"{self.bucket}/{self._full(key)}"
+
+
+@contextmanager
+def _asking_s3(uri: str) -> Iterator[None]:
+    """A bucket that is not there or does not let us in is for the user to mend; anything else keeps its traceback."""
+    from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, PartialCredentialsError
+
+    remedy = "check the bucket's name, the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID) and AWS_ENDPOINT_URL"
+    try:
+        yield
+    except (NoCredentialsError, PartialCredentialsError, EndpointConnectionError) as error:
+        raise InputError(uri, str(error), remedy) from None
+    except ClientError as error:
+        code = error.response["Error"]["Code"]
+        if code in ("NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"):
+            raise InputError(uri, code, remedy) from None
+        raise
 
 
 def open_storage(location: str) -> Storage:
@@ -255,6 +275,28 @@ def _download(storage: S3Storage, key: str, target: Path) -> None:
         shutil.rmtree(staging)
 
 
+@contextmanager
+def exclusive(storage: Storage, name: str) -> Iterator[None]:
+    """One holder of `name` at a time on this machine; the lock goes with its process. Thin: S3 has no such lock.
+
+    Raises:
+        ResourceError: another process holds it.
+    """
+    if not isinstance(storage, LocalStorage):
+        yield
+        return
+    locks = storage.root / ".locks"
+    with _writing(locks):
+        locks.mkdir(parents=True, exist_ok=True)
+    with open(locks / name, "w") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            remedy = "wait for it (a job goes on after Ctrl-C: ray job list), or end it"
+            raise ResourceError(f"{storage.uri} ({name})", "another run is at work there", remedy) from None
+        yield
+
+
 def sha256_of(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -284,6 +326,8 @@ def _writing(path: Path) -> Iterator[None]:
             raise ResourceError(
                 str(path), "no space left on the disk", "free some space and run the same command again"
             ) from None
+        if isinstance(error, NotADirectoryError | FileExistsError):
+            raise InputError(str(path), "a file is where a folder must be", "name another `storage:`") from None
         if isinstance(error, PermissionError):
             raise ResourceError(str(path), "permission denied", "give the user of serinus write access there") from None
         raise

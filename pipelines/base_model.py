@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from cluster import artifacts, session
-from cluster.artifacts import FileEntry, ImportedModel, Source, digest, file_entries
-from cluster.errors import InputError
+from cluster.artifacts import FileEntry, ImportedModel, Source, file_entries
+from cluster.errors import InputError, UserError
 from cluster.storage import Storage, open_storage, sha256_of, staged_folder
 from pipelines.config import ModelConfig
 from pipelines.progress import say
@@ -47,11 +47,10 @@ def import_model(config: ModelConfig, storage: Storage) -> ImportedModel:
         storage,
         ImportedModel(
             key=key,
-            inputs={"source": digest([source.model_dump() for source in sources])},
-            config=config.model_dump(mode="json"),
+            config=config.model_dump(mode="json", exclude={"source"}),
             files=tuple(FileEntry(**entry) for entry in files),
             took_s=round(time.monotonic() - begun, 1),
-            source=config.source,
+            sources=tuple(sources),
             num_parameters=num_parameters,
             num_weight_bytes=sum(entry["num_bytes"] for entry in files if entry["path"].endswith(".safetensors")),
         ),
@@ -68,7 +67,7 @@ def _on_train_pool(function: Callable[..., T], *arguments: Any) -> T:
     try:
         return ray.get(task.remote(*arguments))
     except ray.exceptions.RayTaskError as error:
-        raise error.cause if isinstance(error.cause, InputError) else error from None
+        raise error.cause if isinstance(error.cause, UserError) else error from None
 
 
 def fingerprint(source: str, revision: str) -> list[dict[str, Any]]:

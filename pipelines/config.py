@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, field_validator, model_validator
 
@@ -28,6 +28,9 @@ class SourceConfig(StrictModel):
     """Field or column with the document's id; without it the id is <file>#<line or row>."""
 
 
+BUILT_IN_RULES = ("repair_unicode", "strip_urls", "strip_bracketed_references", "collapse_white_space")
+
+
 class RuleConfig(StrictModel):
     """A rewriting rule: a built-in by name, or a regular expression with its replacement."""
 
@@ -36,17 +39,22 @@ class RuleConfig(StrictModel):
     """RE2 expression; leave it out for a built-in rule."""
     replacement: str = ""
 
+    @model_validator(mode="after")
+    def _known(self) -> RuleConfig:
+        if self.pattern is None and self.name not in BUILT_IN_RULES:
+            raise ValueError(
+                f"no built-in rule `{self.name}` (there are {', '.join(BUILT_IN_RULES)}); give it a pattern"
+            )
+        return self
 
-DEFAULT_RULES = tuple(
-    RuleConfig(name=name)
-    for name in ("repair_unicode", "strip_urls", "strip_bracketed_references", "collapse_white_space")
-)
+
+DEFAULT_RULES = tuple(RuleConfig(name=name) for name in BUILT_IN_RULES)
 
 
 class FilterConfig(StrictModel):
     """What a document must be to be kept. Defaults: Gopher (Rae et al. 2021, arXiv 2112.11446, table A1) where it has one."""
 
-    languages: tuple[str, ...] = ()
+    languages: tuple[Annotated[str, Field(pattern="^[a-z]{2}$")], ...] = ()
     """ISO 639-1 codes to keep; empty keeps all."""
     min_language_confidence: float = Field(0.65, ge=0, le=1)
     """FineWeb's threshold (Penedo et al. 2024, arXiv 2406.17557, section 3.3)."""

@@ -7,8 +7,9 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from cluster import artifacts
+from cluster import artifacts, registry
 from cluster.artifacts import Manifest, Revision
+from cluster.errors import InputError
 from cluster.storage import Storage
 from pipelines.base_model import import_model
 from pipelines.config import STAGES, LifecycleConfig, Stage
@@ -16,7 +17,7 @@ from pipelines.data.clean import clean
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.verdict import gate
 from pipelines.progress import say
-from pipelines.publish import publish_baseline, publish_candidate
+from pipelines.publish import check_passed, publish_baseline, publish_candidate
 from pipelines.quantization.quantize import quantize
 from pipelines.training.train import train
 
@@ -27,6 +28,7 @@ A = TypeVar("A", bound=Manifest)
 class Run:
     """One pass through the stages: what it is asked to make, and what it has made so far by role."""
 
+    name: str
     storage: Storage
     until: Stage
     remake_from: Stage | None
@@ -37,7 +39,8 @@ class Run:
         """The result of `build`, which finds what is already made by itself; made anew where that was asked for."""
         artifact = build()
         wanted = self.remake_from is not None and STAGES.index(stage) >= STAGES.index(self.remake_from)
-        if wanted and artifact.made_at < self.began_at:
+        if wanted and artifact.made_at < self.began_at and not isinstance(artifact, Revision):
+            _check_unpublished(self.storage, self.name, artifact)
             artifacts.retire(self.storage, artifact)
             artifact = build()
         self.made[role] = artifact
@@ -62,7 +65,7 @@ def run(
         GateFailed: the model missed a bound.
         UserError: something in the recipe, the input or the machine must be mended first.
     """
-    work = Run(storage, until, remake_from)
+    work = Run(recipe.name, storage, until, remake_from)
 
     dataset = work.make("clean", "dataset", lambda: clean(recipe.data, storage))
     if work.ends_with("clean"):
@@ -90,9 +93,21 @@ def run(
     verdict = work.make(
         "gate", "gate", lambda: gate(recipe.gate, base_report, trained_report, quantized_report, storage)
     )
+    check_passed(recipe.name, verdict, storage)
     if not work.ends_with("gate"):
         work.make("publish", "revision", lambda: publish_candidate(recipe.name, quantized, verdict, storage))
     return work.made
+
+
+def _check_unpublished(storage: Storage, name: str, artifact: Manifest) -> None:
+    """A revision is immutable: its weights are not made again under its feet."""
+    for revision in registry.revisions(storage, name):
+        if revision.weights.startswith(f"{artifact.location}/"):
+            raise InputError(
+                f"--from: {artifact.location}",
+                f"is what revision {revision.revision} serves, and revisions never change",
+                "change a field of the recipe (a seed, say) to make another one",
+            )
 
 
 def baseline(recipe: LifecycleConfig, storage: Storage) -> Revision:

@@ -11,17 +11,21 @@ from cluster.storage import Storage
 from pipelines.progress import say
 
 
+def check_passed(name: str, gate: GateReport, storage: Storage) -> None:
+    """Raises GateFailed if the gate did not pass; the message names each bound that was missed."""
+    if not gate.passed:
+        missed = "\n".join(f"  - {check.message}" for check in gate.checks if not check.passed)
+        where = f"{storage.uri}/{gate.location}/manifest.json"
+        raise GateFailed(f"{name} is not published: the gate says no\n{missed}\n  all numbers: {where}")
+
+
 def publish_candidate(name: str, weights: QuantizedModel, gate: GateReport, storage: Storage) -> Revision:
     """Publish `weights` and point the alias `candidate` at them.
 
     Raises:
-        GateFailed: the gate did not pass; the message names each bound that was missed.
+        GateFailed: the gate did not pass.
     """
-    if not gate.passed:
-        missed = "\n".join(f"  - {check.message}" for check in gate.checks if not check.passed)
-        raise GateFailed(
-            f"{name} is not published: the gate says no\n{missed}\n  all numbers: {storage.uri}/{gate.location}/manifest.json"
-        )
+    check_passed(name, gate, storage)
     return _publish(name, weights, {"weights": weights.digest, "gate": gate.digest}, "candidate", storage)
 
 
@@ -33,14 +37,15 @@ def publish_baseline(name: str, weights: QuantizedModel, storage: Storage) -> Re
 def _publish(name: str, weights: QuantizedModel, inputs: dict[str, str], alias: str, storage: Storage) -> Revision:
     baseline = alias == "stable"
     config: dict[str, Any] = {"name": name, "baseline": baseline}
+    key = artifacts.stage_key("publish", config, inputs)
     revision = registry.publish_revision(
         storage,
         Revision(
-            key=artifacts.stage_key("publish", config, inputs),
+            key=key,
             inputs=inputs,
             config=config,
             name=name,
-            revision=f"{name}-{weights.digest[:8]}",
+            revision=f"{name}-{key[:8]}",
             weights=weights.folder,
             baseline=baseline,
         ),

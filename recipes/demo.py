@@ -68,11 +68,13 @@ def main() -> None:
 
 def rollout_of_the_candidate(recipe: Recipe, storage: Storage) -> RolloutStatus:
     aliases = registry.aliases(storage, recipe.name)
-    if "candidate" not in aliases:
-        done = next(s for s in rollouts(storage, recipe.name) if s.candidate == aliases["stable"])
-        out.print(f"already in production: {done.candidate}, promoted by rollout {done.id}")
-        return done
-    return roll_out(recipe, storage, aliases["candidate"])
+    if "candidate" in aliases:
+        return roll_out(recipe, storage, aliases["candidate"], "promoted")
+    for done in rollouts(storage, recipe.name):
+        if done.candidate == aliases["stable"] and done.phase == "promoted":
+            out.print(f"already in production: {done.candidate}, promoted by rollout {done.id}")
+            return done
+    sys.exit("the candidate was rolled back or taken out: see `serinus canary status`; `make clean` starts afresh")
 
 
 def rollout_of_a_broken_revision(recipe: Recipe, storage: Storage) -> RolloutStatus:
@@ -81,7 +83,7 @@ def rollout_of_a_broken_revision(recipe: Recipe, storage: Storage) -> RolloutSta
         if done.candidate == broken.revision and done.phase == "rolled_back":
             out.print(f"already shown: {broken.revision} was rolled back by rollout {done.id}")
             return done
-    return roll_out(recipe, storage, broken.revision)
+    return roll_out(recipe, storage, broken.revision, "rolled_back")
 
 
 def publish_broken(recipe: Recipe, storage: Storage) -> Revision:
@@ -97,8 +99,12 @@ def publish_broken(recipe: Recipe, storage: Storage) -> Revision:
     return artifacts.save(storage, broken)
 
 
-def roll_out(recipe: Recipe, storage: Storage, revision: str) -> RolloutStatus:
+def roll_out(recipe: Recipe, storage: Storage, revision: str, expected: str) -> RolloutStatus:
     """Start the rollout, bring users, and watch it to its end; the users stay for some seconds after that."""
+    before = controller.status(storage, recipe.name)
+    if before is not None and not before.ended:  # left by an interrupted demo: its evidence has a hole
+        serinus("canary", "rollback", "--recipe", str(RECIPE))
+        serinus("canary", "watch", "--recipe", str(RECIPE), accept=(0, 1))
     serinus("canary", "start", "--revision", revision, "--recipe", str(RECIPE))
     with load(recipe, LOADS / f"{revision}.jsonl"):
         serinus("canary", "watch", "--recipe", str(RECIPE), accept=(0, 1))
@@ -106,6 +112,8 @@ def roll_out(recipe: Recipe, storage: Storage, revision: str) -> RolloutStatus:
     found = controller.status(storage, recipe.name)
     assert found is not None
     assert found.candidate == revision
+    if found.phase != expected:
+        sys.exit(f"{revision} was to be {expected} and is {found.phase}: see `serinus canary status`")
     return found
 
 

@@ -10,7 +10,8 @@ torch_index=https://download.pytorch.org/whl/cpu
 find_python() {
     for candidate in ${PYTHON:-} python3.11 python3.12 python3; do
         if "$candidate" -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 12))' 2>/dev/null; then
-            command -v "$candidate"
+            # Not that of an activated environment: this one may be removed below.
+            "$candidate" -c 'import sys; print(sys._base_executable)'
             return
         fi
     done
@@ -19,7 +20,10 @@ find_python() {
 }
 
 python=$(find_python)
-stamp=$(cat requirements/cpu.txt requirements/quantize.txt requirements/setup.sh pyproject.toml | "$python" -c '
+stamp=$({
+    cat requirements/cpu.txt requirements/quantize.txt requirements/setup.sh
+    sed '/^\[tool.ruff/,$d' pyproject.toml # settings of linters do not make an environment stale
+} | "$python" -c '
 import hashlib, sys
 print(hashlib.sha256(sys.stdin.buffer.read() + sys.version.encode()).hexdigest())')
 if [ "$(cat "$venv/.serinus-stamp" 2>/dev/null)" = "$stamp" ]; then
@@ -37,6 +41,10 @@ if ! "$python" -c 'import ensurepip, venv' 2>/dev/null; then
 fi
 
 echo "setup: making $venv with $("$python" --version) from requirements/cpu.txt (about 3 GB, once; 2 to 10 minutes)"
+if [ -d "$venv" ] && [ ! -e "$venv/pyvenv.cfg" ] && [ -n "$(ls -A "$venv")" ]; then
+    echo "setup: $venv is not an environment and not empty; name another one in SERINUS_VENV" >&2
+    exit 2
+fi
 rm -rf "$venv"
 "$python" -m venv "$venv"
 pip="$venv/bin/python -m pip --disable-pip-version-check --quiet --quiet"

@@ -157,12 +157,27 @@ def _root_cause(error: BaseException) -> BaseException:
 def _write(blocks: Blocks, files: Sequence[SourceFile], config: DataConfig, key: str, storage: Storage) -> Dataset:
     """Decide over all documents, write the shards, and return the manifest, not yet saved."""
     documents = _without_texts(blocks, config)
+    _check_ids(documents)
     decisions = decide(documents, config)
     rows = _rows(documents, decisions)
     location = Dataset(key=key).location
     prepare_folder(storage, location)
     written = _write_shards(blocks, rows, config, storage, location)
     return _manifest(documents, decisions, written, files=files, config=config, key=key)
+
+
+def _check_ids(documents: pa.Table) -> None:
+    """Items of evaluation and lineage go by id: a repeated one would be found out only after training."""
+    import pyarrow.compute as pc
+
+    counted = pc.value_counts(documents["id"])
+    repeated = [entry["values"].as_py() for entry in counted if entry["counts"].as_py() > 1]
+    if repeated:
+        raise InputError(
+            "data.sources: id_field",
+            f"{len(repeated)} ids stand on several documents, {repeated[0]!r} among them",
+            "name a field whose values differ, or leave id_field out",
+        )
 
 
 def _without_texts(blocks: Blocks, config: DataConfig) -> pa.Table:

@@ -95,7 +95,7 @@ def _files(source: SourceConfig, filesystem: FileSystem, path: str, label: str) 
         if root.type == FileType.NotFound:
             raise InputError(source.path, "no such file or folder", "correct `path` under data.sources in the recipe")
         if root.type != FileType.Directory:
-            yield _source_file(source, filesystem, root, root.base_name)
+            yield _source_file(source, filesystem, root, label)
             return
         found = _below(filesystem, base)
     except OSError as error:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import difflib
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -77,11 +76,7 @@ def _compile(config: RuleConfig) -> Rule:
 def _built_in(name: str) -> Rule:
     if name == "repair_unicode":
         return Rule(name, _repair_column)
-    if name in PATTERNS:
-        return Rule(name, _replacing(PATTERNS[name]))
-    near = difflib.get_close_matches(name, BUILT_IN, n=1)
-    hint = f"did you mean `{near[0]}`?" if near else f"give it a `pattern:`, or use one of {', '.join(BUILT_IN)}"
-    raise ConfigError(f"data.rules: {name}", "no such built-in rule", hint)
+    return Rule(name, _replacing(PATTERNS[name]))
 
 
 def _replacing(replacements: tuple[tuple[str, str], ...]) -> Callable[[pa.Array], pa.Array]:

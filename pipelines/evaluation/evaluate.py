@@ -11,7 +11,7 @@ from typing import Any
 from cluster import artifacts
 from cluster.artifacts import Dataset, EvalReport, FileEntry, Score, Weights
 from cluster.errors import InputError, ResourceError, StageFailed
-from cluster.session import KEEP_MEMORY, on_pool
+from cluster.session import KEEP_MEMORY, check_gpus, on_pool
 from cluster.storage import Storage, local_copy, sha256_of, staged_folder
 from pipelines.config import EvaluateConfig
 from pipelines.evaluation.compare import Row, score_of
@@ -39,6 +39,7 @@ def evaluate(config: EvaluateConfig, model: Weights, dataset: Dataset, storage: 
     if (found := artifacts.load(storage, EvalReport, key)) is not None:
         say("evaluate", f"already made for {model.kind} {model.key}")
         return found
+    check_gpus(config.pool, config.num_gpus, "evaluate.num_gpus")
     _check_model(local_copy(storage, model.folder), config.max_model_len)
     items = _items(config, dataset, storage)
     say("evaluate", f"{model.kind} {model.key}: {len(items)} items of {len(config.tasks)} tasks")

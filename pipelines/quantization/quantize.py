@@ -11,7 +11,7 @@ from typing import Any
 from cluster import artifacts
 from cluster.artifacts import Dataset, FileEntry, QuantizedModel, Weights
 from cluster.errors import InputError, ResourceError, StageFailed, UserError
-from cluster.session import on_pool
+from cluster.session import check_gpus, on_pool
 from cluster.storage import Storage, local_copy, open_storage, sha256_of, staged_folder
 from pipelines.config import QuantizeConfig
 from pipelines.progress import bar, say
@@ -47,6 +47,7 @@ def quantize(config: QuantizeConfig, model: Weights, dataset: Dataset, storage: 
     if (found := artifacts.load(storage, QuantizedModel, key)) is not None:
         say("quantize", f"already made for {model.kind} {model.key}")
         return found
+    check_gpus(config.pool, config.num_gpus, "quantize.num_gpus")
     _check_model(local_copy(storage, model.folder))
     length = config.num_calibration_sequences * config.calibration_length * CHARACTERS_PER_TOKEN * DRAW
     texts = read_texts(storage, dataset, length, config.seed)

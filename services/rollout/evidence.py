@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
+from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from cluster.storage import Storage
@@ -23,13 +24,18 @@ MAX_RECORDS = 50_000
 """Kept in memory for each side; the oldest go first. At 300 bytes each that is 15 MB."""
 
 
+def _identity(record: RequestRecord) -> tuple[str, datetime]:
+    """A client may send one id with all its requests; no two of them end at the same moment at one gateway."""
+    return record.request_id, record.at
+
+
 class EvidenceStore:
     """Evidence of one rollout. Threads may add while another counts."""
 
     def __init__(self, storage: Storage, status: RolloutStatus) -> None:
         self._storage, self._folder = storage, folder(status.name, status.id)
         self._revisions: dict[Role, str] = {"stable": status.stable, "canary": status.candidate}
-        self._kept: dict[Role, dict[str, tuple[int, RequestRecord]]] = {"stable": {}, "canary": {}}
+        self._kept: dict[Role, dict[tuple[str, datetime], tuple[int, RequestRecord]]] = {"stable": {}, "canary": {}}
         self._pending: list[tuple[int, RequestRecord]] = []
         self._lock = threading.Lock()
         self._num_files = 0
@@ -43,9 +49,9 @@ class EvidenceStore:
 
     def _keep(self, window: int, record: RequestRecord) -> bool:
         side = self._kept[record.role]
-        if record.revision != self._revisions[record.role] or record.request_id in side:
+        if record.revision != self._revisions[record.role] or _identity(record) in side:
             return False
-        side[record.request_id] = (window, record)
+        side[_identity(record)] = (window, record)
         if len(side) > MAX_RECORDS:
             del side[next(iter(side))]
         return True

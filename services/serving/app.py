@@ -91,11 +91,13 @@ def deploy_revision(revision: Revision, serving: ServingConfig, storage: Storage
     _listen(serving)
     from services.serving import model_server
 
+    served_before = revision.revision in running_revisions()
     _run(model_server.build(revision, serving, storage.uri, selector, settings), name, None)
     try:
         wait_running(name, serving.ready_timeout_s)
-    except BaseException:  # Ctrl-C too: a half-started revision must not hold memory
-        remove_revision(revision.revision)
+    except BaseException:  # Ctrl-C too: a half-started revision must not hold memory; one that serves users goes on
+        if not served_before:
+            remove_revision(revision.revision)
         raise
 
 

@@ -110,8 +110,6 @@ def test_rules_keep_their_order() -> None:
 @pytest.mark.parametrize(
     ("rule", "found", "remedy"),
     [
-        (RuleConfig(name="strip_url"), "no such built-in", "strip_urls"),
-        (RuleConfig(name="mine"), "no such built-in", "pattern"),
         (RuleConfig(name="mine", pattern="("), "missing )", "RE2"),
         (RuleConfig(name="mine", pattern="(?<=a)b"), "perl operator", "RE2"),
         (RuleConfig(name="mine", pattern="a", replacement=r"\1"), "replacement", "RE2"),
