@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.errors import Conflict, InputError
-from cluster.storage import ABSENT, LocalStorage, Storage, open_storage
+from cluster.errors import Conflict, InputError, ResourceError
+from cluster.storage import ABSENT, LocalStorage, Storage, exclusive, open_storage
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -146,3 +146,21 @@ def test_list_gives_the_keys_of_a_folder_and_not_of_its_namesakes(storage: Stora
 def test_an_unknown_scheme_is_refused() -> None:
     with pytest.raises(InputError, match="unknown storage scheme ftp"):
         open_storage("ftp://somewhere")
+
+
+def test_only_one_run_at_a_time_holds_a_name(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    with exclusive(storage, "run-m"):
+        with pytest.raises(ResourceError, match="another run is at work"), exclusive(storage, "run-m"):
+            pass
+        with exclusive(storage, "run-other"):
+            pass
+    with exclusive(storage, "run-m"):
+        pass
+
+
+def test_a_storage_below_a_file_is_a_users_mistake(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("x")
+
+    with pytest.raises(InputError, match="a file is where a folder must be"):
+        LocalStorage(tmp_path / "file").write("a/b", b"")

@@ -65,6 +65,13 @@ def test_two_sources_of_the_same_name_stay_apart(tmp_path: Path) -> None:
     assert names(one, two) == ["docs/a.txt", "docs-2/a.txt"]
 
 
+def test_two_files_of_the_same_name_stay_apart(tmp_path: Path) -> None:
+    one, two = write(tmp_path / "1", "a.txt"), write(tmp_path / "2", "a.txt")
+    found = names(one / "a.txt", two / "a.txt")
+    assert found[0] == "a.txt"
+    assert len(set(found)) == 2
+
+
 @pytest.mark.parametrize(
     ("name", "kind", "gzipped"),
     [

@@ -1,0 +1,91 @@
+"""Publishing: what passed becomes the candidate once, what failed says which bound it missed."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster import artifacts, registry
+from cluster.artifacts import Check, GateReport, QuantizedModel
+from cluster.errors import GateFailed, InputError
+from cluster.storage import LocalStorage
+from pipelines.lifecycle import Run
+from pipelines.publish import publish_baseline, publish_candidate
+
+
+def weights(storage: LocalStorage, key: str = "11" * 8) -> QuantizedModel:
+    return artifacts.save(storage, QuantizedModel(key=key, scheme="W8A8"))
+
+
+def gate(storage: LocalStorage, *, passed: bool = True, bound: float = 0.98) -> GateReport:
+    check = Check(name="recovery", found=0.97 if not passed else 0.99, bound=bound, passed=passed, message="keeps 97 %")
+    key = artifacts.stage_key("gate", bound, {})
+    return artifacts.save(storage, GateReport(key=key, passed=passed, checks=(check,)))
+
+
+def test_what_passed_is_the_candidate_and_leads_back_to_its_weights_and_gate(storage: LocalStorage) -> None:
+    made, verdict = weights(storage), gate(storage)
+
+    revision = publish_candidate("m", made, verdict, storage)
+
+    assert registry.aliases(storage, "m") == {"candidate": revision.revision}
+    assert revision.inputs == {"weights": made.digest, "gate": verdict.digest}
+    assert revision.weights == made.folder
+
+
+def test_what_failed_is_not_published_and_the_message_names_the_bound(storage: LocalStorage) -> None:
+    with pytest.raises(GateFailed, match="keeps 97 %"):
+        publish_candidate("m", weights(storage), gate(storage, passed=False), storage)
+
+    assert registry.aliases(storage, "m") == {}
+
+
+def test_publishing_again_moves_no_alias(storage: LocalStorage) -> None:
+    made, verdict = weights(storage), gate(storage)
+    revision = publish_candidate("m", made, verdict, storage)
+    registry.move_aliases(storage, "m", {"stable": revision.revision, "candidate": None})
+
+    again = publish_candidate("m", made, verdict, storage)
+
+    assert again == revision
+    assert registry.aliases(storage, "m") == {"stable": revision.revision}
+
+
+def test_the_same_weights_judged_by_another_gate_are_another_revision(storage: LocalStorage) -> None:
+    made = weights(storage)
+
+    first = publish_candidate("m", made, gate(storage, bound=0.98), storage)
+    second = publish_candidate("m", made, gate(storage, bound=0.97), storage)
+
+    assert first.revision != second.revision
+    assert first.weights == second.weights
+
+
+def test_a_baseline_is_stable_and_says_that_no_gate_judged_it(storage: LocalStorage) -> None:
+    revision = publish_baseline("m", weights(storage), storage)
+
+    assert revision.baseline
+    assert registry.aliases(storage, "m") == {"stable": revision.revision}
+
+
+def test_published_weights_are_not_made_again_under_a_revision(storage: LocalStorage) -> None:
+    made = weights(storage)
+    publish_baseline("m", made, storage)
+    work = Run("m", storage, "publish", "quantize")
+
+    with pytest.raises(InputError, match="revisions never change"):
+        work.make("quantize", "quantized", lambda: made)
+
+    assert artifacts.load(storage, QuantizedModel, made.key) == made
+
+
+def test_a_stage_before_the_one_to_remake_is_reused_and_that_one_made_again(storage: LocalStorage) -> None:
+    old, builds = weights(storage), []
+
+    def build() -> QuantizedModel:
+        builds.append(1)
+        return artifacts.load(storage, QuantizedModel, old.key) or weights(storage)
+
+    assert Run("m", storage, "publish", "gate").make("quantize", "quantized", build) == old
+    assert len(builds) == 1
+    assert Run("m", storage, "publish", "quantize").make("quantize", "quantized", build).made_at > old.made_at
+    assert len(builds) == 3
