@@ -323,7 +323,8 @@ def _print_made(made: Mapping[str, artifacts.Manifest], storage: Storage) -> Non
 
 
 def _print_tree(node: registry.Lineage, depth: int = 0) -> None:
-    out.print(f"{'  ' * depth}{node.kind} {node.digest[:12]}  {node.summary}")
+    name = f"{node.key}  " if node.kind == "source" else ""
+    out.print(f"{'  ' * depth}{node.kind} {node.digest[:12]}  {name}{node.summary}", markup=False)
     for child in node.children:
         _print_tree(child, depth + 1)
 

@@ -108,7 +108,7 @@ def roll_out(recipe: Recipe, storage: Storage, revision: str, expected: str) -> 
     serinus("canary", "start", "--revision", revision, "--recipe", str(RECIPE))
     with load(recipe, LOADS / f"{revision}.jsonl"):
         serinus("canary", "watch", "--recipe", str(RECIPE), accept=(0, 1))
-        time.sleep(8)  # what users meet after the decision is part of the picture
+        time.sleep(5)  # what users meet after the decision is part of the picture
     found = controller.status(storage, recipe.name)
     assert found is not None
     assert found.candidate == revision
@@ -126,7 +126,7 @@ def load(recipe: Recipe, log: Path) -> Iterator[None]:
     stop.unlink(missing_ok=True)
     url = f"http://{recipe.serve.host}:{recipe.serve.port}"
     command = [sys.executable, str(ROOT / "benchmarks" / "load.py"), "--url", url, "--model", recipe.name]
-    command += ["--users", "5000", "--concurrency", "8", "--max-tokens", "8", "--duration", "900"]
+    command += ["--users", "5000", "--concurrency", "8", "--max-tokens", "4", "--duration", "900"]
     command += ["--until-file", str(stop), "--log", str(log)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
         try:
