@@ -161,7 +161,7 @@ def _runs_with(application: str, deployment: str, settings: str) -> bool:
 
 def _quiet() -> None:
     """Ray's own log of every step is not for our users; what goes wrong comes as our errors."""
-    import ray.serve  # first: its import sets the level
+    import ray.serve  # noqa: F401  # first: its import sets the level
 
     for name in ("ray.serve", "ray.llm"):
         logging.getLogger(name).setLevel(logging.WARNING)
