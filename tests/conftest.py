@@ -20,6 +20,15 @@ CHAT_TEMPLATE = (
 )
 
 
+KINDS = ("unit", "integration", "chaos", "e2e")
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What is quick comes first: a mistake shows in seconds, not after the demo."""
+    items.sort(key=lambda item: KINDS.index(item.path.relative_to(REPOSITORY / "tests").parts[0])
+               if item.path.parent != REPOSITORY / "tests" else 0)  # fmt: skip
+
+
 @pytest.fixture(scope="session", autouse=True)
 def own_home() -> Iterator[Path]:
     """A SERINUS_HOME of the session's own: tests neither see nor disturb the cluster of `serinus up`."""
