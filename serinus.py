@@ -32,6 +32,9 @@ app.add_typer(canary, name="canary")
 LOOKS_EVERY_S = 10.0
 """`canary watch` prints every decision, and of the looks that decided nothing one now and then."""
 
+INTERRUPTED = 130
+"""Exit code after Ctrl-C, as shells have it."""
+
 out = Console(highlight=False, soft_wrap=True)
 
 
@@ -158,7 +161,7 @@ def _follow(job: str) -> int:
         return jobs.follow(job, out=lambda text: print(text, end="", flush=True))
     except KeyboardInterrupt:
         print(f"\n{job} goes on. Follow it: ray job logs -f {job}; end it: ray job stop {job}", file=sys.stderr)
-        return 130
+        sys.exit(INTERRUPTED)
 
 
 @app.command()
@@ -377,13 +380,16 @@ def _rollout(storage: Storage, name: str) -> RolloutStatus:
 def main() -> None:
     """Run the command line. Exit codes: 0 done, 1 the answer is no, 2 something to mend, 3 broken off, 130 interrupted."""
     try:
-        sys.exit(app(args=sys.argv[1:] or ["--help"], prog_name="serinus", standalone_mode=False))
+        code = app(args=sys.argv[1:] or ["--help"], prog_name="serinus", standalone_mode=False)
+        if code == INTERRUPTED:  # typer's answer to Ctrl-C
+            raise KeyboardInterrupt
+        sys.exit(code)
     except typer.TyperException as error:
         print(f"error: {error.format_message()}\n  -> see: serinus --help, serinus COMMAND --help", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         print("\ninterrupted. What was made is kept; the same command continues from there", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(INTERRUPTED)
     except SerinusError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
