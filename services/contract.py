@@ -40,7 +40,11 @@ class Traffic(StrictModel):
 
 
 class RequestRecord(StrictModel):
-    """What a gateway tells of one request that reached a revision."""
+    """What a gateway tells of one request that reached a revision.
+
+    A request that failed over has two, under one id. What stable itself refuses (400, 413, 422) has none: it tells nothing
+    about a revision, and one client's bad requests must not roll a canary back.
+    """
 
     request_id: str
     revision: str
