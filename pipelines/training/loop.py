@@ -85,6 +85,8 @@ def build_engine(config: TrainConfig, folder: Path) -> Any:
     # Below one would share the thread count of torch's default, all cores, among ranks that already fill them.
     torch.set_num_threads(max(1, int(config.cpus_per_worker)))
     torch.manual_seed(config.seed)
+    # Only its tensor-parallel inference uses this operator, and on CPUs every start would compile it for half a minute.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if config.gpus_per_worker else "gloo")
     settings = deepspeed_config(config)
     sharded_load = HfDeepSpeedConfig(settings) if config.zero.stage == 3 else None  # in force while it is referenced
