@@ -221,7 +221,8 @@ def user_lines(status: RolloutStatus, log: Path) -> Iterator[str]:
 
 def how_to_go_on(recipe: Recipe) -> None:
     url = f"http://{recipe.serve.host}:{recipe.serve.port}/v1"
-    body = json.dumps({"model": recipe.name, "messages": [{"role": "user", "content": "What is a lambda in Python?"}]})
+    body = json.dumps({"model": recipe.name, "messages": [{"role": "user", "content": "What is a lambda in Python?"}],
+                       "max_tokens": 48})  # fmt: skip
     answer = httpx.post(
         f"{url}/chat/completions", content=body, headers={"content-type": "application/json"}, timeout=60
     )
