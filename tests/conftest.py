@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,6 +20,9 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
+# Started in the background of a shell (as some CI does) a process ignores SIGINT, and so would the children that tests
+# interrupt with it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 KINDS = ("unit", "integration", "chaos", "e2e")
 
