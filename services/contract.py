@@ -15,11 +15,13 @@ from cluster.storage import ABSENT, Storage
 
 Role = Literal["stable", "canary"]
 
-Outcome = Literal["ok", "http_error", "stream_error", "empty", "cancelled"]
+Outcome = Literal["ok", "http_error", "stream_error", "empty", "truncated", "timeout", "cancelled"]
 """`http_error`: the answer's status was 400 or more. `stream_error`: an error inside a 200 stream, or a stream that broke
-off. `empty`: success without a token. `cancelled`: the client went away (no fault of the revision)."""
+off. `empty`: success without a token. `truncated`: a stream with tokens that ended without a finish_reason. `timeout`: no
+whole answer within the gateway's `timeout_s`. `cancelled`: the client went away, or the patience it had declared itself
+was at its end (no fault of the revision)."""
 
-HARMFUL: frozenset[Outcome] = frozenset({"http_error", "stream_error", "empty"})
+HARMFUL: frozenset[Outcome] = frozenset({"http_error", "stream_error", "empty", "truncated", "timeout"})
 
 
 class Traffic(StrictModel):
@@ -58,6 +60,16 @@ class RequestRecord(StrictModel):
     duration_s: float
     num_output_chunks: int
     at: datetime
+    prompt_tokens: int | None = None
+    """By vLLM's count, as the next two; None where it told none, as for an answer that was cut short."""
+    cached_tokens: int | None = None
+    """Of the prompt's tokens, those found in the prefix cache."""
+    output_tokens: int | None = None
+    """Of all choices together."""
+    tpot_s: float | None = None
+    """Mean time per output token after the first; None for an answer in one piece and for one of a single chunk."""
+    failed_over: bool = False
+    """The request has two records: a canary failed before its first token, and stable answered in its place."""
 
 
 def traffic_key(name: str) -> str:

@@ -6,18 +6,35 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
 from cluster.telemetry import logger
 from services.contract import RequestRecord, Role
 from services.serving.openai_errors import ApiError, from_revision, unavailable
-from services.serving.records import Watch
+from services.serving.records import Watch, without_usage
 
 log = logger("gateway")
 
-FIRST_ANSWER_TIMEOUT_S = 600.0
-"""A revision silent for so long has failed; Ray's own ingress waits as long."""
+
+@dataclass(frozen=True)
+class Deadline:
+    """When the patience for a whole answer ends."""
+
+    at_s: float
+    """On time.monotonic's clock."""
+    timeout_s: float
+    by_client: bool = False
+    """The client's own patience, shorter than the gateway's: missing it is no fault of the revision."""
+
+    @property
+    def error(self) -> ApiError:
+        message = f"the model did not answer within {self.timeout_s:g} s"
+        return ApiError(504, message, kind="server_error", code="timeout")
+
+    def wait(self) -> asyncio.Timeout:
+        return asyncio.timeout(max(0.0, self.at_s - time.monotonic()))
 
 
 class Attempt:
@@ -27,8 +44,12 @@ class Attempt:
     model with `choices`), or an error (one with `error`).
     """
 
-    def __init__(self, role: Role, revision: str, name: str, started_s: float) -> None:
+    def __init__(
+        self, role: Role, revision: str, name: str, started_s: float, deadline: Deadline, *, hide_usage: bool = False
+    ) -> None:
+        """`hide_usage`: we asked for the event that tells of usage, the client did not."""
         self.role, self.revision, self._name = role, revision, name
+        self._deadline, self._hide_usage = deadline, hide_usage
         self.watch = Watch(started_s)
         self.failure: ApiError | None = None
         self.whole: dict[str, Any] | None = None
@@ -43,14 +64,15 @@ class Attempt:
         """Wait for the first chunk. `chunks` is the handle's response generator."""
         self._chunks = chunks
         try:
-            async with asyncio.timeout(FIRST_ANSWER_TIMEOUT_S):
-                self._take_first(await anext(aiter(chunks), None))
+            async with self._deadline.wait():
+                first = await anext(aiter(chunks), None)
+            self._take_first(first)
         except asyncio.CancelledError:
             self.cancel()
             raise
         except TimeoutError:
-            chunks.cancel()
-            self._fail(ApiError(504, "the model server did not answer in time", kind="server_error", code="timeout"))
+            self._give_up()
+            self._fail(self._deadline.error)
         except Exception as error:  # a dead replica, a full queue, a defect of the model server: all end this attempt
             log.warning("%s failed before its first chunk: %s", self.revision, str(error).splitlines()[:1])
             self._fail(_as_api_error(error))
@@ -63,29 +85,43 @@ class Attempt:
             self.whole = {**item.model_dump(mode="json"), "model": self._name}
             self.watch.see_whole(self.whole, time.monotonic())
         elif chunk:
-            self._first = self._renamed(chunk)
-            if error := self.watch.see_events(self._first, time.monotonic()):
+            self._first, error = self._taken(chunk)
+            if error:
                 self._fail(from_revision(error, self.revision, self._name))
         else:
             self._fail(ApiError(502, "the model server gave no answer", kind="server_error", code="no_answer"))
 
     async def relay(self) -> AsyncIterator[str]:
         """The stream's events. One that breaks off ends with an error event, as clients expect it."""
+        failure = ApiError(500, "the answer broke off", kind="server_error", code="stream_broken")
         try:
-            yield self._first
-            async for chunk in self._chunks:
-                text = self._renamed(chunk)
-                self.watch.see_events(text, time.monotonic())
-                yield text
+            if self._first:
+                yield self._first
+            while (chunk := await self._next()) is not None:
+                text, _ = self._taken(chunk)
+                if text:
+                    yield text
         except (asyncio.CancelledError, GeneratorExit):
             self.cancel()
             raise
+        except TimeoutError:
+            self._give_up()
+            failure = self._deadline.error
         except Exception as error:  # the replica died or failed: the status is sent, only the stream can tell
             log.warning("%s broke off: %s", self.revision, str(error).splitlines()[:1])
         if not self.watch.done:
-            self.watch.broken = True
-            failure = ApiError(500, "the answer broke off", kind="server_error", code="stream_broken")
+            self.watch.broken = not (self.watch.timed_out or self.watch.cancelled)
             yield f"data: {json.dumps(failure.body)}\n\ndata: [DONE]\n\n"
+
+    async def _next(self) -> Any:
+        async with self._deadline.wait():
+            return await anext(self._chunks, None)
+
+    def _give_up(self) -> None:
+        """Nobody waits any longer: free the model server's slot."""
+        self.watch.cancelled = self._deadline.by_client
+        self.watch.timed_out = not self._deadline.by_client
+        self._chunks.cancel()
 
     def cancel(self) -> None:
         """The client went away: let the model server stop too."""
@@ -93,13 +129,25 @@ class Attempt:
         if self._chunks is not None and not self.watch.done:
             self._chunks.cancel()
 
-    def record(self, now_s: float, at: datetime, request_id: str, place: float) -> RequestRecord:
-        return self.watch.record(now_s, at, request_id=request_id, role=self.role, revision=self.revision, place=place)
+    def record(self, now_s: float, at: datetime, request_id: str, place: float, *, failed_over: bool) -> RequestRecord:
+        return self.watch.record(
+            now_s,
+            at,
+            request_id=request_id,
+            role=self.role,
+            revision=self.revision,
+            place=place,
+            failed_over=failed_over,
+        )
 
-    def _renamed(self, chunk: Any) -> str:
+    def _taken(self, chunk: Any) -> tuple[str, dict[str, Any] | None]:
+        """A chunk, taken note of, as the client gets it; and the error in it, if one is there."""
         text = "".join(chunk) if isinstance(chunk, list) else str(chunk)
+        error = self.watch.see_events(text, time.monotonic())
+        if self._hide_usage:
+            text = without_usage(text)
         # Quotes inside an answer are escaped in JSON, so this text can only be the field itself.
-        return text.replace(f'"model":"{self.revision}"', f'"model":"{self._name}"')
+        return text.replace(f'"model":"{self.revision}"', f'"model":"{self._name}"'), error
 
     def _fail(self, failure: ApiError) -> None:
         self.failure = failure

@@ -28,6 +28,7 @@ def engine_arguments(engine: EngineConfig) -> dict[str, Any]:
         "tensor_parallel_size": engine.tensor_parallel_size,
         "enforce_eager": engine.enforce_eager,
         "trust_remote_code": False,
+        "enable_prompt_tokens_details": True,  # tells what the prefix cache spared, which the evidence needs
     }
     if engine.num_gpus:
         arguments["gpu_memory_utilization"] = engine.gpu_memory_utilization

@@ -12,7 +12,7 @@ import uuid
 from collections.abc import AsyncIterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, get_args
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -26,7 +26,7 @@ from starlette.exceptions import HTTPException
 from cluster.storage import open_storage
 from services.config import ServingConfig
 from services.serving import openai_errors
-from services.serving.attempt import Attempt
+from services.serving.attempt import Attempt, Deadline
 from services.serving.openai_errors import ApiError
 from services.serving.outbox import Outbox, to_actor
 from services.serving.split import bucket, choose, user_key
@@ -37,6 +37,8 @@ MAX_ONGOING_REQUESTS = 1000
 """Requests a gateway replica holds at once."""
 REFUSALS = frozenset({400, 413, 422})
 """Statuses that find fault with the request itself."""
+TIMEOUT_S = 600.0
+"""An answer that is not whole after so long has failed; Ray's own ingress waits as long."""
 
 ENDPOINTS = {
     "models": lambda app: app.get("/v1/models"),
@@ -56,7 +58,14 @@ class Call:
     request_id: str
     place: float
     started_s: float
+    deadline: Deadline
     attempts: list[Attempt] = field(default_factory=list)
+
+    @property
+    def hides_usage(self) -> bool:
+        """The client of this stream has not asked for the event that tells of usage, which the evidence needs."""
+        options = getattr(self.body, "stream_options", None)
+        return bool(getattr(self.body, "stream", False)) and not (options and options.include_usage)
 
 
 class Gateway(OpenAiIngress):
@@ -104,7 +113,8 @@ class Gateway(OpenAiIngress):
         if situation.traffic is None:
             raise openai_errors.unavailable(f"nothing is deployed as `{self._name}` yet")
         place = bucket(self._user(body, request), situation.traffic.salt)
-        call = Call(body, method, _request_id(request), place, started_s)
+        deadline = Deadline(started_s + TIMEOUT_S, TIMEOUT_S)
+        call = Call(body, method, _request_id(request), place, started_s, deadline)
         try:
             await self._ask(call, situation)
         except BaseException:  # the client went away: on record, and on its way
@@ -127,20 +137,22 @@ class Gateway(OpenAiIngress):
         """Ask the user's revision; when a canary fails before its first token, ask stable. The last attempt counts."""
         assert situation.traffic is not None
         for role, revision in choose(situation.traffic, call.place):
-            attempt = Attempt(role, revision, self._name, time.monotonic() if call.attempts else call.started_s)
+            started_s = time.monotonic() if call.attempts else call.started_s
+            attempt = Attempt(role, revision, self._name, started_s, call.deadline, hide_usage=call.hides_usage)
             call.attempts.append(attempt)
             if revision in situation.answering:
                 await attempt.ask(self._chunks(revision, call))
             else:
                 attempt.refuse()
-            if attempt.failure is None:
+            if attempt.failure is None or time.monotonic() >= call.deadline.at_s:
                 break
 
     def _chunks(self, revision: str, call: Call) -> Any:
         if revision not in self._handles:
             handle = serve.get_deployment_handle(MODEL_DEPLOYMENT, application_name(revision))
             self._handles[revision] = handle.options(stream=True)
-        own = call.body.model_copy(update={"model": revision, "request_id": uuid.uuid4().hex})
+        changes = {"model": revision, "request_id": uuid.uuid4().hex}
+        own = call.body.model_copy(update={**changes, **(_usage_asked(call.body) if call.hides_usage else {})})
         if call.method == "chat":
             own = _picklable(own)
         # Of the headers only our id goes on: keys stay here, and vLLM takes orders from some headers.
@@ -170,14 +182,22 @@ class Gateway(OpenAiIngress):
         last = call.attempts[-1]
         if last.role == "stable" and last.watch.status in REFUSALS:
             return  # a prompt too long, say: when stable refuses it too, that tells nothing about any revision
+        failed_over = len(call.attempts) > 1
         for attempt in call.attempts:
-            self._outbox.add(attempt.record(now_s, at, call.request_id, call.place))
+            self._outbox.add(attempt.record(now_s, at, call.request_id, call.place, failed_over=failed_over))
 
 
 def _request_id(request: Request) -> str:
     """Serve's proxy gives every request one, or passes on the client's."""
     given = request.headers.get("x-request-id", "")
     return given if USABLE_ID.fullmatch(given) else uuid.uuid4().hex
+
+
+def _usage_asked(body: Any) -> dict[str, Any]:
+    """The stream's options with usage asked for, in vLLM's own type, which moves from version to version."""
+    options_type = get_args(type(body).model_fields["stream_options"].annotation)[0]
+    options = body.stream_options or options_type()
+    return {"stream_options": options.model_copy(update={"include_usage": True})}
 
 
 def _picklable(body: Any) -> Any:

@@ -29,6 +29,17 @@ class Watch:
     broken: bool = False
     """An error came inside the stream, or the stream broke off."""
     cancelled: bool = False
+    timed_out: bool = False
+    """The gateway's own patience was at its end."""
+    last_s: float | None = None
+    """When the last piece of the answer came."""
+    streamed: bool = True
+    usage: dict[str, Any] = field(default_factory=dict)
+    """vLLM's last word on tokens, as OpenAI's API has it."""
+    begun: set[int] = field(default_factory=set)
+    """Choices with a piece of an answer, by index."""
+    finished: set[int] = field(default_factory=set)
+    """Choices that told why they ended."""
 
     def see_events(self, text: str, now_s: float) -> dict[str, Any] | None:
         """Take note of one or more server-sent events; returns the error inside the stream, if one is there."""
@@ -45,6 +56,7 @@ class Watch:
 
     def see_whole(self, answer: dict[str, Any], now_s: float) -> None:
         """Take note of an answer that came in one piece."""
+        self.streamed = False
         self._see(answer, now_s)
         self.done, self.ended_s = True, now_s
 
@@ -57,14 +69,23 @@ class Watch:
             self.broken = True
             error = event["error"]
             return error if isinstance(error, dict) else {"message": str(error)}
-        if any(_has_content(choice) for choice in event.get("choices") or ()):
+        self.usage = event.get("usage") or self.usage
+        choices = event.get("choices") or ()
+        self.finished.update(choice.get("index", 0) for choice in choices if choice.get("finish_reason"))
+        begun = {choice.get("index", 0) for choice in choices if _has_content(choice)}
+        if begun or event.get("data"):  # `data`: embeddings
+            self.begun |= begun
             self.num_output_chunks += 1
-            self.first_s = now_s if self.first_s is None else self.first_s
+            self.first_s, self.last_s = now_s if self.first_s is None else self.first_s, now_s
         return None
 
     @property
     def outcome(self) -> Outcome:
         """A client that goes away does not hide an error that had come before."""
+        if self.timed_out:
+            return "timeout"
+        if self.cancelled and self.status == 504:  # the client's own patience, not the gateway's
+            return "cancelled"
         if self.status >= 400:
             return "http_error"
         if self.broken:
@@ -73,13 +94,34 @@ class Watch:
             return "cancelled"
         if not self.done:
             return "stream_error"
-        return "ok" if self.num_output_chunks else "empty"
+        if not self.num_output_chunks:
+            return "empty"
+        return "truncated" if self.streamed and not self.begun <= self.finished else "ok"
+
+    @property
+    def tpot_s(self) -> float | None:
+        """Mean time per output token after the first, over the choices, which are decoded side by side."""
+        tokens, choices = self.usage.get("completion_tokens"), max(1, len(self.begun))
+        if not self.done or not tokens or self.num_output_chunks < 2 or tokens <= choices:
+            return None
+        assert self.first_s is not None, "chunks were seen"
+        assert self.last_s is not None, "chunks were seen"
+        return (self.last_s - self.first_s) / (tokens / choices - 1)
 
     def record(
-        self, now_s: float, at: datetime, *, request_id: str, role: Role, revision: str, place: float
+        self,
+        now_s: float,
+        at: datetime,
+        *,
+        request_id: str,
+        role: Role,
+        revision: str,
+        place: float,
+        failed_over: bool = False,
     ) -> RequestRecord:
         """`now_s` ends an answer whose end was not seen."""
         ended_s = now_s if self.ended_s is None else self.ended_s
+        details = self.usage.get("prompt_tokens_details") or {}
         return RequestRecord(
             request_id=request_id,
             revision=revision,
@@ -91,7 +133,25 @@ class Watch:
             duration_s=ended_s - self.started_s,
             num_output_chunks=self.num_output_chunks,
             at=at,
+            prompt_tokens=self.usage.get("prompt_tokens"),
+            cached_tokens=details.get("cached_tokens"),
+            output_tokens=self.usage.get("completion_tokens"),
+            tpot_s=self.tpot_s,
+            failed_over=failed_over,
         )
+
+
+def without_usage(text: str) -> str:
+    """The events without those that only tell of usage, for a client that has not asked for them."""
+    if '"choices":[]' not in text:  # quotes inside an answer are escaped, so this can only be the field itself
+        return text
+    events = text.split("\n\n")
+    return "\n\n".join(event for event in events if not _tells_usage_alone(event))
+
+
+def _tells_usage_alone(event: str) -> bool:
+    found = _parsed(event.strip().removeprefix("data:").strip()) if event.strip() else {}
+    return found.get("choices") == [] and "usage" in found
 
 
 def _parsed(payload: str) -> dict[str, Any]:

@@ -43,7 +43,8 @@ class Model:
         assert set(info.headers) == {"x-request-id"}
         behaviour, _, concerned = request.messages[-1]["content"].partition(" ")
         behaviour = behaviour if concerned in ("", self.revision) else "hello"
-        async for chunk in self._stream(behaviour) if request.stream else self._whole(behaviour):
+        usage = bool(request.stream_options and request.stream_options.include_usage)
+        async for chunk in self._stream(behaviour, usage) if request.stream else self._whole(behaviour):
             yield chunk
 
     async def completions(self, request: Any, info: Any) -> AsyncIterator[Any]:
@@ -69,7 +70,7 @@ class Model:
         usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
         yield ChatCompletionResponse(model=self.revision, choices=[choice], usage=usage)
 
-    async def _stream(self, behaviour: str) -> AsyncIterator[list[str]]:
+    async def _stream(self, behaviour: str, usage: bool) -> AsyncIterator[list[str]]:
         yield [self._event({"role": "assistant", "content": ""})]
         for piece in ("hel", "lo") if behaviour != "empty" else ():
             yield [self._event({"content": piece})]
@@ -81,10 +82,19 @@ class Model:
             for _ in range(300):
                 await asyncio.sleep(0.1)
                 yield [self._event({"content": "."})]
+        if behaviour != "truncate":
+            yield [self._event({}, "stop")]
+        if usage:
+            yield [self._usage()]
         yield ["data: [DONE]\n\n"]
 
-    def _event(self, delta: dict[str, str]) -> str:
-        choices = [{"index": 0, "delta": delta, "finish_reason": None}]
+    def _usage(self) -> str:
+        tokens = {"prompt_tokens": 9, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 8}}
+        event = {"object": "chat.completion.chunk", "model": self.revision, "choices": [], "usage": tokens}
+        return f"data: {json.dumps(event, separators=(',', ':'))}\n\n"
+
+    def _event(self, delta: dict[str, str], finish_reason: str | None = None) -> str:
+        choices = [{"index": 0, "delta": delta, "finish_reason": finish_reason}]
         event = {"id": "1", "object": "chat.completion.chunk", "model": self.revision, "choices": choices}
         return f"data: {json.dumps(event, separators=(',', ':'))}\n\n"
 
@@ -309,6 +319,7 @@ def test_users_are_split_by_their_hash_and_all_gateways_agree(
         ("empty", True, "empty"),
         ("error", True, "stream_error"),
         ("break", True, "stream_error"),
+        ("truncate", True, "truncated"),
     ],
 )
 def test_each_outcome_is_put_on_the_record_of_its_revision(
@@ -323,6 +334,15 @@ def test_each_outcome_is_put_on_the_record_of_its_revision(
     assert ('"error"' in answer.text) == (outcome == "stream_error")
 
 
+@pytest.mark.parametrize("asked", [True, False])
+def test_tokens_are_on_record_and_told_to_clients_who_asked(gateway: str, evidence: Any, asked: bool) -> None:
+    answer = chat(gateway, stream=True, **({"stream_options": {"include_usage": True}} if asked else {}))
+    assert ('"usage"' in answer.text) == asked
+    (record,) = records_of(evidence, answer.headers["x-request-id"])
+    assert (record["prompt_tokens"], record["cached_tokens"], record["output_tokens"]) == (9, 8, 3)
+    assert record["tpot_s"] >= 0
+
+
 def test_stable_answers_for_a_canary_that_fails_before_its_first_token(
     gateway: str, registry: LocalStorage, evidence: Any
 ) -> None:
@@ -334,6 +354,8 @@ def test_stable_answers_for_a_canary_that_fails_before_its_first_token(
         first, second = records_of(evidence, answer.headers["x-request-id"], 2)
         assert (first["role"], first["outcome"]) == ("canary", "http_error")
         assert (second["role"], second["outcome"]) == ("stable", "ok")
+        assert first["failed_over"]
+        assert second["failed_over"]
 
 
 def test_stable_answers_for_a_canary_that_is_not_there(gateway: str, registry: LocalStorage, evidence: Any) -> None:

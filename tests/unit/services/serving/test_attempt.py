@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
 from pydantic import BaseModel
 
-from services.serving.attempt import Attempt
+from services.serving.attempt import Attempt, Deadline
 
 CHUNK = 'data: {"model":"m-2","choices":[{"delta":{"content":"say \\"model\\":\\"m-2\\""}}]}\n\n'
+STOP = 'data: {"model":"m-2","choices":[{"delta":{},"finish_reason":"stop"}]}\n\n'
+USAGE = 'data: {"model":"m-2","choices":[],"usage":{"prompt_tokens":5,"completion_tokens":2}}\n\n'
 DONE = "data: [DONE]\n\n"
 ERROR = 'data: {"error": {"message": "m-2 is out of memory", "type": "InternalServerError", "code": 500}}\n\n'
+
+
+HANG = object()
 
 
 class Info(BaseModel):
@@ -45,6 +51,8 @@ class Chunks:
         item = next(self.items, None)
         if item is None:
             raise StopAsyncIteration
+        if item is HANG:
+            await asyncio.sleep(60)
         if isinstance(item, BaseException):
             raise item
         return item
@@ -53,8 +61,11 @@ class Chunks:
         self.cancelled = True
 
 
-async def answered(chunks: Chunks) -> tuple[Attempt, str]:
-    attempt = Attempt("canary", "m-2", "m", 0.0)
+PATIENT = Deadline(at_s=float("inf"), timeout_s=600)
+
+
+async def answered(chunks: Chunks, deadline: Deadline = PATIENT, *, hide_usage: bool = False) -> tuple[Attempt, str]:
+    attempt = Attempt("canary", "m-2", "m", 0.0, deadline, hide_usage=hide_usage)
     await attempt.ask(chunks)
     text = ""
     if attempt.failure is None and attempt.whole is None:
@@ -64,8 +75,8 @@ async def answered(chunks: Chunks) -> tuple[Attempt, str]:
 
 
 def test_a_stream_is_relayed_under_the_public_name_and_its_text_is_left_alone() -> None:
-    attempt, text = asyncio.run(answered(Chunks([CHUNK], [CHUNK, DONE])))
-    assert text.count('"model":"m"') == 2
+    attempt, text = asyncio.run(answered(Chunks([CHUNK], [CHUNK, STOP, DONE])))
+    assert text.count('"model":"m"') == 3
     assert text.count('say \\"model\\":\\"m-2\\"') == 2
     assert attempt.watch.outcome == "ok"
 
@@ -114,7 +125,7 @@ def test_an_error_inside_the_stream_is_passed_on_and_put_on_record() -> None:
 def test_a_client_that_goes_away_stops_the_model_server() -> None:
     async def leave() -> tuple[Attempt, Chunks]:
         chunks = Chunks([CHUNK], [CHUNK], [DONE])
-        attempt = Attempt("stable", "m-2", "m", 0.0)
+        attempt = Attempt("stable", "m-2", "m", 0.0, PATIENT)
         await attempt.ask(chunks)
         stream = attempt.relay()
         await anext(stream)
@@ -124,3 +135,34 @@ def test_a_client_that_goes_away_stops_the_model_server() -> None:
     attempt, chunks = asyncio.run(leave())
     assert chunks.cancelled
     assert attempt.watch.outcome == "cancelled"
+
+
+@pytest.mark.parametrize("batches", [([CHUNK], [STOP, USAGE], [DONE]), ([CHUNK, STOP], [USAGE, DONE])])
+@pytest.mark.parametrize("hide_usage", [True, False])
+def test_usage_goes_on_record_and_to_clients_who_asked_for_it(batches: tuple[list[str], ...], hide_usage: bool) -> None:
+    attempt, text = asyncio.run(answered(Chunks(*batches), hide_usage=hide_usage))
+    expected = "".join(event for batch in batches for event in batch if not (hide_usage and event == USAGE))
+    assert text == expected.replace('"model":"m-2"', '"model":"m"')
+    assert attempt.watch.usage["completion_tokens"] == 2
+    assert attempt.watch.outcome == "ok"
+
+
+@pytest.mark.parametrize(("by_client", "outcome"), [(False, "timeout"), (True, "cancelled")])
+@pytest.mark.parametrize("chunks", [(HANG,), ([CHUNK], HANG)])
+def test_an_answer_that_misses_its_deadline_is_stopped_and_told_as_504(
+    chunks: tuple[Any, ...], by_client: bool, outcome: str
+) -> None:
+    async def asked() -> tuple[Attempt, str, Chunks]:
+        hanging = Chunks(*chunks)
+        deadline = Deadline(time.monotonic() + 0.02, 0.02, by_client)
+        return (*(await answered(hanging, deadline)), hanging)
+
+    attempt, text, hanging = asyncio.run(asked())
+    assert hanging.cancelled
+    assert attempt.watch.outcome == outcome
+    if len(chunks) == 1:
+        assert attempt.failure is not None
+        assert (attempt.failure.status, attempt.failure.code) == (504, "timeout")
+    else:
+        assert '"code": "timeout"' in text
+        assert text.endswith(DONE)

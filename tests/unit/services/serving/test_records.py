@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.serving.records import Watch
+from services.serving.records import Watch, without_usage
 
 
 def chunk(**delta: Any) -> str:
@@ -18,6 +18,7 @@ def chunk(**delta: Any) -> str:
 
 ROLE = chunk(role="assistant", content="")
 HELLO, WORLD = chunk(content="Hel"), chunk(content="lo")
+SECOND = 'data: {"choices":[{"index":1,"delta":{"content":"Other"},"finish_reason":null}]}\n\n'
 STOP = 'data: {"object":"chat.completion.chunk","choices":[{"index":0,"delta":{},"finish_reason":"stop"}]}\n\n'
 USAGE = 'data: {"object":"chat.completion.chunk","choices":[],"usage":{"total_tokens":3}}\n\n'
 DONE = "data: [DONE]\n\n"
@@ -40,7 +41,9 @@ def watched(*chunks: str) -> Watch:
     [
         ((ROLE, HELLO, WORLD, STOP, DONE), "ok", 2, 2.0),
         ((ROLE + HELLO + WORLD, STOP + DONE), "ok", 2, 1.0),
-        ((TEXT, DONE), "ok", 1, 1.0),
+        ((TEXT, STOP, DONE), "ok", 1, 1.0),
+        ((TEXT, DONE), "truncated", 1, 1.0),
+        ((ROLE, HELLO, SECOND, STOP, DONE), "truncated", 2, 2.0),
         ((ROLE, TOOL, STOP, DONE), "ok", 1, 2.0),
         ((HELLO, STOP, USAGE, DONE), "ok", 1, 1.0),
         ((ROLE, STOP, DONE), "empty", 0, None),
@@ -84,7 +87,7 @@ def test_an_answer_in_one_piece_is_judged_by_its_content(answer: dict[str, Any],
 
 
 def test_a_client_that_goes_away_is_no_fault_of_the_revision_unless_it_had_failed_before() -> None:
-    gone, failed, satisfied = watched(HELLO), watched(HELLO, ERROR), watched(HELLO, DONE)
+    gone, failed, satisfied = watched(HELLO), watched(HELLO, ERROR), watched(HELLO, STOP, DONE)
     for watch in (gone, failed, satisfied):
         watch.cancelled = True
     assert (gone.outcome, failed.outcome, satisfied.outcome) == ("cancelled", "stream_error", "ok")
@@ -101,3 +104,44 @@ def test_the_error_inside_a_stream_is_handed_on() -> None:
     error = Watch(started_s=0).see_events(ERROR, 1)
     assert error is not None
     assert error["code"] == 500
+
+
+def usage(**tokens: Any) -> str:
+    return f"data: {json.dumps({'choices': [], 'usage': tokens})}\n\n"
+
+
+def test_tokens_and_the_time_of_each_are_on_record() -> None:
+    told = usage(prompt_tokens=7, completion_tokens=5, prompt_tokens_details={"cached_tokens": 4})
+    watch = watched(HELLO, WORLD, WORLD, STOP, told, DONE)
+    record = watch.record(110.0, datetime.now(UTC), request_id="r", role="stable", revision="m", place=0)
+    assert (record.prompt_tokens, record.cached_tokens, record.output_tokens) == (7, 4, 5)
+    assert record.tpot_s == 0.5  # four tokens after the first, in two seconds
+
+
+@pytest.mark.parametrize(
+    ("chunks", "tpot_s"),
+    [
+        ((HELLO, SECOND, WORLD, STOP, usage(completion_tokens=6), DONE), 1.0),  # 2 choices of 3 tokens, side by side
+        ((HELLO, STOP, usage(completion_tokens=4), DONE), None),  # one chunk has no time between tokens
+        ((HELLO, WORLD, STOP, DONE), None),
+        ((HELLO, WORLD, usage(completion_tokens=2)), None),
+        ((HELLO, WORLD, STOP, usage(completion_tokens=1), DONE), None),
+    ],
+)
+def test_time_per_token_is_told_only_where_it_can_be(chunks: tuple[str, ...], tpot_s: float | None) -> None:
+    assert watched(*chunks).tpot_s == tpot_s
+
+
+def test_an_answer_in_one_piece_has_tokens_and_no_time_per_token() -> None:
+    watch = Watch(started_s=1.0)
+    watch.see_whole({"choices": [{"text": "Hi"}], "usage": {"prompt_tokens": 3, "completion_tokens": 9}}, 2.0)
+    record = watch.record(2.0, datetime.now(UTC), request_id="r", role="stable", revision="m", place=0)
+    assert (record.prompt_tokens, record.cached_tokens, record.output_tokens, record.tpot_s) == (3, None, 9, None)
+
+
+def test_only_events_of_usage_alone_are_taken_out() -> None:
+    told = 'data: {"choices":[],"usage":{"total_tokens":3}}\n\n'
+    quoted = chunk(content='"choices":[]')
+    assert without_usage(HELLO + told + DONE) == HELLO + DONE
+    assert without_usage(told) == ""
+    assert without_usage(quoted + DONE) == quoted + DONE
