@@ -7,6 +7,7 @@ while the weight stays, and whoever is on the canary at 1 % is on it at 5 %.
 from __future__ import annotations
 
 import hashlib
+from typing import Any
 
 from services.contract import Role, Traffic
 
@@ -37,14 +38,26 @@ def bucket(user: str, salt: str) -> float:
     return float((int.from_bytes(hashed, "big") >> (64 - BUCKET_BITS)) / 2**BUCKET_BITS)
 
 
+def on_canary(place: Any, weight_percent: float) -> Any:
+    """Whether the canary serves the user at `place`, having `weight_percent` of them; element by element for an array."""
+    return place < weight_percent / 100
+
+
 def role_of(place: float, weight_percent: float) -> Role:
     """The role that serves the user at `place`, the canary having `weight_percent` of them."""
-    return "canary" if place < weight_percent / 100 else "stable"
+    return "canary" if on_canary(place, weight_percent) else "stable"
 
 
-def choose(traffic: Traffic, place: float) -> tuple[tuple[Role, str], ...]:
-    """Roles and revisions to ask in order: the user's own, then stable as the fallback of a canary that fails."""
+def choose(traffic: Traffic, place: float, wanted: Role | None = None) -> tuple[tuple[Role, str], ...]:
+    """Roles and revisions to ask in order: the user's own, then stable as the fallback of a canary that fails.
+
+    A role that is `wanted` is asked alone: a tester of the canary wants to see its failures. Empty when there is no canary.
+    """
     stable: tuple[Role, str] = ("stable", traffic.stable)
+    if wanted == "canary":
+        return (("canary", traffic.canary),) if traffic.canary else ()
+    if wanted == "stable":
+        return (stable,)
     if traffic.canary is None or role_of(place, traffic.weight_percent) == "stable":
         return (stable,)
     return (("canary", traffic.canary), stable)

@@ -5,12 +5,16 @@ from __future__ import annotations
 import math
 from datetime import UTC, datetime
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from services.contract import Traffic
-from services.serving.split import bucket, choose, role_of, user_key
+from services.serving.split import bucket, choose, on_canary, role_of, user_key
+
+Places = npt.NDArray[np.float64]
 
 users = st.text(max_size=50)
 weights = st.floats(0, 100)
@@ -40,12 +44,36 @@ def test_weight_0_gives_the_canary_nobody_and_weight_100_everybody(user: str, sa
     assert role_of(place, 100) == "canary"
 
 
-@pytest.mark.parametrize("weight", [0.1, 1, 5, 50])
-@pytest.mark.parametrize("salt", ["", "rollout-7", "s" * 200])
-def test_the_share_of_users_is_within_three_sigma_of_the_weight(weight: float, salt: str) -> None:
-    n, p = 100_000, weight / 100
-    on_canary = sum(role_of(bucket(f"user:{i}", salt), weight) == "canary" for i in range(n))
-    assert abs(on_canary - n * p) <= 3 * math.sqrt(n * p * (1 - p))
+@pytest.fixture(scope="module", params=["", "rollout-7"])
+def million(request: pytest.FixtureRequest) -> Places:
+    """The places of 10^6 users, of all kinds of keys."""
+    kinds = ("key:sk-", "user:", "header:", "connection:10.0.")
+    return np.array([bucket(f"{kinds[i % 4]}{i}", request.param) for i in range(1_000_000)])
+
+
+@pytest.mark.parametrize("weight", [0.037, 0.1, 1, 5, 12.34, 50])
+def test_the_share_of_users_is_within_three_sigma_of_the_weight(million: Places, weight: float) -> None:
+    n, p = len(million), weight / 100
+    assert abs(np.count_nonzero(on_canary(million, weight)) - n * p) <= 3 * math.sqrt(n * p * (1 - p))
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_key_of_a_million_goes_back_to_stable_while_the_weight_grows(million: Places, seed: int) -> None:
+    """Random paths: some of tiny fractions of a percent, some of large steps, some that stand still."""
+    rng = np.random.default_rng(seed)
+    steps = rng.exponential(rng.choice([0.001, 0.1, 5.0], size=150)) * (rng.random(150) < 0.9)
+    before = on_canary(million, 0.0)
+    assert not before.any()
+    for weight in np.minimum(np.cumsum(steps), 100.0):
+        now = on_canary(million, float(weight))
+        assert not (before & ~now).any()
+        before = now
+    assert on_canary(million, 100.0).all()
+
+
+def test_what_holds_for_arrays_holds_for_one_user(million: Places) -> None:
+    for place in million[:1000]:
+        assert (role_of(float(place), 30.5) == "canary") == bool(on_canary(np.array([place]), 30.5)[0])
 
 
 def test_another_salt_tries_other_users() -> None:
@@ -91,3 +119,9 @@ def test_stable_is_asked_after_a_canary_and_alone_without_one() -> None:
     assert choose(traffic("m-2", 10), 0.05) == (("canary", "m-2"), ("stable", "m-1"))
     assert choose(traffic("m-2", 10), 0.10) == (("stable", "m-1"),)
     assert choose(traffic(None, 10), 0.05) == (("stable", "m-1"),)
+
+
+def test_a_role_that_is_asked_for_is_asked_alone() -> None:
+    assert choose(traffic("m-2", 0), 0.9, "canary") == (("canary", "m-2"),)
+    assert choose(traffic("m-2", 100), 0.0, "stable") == (("stable", "m-1"),)
+    assert choose(traffic(None, 0), 0.0, "canary") == ()
