@@ -1,9 +1,24 @@
-"""The log format, said once."""
+"""The log format and the names of the metrics, said once. Ray puts `ray_` before each name and `_total` after counters."""
 
 from __future__ import annotations
 
 import logging
 import sys
+
+REQUESTS, REFUSED = "serinus_requests", "serinus_refused_requests"
+TTFT, TPOT, TOKENS = "serinus_ttft_seconds", "serinus_tpot_seconds", "serinus_tokens"
+
+REVISION_LABELS = ("model", "revision", "role")
+"""`model` is the public name."""
+
+TTFT_BUCKETS_S = (
+    0.005, 0.01, 0.02, 0.04, 0.06, 0.08, 0.1, 0.25, 0.5, 0.75, 1, 2.5, 5, 7.5, 10, 20, 40, 80, 160, 320
+)  # fmt: skip
+"""OpenTelemetry's for gen_ai.server.time_to_first_token, and on to where long prompts wait in a queue."""
+TPOT_BUCKETS_S = (
+    0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5
+)  # fmt: skip
+"""OpenTelemetry's for gen_ai.server.time_per_output_token, and finer where GPUs are."""
 
 
 def logger(name: str) -> logging.Logger:
