@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 app = typer.Typer(help=__doc__, add_completion=False, rich_markup_mode=None)
 canary = typer.Typer(help="Let a candidate into production step by step.")
 app.add_typer(canary, name="canary")
+keys = typer.Typer(help="Who may ask the gateway, and how much.")
+app.add_typer(keys, name="keys")
 
 LOOKS_EVERY_S = 10.0
 """`canary watch` prints every decision, and of the looks that decided nothing one now and then."""
@@ -314,6 +316,47 @@ def _act(verb: str, recipe: Path | None, *arguments: Any) -> None:
 
         getattr(controller, verb)(storage, loaded.name, *arguments, who=config.user_name())
     _print_traffic(storage, loaded.name)
+
+
+# --- API keys ---------------------------------------------------------------------------------------------------------
+
+
+@keys.command("add")
+def add_key(
+    name: Annotated[str, typer.Argument(help="whose key it is, for logs and metrics")],
+    right: Annotated[list[str] | None, typer.Option(help="canary, stable: may ask for that role by header")] = None,
+    requests_per_minute: Annotated[int | None, typer.Option(min=1)] = None,
+    tokens_per_minute: Annotated[int | None, typer.Option(min=1, help="prompt and answer together")] = None,
+    recipe: RecipeOption = None,
+) -> None:
+    """Make an API key and print it, once: only its hash is kept, in the file of serve.admission.keys."""
+    from services.serving import keys as api_keys
+
+    loaded = _recipe(recipe)
+    limits = {"requests_per_minute": requests_per_minute, "tokens_per_minute": tokens_per_minute}
+    token = api_keys.add_key(_keys_file(loaded), name, rights=tuple(right or ()), **limits)
+    print(token)
+    _apply_keys(loaded)
+
+
+@keys.command("apply")
+def apply_keys(recipe: RecipeOption = None) -> None:
+    """Put the file of keys in force as it is now, on all gateways within seconds, without a restart."""
+    _apply_keys(_recipe(recipe))
+
+
+def _apply_keys(loaded: Recipe) -> None:
+    from services.serving import keys as api_keys
+
+    found = api_keys.publish_keys(open_storage(loaded.storage), loaded.name, _keys_file(loaded))
+    print(f"{len(found.keys)} key(s) in force for {loaded.name}", file=sys.stderr)
+
+
+def _keys_file(loaded: Recipe) -> Path:
+    if loaded.serve.admission.keys is None:
+        remedy = "name a file: `serve: {admission: {keys: keys.yaml}}`; then serinus deploy RECIPE"
+        raise ConfigError("serve.admission.keys", "not set: the gateway asks for no key", remedy)
+    return Path(loaded.serve.admission.keys)
 
 
 # --- printing ---------------------------------------------------------------------------------------------------------

@@ -7,7 +7,7 @@ from typing import Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from cluster.config import StrictModel
+from cluster.config import Location, StrictModel
 
 
 class EngineConfig(StrictModel):
@@ -48,6 +48,23 @@ class ReplicasConfig(StrictModel):
         return self
 
 
+class AdmissionConfig(StrictModel):
+    """Who may ask the gateway, and how much."""
+
+    keys: Location | None = None
+    """YAML file of API keys (`serinus keys add NAME`). Without one the gateway is open to whoever reaches it."""
+    max_body_bytes: int = Field(8 * 2**20, ge=1024)
+    """A request's body beyond it is refused (413) while it streams in."""
+    max_output_tokens: int | None = Field(None, ge=1)
+    """A request for more is refused, one that names no maximum gets this one. None: the engine's max_model_len alone."""
+    max_choices: int = Field(16, ge=1)
+    """Largest `n` of a request."""
+    max_waiting_requests: int = Field(256, ge=1)
+    """Requests without a first token at each gateway replica; beyond it they are refused (429)."""
+    timeout_s: float = Field(600, gt=0)
+    """An answer that is not whole by then is stopped, in vLLM too (504). Clients may ask for less by x-serinus-timeout-s."""
+
+
 class ServingConfig(StrictModel):
     """The gateway and the model servers behind it."""
 
@@ -58,6 +75,9 @@ class ServingConfig(StrictModel):
     num_gateway_replicas: int = Field(1, ge=1)
     user_header: str = "x-serinus-user"
     """Header that names the user when a request has neither an API key nor the `user` field."""
+    show_revision: bool = True
+    """Tell the revision that answered in the header x-serinus-revision."""
+    admission: AdmissionConfig = AdmissionConfig()
     engine: EngineConfig = EngineConfig()
     replicas: ReplicasConfig = ReplicasConfig()
     ready_timeout_s: float = Field(600, gt=0)

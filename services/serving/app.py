@@ -10,6 +10,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from pydantic import ValidationError
@@ -17,10 +18,11 @@ from pydantic import ValidationError
 from cluster.artifacts import Revision, digest
 from cluster.errors import ConfigError, InputError, ResourceError
 from cluster.session import on_pool
-from cluster.storage import Storage
+from cluster.storage import Storage, open_storage
 from cluster.telemetry import logger
 from services.config import ServingConfig
 from services.serving.engine import bundles, engine_of
+from services.serving.keys import publish_keys
 from services.serving.readiness import wait_running
 from services.serving.watch import APPLICATION_PREFIX, MODEL_DEPLOYMENT, application_name
 
@@ -53,11 +55,15 @@ def deploy_gateway(name: str, serving: ServingConfig, storage_uri: str) -> None:
     """Serve the public name `name`; does nothing when the gateway runs with the same settings.
 
     Raises:
+        ConfigError: the file of API keys is missing or not valid.
         ResourceError: the port is taken, or Serve listens elsewhere already.
         StageFailed: the gateway did not come up.
     """
-    chosen = serving.model_dump(mode="json", include={"pool", "num_gateway_replicas", "user_header"})
+    chosen = serving.model_dump(
+        mode="json", include={"pool", "num_gateway_replicas", "user_header", "show_revision", "admission"}
+    )
     settings = digest({"name": name, "storage": storage_uri, **chosen})
+    _publish_keys(name, serving, storage_uri)
     _quiet()
     _listen(serving)
     if not _runs_with(GATEWAY, GATEWAY, settings):
@@ -66,6 +72,14 @@ def deploy_gateway(name: str, serving: ServingConfig, storage_uri: str) -> None:
         _run(gateway.build(name, serving, storage_uri, on_pool(serving.pool), settings), GATEWAY, "/")
         wait_running(GATEWAY, GATEWAY_TIMEOUT_S)
     _wait_answering(serving)
+
+
+def _publish_keys(name: str, serving: ServingConfig, storage_uri: str) -> None:
+    """Before the gateway comes up, so that its first request finds them."""
+    if serving.admission.keys is not None:
+        publish_keys(open_storage(storage_uri), name, Path(serving.admission.keys))
+    elif not _is_loopback(serving.host):
+        log.warning("the gateway listens on %s and asks for no key: set serve.admission.keys", serving.host)
 
 
 def deploy_revision(revision: Revision, serving: ServingConfig, storage: Storage) -> None:
@@ -243,6 +257,8 @@ def _wait_answering(serving: ServingConfig, timeout_s: float = 30.0) -> None:
                 if answer.status == 200:
                     return
         except (OSError, urllib.error.URLError) as error:
+            if isinstance(error, urllib.error.HTTPError) and error.code == 401:
+                return  # it answers, and asks for a key
             if time.monotonic() > deadline:
                 raise ResourceError(url, f"the gateway does not answer ({error})", "see `serinus status`") from None
         time.sleep(0.2)

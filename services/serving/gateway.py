@@ -6,13 +6,10 @@ Traffic is read from storage all the time (`watch`), so a change of weights rest
 
 from __future__ import annotations
 
-import re
 import time
-import uuid
 from collections.abc import AsyncIterator
-from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import Any, get_args
+from typing import Any, cast
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -20,63 +17,56 @@ from fastapi.responses import JSONResponse, Response, StreamingResponse
 from ray import serve
 from ray.llm._internal.serve.core.protocol import RawRequestInfo
 from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
-from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest
+from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
 from starlette.exceptions import HTTPException
 
 from cluster.storage import open_storage
 from services.config import ServingConfig
+from services.contract import Role, Traffic
 from services.serving import openai_errors
-from services.serving.attempt import Attempt, Deadline
-from services.serving.openai_errors import ApiError
+from services.serving.admission import Admission, check_right
+from services.serving.attempt import Attempt
+from services.serving.call import ROLE_HEADER, TIMEOUT_HEADER, Call, bounded, deadline_of, request_id_of
+from services.serving.door import Door, Keeper
+from services.serving.keys import ApiKey
+from services.serving.measures import Measures
+from services.serving.openai_errors import RESPONSES, ApiError
 from services.serving.outbox import Outbox, to_actor
 from services.serving.split import bucket, choose, user_key
-from services.serving.watch import MODEL_DEPLOYMENT, Situation, TrafficWatch, application_name
+from services.serving.watch import MODEL_DEPLOYMENT, KeyWatch, Situation, TrafficWatch, application_name
 
 DEPLOYMENT = "gateway"
 MAX_ONGOING_REQUESTS = 1000
-"""Requests a gateway replica holds at once."""
+"""Requests a gateway replica holds at once, at least; many of them are streams that have begun."""
 REFUSALS = frozenset({400, 413, 422})
 """Statuses that find fault with the request itself."""
-TIMEOUT_S = 600.0
-"""An answer that is not whole after so long has failed; Ray's own ingress waits as long."""
 
+STREAMING = {**RESPONSES, 200: {"content": {"text/event-stream": {}}}}
 ENDPOINTS = {
-    "models": lambda app: app.get("/v1/models"),
-    "model_data": lambda app: app.get("/v1/models/{model:path}"),
-    "chat": lambda app: app.post("/v1/chat/completions"),
-    "completions": lambda app: app.post("/v1/completions"),
+    "models": lambda app: app.get("/v1/models", responses=RESPONSES),
+    "model_data": lambda app: app.get("/v1/models/{model:path}", responses=RESPONSES),
+    "chat": lambda app: app.post("/v1/chat/completions", responses=STREAMING),
+    "completions": lambda app: app.post("/v1/completions", responses=STREAMING),
+    "embeddings": lambda app: app.post("/v1/embeddings", responses=RESPONSES),
 }
-USABLE_ID = re.compile(r"[\w.-]{1,64}")
-
-
-@dataclass
-class Call:
-    """One request and the revisions it was put to, in order."""
-
-    body: Any
-    method: str
-    request_id: str
-    place: float
-    started_s: float
-    deadline: Deadline
-    attempts: list[Attempt] = field(default_factory=list)
-
-    @property
-    def hides_usage(self) -> bool:
-        """The client of this stream has not asked for the event that tells of usage, which the evidence needs."""
-        options = getattr(self.body, "stream_options", None)
-        return bool(getattr(self.body, "stream", False)) and not (options and options.include_usage)
 
 
 class Gateway(OpenAiIngress):
     """Chooses a revision for each user, asks it, and tells the rollout what came of it."""
 
-    def __init__(self, name: str, storage_uri: str, user_header: str, settings: str) -> None:
+    def __init__(self, name: str, storage_uri: str, serving: ServingConfig, settings: str) -> None:
         super().__init__({}, {})
-        self._name, self._user_header, self._settings = name, user_header, settings
+        self._name, self._serving, self._settings = name, serving, settings
+        self.max_body_bytes = serving.admission.max_body_bytes
         self._created = int(time.time())
         self._handles: dict[str, Any] = {}
-        self._watch = TrafficWatch(open_storage(storage_uri), name)
+        storage = open_storage(storage_uri)
+        self._measures = Measures(name)
+        self._admission = Admission(serving.admission, serving.num_gateway_replicas)
+        self._keys = KeyWatch(storage, name)
+        if serving.admission.keys is not None:
+            self._keys.start()
+        self._watch = TrafficWatch(storage, name)
         self._watch.start()
         gateway_id = serve.get_replica_context().replica_id.unique_id
         self._outbox = Outbox(to_actor(name, gateway_id), lambda: self._watch.version)
@@ -89,6 +79,18 @@ class Gateway(OpenAiIngress):
         """Digest of what this gateway was deployed with, asked for before deploying it again."""
         return self._settings
 
+    def owner(self, authorization: str | None) -> ApiKey | None:
+        """Whose request it is; asked by the door.
+
+        Raises:
+            ApiError: 401.
+        """
+        return self._admission.owner(self._keys.keys, authorization)
+
+    def refused(self, error: ApiError) -> None:
+        """Take note of a request that reached no revision."""
+        self._measures.refused(error)
+
     async def models(self) -> Response:
         return JSONResponse({"object": "list", "data": [self._card()]})
 
@@ -98,29 +100,50 @@ class Gateway(OpenAiIngress):
         return JSONResponse(self._card())
 
     async def chat(self, body: ChatCompletionRequest, request: Request) -> Response:
-        return await self._answer(body, "chat", request)
+        return await self._answer(_picklable(body), "chat", request)
 
     async def completions(self, body: CompletionRequest, request: Request) -> Response:
         return await self._answer(body, "completions", request)
+
+    async def embeddings(self, body: EmbeddingRequest, request: Request) -> Response:
+        return await self._answer(body, "embeddings", request)
 
     def _card(self) -> dict[str, Any]:
         return {"id": self._name, "object": "model", "created": self._created, "owned_by": "serinus"}
 
     async def _answer(self, body: Any, method: str, request: Request) -> Response:
-        started_s = time.monotonic()
-        self._check_model(body.model)
-        situation = self._watch.situation  # once: this request sees one consistent version
-        if situation.traffic is None:
-            raise openai_errors.unavailable(f"nothing is deployed as `{self._name}` yet")
-        place = bucket(self._user(body, request), situation.traffic.salt)
-        deadline = Deadline(started_s + TIMEOUT_S, TIMEOUT_S)
-        call = Call(body, method, _request_id(request), place, started_s, deadline)
         try:
-            await self._ask(call, situation)
-        except BaseException:  # the client went away: on record, and on its way
-            self._note(call)
+            situation = self._watch.situation  # once: this request sees one consistent version
+            call = self._call(body, method, request, situation)
+            with self._admission.waiting():
+                call.ticket = self._admission.charge(request.state.api_key, call.charge(), time.monotonic())
+                await self._ask(call, situation)
+        except ApiError as error:
+            self.refused(error)
             raise
         return self._respond(call)
+
+    def _call(self, body: Any, method: str, request: Request, situation: Situation) -> Call:
+        """The request, checked.
+
+        Raises:
+            ApiError: nobody needs to be asked to refuse it.
+        """
+        started_s, headers = time.monotonic(), request.headers
+        self._check_model(body.model)
+        wanted = self._wanted(headers.get(ROLE_HEADER), request.state.api_key, situation)
+        deadline = deadline_of(headers.get(TIMEOUT_HEADER), self._serving.admission.timeout_s, started_s)
+        return Call(
+            body=body,
+            method=method,
+            request_id=request_id_of(headers.get("x-request-id")),
+            place=bucket(self._user(body, request), self._traffic(situation).salt),
+            started_s=started_s,
+            deadline=deadline,
+            num_body_bytes=request.state.num_body_bytes,
+            wanted=wanted,
+            max_tokens=bounded(body, self._serving.admission),
+        )
 
     def _check_model(self, model: str | None) -> None:
         if not model:
@@ -128,40 +151,53 @@ class Gateway(OpenAiIngress):
         if model != self._name:
             raise openai_errors.unknown_model(model)
 
+    def _traffic(self, situation: Situation) -> Traffic:
+        if situation.traffic is None:
+            raise openai_errors.unavailable(f"nothing is deployed as `{self._name}` yet")
+        return situation.traffic
+
+    def _wanted(self, role: str | None, key: ApiKey | None, situation: Situation) -> Role | None:
+        if role is None:
+            return None
+        check_right(key, role)
+        if role == "canary" and self._traffic(situation).canary is None:
+            raise ApiError(404, "there is no canary at the moment", code="no_canary", param=ROLE_HEADER)
+        return cast(Role, role)
+
     def _user(self, body: Any, request: Request) -> str:
         headers = request.headers
         client = request.client.host if request.client else None
-        return user_key(headers.get("authorization"), body.user, headers.get(self._user_header), client)
+        return user_key(headers.get("authorization"), body.user, headers.get(self._serving.user_header), client)
 
     async def _ask(self, call: Call, situation: Situation) -> None:
         """Ask the user's revision; when a canary fails before its first token, ask stable. The last attempt counts."""
-        assert situation.traffic is not None
-        for role, revision in choose(situation.traffic, call.place):
-            started_s = time.monotonic() if call.attempts else call.started_s
-            attempt = Attempt(role, revision, self._name, started_s, call.deadline, hide_usage=call.hides_usage)
-            call.attempts.append(attempt)
-            if revision in situation.answering:
-                await attempt.ask(self._chunks(revision, call))
-            else:
-                attempt.refuse()
-            if attempt.failure is None or time.monotonic() >= call.deadline.at_s:
-                break
+        try:
+            for role, revision in choose(self._traffic(situation), call.place, call.wanted):
+                started_s = time.monotonic() if call.attempts else call.started_s
+                attempt = Attempt(role, revision, self._name, started_s, call.deadline, hide_usage=call.hides_usage)
+                call.attempts.append(attempt)
+                if revision in situation.answering:
+                    await attempt.ask(self._chunks(revision, call))
+                else:
+                    attempt.refuse()
+                if attempt.failure is None or time.monotonic() >= call.deadline.at_s:
+                    break
+        except BaseException:  # the client went away: on record, and on its way
+            self._note(call)
+            raise
 
     def _chunks(self, revision: str, call: Call) -> Any:
         if revision not in self._handles:
             handle = serve.get_deployment_handle(MODEL_DEPLOYMENT, application_name(revision))
             self._handles[revision] = handle.options(stream=True)
-        changes = {"model": revision, "request_id": uuid.uuid4().hex}
-        own = call.body.model_copy(update={**changes, **(_usage_asked(call.body) if call.hides_usage else {})})
-        if call.method == "chat":
-            own = _picklable(own)
         # Of the headers only our id goes on: keys stay here, and vLLM takes orders from some headers.
         info = RawRequestInfo({"x-request-id": call.request_id})
-        return getattr(self._handles[revision], call.method).remote(own, info)
+        return getattr(self._handles[revision], call.method).remote(call.for_revision(revision), info)
 
     def _respond(self, call: Call) -> Response:
         last = call.attempts[-1]
-        headers = {"x-serinus-revision": last.revision}
+        headers = {"x-serinus-revision": last.revision} if self._serving.show_revision else {}
+        headers |= call.ticket.headers
         if last.failure is None and last.whole is None:
             return StreamingResponse(self._relay(call), media_type="text/event-stream", headers=headers)
         self._note(call)
@@ -180,30 +216,29 @@ class Gateway(OpenAiIngress):
         """Put on record what came of the request at each revision it reached."""
         now_s, at = time.monotonic(), datetime.now(UTC)
         last = call.attempts[-1]
-        if last.role == "stable" and last.watch.status in REFUSALS:
-            return  # a prompt too long, say: when stable refuses it too, that tells nothing about any revision
+        call.ticket.settle(call.num_tokens(), now_s)
+        # A prompt too long, say: when stable refuses it too, that tells nothing about any revision.
+        refused = last.role == "stable" and last.watch.status in REFUSALS
         failed_over = len(call.attempts) > 1
         for attempt in call.attempts:
-            self._outbox.add(attempt.record(now_s, at, call.request_id, call.place, failed_over=failed_over))
-
-
-def _request_id(request: Request) -> str:
-    """Serve's proxy gives every request one, or passes on the client's."""
-    given = request.headers.get("x-request-id", "")
-    return given if USABLE_ID.fullmatch(given) else uuid.uuid4().hex
-
-
-def _usage_asked(body: Any) -> dict[str, Any]:
-    """The stream's options with usage asked for, in vLLM's own type, which moves from version to version."""
-    options_type = get_args(type(body).model_fields["stream_options"].annotation)[0]
-    options = body.stream_options or options_type()
-    return {"stream_options": options.model_copy(update={"include_usage": True})}
+            record = attempt.record(now_s, at, call.request_id, call.place, failed_over=failed_over)
+            self._measures.record(record, refused=refused)
+            if call.wanted is None and not refused:
+                self._outbox.add(record)
 
 
 def _picklable(body: Any) -> Any:
     from ray.llm._internal.serve.core.ingress.utils import _sanitize_chat_completion_request
 
-    return _sanitize_chat_completion_request(body)
+    try:
+        return _sanitize_chat_completion_request(body)
+    except ValueError as error:
+        raise ApiError(400, f"messages: {error}", param="messages") from None
+
+
+def keeper() -> Keeper:
+    """The gateway of this replica's process, for the door before it."""
+    return cast(Gateway, serve.get_replica_context().servable_object)
 
 
 def build(name: str, serving: ServingConfig, storage_uri: str, selector: dict[str, str], settings: str) -> Any:
@@ -213,12 +248,12 @@ def build(name: str, serving: ServingConfig, storage_uri: str, selector: dict[st
         ingress(),
         name=DEPLOYMENT,
         num_replicas=serving.num_gateway_replicas,
-        max_ongoing_requests=MAX_ONGOING_REQUESTS,
+        max_ongoing_requests=max(MAX_ONGOING_REQUESTS, 2 * serving.admission.max_waiting_requests),
         ray_actor_options=options,
         health_check_period_s=5,
         graceful_shutdown_timeout_s=60,
     )
-    return deployment.bind(name, storage_uri, serving.user_header, settings)
+    return deployment.bind(name, storage_uri, serving, settings)
 
 
 def ingress() -> Any:
@@ -228,4 +263,5 @@ def ingress() -> Any:
     app.add_exception_handler(RequestValidationError, openai_errors.answer_invalid)
     app.add_exception_handler(HTTPException, openai_errors.answer_http)
     app.add_exception_handler(Exception, openai_errors.answer_defect)
+    app.add_middleware(Door, keeper=keeper)
     return make_fastapi_ingress(Gateway, endpoint_map=ENDPOINTS, app=app)

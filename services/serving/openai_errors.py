@@ -4,9 +4,33 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from pydantic import BaseModel
+
 if TYPE_CHECKING:
     from fastapi import Request
     from fastapi.responses import JSONResponse
+
+
+class ErrorBody(BaseModel):
+    """OpenAI's error object."""
+
+    message: str
+    type: str
+    param: str | None
+    code: str | int | None
+
+
+class ErrorAnswer(BaseModel):
+    """What every answer of status 400 or more says."""
+
+    error: ErrorBody
+
+
+RESPONSES: dict[int | str, dict[str, Any]] = {
+    "4XX": {"model": ErrorAnswer, "description": "The request is at fault, or comes too often"},
+    "5XX": {"model": ErrorAnswer, "description": "The service is at fault"},
+}
+"""For OpenAPI, in place of FastAPI's own 422, which is never sent."""
 
 
 class ApiError(Exception):

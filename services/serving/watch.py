@@ -12,11 +12,13 @@ from typing import Any
 from cluster.storage import Storage
 from cluster.telemetry import logger
 from services.contract import Traffic, read_traffic
+from services.serving.keys import KeyFile, read_keys
 
 log = logger("gateway")
 
 POLL_S = 0.25
 LIVENESS_S = 1.0
+KEYS_S = 1.0
 APPLICATION_PREFIX = "rev-"
 MODEL_DEPLOYMENT = "model"
 """Name of the one deployment in every revision's application."""
@@ -117,6 +119,32 @@ class TrafficWatch:
             if what not in self._failing:
                 log.warning("%s of %s cannot be read, the last one stays in force: %r", what, self._name, error)
             self._failing.add(what)
+
+
+class KeyWatch:
+    """Reads the API keys once a second. A failed read keeps what was known: before the first good one, no key at all."""
+
+    def __init__(self, storage: Storage, name: str) -> None:
+        self._storage, self._name = storage, name
+        self._version, self._failing = "", False
+        self.keys = KeyFile()
+
+    def start(self) -> None:
+        self.poll()
+        threading.Thread(target=_every, args=(KEYS_S, self.poll), name="keys", daemon=True).start()
+
+    def poll(self) -> None:
+        """Adopt the keys in storage if they have changed."""
+        try:
+            keys, version = read_keys(self._storage, self._name)
+        except Exception as error:  # whatever storage raises, or a damaged document
+            if not self._failing:
+                log.warning("the API keys of %s cannot be read, the last ones stay in force: %r", self._name, error)
+            self._failing = True
+            return
+        self._failing = False
+        if version != self._version:
+            self.keys, self._version = keys, version
 
 
 def _revisions(traffic: Traffic) -> set[str]:

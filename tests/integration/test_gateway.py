@@ -1,7 +1,4 @@
-"""The gateway before two small applications that speak a model server's protocol: real Serve and HTTP, no vLLM engine.
-
-What a model does is told by its prompt: "<behaviour> <revision>" concerns that revision alone.
-"""
+"""What users and the rollout see of a gateway before two revisions (gateway_world.py)."""
 
 from __future__ import annotations
 
@@ -9,8 +6,7 @@ import asyncio
 import json
 import socket
 import time
-from collections.abc import AsyncIterator, Callable, Iterator
-from datetime import UTC, datetime
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -20,113 +16,23 @@ import pytest
 from cluster.errors import ResourceError
 from cluster.storage import LocalStorage
 from services.config import ServingConfig
-from services.contract import Traffic, read_traffic, write_traffic
-from services.serving.outbox import ACTOR_NAMESPACE, actor_name
 from services.serving.split import bucket, role_of
+from tests.integration.gateway_world import (
+    CANARY,
+    NAME,
+    STABLE,
+    apply,
+    chat,
+    deploy,
+    eventually,
+    free_port,
+    put,
+    records_of,
+)
 
 pytestmark = pytest.mark.integration
 
-NAME, STABLE, CANARY = "echo", "echo-00000001", "echo-00000002"
 NUM_GATEWAYS = 2
-
-
-class Model:
-    """Answers like a model server behind a Serve handle: lists of events, or a whole answer, or an error."""
-
-    def __init__(self, revision: str) -> None:
-        import ray.serve.llm.openai_api_models  # noqa: F401  # requests are of its types: load them before the first one
-
-        self.revision = revision
-
-    async def chat(self, request: Any, info: Any) -> AsyncIterator[Any]:
-        assert request.model == self.revision
-        assert set(info.headers) == {"x-request-id"}
-        behaviour, _, concerned = request.messages[-1]["content"].partition(" ")
-        behaviour = behaviour if concerned in ("", self.revision) else "hello"
-        usage = bool(request.stream_options and request.stream_options.include_usage)
-        async for chunk in self._stream(behaviour, usage) if request.stream else self._whole(behaviour):
-            yield chunk
-
-    async def completions(self, request: Any, info: Any) -> AsyncIterator[Any]:
-        from ray.serve.llm.openai_api_models import CompletionResponse
-
-        choice = {"index": 0, "text": " hello", "finish_reason": "stop"}
-        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-        yield CompletionResponse(model=self.revision, choices=[choice], usage=usage)
-
-    async def _whole(self, behaviour: str) -> AsyncIterator[Any]:
-        from ray.serve.llm.openai_api_models import ChatCompletionResponse, ErrorResponse
-
-        if behaviour == "raise":
-            raise RuntimeError("out of memory")
-        if behaviour == "refuse":
-            message = f"{self.revision}: the prompt is too long"
-            yield ErrorResponse(error={"message": message, "type": "BadRequestError", "code": 400})
-            return
-        if behaviour == "slow":
-            await asyncio.sleep(30)
-        content = "" if behaviour == "empty" else "hello"
-        choice = {"index": 0, "message": {"role": "assistant", "content": content}, "finish_reason": "stop"}
-        usage = {"prompt_tokens": 1, "completion_tokens": 1, "total_tokens": 2}
-        yield ChatCompletionResponse(model=self.revision, choices=[choice], usage=usage)
-
-    async def _stream(self, behaviour: str, usage: bool) -> AsyncIterator[list[str]]:
-        yield [self._event({"role": "assistant", "content": ""})]
-        for piece in ("hel", "lo") if behaviour != "empty" else ():
-            yield [self._event({"content": piece})]
-        if behaviour == "break":
-            raise RuntimeError("out of memory")
-        if behaviour == "error":
-            yield ['data: {"error": {"message": "failed", "type": "InternalServerError", "code": 500}}\n\n']
-        if behaviour == "slow":
-            for _ in range(300):
-                await asyncio.sleep(0.1)
-                yield [self._event({"content": "."})]
-        if behaviour != "truncate":
-            yield [self._event({}, "stop")]
-        if usage:
-            yield [self._usage()]
-        yield ["data: [DONE]\n\n"]
-
-    def _usage(self) -> str:
-        tokens = {"prompt_tokens": 9, "completion_tokens": 3, "prompt_tokens_details": {"cached_tokens": 8}}
-        event = {"object": "chat.completion.chunk", "model": self.revision, "choices": [], "usage": tokens}
-        return f"data: {json.dumps(event, separators=(',', ':'))}\n\n"
-
-    def _event(self, delta: dict[str, str], finish_reason: str | None = None) -> str:
-        choices = [{"index": 0, "delta": delta, "finish_reason": finish_reason}]
-        event = {"id": "1", "object": "chat.completion.chunk", "model": self.revision, "choices": choices}
-        return f"data: {json.dumps(event, separators=(',', ':'))}\n\n"
-
-
-class Evidence:
-    """Stands where the rollout's actor stands; keeps what gateways tell it."""
-
-    def __init__(self) -> None:
-        self.records: list[dict[str, Any]] = []
-        self.heard: list[tuple[float, str, int]] = []
-
-    def record(self, gateway_id: str, traffic_version: int, records: list[dict[str, Any]]) -> None:
-        self.heard.append((time.time(), gateway_id, traffic_version))
-        self.records.extend(records)
-
-    def told(self) -> tuple[list[dict[str, Any]], list[tuple[float, str, int]]]:
-        return self.records, self.heard
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-@pytest.fixture(scope="module")
-def serve_stopped(ray_cluster: str) -> Iterator[None]:
-    from ray import serve
-
-    serve.shutdown()
-    yield
-    serve.shutdown()
 
 
 @pytest.fixture(scope="module")
@@ -135,98 +41,15 @@ def serving(serve_stopped: None) -> ServingConfig:
 
 
 @pytest.fixture(scope="module")
-def registry(tmp_path_factory: pytest.TempPathFactory) -> LocalStorage:
-    return LocalStorage(tmp_path_factory.mktemp("registry"))
-
-
-@pytest.fixture(scope="module")
-def evidence(ray_cluster: str) -> Iterator[Any]:
-    import ray
-
-    options = {"name": actor_name(NAME), "namespace": ACTOR_NAMESPACE, "num_cpus": 0}
-    actor = ray.remote(Evidence).options(**options).remote()
-    yield actor
-    ray.kill(actor)
-
-
-@pytest.fixture(scope="module")
 def gateway(serving: ServingConfig, registry: LocalStorage, evidence: Any) -> str:
     """The base URL of a gateway before two revisions; stable has everybody."""
-    from ray import serve
-
-    from services.serving import app
-    from services.serving.watch import MODEL_DEPLOYMENT, application_name
-
-    app._listen(serving)
-    model: Any = serve.deployment(Model, name=MODEL_DEPLOYMENT, max_ongoing_requests=100)
-    model = model.options(ray_actor_options={"num_cpus": 0}, graceful_shutdown_timeout_s=1)
-    targets = [
-        serve.RunTarget(model.bind(revision), name=application_name(revision), route_prefix=None)
-        for revision in (STABLE, CANARY)
-    ]
-    serve.run_many(targets, wait_for_applications_running=False)
-    app.deploy_gateway(NAME, serving, registry.uri)
-    put(registry)
-    url = app.gateway_url(serving)
+    url = deploy(serving, registry)
     eventually(lambda: httpx.get(f"{url}/models").status_code == 200 and chat(url).status_code == 200)
     return url
 
 
-def put(registry: LocalStorage, canary: str | None = None, weight_percent: float = 0.0) -> int:
-    """Put a traffic in force; returns its version."""
-    present = read_traffic(registry, NAME)
-    version = present[0].version + 1 if present else 1
-    now = datetime.now(UTC)
-    traffic = Traffic(
-        name=NAME,
-        stable=STABLE,
-        canary=canary,
-        weight_percent=weight_percent,
-        salt="s",
-        changed_at=now,
-        version=version,
-    )
-    write_traffic(registry, traffic, expect=present[1] if present else "")
-    return version
-
-
 def applied(registry: LocalStorage, evidence: Any, canary: str | None, weight_percent: float) -> None:
-    """Put a traffic in force and wait until all gateways say that they apply it."""
-    import ray
-
-    version = put(registry, canary, weight_percent)
-
-    def all_apply() -> bool:
-        _, heard = ray.get(evidence.told.remote())
-        return len({gateway for _, gateway, told in heard if told == version}) == NUM_GATEWAYS
-
-    eventually(all_apply)
-
-
-def eventually(condition: Callable[[], bool], timeout_s: float = 40.0) -> None:
-    deadline = time.monotonic() + timeout_s
-    while not condition():
-        assert time.monotonic() < deadline, f"not within {timeout_s} s"
-        time.sleep(0.1)
-
-
-def chat(url: str, prompt: str = "hello", *, key: str = "k", **fields: Any) -> httpx.Response:
-    body = {"model": NAME, "messages": [{"role": "user", "content": prompt}], **fields}
-    return httpx.post(f"{url}/chat/completions", json=body, headers={"authorization": f"Bearer {key}"}, timeout=30)
-
-
-def records_of(evidence: Any, request_id: str, number: int = 1) -> list[dict[str, Any]]:
-    import ray
-
-    found: list[dict[str, Any]] = []
-
-    def arrived() -> bool:
-        records, _ = ray.get(evidence.told.remote())
-        found[:] = [record for record in records if record["request_id"] == request_id]
-        return len(found) >= number
-
-    eventually(arrived, 10)
-    return found
+    apply(registry, evidence, canary, weight_percent, NUM_GATEWAYS)
 
 
 def test_a_port_in_use_is_named_before_anything_is_deployed(serve_stopped: None, tmp_path: Path) -> None:
@@ -277,6 +100,69 @@ def test_answers_carry_the_public_name_the_revision_and_the_requests_id(gateway:
     assert streamed.headers["x-serinus-revision"] == STABLE
     assert STABLE not in streamed.text
     assert streamed.text.endswith("data: [DONE]\n\n")
+
+
+def test_every_answer_carries_one_request_id_errors_too(gateway: str) -> None:
+    for answer in (httpx.get(f"{gateway}/nothing"), httpx.get(f"{gateway}/models"), chat(gateway, "raise")):
+        assert len(answer.headers.get_list("x-request-id")) == 1
+    given = chat(gateway, headers={"x-request-id": "mine-1"})
+    assert given.headers["x-request-id"] == "mine-1"
+
+
+def test_what_vllm_knows_of_openais_fields_reaches_it_unchanged(gateway: str) -> None:
+    function = {"name": "weather", "parameters": {"type": "object", "properties": {"city": {"type": "string"}}}}
+    schema = {"name": "answer", "schema": {"type": "object"}}
+    fields = {
+        "n": 3,
+        "stop": ["\n", "END"],
+        "logprobs": True,
+        "top_logprobs": 2,
+        "tools": [{"type": "function", "function": function}],
+        "tool_choice": "none",
+        "response_format": {"type": "json_schema", "json_schema": schema},
+        "seed": 7,
+        "temperature": 0.5,
+        "max_tokens": 5,
+    }
+    shown = json.loads(chat(gateway, "show", **fields).json()["choices"][0]["message"]["content"])
+    assert {
+        name: shown[name] for name in ("n", "stop", "logprobs", "top_logprobs", "seed", "temperature", "max_tokens")
+    } == {name: fields[name] for name in ("n", "stop", "logprobs", "top_logprobs", "seed", "temperature", "max_tokens")}
+    assert shown["tools"][0]["function"]["name"] == "weather"
+    assert shown["response_format"]["json_schema"]["name"] == "answer"
+
+
+def test_embeddings_come_from_a_model_that_has_them_and_are_refused_clearly_by_one_that_has_not(
+    gateway: str, evidence: Any
+) -> None:
+    body = {"model": NAME, "input": "vector"}
+    found = httpx.post(f"{gateway}/embeddings", json=body, headers={"x-request-id": "vector-1"})
+    assert found.json()["data"][0]["embedding"] == [0.5, 0.25]
+    assert found.json()["model"] == NAME
+    assert records_of(evidence, "vector-1")[0]["outcome"] == "ok"
+    refused = httpx.post(f"{gateway}/embeddings", json={**body, "input": "text"})
+    assert refused.status_code == 400
+    assert "embed" in refused.json()["error"]["message"]
+
+
+def test_prometheus_gets_outcomes_times_and_tokens_per_revision(gateway: str) -> None:
+    import ray
+
+    chat(gateway, stream=True)
+    (node,) = [node for node in ray.nodes() if node["Alive"]]
+    url = f"http://{node['NodeManagerAddress']}:{node['MetricsExportPort']}/metrics"
+
+    def exported() -> bool:
+        lines = httpx.get(url, timeout=10).text.splitlines()
+        wanted = ("ray_serinus_requests_total{", "ray_serinus_ttft_seconds_bucket{", "ray_serinus_tpot_seconds_bucket{")
+        found = [line for line in lines if line.startswith((*wanted, "ray_serinus_tokens_total{"))]
+        return all(any(line.startswith(name) and f'revision="{STABLE}"' in line for line in found) for name in wanted)
+
+    eventually(exported)
+
+
+def test_without_keys_nobody_may_choose_a_role(gateway: str) -> None:
+    assert chat(gateway, headers={"x-serinus-role": "canary"}).status_code == 403
 
 
 def test_deploying_the_gateway_again_restarts_nothing(

@@ -20,7 +20,7 @@ from services.config import RolloutConfig, ServingConfig, StepConfig
 from services.rollout import controller
 from services.rollout.status import RolloutStatus
 from tests.conftest import REPOSITORY
-from tests.integration.test_gateway import Model, eventually, free_port
+from tests.integration.gateway_world import Model, eventually, free_port
 
 pytestmark = pytest.mark.integration
 

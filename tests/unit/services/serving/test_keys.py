@@ -1,0 +1,97 @@
+"""API keys: kept as hashes, found in constant time, added without touching what stands in the file."""
+
+from __future__ import annotations
+
+import hmac
+from pathlib import Path
+
+import pytest
+
+from cluster.config import load_yaml
+from cluster.errors import ConfigError, InputError
+from cluster.storage import LocalStorage
+from services.serving.keys import ApiKey, KeyFile, add_key, hash_of, publish_keys, read_keys
+
+
+def test_a_key_is_found_by_its_token_and_by_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    tokens = {name: add_key(path, name) for name in ("ann", "ben", "cem")}
+    keys = load_yaml(path, KeyFile)
+    for name, token in tokens.items():
+        found = keys.owner(token)
+        assert found is not None
+        assert found.name == name
+        assert keys.owner(hash_of(token)) is None
+        assert token not in path.read_text()
+    assert keys.owner("") is None
+    assert keys.owner("\ud800") is None
+    assert len(set(tokens.values())) == 3
+
+
+def test_every_hash_is_compared_even_after_one_fits(monkeypatch: pytest.MonkeyPatch) -> None:
+    compared: list[str] = []
+    real = hmac.compare_digest
+    monkeypatch.setattr(hmac, "compare_digest", lambda a, b: bool(compared.append(b)) or real(a, b))
+    keys = KeyFile(keys=tuple(ApiKey(name=name, sha256=hash_of(name)) for name in ("a", "b", "c")))
+    assert keys.owner("a") is not None
+    assert compared == [hash_of("a"), hash_of("b"), hash_of("c")]
+
+
+def test_a_file_written_by_hand_keeps_its_comments(tmp_path: Path) -> None:
+    path = tmp_path / "keys.yaml"
+    path.write_text(f"# ours\nkeys:\n  - name: ann # since May\n    sha256: {'a' * 64}\n    requests_per_minute: 5\n")
+    add_key(path, "ben", rights=("canary",), tokens_per_minute=100)
+    assert "# since May" in path.read_text()
+    ann, ben = load_yaml(path, KeyFile).keys
+    assert (ann.requests_per_minute, ben.rights, ben.tokens_per_minute) == (5, ("canary",), 100)
+    assert path.stat().st_mode & 0o077 == 0
+
+
+@pytest.mark.parametrize(
+    ("name", "fields", "match"),
+    [("ann", {}, "already"), ("two words", {}, "name"), ("ben", {"rights": ("king",)}, "rights")],
+)
+def test_a_key_that_cannot_be_is_refused_and_the_file_left_alone(
+    tmp_path: Path, name: str, fields: dict[str, object], match: str
+) -> None:
+    path = tmp_path / "keys.yaml"
+    add_key(path, "ann")
+    before = path.read_text()
+    with pytest.raises(InputError, match=match):
+        add_key(path, name, **fields)
+    assert path.read_text() == before
+
+
+@pytest.mark.parametrize("text", ["keys: []\n", "keys:\n- name: ann\n  sha256: " + "a" * 64 + "\n"])
+def test_a_file_in_another_style_is_refused_and_left_alone(tmp_path: Path, text: str) -> None:
+    path = tmp_path / "keys.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"keys\.yaml"):
+        add_key(path, "ben")
+    assert path.read_text() == text
+    assert [file.name for file in tmp_path.iterdir()] == ["keys.yaml"]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        f"keys:\n  - {{name: a, sha256: {'a' * 64}}}\n  - {{name: a, sha256: {'b' * 64}}}\n",
+        f"keys:\n  - {{name: a, sha256: {'a' * 64}}}\n  - {{name: b, sha256: {'a' * 64}}}\n",
+        "keys:\n  - {name: a, sha256: sk-serinus-oops}\n",
+        f"keys:\n  - {{name: a, sha256: {'a' * 64}, requests_per_minute: 0}}\n",
+    ],
+)
+def test_a_file_with_a_mistake_is_not_put_in_force(tmp_path: Path, storage: LocalStorage, text: str) -> None:
+    path = tmp_path / "keys.yaml"
+    path.write_text(text)
+    with pytest.raises(ConfigError, match=r"keys\.yaml"):
+        publish_keys(storage, "m", path)
+    assert read_keys(storage, "m") == (KeyFile(), "")
+
+
+def test_gateways_read_what_was_published(tmp_path: Path, storage: LocalStorage) -> None:
+    token = add_key(tmp_path / "keys.yaml", "ann")
+    publish_keys(storage, "m", tmp_path / "keys.yaml")
+    keys, version = read_keys(storage, "m")
+    assert version
+    assert keys.owner(token) is not None
