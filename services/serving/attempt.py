@@ -74,7 +74,7 @@ class Attempt:
             self._give_up()
             self._fail(self._deadline.error)
         except Exception as error:  # a dead replica, a full queue, a defect of the model server: all end this attempt
-            log.warning("%s failed before its first chunk: %s", self.revision, str(error).splitlines()[:1])
+            log.warning("%s failed before its first chunk: %s", self.revision, _in_short(error))
             self._fail(_as_api_error(error))
 
     def _take_first(self, chunk: Any) -> None:
@@ -108,7 +108,7 @@ class Attempt:
             self._give_up()
             failure = self._deadline.error
         except Exception as error:  # the replica died or failed: the status is sent, only the stream can tell
-            log.warning("%s broke off: %s", self.revision, str(error).splitlines()[:1])
+            log.warning("%s broke off: %s", self.revision, _in_short(error))
         if not self.watch.done:
             self.watch.broken = not (self.watch.timed_out or self.watch.cancelled)
             yield f"data: {json.dumps(failure.body)}\n\ndata: [DONE]\n\n"
@@ -152,6 +152,11 @@ class Attempt:
     def _fail(self, failure: ApiError) -> None:
         self.failure = failure
         self.watch.fail(failure.status, time.monotonic())
+
+
+def _in_short(error: Exception) -> str:
+    """Cut short: Ray's messages may hold whole requests, and what users say is not for logs."""
+    return f"{type(error).__name__}: {str(error)[:200].splitlines()[:1]}"
 
 
 def _as_api_error(error: Exception) -> ApiError:

@@ -10,7 +10,8 @@ from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
 
 from services.serving.keys import ApiKey
-from services.serving.openai_errors import ApiError
+from services.serving.openai_errors import ApiError, answer
+from services.serving.sendable import check_sendable
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -26,6 +27,7 @@ class Keeper(Protocol):
     """What the door asks the gateway."""
 
     max_body_bytes: int
+    """Larger bodies are refused."""
 
     def owner(self, authorization: str | None) -> ApiKey | None:
         """Raises ApiError when nobody with that key may come in."""
@@ -56,6 +58,7 @@ class Door:
             key = keeper.owner(headers.get(b"authorization"))
             if scope["method"] in WITH_BODY:
                 body = await whole_body(headers.get(b"content-length"), receive, keeper.max_body_bytes)
+                check_sendable(body)
                 receive = _replayed(body, receive)
             else:
                 body = b""
@@ -63,7 +66,7 @@ class Door:
             return
         except ApiError as error:
             keeper.refused(error)
-            await _answer(error, scope, receive, send)
+            await answer(error)(scope, receive, send)
             return
         scope.setdefault("state", {}).update(api_key=key, num_body_bytes=len(body))
         await self._app(scope, receive, send)
@@ -111,9 +114,3 @@ def _replayed(body: bytes, receive: Receive) -> Receive:
         return {"type": "http.request", "body": body, "more_body": False}
 
     return replay
-
-
-async def _answer(error: ApiError, scope: MutableMapping[str, Any], receive: Receive, send: Send) -> None:
-    from starlette.responses import JSONResponse
-
-    await JSONResponse(error.body, error.status, headers=error.headers)(scope, receive, send)

@@ -19,6 +19,7 @@ from ray.llm._internal.serve.core.protocol import RawRequestInfo
 from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
 from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
 from starlette.exceptions import HTTPException
+from vllm.exceptions import VLLMClientError
 
 from cluster.storage import open_storage
 from services.config import ServingConfig
@@ -106,7 +107,7 @@ class Gateway(OpenAiIngress):
         return await self._answer(body, "completions", request)
 
     async def embeddings(self, body: EmbeddingRequest, request: Request) -> Response:
-        return await self._answer(body, "embeddings", request)
+        return await self._answer(_picklable(body) if hasattr(body, "messages") else body, "embeddings", request)
 
     def _card(self) -> dict[str, Any]:
         return {"id": self._name, "object": "model", "created": self._created, "owned_by": "serinus"}
@@ -203,7 +204,7 @@ class Gateway(OpenAiIngress):
         self._note(call)
         if last.failure is None:
             return JSONResponse(last.whole, headers=headers)
-        return JSONResponse(last.failure.body, last.failure.status, headers={**headers, **last.failure.headers})
+        return openai_errors.answer(last.failure, headers)
 
     async def _relay(self, call: Call) -> AsyncIterator[str]:
         try:
@@ -261,6 +262,7 @@ def ingress() -> Any:
     app = FastAPI(title="serinus", docs_url=None, redoc_url=None)
     app.add_exception_handler(ApiError, openai_errors.answer_api_error)
     app.add_exception_handler(RequestValidationError, openai_errors.answer_invalid)
+    app.add_exception_handler(VLLMClientError, openai_errors.answer_refused)
     app.add_exception_handler(HTTPException, openai_errors.answer_http)
     app.add_exception_handler(Exception, openai_errors.answer_defect)
     app.add_middleware(Door, keeper=keeper)

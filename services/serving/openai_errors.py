@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
 if TYPE_CHECKING:
     from fastapi import Request
-    from fastapi.responses import JSONResponse
+    from fastapi.responses import Response
 
 
 class ErrorBody(BaseModel):
@@ -73,14 +74,26 @@ def from_revision(error: dict[str, Any], revision: str, name: str) -> ApiError:
     return ApiError(status, message, kind=kind, code=error.get("code"), param=error.get("param"))
 
 
-async def answer_api_error(request: Request, error: Exception) -> JSONResponse:
-    from fastapi.responses import JSONResponse
+def answer(error: ApiError, headers: dict[str, str] | None = None) -> Response:
+    """In ASCII: what a client sent may hold half a surrogate pair, which UTF-8 cannot."""
+    from fastapi.responses import Response
 
+    text = json.dumps(error.body)
+    return Response(text, error.status, {**(headers or {}), **error.headers}, media_type="application/json")
+
+
+async def answer_api_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, ApiError)
-    return JSONResponse(error.body, error.status, headers=error.headers)
+    return answer(error)
 
 
-async def answer_invalid(request: Request, error: Exception) -> JSONResponse:
+async def answer_refused(request: Request, error: Exception) -> Response:
+    """vLLM's own checks of a body, which are neither pydantic's errors nor ours."""
+    param = getattr(error, "parameter", None)
+    return answer(ApiError(400, str(error.args[0] if error.args else error), param=param))
+
+
+async def answer_invalid(request: Request, error: Exception) -> Response:
     """A body that does not fit the API's schema."""
     from fastapi.exceptions import RequestValidationError
 
@@ -91,7 +104,7 @@ async def answer_invalid(request: Request, error: Exception) -> JSONResponse:
     return await answer_api_error(request, ApiError(400, message, param=place or None))
 
 
-async def answer_http(request: Request, error: Exception) -> JSONResponse:
+async def answer_http(request: Request, error: Exception) -> Response:
     """No such path, or no such method on it."""
     from starlette.exceptions import HTTPException
 
@@ -100,7 +113,7 @@ async def answer_http(request: Request, error: Exception) -> JSONResponse:
     return await answer_api_error(request, ApiError(error.status_code, message, headers=dict(error.headers or {})))
 
 
-async def answer_defect(request: Request, error: Exception) -> JSONResponse:
+async def answer_defect(request: Request, error: Exception) -> Response:
     """A defect of ours; its traceback goes to the log, not to the client."""
     message = "the gateway failed; its log has the details"
     return await answer_api_error(request, ApiError(500, message, kind="server_error", code="internal_error"))

@@ -50,7 +50,47 @@ print(json.dumps({
     "stream_tokens": chunks[-1].usage.completion_tokens,
     "completion": completion.model_dump(),
     "errors": errors,
+    **asked_for_more(client, name, question),
 }))
+"""
+ASKED_FOR_MORE = """
+import time
+from concurrent.futures import ThreadPoolExecutor
+
+SCHEMA = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required": ["ok"], "additionalProperties": False}
+
+
+def asked_for_more(client, name, question):
+    short = {**question, "max_tokens": 3}
+    several = client.chat.completions.create(**short, n=2, logprobs=True, top_logprobs=2)
+    stopped = client.completions.create(model=name, prompt="The list", max_tokens=200, stop=["e"], temperature=0)
+    schema = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}
+    shaped = client.chat.completions.create(model=name, messages=question["messages"], max_tokens=200,
+                                            temperature=0, response_format=schema)
+    try:
+        client.embeddings.create(model=name, input="hello")
+        embedding_error = None
+    except Exception as error:
+        embedding_error = type(error).__name__
+    return {
+        "several": several.model_dump(), "stopped": stopped.model_dump(), "shaped": shaped.choices[0].message.content,
+        "embedding_error": embedding_error, "slots": slots(client, {**question, "max_tokens": 200}, short),
+    }
+
+
+def slots(client, long, short):
+    def took_s(fields, **options):
+        began = time.monotonic()
+        try:
+            client.with_options(max_retries=0).chat.completions.create(**fields, **options)
+            return time.monotonic() - began
+        except Exception as error:
+            return type(error).__name__
+    alone_s = took_s(long)
+    with ThreadPoolExecutor(16) as pool:  # twice as many as the engine decodes at once, all of them given up
+        hasty = {"extra_headers": {"x-serinus-timeout-s": "0.3"}}
+        given_up = list(pool.map(lambda _: took_s(long, **hasty), range(16)))
+    return {"alone_s": alone_s, "given_up": sorted(set(map(str, given_up))), "after_s": took_s(short)}
 """
 
 
@@ -91,7 +131,7 @@ def test_a_revision_answers_under_the_public_name(
     app.deploy_revision(stable, serving, shelf)  # runs already: returns at once
     assert app.running_revisions() == [stable.revision]
 
-    command = [sys.executable, "-c", CLIENT, app.gateway_url(serving), NAME]
+    command = [sys.executable, "-c", ASKED_FOR_MORE + CLIENT, app.gateway_url(serving), NAME]
     told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=240).stdout)
     assert told["models"] == [NAME]
     assert told["headers"]["x-serinus-revision"] == stable.revision
@@ -104,6 +144,18 @@ def test_a_revision_answers_under_the_public_name(
     assert told["completion"]["choices"][0]["text"]
     assert told["errors"]["NotFoundError"]["code"] == "model_not_found"
     assert "context length" in told["errors"]["BadRequestError"]["message"]
+    assert [len(choice["logprobs"]["content"]) for choice in told["several"]["choices"]] == [3, 3]
+    assert (told["stopped"]["choices"][0]["finish_reason"], "e" in told["stopped"]["choices"][0]["text"]) == (
+        "stop",
+        False,
+    )
+    assert set(json.loads(told["shaped"])) == {"ok"}
+    assert told["embedding_error"] == "BadRequestError"
+    assert told["chat"]["usage"]["prompt_tokens_details"]["cached_tokens"] >= 0
+    # Sixteen answers of 200 tokens were given up after 0.3 s. Were they still decoded, eight at a time, the short one
+    # would wait for two such rounds.
+    assert told["slots"]["given_up"] == ["InternalServerError"]
+    assert told["slots"]["after_s"] < told["slots"]["alone_s"]
 
 
 def test_a_revision_that_cannot_load_says_why_and_leaves_nothing_running(

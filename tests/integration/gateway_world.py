@@ -82,7 +82,7 @@ class Model:
     async def embeddings(self, request: Any, info: Any) -> AsyncIterator[Any]:
         from ray.serve.llm.openai_api_models import EmbeddingResponse, ErrorResponse
 
-        if request.input != "vector":  # as vLLM answers for a model without embeddings
+        if getattr(request, "input", None) != "vector":  # as vLLM answers for a model without embeddings
             message = "This model does not support the 'embed' task."
             yield ErrorResponse(error={"message": message, "type": "invalid_request_error", "code": 400})
             return

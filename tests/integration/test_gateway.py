@@ -80,10 +80,23 @@ def test_a_wrong_model_is_openais_404(gateway: str, model: str) -> None:
 
 @pytest.mark.parametrize(
     ("path", "body", "status"),
-    [("/chat/completions", {"model": NAME}, 400), ("/chat/completions", [], 400), ("/nothing", {}, 404)],
+    [
+        ("/chat/completions", {"model": NAME}, 400),
+        ("/chat/completions", [], 400),
+        ("/chat/completions", {"model": NAME, "messages": [], "tools": []}, 400),  # refused by a check of vLLM's own
+        ("/chat/completions", {"model": NAME, "messages": [{"role": "user", "content": "\ud800"}]}, 400),
+        ("/chat/completions", {"model": NAME, "messages": [], "top_k": 10**20}, 400),
+        ("/completions", {"model": NAME, "prompt": ""}, 400),
+        (
+            "/embeddings",
+            {"model": NAME, "messages": [{"role": "user", "content": [{"type": "text", "text": "a"}]}]},
+            400,
+        ),
+        ("/nothing", {}, 404),
+    ],
 )
 def test_mistakes_get_openais_error_shape(gateway: str, path: str, body: Any, status: int) -> None:
-    answer = httpx.post(gateway + path, json=body)
+    answer = httpx.post(gateway + path, content=json.dumps(body), headers={"content-type": "application/json"})
     assert answer.status_code == status
     assert set(answer.json()["error"]) == {"message", "type", "param", "code"}
 

@@ -19,7 +19,7 @@ HANG = {"type": "hang"}
 
 
 class Gatekeeper:
-    max_body_bytes = 10
+    max_body_bytes = 40
 
     def __init__(self) -> None:
         self.noted: list[ApiError] = []
@@ -72,20 +72,21 @@ GONE = {"type": "http.disconnect"}
 
 
 def test_a_body_that_fits_goes_through_whole_and_the_clients_leaving_after_it() -> None:
-    sent, seen, keeper, _ = knock([*body(b"12345", b"67890"), GONE], authorization="Bearer secret")
+    sent, seen, keeper, _ = knock([*body(b"abcde", b"fghij" * 7), GONE], authorization="Bearer secret")
     assert (sent, keeper.noted) == ([], [])
     ((state, given, after),) = seen
-    assert state == {"api_key": KEY, "num_body_bytes": 10}
-    assert (given, after) == (b"1234567890", GONE)
+    assert state == {"api_key": KEY, "num_body_bytes": 40}
+    assert (given, after) == (b"abcde" + b"fghij" * 7, GONE)
 
 
 @pytest.mark.parametrize(
     ("messages", "headers", "status", "num_read"),
     [
-        (body(b"12345", b"67890", b"1", b"2"), {}, 413, 3),  # the fourth part is not even read
-        (body(b""), {"content_length": "11"}, 413, 0),
+        (body(b"x" * 20, b"x" * 20, b"1", b"2"), {}, 413, 3),  # the fourth part is not even read
+        (body(b""), {"content_length": "41"}, 413, 0),
         (body(b""), {"content_length": "9" * 6000}, 413, 0),
         (body(b""), {"authorization": "Bearer other"}, 401, 0),
+        (body(b'{"a": "\\ud800"}'), {}, 400, 1),
     ],
 )
 def test_who_is_refused_is_told_in_openais_shape(
