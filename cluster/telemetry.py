@@ -7,6 +7,7 @@ import sys
 
 REQUESTS, REFUSED = "serinus_requests", "serinus_refused_requests"
 TTFT, TPOT, TOKENS = "serinus_ttft_seconds", "serinus_tpot_seconds", "serinus_tokens"
+SHADOW_REPLIES, SHADOW_LENGTH = "serinus_shadow_replies", "serinus_shadow_length_ratio"
 
 REVISION_LABELS = ("model", "revision", "role")
 """`model` is the public name."""
@@ -19,6 +20,7 @@ TPOT_BUCKETS_S = (
     0.0025, 0.005, 0.01, 0.015, 0.025, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.4, 0.5, 0.75, 1, 2.5
 )  # fmt: skip
 """OpenTelemetry's for gen_ai.server.time_per_output_token, and finer where GPUs are."""
+LENGTH_RATIO_BUCKETS = (0.1, 0.25, 0.5, 0.75, 0.9, 1, 1.1, 1.33, 2, 4, 10)
 
 
 def logger(name: str) -> logging.Logger:

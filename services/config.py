@@ -65,6 +65,16 @@ class AdmissionConfig(StrictModel):
     """An answer that is not whole by then is stopped, in vLLM too (504). Clients may ask for less by x-serinus-timeout-s."""
 
 
+class ShadowConfig(StrictModel):
+    """Copies of users' requests to a canary while it has 0 % of the users."""
+
+    percent: float = Field(0, ge=0, le=100)
+    """Share of requests that are copied after the user was answered; 0 copies none."""
+    max_concurrent: int = Field(2, ge=1)
+    """Copies under way at each gateway replica; more are dropped."""
+    timeout_s: float = Field(60, gt=0)
+
+
 class ServingConfig(StrictModel):
     """The gateway and the model servers behind it."""
 
@@ -78,6 +88,7 @@ class ServingConfig(StrictModel):
     show_revision: bool = True
     """Tell the revision that answered in the header x-serinus-revision."""
     admission: AdmissionConfig = AdmissionConfig()
+    shadow: ShadowConfig = ShadowConfig()
     engine: EngineConfig = EngineConfig()
     replicas: ReplicasConfig = ReplicasConfig()
     ready_timeout_s: float = Field(600, gt=0)

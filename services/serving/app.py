@@ -60,7 +60,7 @@ def deploy_gateway(name: str, serving: ServingConfig, storage_uri: str) -> None:
         StageFailed: the gateway did not come up.
     """
     chosen = serving.model_dump(
-        mode="json", include={"pool", "num_gateway_replicas", "user_header", "show_revision", "admission"}
+        mode="json", include={"pool", "num_gateway_replicas", "user_header", "show_revision", "admission", "shadow"}
     )
     settings = digest({"name": name, "storage": storage_uri, **chosen})
     _publish_keys(name, serving, storage_uri)

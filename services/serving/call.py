@@ -38,6 +38,8 @@ class Call:
     wanted: Role | None = None
     """The role that a tester asked for. Such a request is nobody's sample: it goes on no record."""
     max_tokens: int | None = None
+    shadow: str | None = None
+    """The canary that gets a copy once the user is answered."""
     ticket: Ticket = field(default_factory=Ticket)
     attempts: list[Attempt] = field(default_factory=list)
 

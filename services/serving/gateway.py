@@ -33,6 +33,7 @@ from services.serving.keys import ApiKey
 from services.serving.measures import Measures
 from services.serving.openai_errors import RESPONSES, ApiError
 from services.serving.outbox import Outbox, to_actor
+from services.serving.shadow import Comparison, Shadow, chosen
 from services.serving.split import bucket, choose, user_key
 from services.serving.watch import MODEL_DEPLOYMENT, KeyWatch, Situation, TrafficWatch, application_name
 
@@ -64,6 +65,7 @@ class Gateway(OpenAiIngress):
         storage = open_storage(storage_uri)
         self._measures = Measures(name)
         self._admission = Admission(serving.admission, serving.num_gateway_replicas)
+        self._shadow = Shadow(serving.shadow, name, self._shadow_ended)
         self._keys = KeyWatch(storage, name)
         if serving.admission.keys is not None:
             self._keys.start()
@@ -134,11 +136,14 @@ class Gateway(OpenAiIngress):
         self._check_model(body.model)
         wanted = self._wanted(headers.get(ROLE_HEADER), request.state.api_key, situation)
         deadline = deadline_of(headers.get(TIMEOUT_HEADER), self._serving.admission.timeout_s, started_s)
+        traffic, request_id = self._traffic(situation), request_id_of(headers.get("x-request-id"))
+        copied = wanted is None and chosen(request_id, traffic, self._serving.shadow.percent)
         return Call(
             body=body,
             method=method,
-            request_id=request_id_of(headers.get("x-request-id")),
-            place=bucket(self._user(body, request), self._traffic(situation).salt),
+            request_id=request_id,
+            place=bucket(self._user(body, request), traffic.salt),
+            shadow=traffic.canary if copied else None,
             started_s=started_s,
             deadline=deadline,
             num_body_bytes=request.state.num_body_bytes,
@@ -176,6 +181,7 @@ class Gateway(OpenAiIngress):
             for role, revision in choose(self._traffic(situation), call.place, call.wanted):
                 started_s = time.monotonic() if call.attempts else call.started_s
                 attempt = Attempt(role, revision, self._name, started_s, call.deadline, hide_usage=call.hides_usage)
+                attempt.watch.keeps_texts = call.shadow is not None
                 call.attempts.append(attempt)
                 if revision in situation.answering:
                     await attempt.ask(self._chunks(revision, call))
@@ -226,6 +232,15 @@ class Gateway(OpenAiIngress):
             self._measures.record(record, refused=refused)
             if call.wanted is None and not refused:
                 self._outbox.add(record)
+        if call.shadow is not None and last.watch.outcome == "ok":
+            canary = call.shadow
+            self._shadow.offer(canary, last.watch, lambda: self._chunks(canary, call))
+
+    def _shadow_ended(self, attempt: Attempt | None, comparison: Comparison) -> None:
+        record = None
+        if attempt is not None:
+            record = attempt.record(time.monotonic(), datetime.now(UTC), "", 0.0, failed_over=False)
+        self._measures.shadow(record, comparison)
 
 
 def _picklable(body: Any) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from services.contract import RequestRecord
 from services.serving.openai_errors import ApiError
+from services.serving.shadow import Comparison
 
 
 class Measures:
@@ -36,9 +37,28 @@ class Measures:
             labels,
         )
 
-    def record(self, record: RequestRecord, *, refused: bool = False) -> None:
+        self._shadow = Counter(
+            names.SHADOW_REPLIES, "Replies to copied requests, beside the user's", ("model", "result", "same_finish")
+        )
+        self._length = Histogram(
+            names.SHADOW_LENGTH,
+            "Characters of the canary's reply for each of stable's",
+            list(names.LENGTH_RATIO_BUCKETS),
+            ("model",),
+        )
+
+    def shadow(self, record: RequestRecord | None, comparison: Comparison) -> None:
+        """A copied request; its figures have the role `shadow`. `record` is None when the copy was dropped."""
+        if record is not None:
+            self.record(record, role="shadow")
+        same_finish = str(comparison.same_finish).lower()
+        self._shadow.inc(1, {"model": self._name, "result": comparison.result, "same_finish": same_finish})
+        if comparison.length_ratio is not None:
+            self._length.observe(comparison.length_ratio, {"model": self._name})
+
+    def record(self, record: RequestRecord, *, refused: bool = False, role: str | None = None) -> None:
         """`refused`: the client's own fault, so no error of the revision."""
-        labels = {"model": self._name, "revision": record.revision, "role": record.role}
+        labels = {"model": self._name, "revision": record.revision, "role": role or record.role}
         self._requests.inc(1, {**labels, "outcome": "refused" if refused else record.outcome})
         if record.ttft_s is not None:
             self._ttft.observe(record.ttft_s, labels)

@@ -34,12 +34,16 @@ class Watch:
     last_s: float | None = None
     """When the last piece of the answer came."""
     streamed: bool = True
+    keeps_texts: bool = False
+    """Only where a reply is compared: nothing that users say is kept otherwise."""
     usage: dict[str, Any] = field(default_factory=dict)
     """vLLM's last word on tokens, as OpenAI's API has it."""
     begun: set[int] = field(default_factory=set)
     """Choices with a piece of an answer, by index."""
-    finished: set[int] = field(default_factory=set)
-    """Choices that told why they ended."""
+    finish_reasons: dict[int, str] = field(default_factory=dict)
+    """Why each choice ended, where it told so."""
+    texts: dict[int, str] = field(default_factory=dict)
+    """What each choice says: content or text alone, no tool calls."""
 
     def see_events(self, text: str, now_s: float) -> dict[str, Any] | None:
         """Take note of one or more server-sent events; returns the error inside the stream, if one is there."""
@@ -71,13 +75,21 @@ class Watch:
             return error if isinstance(error, dict) else {"message": str(error)}
         self.usage = event.get("usage") or self.usage
         choices = event.get("choices") or ()
-        self.finished.update(choice.get("index", 0) for choice in choices if choice.get("finish_reason"))
+        for choice in choices:
+            self._see_choice(choice.get("index", 0), choice)
         begun = {choice.get("index", 0) for choice in choices if _has_content(choice)}
         if begun or event.get("data"):  # `data`: embeddings
             self.begun |= begun
             self.num_output_chunks += 1
             self.first_s, self.last_s = now_s if self.first_s is None else self.first_s, now_s
         return None
+
+    def _see_choice(self, index: int, choice: dict[str, Any]) -> None:
+        if reason := choice.get("finish_reason"):
+            self.finish_reasons[index] = reason
+        if self.keeps_texts:
+            part = choice.get("delta") or choice.get("message") or choice
+            self.texts[index] = self.texts.get(index, "") + (part.get("content") or part.get("text") or "")
 
     @property
     def outcome(self) -> Outcome:
@@ -96,7 +108,7 @@ class Watch:
             return "stream_error"
         if not self.num_output_chunks:
             return "empty"
-        return "truncated" if self.streamed and not self.begun <= self.finished else "ok"
+        return "truncated" if self.streamed and not self.begun <= self.finish_reasons.keys() else "ok"
 
     @property
     def tpot_s(self) -> float | None:

@@ -54,7 +54,8 @@ def gateway(ray_cluster: str, registry: LocalStorage, evidence: Any, keys: tuple
         "max_waiting_requests": MAX_WAITING,
         "timeout_s": TIMEOUT_S,
     }
-    fields = {"port": port_of_serve(), "show_revision": False, "admission": admission}
+    shadow = {"percent": 100, "max_concurrent": 1, "timeout_s": 30}
+    fields = {"port": port_of_serve(), "show_revision": False, "admission": admission, "shadow": shadow}
     url = deploy(ServingConfig.model_validate(fields), registry)
     eventually(lambda: chat(url, key=keys[1]["user"]).status_code == 200)
     return url
@@ -206,3 +207,24 @@ def test_more_than_the_bound_of_waiting_requests_are_told_to_come_back(
     refused = next(answer for answer in answers if answer.status_code == 429)
     assert (error_of(refused)["code"], refused.headers["retry-after"]) == ("queue_full", "1")
     assert chat(gateway, key=keys[1]["user"]).status_code == 200
+
+
+def test_a_copy_to_a_canary_without_users_does_not_touch_the_user(
+    gateway: str, registry: LocalStorage, evidence: Any, keys: tuple[Path, dict[str, str]]
+) -> None:
+    from ray import serve
+
+    from services.serving.watch import MODEL_DEPLOYMENT, application_name
+
+    user = keys[1]["user"]
+    apply(registry, evidence, CANARY, 0, 1)
+    canary = serve.get_deployment_handle(MODEL_DEPLOYMENT, application_name(CANARY))
+    began = time.monotonic()
+    answers = [chat(gateway, f"slow {CANARY}", key=user) for _ in range(3)]  # a copy takes 30 s, and there is room for one
+    assert time.monotonic() - began < 10
+    assert [answer.json()["choices"][0]["message"]["content"] for answer in answers] == ["hello"] * 3
+    eventually(lambda: canary.under_way.remote().result() == 1, 5)
+    for answer in answers:
+        (record,) = records_of(evidence, answer.headers["x-request-id"])
+        assert record["revision"] == STABLE
+    apply(registry, evidence, None, 0, 1)
