@@ -115,6 +115,7 @@ class Gateway(OpenAiIngress):
         return {"id": self._name, "object": "model", "created": self._created, "owned_by": "serinus"}
 
     async def _answer(self, body: Any, method: str, request: Request) -> Response:
+        request.state.entered = True  # from here on an error is ours
         try:
             situation = self._watch.situation  # once: this request sees one consistent version
             call = self._call(body, method, request, situation)
@@ -278,6 +279,8 @@ def ingress() -> Any:
     app.add_exception_handler(ApiError, openai_errors.answer_api_error)
     app.add_exception_handler(RequestValidationError, openai_errors.answer_invalid)
     app.add_exception_handler(VLLMClientError, openai_errors.answer_refused)
+    for stumble in openai_errors.STUMBLES:
+        app.add_exception_handler(stumble, openai_errors.answer_unchecked)
     app.add_exception_handler(HTTPException, openai_errors.answer_http)
     app.add_exception_handler(Exception, openai_errors.answer_defect)
     app.add_middleware(Door, keeper=keeper)

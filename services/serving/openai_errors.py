@@ -7,9 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel
 
+from cluster.telemetry import logger
+
 if TYPE_CHECKING:
     from fastapi import Request
     from fastapi.responses import Response
+
+
+log = logger("gateway")
+
+STUMBLES = (TypeError, AttributeError, KeyError, ValueError)
+"""What code raises that was given another type than it thinks."""
 
 
 class ErrorBody(BaseModel):
@@ -91,6 +99,14 @@ async def answer_refused(request: Request, error: Exception) -> Response:
     """vLLM's own checks of a body, which are neither pydantic's errors nor ours."""
     param = getattr(error, "parameter", None)
     return answer(ApiError(400, str(error.args[0] if error.args else error), param=param))
+
+
+async def answer_unchecked(request: Request, error: Exception) -> Response:
+    """What vLLM's checks stumble over (`messages: null`) is the body's fault; the same error further on is a defect of ours."""
+    if not getattr(request.state, "entered", False):
+        return answer(ApiError(400, f"the body does not fit the API: {error}"))
+    log.error("the gateway failed", exc_info=error)
+    return await answer_defect(request, error)
 
 
 async def answer_invalid(request: Request, error: Exception) -> Response:

@@ -86,6 +86,8 @@ def test_a_wrong_model_is_openais_404(gateway: str, model: str) -> None:
         ("/chat/completions", {"model": NAME, "messages": [], "tools": []}, 400),  # refused by a check of vLLM's own
         ("/chat/completions", {"model": NAME, "messages": [{"role": "user", "content": "\ud800"}]}, 400),
         ("/chat/completions", {"model": NAME, "messages": [], "top_k": 10**20}, 400),
+        ("/chat/completions", {"model": NAME, "messages": None}, 400),  # vLLM's checks stumble over it
+        ("/chat/completions", {"model": NAME, "messages": [], "tools": 5}, 400),
         ("/completions", {"model": NAME, "prompt": ""}, 400),
         (
             "/embeddings",

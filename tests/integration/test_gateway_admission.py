@@ -220,7 +220,9 @@ def test_a_copy_to_a_canary_without_users_does_not_touch_the_user(
     apply(registry, evidence, CANARY, 0, 1)
     canary = serve.get_deployment_handle(MODEL_DEPLOYMENT, application_name(CANARY))
     began = time.monotonic()
-    answers = [chat(gateway, f"slow {CANARY}", key=user) for _ in range(3)]  # a copy takes 30 s, and there is room for one
+    answers = [
+        chat(gateway, f"slow {CANARY}", key=user) for _ in range(3)
+    ]  # a copy takes 30 s, and there is room for one
     assert time.monotonic() - began < 10
     assert [answer.json()["choices"][0]["message"]["content"] for answer in answers] == ["hello"] * 3
     eventually(lambda: canary.under_way.remote().result() == 1, 5)
