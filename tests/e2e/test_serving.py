@@ -62,8 +62,8 @@ SCHEMA = {"type": "object", "properties": {"ok": {"type": "boolean"}}, "required
 
 def asked_for_more(client, name, question):
     short = {**question, "max_tokens": 3}
-    several = client.chat.completions.create(**short, n=2, logprobs=True, top_logprobs=2)
-    stopped = client.completions.create(model=name, prompt="The list", max_tokens=200, stop=["e"], temperature=0)
+    several = client.chat.completions.create(**{**short, "temperature": 1}, n=2, logprobs=True, top_logprobs=2)
+    stopped = client.completions.create(model=name, prompt="The list", max_tokens=200, stop=["e", "a", " "])
     schema = {"type": "json_schema", "json_schema": {"name": "answer", "schema": SCHEMA}}
     shaped = client.chat.completions.create(model=name, messages=question["messages"], max_tokens=200,
                                             temperature=0, response_format=schema)
@@ -85,10 +85,10 @@ def slots(client, long, short):
             client.with_options(max_retries=0).chat.completions.create(**fields, **options)
             return time.monotonic() - began
         except Exception as error:
-            return type(error).__name__
+            return getattr(error, "status_code", type(error).__name__)
     alone_s = took_s(long)
     with ThreadPoolExecutor(16) as pool:  # twice as many as the engine decodes at once, all of them given up
-        hasty = {"extra_headers": {"x-serinus-timeout-s": "0.3"}}
+        hasty = {"extra_headers": {"x-serinus-timeout-s": str(alone_s / 4)}}
         given_up = list(pool.map(lambda _: took_s(long, **hasty), range(16)))
     return {"alone_s": alone_s, "given_up": sorted(set(map(str, given_up))), "after_s": took_s(short)}
 """
@@ -132,7 +132,7 @@ def test_a_revision_answers_under_the_public_name(
     assert app.running_revisions() == [stable.revision]
 
     command = [sys.executable, "-c", ASKED_FOR_MORE + CLIENT, app.gateway_url(serving), NAME]
-    told = json.loads(subprocess.run(command, check=True, capture_output=True, text=True, timeout=240).stdout)
+    told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=240).stdout)
     assert told["models"] == [NAME]
     assert told["headers"]["x-serinus-revision"] == stable.revision
     assert told["headers"]["x-request-id"]
@@ -145,16 +145,14 @@ def test_a_revision_answers_under_the_public_name(
     assert told["errors"]["NotFoundError"]["code"] == "model_not_found"
     assert "context length" in told["errors"]["BadRequestError"]["message"]
     assert [len(choice["logprobs"]["content"]) for choice in told["several"]["choices"]] == [3, 3]
-    assert (told["stopped"]["choices"][0]["finish_reason"], "e" in told["stopped"]["choices"][0]["text"]) == (
-        "stop",
-        False,
-    )
-    assert set(json.loads(told["shaped"])) == {"ok"}
+    (stopped,) = told["stopped"]["choices"]
+    assert (stopped["finish_reason"], set(stopped["text"]) & {"e", "a", " "}) == ("stop", set())
+    assert told["shaped"].lstrip().startswith("{")  # of a random model; it may never come to the closing brace
     assert told["embedding_error"] == "BadRequestError"
     assert told["chat"]["usage"]["prompt_tokens_details"]["cached_tokens"] >= 0
-    # Sixteen answers of 200 tokens were given up after 0.3 s. Were they still decoded, eight at a time, the short one
-    # would wait for two such rounds.
-    assert told["slots"]["given_up"] == ["InternalServerError"]
+    # Sixteen answers were given up after a quarter of the time that one takes. Were they still decoded, eight at a time,
+    # the short one would wait for two such rounds.
+    assert told["slots"]["given_up"] == ["504"]
     assert told["slots"]["after_s"] < told["slots"]["alone_s"]
 
 
