@@ -20,11 +20,14 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
-# Started in the background of a shell (as some CI does) a process ignores SIGINT, and so would the children that tests
-# interrupt with it.
-signal.signal(signal.SIGINT, signal.default_int_handler)
-
 KINDS = ("unit", "integration", "chaos", "e2e")
+
+
+def pytest_configure() -> None:
+    """Started in the background of a shell (as some CI does) a process ignores SIGINT, and so would the children that tests
+    interrupt with it. Not at import: Serve replicas import this module in a thread, where signals cannot be set.
+    """
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
