@@ -9,6 +9,8 @@ from __future__ import annotations
 from datetime import datetime
 from typing import Literal
 
+from pydantic import Field
+
 from cluster.config import StrictModel
 from cluster.errors import Conflict
 from cluster.storage import ABSENT, Storage
@@ -70,6 +72,16 @@ class RequestRecord(StrictModel):
     """Mean time per output token after the first; None for an answer in one piece and for one of a single chunk."""
     failed_over: bool = False
     """The request has two records: a canary failed before its first token, and stable answered in its place."""
+
+
+class PairedScore(StrictModel):
+    """One item answered by both revisions and scored alike."""
+
+    item: str
+    """Name of the item, for people who look at the evidence."""
+    stable: float = Field(ge=0, le=1)
+    canary: float = Field(ge=0, le=1)
+    at: datetime
 
 
 def traffic_key(name: str) -> str:

@@ -38,9 +38,7 @@ class ErrorTest:
         rates = RateTest.start((num_rollouts,), len(HARM_WEIGHTS), len(excluded), len(GOOD_WEIGHTS))
         return ErrorTest(margin, effect, excluded, rates)
 
-    def take(
-        self, stable: tuple[Array, Array], canary: tuple[Array, Array], alone: float | None = None
-    ) -> ErrorTest:
+    def take(self, stable: tuple[Array, Array], canary: tuple[Array, Array], alone: float | None = None) -> ErrorTest:
         """Take in what came between two looks: (requests, harmful ones) of each side."""
         num_canary, hits = np.asarray(canary[0], float), np.asarray(canary[1], float)
         repeated = np.repeat(hits[..., None], 1 + len(self.excluded), axis=-1)

@@ -1,27 +1,41 @@
-"""The records of a rollout's requests: bounded in memory, kept for good as Parquet, counted into Evidence.
+"""The records of a rollout's requests: gathered until the next look, judged, and kept for good as Parquet.
 
-    rollouts/<name>/<id>/evidence-<number>.parquet    a row per record, with its window (stretch of one weight)
+    rollouts/<name>/<id>/evidence-<number>.parquet    a row per record, with the number and moment of the look that saw it
+    rollouts/<name>/<id>/scores-<number>.parquet      the same for paired scores
 
-Windows, not clocks, separate the steps: a gateway's clock that is off moves no record to another step.
+A record belongs to the stretch of one weight (window) in which it was looked at: no gateway's clock, however far off, moves it to
+another. The look's number stands with each row, so that the same blocks, and with them the same e-values, come back from storage.
 """
 
 from __future__ import annotations
 
+import io
 import threading
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass
 from datetime import datetime
+from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from cluster.storage import Storage
-from services.contract import HARMFUL, RequestRecord, Role
-from services.rollout.policy import Counts, Evidence
+from services.contract import PairedScore, RequestRecord, Role
+from services.rollout.judge import Judge, Look
+from services.rollout.policy import Evidence
 from services.rollout.status import RolloutStatus, folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MAX_RECORDS = 50_000
-"""Kept in memory for each side; the oldest go first. At 300 bytes each that is 15 MB."""
+MAX_KNOWN = 50_000
+"""Records of each side remembered so that one told twice counts once; the oldest are forgotten first."""
+
+
+@dataclass(frozen=True)
+class _Row:
+    look: int
+    window: int
+    looked_at: datetime
+    seen: RequestRecord | PairedScore
 
 
 def _identity(record: RequestRecord) -> tuple[str, datetime]:
@@ -30,104 +44,137 @@ def _identity(record: RequestRecord) -> tuple[str, datetime]:
 
 
 class EvidenceStore:
-    """Evidence of one rollout. Threads may add while another counts."""
+    """Evidence of one rollout. Threads may add while another looks."""
 
     def __init__(self, storage: Storage, status: RolloutStatus) -> None:
+        import pyarrow.parquet  # noqa: F401  (takes a second the first time: not in a rollback's way)
+
         self._storage, self._folder = storage, folder(status.name, status.id)
         self._revisions: dict[Role, str] = {"stable": status.stable, "canary": status.candidate}
-        self._kept: dict[Role, dict[tuple[str, datetime], tuple[int, RequestRecord]]] = {"stable": {}, "canary": {}}
-        self._pending: list[tuple[int, RequestRecord]] = []
+        self._known: dict[Role, dict[tuple[str, datetime], None]] = {"stable": {}, "canary": {}}
+        self._records: list[RequestRecord] = []
+        self._scores: list[PairedScore] = []
+        self._unwritten: list[_Row] = []
         self._lock = threading.Lock()
-        self._num_files = 0
-        for window, record in self._stored():
-            self._keep(window, record)
+        self._num_files = {kind: len(_keys(storage, self._folder, kind)) for kind in ("evidence", "scores")}
+        self._judge = Judge.start(status.config)
+        for look in stored_looks(storage, status):
+            for record in look.records:
+                self._note(record)
+            self._judge = self._judge.see(look)
 
-    def add(self, window: int, records: Iterable[RequestRecord]) -> None:
+    def add(self, records: Iterable[RequestRecord]) -> None:
         """Take in what gateways tell; a record told twice, since its receipt was lost, counts once."""
         with self._lock:
-            self._pending += [(window, record) for record in records if self._keep(window, record)]
+            self._records += [record for record in records if self._note(record)]
 
-    def _keep(self, window: int, record: RequestRecord) -> bool:
-        side = self._kept[record.role]
+    def add_scores(self, scores: Iterable[PairedScore]) -> None:
+        """Take in items that both revisions answered."""
+        with self._lock:
+            self._scores += scores
+
+    def _note(self, record: RequestRecord) -> bool:
+        side = self._known[record.role]
         if record.revision != self._revisions[record.role] or _identity(record) in side:
             return False
-        side[_identity(record)] = (window, record)
-        if len(side) > MAX_RECORDS:
+        side[_identity(record)] = None
+        if len(side) > MAX_KNOWN:
             del side[next(iter(side))]
         return True
 
-    def evidence(self, window: int, stable_window: int | None = None) -> Evidence:
-        """Counts of the records in `window`; stable's since `stable_window` where it gets no requests in this one."""
+    def look(self, status: RolloutStatus, now: datetime) -> Evidence:
+        """The evidence with what came since the last look, in the stretch that `status` is in."""
         with self._lock:
-            stable = [r for w, r in self._kept["stable"].values() if w >= (stable_window or window)]
-            canary = [r for w, r in self._kept["canary"].values() if w >= window]
-        return Evidence(stable=count(stable), canary=count(canary))
+            (records, self._records), (scores, self._scores) = (self._records, []), (self._scores, [])
+        judge = self._judge.enter(status.window)
+        if records or scores:
+            number, alone = judge.look + 1, _alone(status, status.window)
+            look = Look(number, status.window, now, alone, tuple(records), tuple(scores))
+            judge = judge.see(look)
+            seen: list[RequestRecord | PairedScore] = [*records, *scores]
+            self._unwritten += [_Row(number, status.window, now, one) for one in seen]
+        self._judge = judge
+        return judge.evidence
 
     def flush(self) -> None:
-        """Write what came in since the last time. Killed before, a controller loses only that."""
-        with self._lock:
-            pending, self._pending = self._pending, []
-        if not pending:
-            return
-        import io
+        """Write what was looked at since the last time. Killed before, a controller loses only that, and what was decided
+        is decided anew."""
+        rows, self._unwritten = self._unwritten, []
+        self._write("evidence", [row for row in rows if isinstance(row.seen, RequestRecord)])
+        self._write("scores", [row for row in rows if isinstance(row.seen, PairedScore)])
 
+    def _write(self, kind: str, rows: list[_Row]) -> None:
+        if not rows:
+            return
         import pyarrow.parquet as pq
 
         buffer = io.BytesIO()
-        pq.write_table(_table(pending), buffer, compression="zstd")
-        self._num_files += 1
-        self._storage.write(f"{self._folder}/evidence-{self._num_files:06d}.parquet", buffer.getvalue())
-
-    def _stored(self) -> Iterable[tuple[int, RequestRecord]]:
-        keys = [key for key in self._storage.list(self._folder) if key.endswith(".parquet")]
-        self._num_files = len(keys)
-        for key in keys:
-            blob = self._storage.read(key)
-            assert blob is not None, f"{key} was there a moment ago"
-            yield from _rows(blob.content)
+        pq.write_table(_table(rows, _SCHEMAS[kind]()), buffer, compression="zstd")
+        self._num_files[kind] += 1
+        self._storage.write(f"{self._folder}/{kind}-{self._num_files[kind]:06d}.parquet", buffer.getvalue())
 
 
-def count(records: Iterable[RequestRecord]) -> Counts:
-    """What one side's records come to."""
-    answered = harmful = 0
-    waits_s = []
-    for record in records:
-        answered += record.outcome != "cancelled"
-        harmful += record.outcome in HARMFUL
-        if record.ttft_s is not None:
-            waits_s.append(record.ttft_s)
-        elif record.outcome == "cancelled":  # who gave up waited at least so long: a hanging canary must not look fast
-            waits_s.append(record.duration_s)
-    return Counts(num_requests=answered, num_harmful=harmful, waits_s=tuple(waits_s))
+def stored_looks(storage: Storage, status: RolloutStatus) -> Iterator[Look]:
+    """The looks that were written, in order, as they were."""
+    where = folder(status.name, status.id)
+    rows = [*_stored(storage, where, "evidence", RequestRecord), *_stored(storage, where, "scores", PairedScore)]
+    for number, group in groupby(sorted(rows, key=lambda row: row.look), key=lambda row: row.look):
+        seen = list(group)
+        yield Look(
+            number=number,
+            window=seen[0].window,
+            at=seen[0].looked_at,
+            alone=_alone(status, seen[0].window),
+            records=tuple(row.seen for row in seen if isinstance(row.seen, RequestRecord)),
+            scores=tuple(row.seen for row in seen if isinstance(row.seen, PairedScore)),
+        )
 
 
-def _table(rows: list[tuple[int, RequestRecord]]) -> pa.Table:
-    import pyarrow as pa
-
-    schema = pa.schema(
-        [
-            ("window", pa.int32()),
-            ("request_id", pa.string()),
-            ("revision", pa.string()),
-            ("role", pa.string()),
-            ("bucket", pa.float64()),
-            ("outcome", pa.string()),
-            ("status", pa.int32()),
-            ("ttft_s", pa.float64()),
-            ("duration_s", pa.float64()),
-            ("num_output_chunks", pa.int32()),
-            ("at", pa.timestamp("us", tz="UTC")),
-        ]
-    )
-    return pa.Table.from_pylist([{"window": window, **dict(record)} for window, record in rows], schema=schema)
+def _alone(status: RolloutStatus, window: int) -> bool:
+    """Whether nobody was on stable in that stretch."""
+    return status.decisions[window - 1].weight_percent >= 100
 
 
-def _rows(content: bytes) -> Iterable[tuple[int, RequestRecord]]:
-    import io
+def _keys(storage: Storage, where: str, kind: str) -> list[str]:
+    keys = (key for key in storage.list(where) if key.endswith(".parquet"))
+    return sorted(key for key in keys if key.rsplit("/", 1)[1].startswith(f"{kind}-"))
 
+
+def _stored(storage: Storage, where: str, kind: str, model: type[RequestRecord] | type[PairedScore]) -> Iterator[_Row]:
     import pyarrow.parquet as pq
 
-    row: dict[str, Any]
-    for row in pq.read_table(io.BytesIO(content)).to_pylist():
-        window = row.pop("window")
-        yield window, RequestRecord.model_validate(row)
+    for key in _keys(storage, where, kind):
+        blob = storage.read(key)
+        assert blob is not None, f"{key} was there a moment ago"
+        row: dict[str, Any]
+        for row in pq.read_table(io.BytesIO(blob.content)).to_pylist():
+            place = {name: row.pop(name) for name in ("look", "window", "looked_at")}
+            seen: RequestRecord | PairedScore = model(**row)
+            yield _Row(**place, seen=seen)
+
+
+def _table(rows: list[_Row], fields: list[tuple[str, pa.DataType]]) -> pa.Table:
+    import pyarrow as pa
+
+    moment = pa.timestamp("us", tz="UTC")
+    schema = pa.schema([("look", pa.int32()), ("window", pa.int32()), ("looked_at", moment), *fields, ("at", moment)])
+    places = ({"look": row.look, "window": row.window, "looked_at": row.looked_at, **dict(row.seen)} for row in rows)
+    return pa.Table.from_pylist(list(places), schema=schema)
+
+
+def _record_fields() -> list[tuple[str, pa.DataType]]:
+    import pyarrow as pa
+
+    texts = [(name, pa.string()) for name in ("request_id", "revision", "role", "outcome")]
+    numbers = [(name, pa.float64()) for name in ("bucket", "ttft_s", "duration_s", "tpot_s")]
+    counts = ("status", "num_output_chunks", "prompt_tokens", "cached_tokens", "output_tokens")
+    return [*texts, *numbers, *((name, pa.int32()) for name in counts)]
+
+
+def _score_fields() -> list[tuple[str, pa.DataType]]:
+    import pyarrow as pa
+
+    return [("item", pa.string()), ("stable", pa.float64()), ("canary", pa.float64())]
+
+
+_SCHEMAS: dict[str, Callable[[], list[tuple[str, Any]]]] = {"evidence": _record_fields, "scores": _score_fields}

@@ -120,8 +120,9 @@ class LatencyTest:
         renewed = np.maximum(tails.limits_s(), self.floor_s / self.margin)
         limits_s[cells] = renewed
         stable, harmful, good, slack = self._aims(tails, renewed)
-        fresh = Alternatives(*(part.copy() for part in (given.stable, given.harmful, given.good)), 0.0,
-                             np.array(given.pass_margin))  # fmt: skip
+        fresh = Alternatives(
+            given.stable.copy(), given.harmful.copy(), given.good.copy(), 0.0, given.pass_margin.copy()
+        )
         fresh.stable[cells], fresh.harmful[cells], fresh.good[cells] = stable, harmful, good
         fresh.pass_margin[cells] = slack[..., None]
         return replace(self, limits_s=limits_s, alternatives=fresh)
@@ -162,16 +163,16 @@ class LatencyTest:
         flat = flags.reshape(len(cell), -1)
         num_cells = len(self.histogram)
         sums = [np.bincount(cell, weights=column, minlength=num_cells) for column in flat.T]
-        return np.stack(sums, axis=-1).reshape(num_cells, *flags.shape[1:])
+        return np.stack(sums, axis=-1).reshape(num_cells, *flags.shape[1:]).astype(float)
 
     def _remember(self, waits: Waits) -> Array:
         stable = ~waits.canary
         cell, place = waits.cell[stable], _bin(waits.seconds[stable])
         size = self.histogram.size
         added = np.bincount(cell * NUM_BINS + place, minlength=size).reshape(self.histogram.shape)
-        total = self.histogram + added
+        total: Array = self.histogram + added
         full = total.sum(axis=1) > MEMORY_WAITS
-        return np.where(full[:, None], total / 2, total)
+        return total / np.where(full, 2.0, 1.0)[:, None]
 
     # --- what the evidence says, for each rollout -----------------------------------------------------------------------
 

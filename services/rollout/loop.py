@@ -38,7 +38,6 @@ class Loop:
         self._storage, self._name, self._applications, self._clock = storage, name, applications, clock
         self._gateways = Gateways(clock())
         self._evidence: tuple[str, EvidenceStore] | None = None
-        self._window = 0
         self._looked_at = self._flushed_at = datetime.min.replace(tzinfo=clock().tzinfo)
         self._turns = threading.Lock()
         if (found := read_status(storage, name)) and not found[0].ended:
@@ -51,13 +50,12 @@ class Loop:
         self._gateways.tell(gateway_id, traffic_version, self._clock())
         following = self._evidence
         if following is not None and records:
-            following[1].add(self._window, [RequestRecord.model_validate(record) for record in records])
+            following[1].add([RequestRecord.model_validate(record) for record in records])
 
     def _follow(self, status: RolloutStatus) -> EvidenceStore:
         """The evidence of that rollout, read from storage when this process has not seen it yet."""
         if self._evidence is None or self._evidence[0] != status.id:
             self._evidence = (status.id, EvidenceStore(self._storage, status))
-        self._window = status.window
         return self._evidence[1]
 
     # --- the turn -----------------------------------------------------------------------------------------------------
@@ -80,6 +78,8 @@ class Loop:
     def _flush(self, evidence: EvidenceStore, window: int) -> None:
         now = self._clock()
         found = read_status(self._storage, self._name)
+        if found is not None and found[0].ended:
+            evidence.look(found[0], now)  # nothing is decided any more: what came last is kept for the record
         turned = found is not None and (found[0].window != window or found[0].ended)
         if turned or now - self._flushed_at >= timedelta(seconds=FLUSH_S):
             evidence.flush()
@@ -115,24 +115,24 @@ class Loop:
             self._looked_at, due_s = now, status.config.interval_s
             decision = self._decide(status, evidence, now)
             if decision.action != "hold":
+                evidence.flush()  # first: whoever reads the decision finds what it rested on, also after a crash
                 status = status.decide(decision)
                 version = write_status(self._storage, status, expect=version)
-                return self._advance(status, version, evidence)  # at once: users wait for the new weight, files do not
+                return self._advance(status, version, evidence)
             write_status(self._storage, status.replace(last_look=decision), expect=version)
         return due_s if status.weight_applied_at else min(due_s, SOON_S)
 
     def _decide(self, status: RolloutStatus, evidence: EvidenceStore, now: datetime) -> Decision:
-        everything_canary = status.weight_percent >= 100  # stable is then judged by what it did before
-        seen = evidence.evidence(status.window, stable_window=1 if everything_canary else None)
+        seen = evidence.look(status, now)
         traffic, _ = acts.deployed_traffic(self._storage, self._name)
         if traffic.stable != status.stable:
             message = f"{traffic.stable} became stable meanwhile: what was compared is no longer what is served"
-            action = Rollback("inconclusive", "stable_changed", message, measure(status.config, seen))
-            return as_decision(action, status, now)
+            action = Rollback("inconclusive", "stable_changed", message, measure(seen))
+            return as_decision(action, status, now, seen.look)
         action_or_hold = decide(status.config, status, seen, now)
         if isinstance(action_or_hold, Hold) and traffic.version != status.traffic_version:
             self._reassert(status)
-        return as_decision(action_or_hold, status, now)
+        return as_decision(action_or_hold, status, now, seen.look)
 
     def _reassert(self, status: RolloutStatus) -> None:
         """Someone else wrote the traffic: make it what the status says, if it differs."""

@@ -1,11 +1,13 @@
 """What to do about a rollout, as a pure function of (configuration, status, evidence, now).
 
-Thin: each test holds its level at one look only, so the chance of a false rollback grows with looks.
+Each metric has two e-values (see `sequential`): against "no worse than the margin allows", over the whole rollout, and against
+"worse by the effect", since the step began. The first at 1/alpha rolls back, at any moment; the second at 1/beta proves the step.
 """
 
 from __future__ import annotations
 
 import math
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import ClassVar, Final, Literal
@@ -13,29 +15,75 @@ from typing import ClassVar, Final, Literal
 from pydantic import Field
 
 from cluster.config import StrictModel
-from services.config import RolloutConfig, StepConfig
-from services.rollout import exact
+from services.config import METRICS, Metric, RolloutConfig, StepConfig
+from services.contract import HARMFUL, RequestRecord, Role
+from services.rollout.rates import BOUND_SHARE
 from services.rollout.status import Decision, RolloutStatus, Verdict
 
 MIN_CANARY_REQUESTS: Final = 3
 """Fewer never fail a canary, whatever the test says: one user's retries are no evidence."""
+REASONS: Final[dict[Metric, str]] = {"errors": "error_rate", "ttft": "latency", "tpot": "tpot", "quality": "quality"}
+LARGEST_LOG: Final = 700.0
+"""e to this is still a number; larger e-values are shown as it."""
 
 
 class Counts(StrictModel):
-    """What one side answered."""
+    """What one side answered since the step began."""
 
     num_requests: int = Field(default=0, ge=0)
     """Answered or failed; what the client gave up is left out."""
     num_harmful: int = Field(default=0, ge=0)
-    waits_s: tuple[float, ...] = Field(default=())
-    """Time to first token; of a request that its client gave up before the first, the time until then."""
+
+    def plus(self, role: Role, records: Iterable[RequestRecord]) -> Counts:
+        """These and that side's `records`."""
+        outcomes = [record.outcome for record in records if record.role == role and record.outcome != "cancelled"]
+        harmful = sum(outcome in HARMFUL for outcome in outcomes)
+        return Counts(num_requests=self.num_requests + len(outcomes), num_harmful=self.num_harmful + harmful)
+
+
+class Finding(StrictModel):
+    """What is known of one metric. Logarithms are natural."""
+
+    metric: Metric
+    num_stable: int = Field(default=0, ge=0)
+    num_canary: int = Field(default=0, ge=0)
+    """Counted in the whole rollout; for quality, items."""
+    log_harm: float = 0.0
+    """Of the e-value against "no worse than the margin allows"."""
+    effects: tuple[float, ...] = ()
+    log_pass: tuple[float, ...] = ()
+    """Of the e-values against "worse by the effect", for each of `effects`."""
+    growth: tuple[float, ...] = ()
+    """What a request (for quality: an item) of a canary as good as stable adds to those."""
+    stable: float = 0.0
+    canary: float = 0.0
+    """Harmful share; share beyond the limit of the highest quantile; for quality the mean difference is the canary's."""
 
 
 class Evidence(StrictModel):
-    """Both sides, since the step began."""
+    """Everything a decision rests on, in numbers."""
 
+    look: int = Field(default=0, ge=0)
+    """Number of the last look that saw records."""
     stable: Counts = Counts()
     canary: Counts = Counts()
+    findings: tuple[Finding, ...] = ()
+
+
+class Outcome(StrictModel):
+    """The verdict on one metric at one step."""
+
+    metric: Metric
+    verdict: Verdict
+    needed: int | None = None
+    """Canary requests (or items) until it should pass, if the canary is as good as stable; None where that is not known."""
+    wait_s: float | None = None
+    """How long these should take, at the step's rate so far."""
+
+
+def harm_level(config: RolloutConfig) -> float:
+    """Each metric's share of alpha: they share it equally, so that all together keep it (Bonferroni)."""
+    return config.alpha / len(METRICS)
 
 
 @dataclass(frozen=True)
@@ -80,103 +128,154 @@ Action = Hold | SetWeight | Promote | Rollback
 
 
 def decide(config: RolloutConfig, status: RolloutStatus, evidence: Evidence, now: datetime) -> Action:
-    """The next act. Failure may be found at any time; a pass needs the step's floor of requests and time."""
+    """The next act. Failure may be found at any time; a pass needs the step's floors and its proofs."""
     assert status.phase == "progressing", f"nothing is to be decided about a rollout that is {status.phase}"
-    numbers = measure(config, evidence)
+    numbers = measure(evidence)
     if failure := _failure(config, evidence, numbers):
         return failure
     if status.held:
         return Hold("inconclusive", "held", f"held at {status.weight_percent:g} % by a person", numbers)
     step = config.steps[status.step]
     elapsed_s = (now - status.step_started_at).total_seconds()
-    if missing := _missing(step, evidence, elapsed_s):
+    if missing := _missing(config, step, evidence, elapsed_s):
         if elapsed_s >= config.step_timeout_s:
             message = f"not enough evidence within {config.step_timeout_s:g} s: {missing}"
             return Rollback("inconclusive", "inconclusive", message, numbers)
         return Hold("inconclusive", "not_enough_evidence", f"waiting for {missing}", numbers)
-    return _next(config, status.step, numbers)
+    return _next(config, status.step, evidence, numbers)
 
 
-def measure(config: RolloutConfig, evidence: Evidence) -> dict[str, float]:
-    """The numbers that decisions rest on: counts, shares in percent, latencies in seconds, p-values."""
-    stable, canary = evidence.stable, evidence.canary
+def measure(evidence: Evidence) -> dict[str, float]:
+    """The numbers that decisions rest on: counts, shares and e-values."""
     numbers = {
-        "stable_requests": float(stable.num_requests),
-        "stable_harmful": float(stable.num_harmful),
-        "canary_requests": float(canary.num_requests),
-        "canary_harmful": float(canary.num_harmful),
+        "stable_requests": float(evidence.stable.num_requests),
+        "stable_harmful": float(evidence.stable.num_harmful),
+        "canary_requests": float(evidence.canary.num_requests),
+        "canary_harmful": float(evidence.canary.num_harmful),
     }
-    if canary.num_requests and stable.num_requests:
-        margin = config.max_error_increase_percent / 100
-        sides = ((canary.num_harmful, canary.num_requests), (stable.num_harmful, stable.num_requests))
-        numbers["error_p_value"] = exact.rate_increase_p_value(*sides, margin, config.alpha)
-    if canary.waits_s and stable.waits_s:
-        numbers |= _measure_latency(config, stable.waits_s, canary.waits_s)
+    for finding in evidence.findings:
+        if not finding.num_canary:
+            continue
+        name = finding.metric
+        numbers[f"{name}_canary_counted"] = float(finding.num_canary)
+        numbers[f"{name}_harm_e_value"] = _plain(finding.log_harm)
+        for effect, value in zip(finding.effects, finding.log_pass, strict=True):
+            numbers[f"{name}_pass_e_value_{effect:g}"] = _plain(value)
     return numbers
 
 
-def _measure_latency(
-    config: RolloutConfig, stable_s: tuple[float, ...], canary_s: tuple[float, ...]
-) -> dict[str, float]:
-    stable_quantile_s, rank = exact.quantile(stable_s, config.latency_quantile)
-    threshold_s = max(config.latency_floor_s, config.max_latency_ratio * stable_quantile_s)
-    slow = sum(wait_s > threshold_s for wait_s in canary_s)
-    return {
-        "stable_ttft_s": stable_quantile_s,
-        "canary_ttft_s": exact.quantile(canary_s, config.latency_quantile)[0],
-        "ttft_threshold_s": threshold_s,
-        "canary_waits": float(len(canary_s)),
-        "canary_slow": float(slow),
-        "latency_p_value": exact.exceedance_p_value(slow, len(canary_s), len(stable_s), rank),
-    }
+def _plain(logarithm: float) -> float:
+    return math.exp(min(logarithm, LARGEST_LOG))
+
+
+def outcomes(config: RolloutConfig, step: StepConfig, evidence: Evidence, elapsed_s: float) -> tuple[Outcome, ...]:
+    """The verdict on each metric: failed, passed (the step's effect is excluded), or inconclusive."""
+    rate = evidence.canary.num_requests / elapsed_s if elapsed_s > 0 else 0.0
+    return tuple(_outcome(config, step, finding, rate) for finding in evidence.findings)
+
+
+def _outcome(config: RolloutConfig, step: StepConfig, finding: Finding, rate: float) -> Outcome:
+    if _fails(config, finding):
+        return Outcome(metric=finding.metric, verdict="failed")
+    place = finding.effects.index(config.effect(finding.metric, step))
+    lacking = math.log(1 / config.beta) - finding.log_pass[place]
+    if lacking <= 0:
+        return Outcome(metric=finding.metric, verdict="passed")
+    growth = finding.growth[place]
+    if growth <= 0:
+        return Outcome(metric=finding.metric, verdict="inconclusive")
+    needed = math.ceil(lacking / growth)
+    known = rate > 0 and finding.metric != "quality"  # when items come is the probes' schedule
+    return Outcome(
+        metric=finding.metric, verdict="inconclusive", needed=needed, wait_s=needed / rate if known else None
+    )
+
+
+def _fails(config: RolloutConfig, finding: Finding) -> bool:
+    enough = finding.num_canary >= MIN_CANARY_REQUESTS
+    # A twentieth of the level pays for what `rates` must assume of stable when nobody is on it any more.
+    return enough and finding.log_harm >= -math.log(harm_level(config) * (1 - BOUND_SHARE))
 
 
 def _failure(config: RolloutConfig, evidence: Evidence, numbers: dict[str, float]) -> Rollback | None:
-    stable, canary = evidence.stable, evidence.canary
-    if canary.num_requests >= MIN_CANARY_REQUESTS and numbers.get("error_p_value", 1.0) < config.alpha:
-        message = (
-            f"{canary.num_harmful} of {canary.num_requests} canary answers harmful, stable {stable.num_harmful} of "
-            f"{stable.num_requests}; {config.max_error_increase_percent:g} points more are allowed "
-            f"(p = {numbers['error_p_value']:.2g})"
-        )
-        return Rollback("failed", "error_rate", message, numbers)
-    if len(canary.waits_s) >= MIN_CANARY_REQUESTS and numbers.get("latency_p_value", 1.0) < config.alpha:
-        message = (
-            f"{numbers['canary_slow']:.0f} of {len(canary.waits_s)} canary answers began later than "
-            f"{numbers['ttft_threshold_s']:.3g} s, {1 - config.latency_quantile:.0%} are allowed "
-            f"(p = {numbers['latency_p_value']:.2g})"
-        )
-        return Rollback("failed", "latency", message, numbers)
+    for finding in evidence.findings:
+        if _fails(config, finding):
+            message = f"{_found(finding)}; {_allowed(config, finding.metric)} (e = {_plain(finding.log_harm):.3g})"
+            return Rollback("failed", REASONS[finding.metric], message, numbers)
     return None
 
 
-def _missing(step: StepConfig, evidence: Evidence, elapsed_s: float) -> str:
+def _found(finding: Finding) -> str:
+    match finding.metric:
+        case "errors":
+            return (
+                f"{finding.canary:.2%} of {finding.num_canary} canary answers harmful, "
+                f"stable {finding.stable:.2%} of {finding.num_stable}"
+            )
+        case "quality":
+            return f"canary scores {finding.canary * 100:+.1f} points on {finding.num_canary} items"
+        case _:
+            late = f"{finding.canary:.1%} of {finding.num_canary} canary answers late"
+            return f"{finding.metric}: {late}, stable {finding.stable:.1%}"
+
+
+def _allowed(config: RolloutConfig, metric: Metric) -> str:
+    match metric:
+        case "errors":
+            return f"{config.max_error_increase_percent:g} points more are allowed"
+        case "quality":
+            return f"{config.max_quality_drop_percent:g} points less are allowed"
+        case _:
+            return f"{config.max_latency_ratio:g} times stable's waits are allowed"
+
+
+def _missing(config: RolloutConfig, step: StepConfig, evidence: Evidence, elapsed_s: float) -> str:
     """What the step still lacks to pass, for people; empty when nothing."""
     lacks = []
     if (requests := step.min_requests - evidence.canary.num_requests) > 0:
         lacks.append(f"{requests} more canary requests")
-    if evidence.stable.num_requests == 0:
+    if evidence.stable.num_requests == 0 and step.weight_percent < 100:
         lacks.append("requests to stable to compare with")
     if elapsed_s < step.min_duration_s:
         lacks.append(f"{math.ceil(step.min_duration_s - elapsed_s)} s more at this step")
+    told = {finding.metric for finding in evidence.findings if finding.num_stable}
+    for outcome in outcomes(config, step, evidence, elapsed_s):
+        # Models that tell no waits at all cannot be asked to prove them; items are asked for until they come.
+        asked = outcome.metric in step.prove and (outcome.metric in told or outcome.metric in {"errors", "quality"})
+        if asked and outcome.verdict != "passed":
+            lacks.append(_proof(config, step, outcome))
     return ", ".join(lacks)
 
 
-def _next(config: RolloutConfig, step: int, numbers: dict[str, float]) -> Promote | SetWeight:
+def _proof(config: RolloutConfig, step: StepConfig, outcome: Outcome) -> str:
+    effect = config.effect(outcome.metric, step)
+    match outcome.metric:
+        case "errors":
+            what = f"proof that errors are not up by {effect * 100:g} points"
+        case "quality":
+            what = f"proof that scores are not down by {effect * 100:g} points"
+        case _:
+            what = f"proof that {outcome.metric} is not {effect:g} times stable's"
+    unit = "items" if outcome.metric == "quality" else "canary requests"
+    about = f"about {outcome.needed} more {unit}" if outcome.needed else f"more {unit}"
+    return f"{what} ({about}" + (f", {outcome.wait_s:.0f} s)" if outcome.wait_s else ")")
+
+
+def _next(config: RolloutConfig, step: int, evidence: Evidence, numbers: dict[str, float]) -> Promote | SetWeight:
     found = (
-        f"{numbers['canary_harmful']:.0f} of {numbers['canary_requests']:.0f} canary answers harmful, stable "
-        f"{numbers['stable_harmful']:.0f} of {numbers['stable_requests']:.0f}"
+        f"{evidence.canary.num_harmful} of {evidence.canary.num_requests} canary answers harmful, stable "
+        f"{evidence.stable.num_harmful} of {evidence.stable.num_requests}"
     )
-    if "latency_p_value" in numbers:
-        found += f"; ttft {numbers['canary_ttft_s']:.3g} s, stable {numbers['stable_ttft_s']:.3g} s"
+    proven = ", ".join(o.metric for o in outcomes(config, config.steps[step], evidence, 0.0) if o.verdict == "passed")
+    found += f"; proven: {proven or 'nothing'}"
     if step + 1 == len(config.steps):
         return Promote("passed", "all_steps_passed", f"last step passed ({found}): promote", numbers)
     weight = config.steps[step + 1].weight_percent
     return SetWeight("passed", "step_passed", f"go to {weight:g} % ({found})", numbers, step + 1, weight)
 
 
-def as_decision(action: Action, status: RolloutStatus, now: datetime) -> Decision:
-    """The record of `action`, decided by the analysis."""
+def as_decision(action: Action, status: RolloutStatus, now: datetime, look: int = 0) -> Decision:
+    """The record of `action`, decided by the analysis after that look."""
     match action:
         case SetWeight():
             step, weight = action.step, action.weight_percent
@@ -194,5 +293,6 @@ def as_decision(action: Action, status: RolloutStatus, now: datetime) -> Decisio
         step=step,
         weight_percent=weight,
         numbers=action.numbers,
+        look=look,
         at=now,
     )

@@ -54,7 +54,8 @@ def log_e_rates(
     )
     a = np.clip(alternative[0], TINY, 1 - TINY)
     b = np.clip(alternative[1], TINY, 1 - TINY)
-    x, rest = _project(num_stable, num_canary, a, b, np.asarray(margin, float))
+    margin = np.asarray(margin, float)
+    x, rest = _project(num_stable, num_canary, a, b, margin)
     y = x + margin
     value = (
         hits_stable * np.log(a / x)
@@ -79,16 +80,16 @@ def _project(num_stable: Array, num_canary: Array, a: Array, b: Array, margin: A
     s, c = num_stable / total, num_canary / total
     x = s * ends[0] + c * ends[1]  # exact without a margin
     for _ in range(NUM_NEWTON_STEPS):
-        slope, curvature = _slope(x, s, c, a, b, margin)
+        slope, curvature = _slope(x, x + margin, (s, a), (c, b))
         low, high = np.where(slope < 0, x, low), np.where(slope < 0, high, x)
         step = x - slope / curvature
         x = np.where((step >= low) & (step <= high), step, (low + high) / 2)
-    return x, -total * _slope(x, s, c, a, b, margin)[0]
+    return x, -total * _slope(x, x + margin, (s, a), (c, b))[0]
 
 
-def _slope(x: Array, s: Array, c: Array, a: Array, b: Array, margin: Array) -> tuple[Array, Array]:
-    """First and second derivative of s KL(a|x) + c KL(b|x + margin) by x."""
-    y = x + margin
+def _slope(x: Array, y: Array, stable: tuple[Array, Array], canary: tuple[Array, Array]) -> tuple[Array, Array]:
+    """First and second derivative of s KL(a|x) + c KL(b|y) by x, where y = x + margin."""
+    (s, a), (c, b) = stable, canary
     x_spread, y_spread = x * (1 - x), y * (1 - y)
     first = s * (x - a) / x_spread + c * (y - b) / y_spread
     second = s * ((a - x) ** 2 + a * (1 - a)) / x_spread**2 + c * ((b - y) ** 2 + b * (1 - b)) / y_spread**2

@@ -33,7 +33,7 @@ class Decision(StrictModel):
     action: Literal["hold", "set_weight", "promote", "rollback"]
     verdict: Verdict
     reason: str
-    """For machines: error_rate, latency, enough_evidence, step_timeout, manual, ..."""
+    """For machines: error_rate, latency, tpot, quality, step_passed, inconclusive, manual, ..."""
     message: str
     """For people."""
     who: str = ANALYSIS
@@ -42,6 +42,8 @@ class Decision(StrictModel):
     weight_percent: float = 0.0
     """Share of users on the candidate from this decision on."""
     numbers: dict[str, float] = Field(default={})
+    look: int = 0
+    """Number of the last look at evidence it rested on."""
     at: datetime
     """When it was decided."""
     weight_applied_at: datetime | None = None

@@ -21,8 +21,8 @@ from services.rollout.status import RolloutStatus
 
 CONFIG = RolloutConfig(
     steps=(
-        StepConfig(weight_percent=20, min_requests=10, min_duration_s=0.5),
-        StepConfig(weight_percent=50, min_requests=10, min_duration_s=0.5),
+        StepConfig(weight_percent=20, min_requests=10, min_duration_s=0.5, prove="none"),
+        StepConfig(weight_percent=50, min_requests=10, min_duration_s=0.5, prove="errors", error_effect_percent=20),
     ),
     interval_s=0.2,
     drain_s=0.5,
@@ -91,7 +91,7 @@ class Gateway(threading.Thread):
             request_id=str(self._num_requests),
             revision=str(traffic.canary) if on_canary else traffic.stable,
             role="canary" if on_canary else "stable",
-            bucket=place / 20,
+            bucket=(place + self._num_requests * 0.618 % 1) / 20,  # each request another user's
             outcome="stream_error" if failed else "ok",
             status=200,
             ttft_s=0.05,

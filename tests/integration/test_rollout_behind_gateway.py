@@ -28,8 +28,8 @@ NAME = "canary"
 STABLE, GOOD, BROKEN = (f"{NAME}-{number:08x}" for number in (1, 2, 3))
 CONFIG = RolloutConfig(
     steps=(
-        StepConfig(weight_percent=10, min_requests=5, min_duration_s=1),
-        StepConfig(weight_percent=50, min_requests=10, min_duration_s=1),
+        StepConfig(weight_percent=10, min_requests=5, min_duration_s=1, prove="none"),
+        StepConfig(weight_percent=50, min_requests=10, min_duration_s=1, prove="errors", error_effect_percent=30),
     ),
     interval_s=0.5,
     latency_floor_s=10,  # the machine that runs the tests may be busy: here errors alone decide

@@ -8,12 +8,12 @@ import pytest
 
 from cluster.storage import LocalStorage
 from services.config import RolloutConfig
-from services.contract import Outcome, RequestRecord, Role
+from services.contract import Outcome, PairedScore, RequestRecord, Role
 from services.rollout import evidence as module
-from services.rollout.evidence import EvidenceStore, count
+from services.rollout.evidence import EvidenceStore, stored_looks
 from services.rollout.gateways import LIVE_S, SETTLE_S, Gateways
-from services.rollout.policy import Counts
-from services.rollout.status import RolloutStatus
+from services.rollout.policy import Evidence
+from services.rollout.status import Decision, RolloutStatus
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 STATUS = RolloutStatus(
@@ -45,60 +45,72 @@ def record(
     )
 
 
-@pytest.mark.parametrize(
-    ("outcome", "ttft_s", "counted"),
-    [
-        ("ok", 0.1, Counts(num_requests=1, waits_s=(0.1,))),
-        ("ok", None, Counts(num_requests=1)),
-        ("http_error", None, Counts(num_requests=1, num_harmful=1)),
-        ("stream_error", 0.1, Counts(num_requests=1, num_harmful=1, waits_s=(0.1,))),
-        ("empty", None, Counts(num_requests=1, num_harmful=1)),
-        ("cancelled", 0.1, Counts(waits_s=(0.1,))),
-        ("cancelled", None, Counts(waits_s=(7.0,))),
-    ],
-)
-def test_what_a_record_counts_as(outcome: Outcome, ttft_s: float | None, counted: Counts) -> None:
-    assert count([record(1, outcome=outcome, ttft_s=ttft_s)]) == counted
+FIRST = Decision(action="set_weight", verdict="inconclusive", reason="started", message="", weight_percent=1, at=NOW)
+STATUS = STATUS.replace(decisions=(FIRST,))
+SECOND = STATUS.replace(decisions=(FIRST, FIRST))
+
+
+def counts(evidence: Evidence) -> tuple[int, int, int, int]:
+    stable, canary = evidence.stable, evidence.canary
+    return stable.num_requests, stable.num_harmful, canary.num_requests, canary.num_harmful
 
 
 def test_a_record_told_twice_counts_once_and_other_revisions_do_not_count(storage: LocalStorage) -> None:
     store = EvidenceStore(storage, STATUS)
-    store.add(1, [record(1), record(1, "stable"), record(2, revision="m-0")])
-    store.add(1, [record(1)])
-    seen = store.evidence(1)
-    assert (seen.canary.num_requests, seen.stable.num_requests) == (1, 1)
+    store.add([record(1), record(1, "stable"), record(2, revision="m-0")])
+    store.add([record(1)])
+    assert counts(store.look(STATUS, NOW)) == (1, 0, 1, 0)
 
 
-def test_each_window_begins_anew_but_stable_may_be_looked_back_at(storage: LocalStorage) -> None:
+def test_each_stretch_begins_anew_and_a_look_without_records_is_none(storage: LocalStorage) -> None:
     store = EvidenceStore(storage, STATUS)
-    store.add(1, [record(1), record(2, "stable")])
-    store.add(2, [record(3)])
-    assert store.evidence(2) == module.Evidence(canary=count([record(3)]))
-    assert store.evidence(2, stable_window=1).stable.num_requests == 1
+    store.add([record(1, outcome="empty"), record(2, "stable")])
+    assert counts(store.look(STATUS, NOW)) == (1, 0, 1, 1)
+    again = store.look(STATUS, NOW)
+    assert (again.look, counts(again)) == (1, (1, 0, 1, 1))
+    assert counts(store.look(SECOND, NOW)) == (0, 0, 0, 0)
+    store.add([record(3)])
+    seen = store.look(SECOND, NOW)
+    assert (seen.look, counts(seen)) == (2, (0, 0, 1, 0))
 
 
-def test_memory_is_bounded_and_the_oldest_go_first(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_RECORDS", 10)
+def test_identities_are_remembered_within_bounds(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_KNOWN", 10)
     store = EvidenceStore(storage, STATUS)
-    store.add(1, [record(number, outcome="empty" if number < 90 else "ok") for number in range(100)])
-    assert store.evidence(1).canary.num_requests == 10
-    assert store.evidence(1).canary.num_harmful == 0
+    store.add([record(number) for number in range(100)])
+    store.add([record(99), record(0)])  # the newest is known, the oldest forgotten
+    assert store.look(STATUS, NOW).canary.num_requests == 101
 
 
-def test_what_was_flushed_is_there_after_a_crash(storage: LocalStorage) -> None:
+def test_a_killed_controller_comes_back_to_the_same_evidence(storage: LocalStorage) -> None:
     before = EvidenceStore(storage, STATUS)
-    before.add(1, [record(1, outcome="empty", ttft_s=None)])
-    before.flush()
-    before.add(2, [record(2), record(3, "stable")])
+    fields = {"prompt_tokens": 900, "cached_tokens": 100, "output_tokens": 12, "tpot_s": 0.03}
+    for number in range(30):
+        status = STATUS if number < 15 else SECOND
+        side: Role = "canary" if number % 3 == 0 else "stable"
+        records = [
+            record(100 * number + k, side, "empty" if k == 7 else "ok", ttft_s=0.3 + k / 100).replace(
+                bucket=(number + k / 50) / 30, **fields
+            )
+            for k in range(50)
+        ]
+        before.add(records)
+        before.add_scores([PairedScore(item=f"i{number}", stable=0.9, canary=0.4, at=NOW)])
+        seen = before.look(status, at(number))
     before.flush()
     before.flush()  # nothing new: no file
-    after = EvidenceStore(storage, STATUS)
-    assert [after.evidence(window) for window in (1, 2)] == [before.evidence(window) for window in (1, 2)]
-    after.add(2, [record(2), record(4)])
+    after = EvidenceStore(storage, SECOND)
+    assert after.look(SECOND, at(99)) == seen
+    assert seen.findings[0].log_harm != 0
+    assert all(finding.num_canary for finding in seen.findings)
+    after.add([record(2900 + 3, "stable").replace(bucket=0.1), record(9999)])
+    assert after.look(SECOND, at(100)).look == 31
     after.flush()
-    names = [key.rsplit("/", 1)[1] for key in storage.list("rollouts/m/r")]
-    assert names == [f"evidence-{number:06d}.parquet" for number in (1, 2, 3)]
-    assert EvidenceStore(storage, STATUS).evidence(2).canary.num_requests == 2
+    names = sorted(key.rsplit("/", 1)[1] for key in storage.list("rollouts/m/r"))
+    assert names == ["evidence-000001.parquet", "evidence-000002.parquet", "scores-000001.parquet"]
+    looks = list(stored_looks(storage, SECOND))
+    assert [look.number for look in looks] == list(range(1, 32))
+    assert looks[3].records[0].replace(**fields) == looks[3].records[0]
 
 
 def at(seconds: float) -> datetime:

@@ -20,8 +20,8 @@ from services.rollout.status import RolloutStatus, read_status
 STABLE, CANDIDATE = "m-00000001", "m-00000002"
 CONFIG = RolloutConfig(
     steps=(
-        StepConfig(weight_percent=10, min_requests=10, min_duration_s=4),
-        StepConfig(weight_percent=50, min_requests=10, min_duration_s=4),
+        StepConfig(weight_percent=10, min_requests=10, min_duration_s=4, prove="none"),
+        StepConfig(weight_percent=50, min_requests=10, min_duration_s=4, error_effect_percent=20),
     ),
     interval_s=1,
     drain_s=3,
@@ -126,7 +126,7 @@ class World:
                 request_id=str(self.num_requests),
                 revision=str(traffic.canary) if on_canary else traffic.stable,
                 role="canary" if on_canary else "stable",
-                bucket=place / 10,
+                bucket=(place + self.num_requests * 0.618 % 1) / 10,  # each request another user's
                 outcome="http_error" if on_canary and self.canary_harmful else "ok",
                 status=500 if on_canary and self.canary_harmful else 200,
                 ttft_s=3.0 if on_canary and self.canary_slow else 0.1,
@@ -238,14 +238,14 @@ def test_a_weight_set_by_hand_holds_and_harm_still_rolls_back(world: World) -> N
 
 def test_everybody_on_the_canary_is_judged_by_what_stable_did_before(world: World) -> None:
     steps = (
-        StepConfig(weight_percent=50, min_requests=5, min_duration_s=1),
+        StepConfig(weight_percent=50, min_requests=5, min_duration_s=1, prove="none"),
         StepConfig(weight_percent=100, min_requests=5),
     )
     world.start(CONFIG.replace(steps=steps))
     world.run(10)
     assert world.traffic.weight_percent == 100
     world.canary_harmful = True
-    world.run(10)
+    world.run(15)
     assert world.status.phase == "rolled_back"
 
 

@@ -2,20 +2,33 @@
 
 from __future__ import annotations
 
+import math
 from datetime import UTC, datetime, timedelta
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from services.config import RolloutConfig, StepConfig
-from services.rollout.policy import Action, Counts, Evidence, Hold, Promote, Rollback, SetWeight, as_decision, decide
+from services.config import METRICS, Metric, RolloutConfig, StepConfig
+from services.rollout.policy import (
+    Action,
+    Counts,
+    Evidence,
+    Finding,
+    Hold,
+    Promote,
+    Rollback,
+    SetWeight,
+    as_decision,
+    decide,
+    outcomes,
+)
 from services.rollout.status import Decision, RolloutStatus
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 CONFIG = RolloutConfig(
     steps=(
-        StepConfig(weight_percent=1, min_requests=20, min_duration_s=30),
+        StepConfig(weight_percent=1, min_requests=20, min_duration_s=30, error_effect_percent=5),
         StepConfig(weight_percent=10, min_requests=40, min_duration_s=30),
     ),
     step_timeout_s=600,
@@ -39,43 +52,66 @@ def status(step: int = 0, held: bool = False) -> RolloutStatus:
     )
 
 
-def side(requests: int, harmful: int = 0, wait_s: float | None = 0.1) -> Counts:
-    waits_s = () if wait_s is None else (wait_s,) * (requests - harmful)
-    return Counts(num_requests=requests, num_harmful=harmful, waits_s=waits_s)
-
-
-def judge(canary: Counts, stable: Counts, after_s: float = 60, step: int = 0, held: bool = False) -> Action:
-    return decide(
-        CONFIG, status(step, held), Evidence(stable=stable, canary=canary), START + timedelta(seconds=after_s)
+def finding(metric: Metric, harm: float = 0.0, passed: float = 0.0, num: int = 100) -> Finding:
+    """`harm` and `passed` are e-values, of all effects alike."""
+    known = CONFIG.effects(metric)
+    return Finding(
+        metric=metric,
+        num_stable=num,
+        num_canary=num,
+        log_harm=math.log(harm) if harm else -50.0,
+        effects=known,
+        log_pass=(math.log(passed) if passed else -50.0,) * len(known),
+        growth=(0.01,) * len(known),
     )
+
+
+def seen(canary: int, stable: int, *findings: Finding, passed: float = 20.1, harmful: int = 0) -> Evidence:
+    named = {given.metric: given for given in findings}
+    return Evidence(
+        look=7,
+        stable=Counts(num_requests=stable),
+        canary=Counts(num_requests=canary, num_harmful=harmful),
+        findings=tuple(named.get(metric, finding(metric, passed=passed)) for metric in METRICS),
+    )
+
+
+def judge(evidence: Evidence, after_s: float = 60, step: int = 0, held: bool = False) -> Action:
+    return decide(CONFIG, status(step, held), evidence, START + timedelta(seconds=after_s))
+
+
+FAILS = 4 / 0.01 / 0.95 + 1
+"""An e-value above every metric's share of the level."""
 
 
 @pytest.mark.parametrize(
     ("situation", "action", "reason"),
     [
-        (judge(side(20), side(200)), SetWeight, "step_passed"),
-        (judge(side(40), side(200), step=1), Promote, "all_steps_passed"),
-        (judge(side(19), side(200)), Hold, "not_enough_evidence"),
-        (judge(side(20), side(200), after_s=29), Hold, "not_enough_evidence"),
-        (judge(side(20), side(0)), Hold, "not_enough_evidence"),
-        (judge(side(0), side(0), after_s=0), Hold, "not_enough_evidence"),
-        (judge(side(0), side(200), after_s=600), Rollback, "inconclusive"),
-        (judge(side(20), side(0), after_s=600), Rollback, "inconclusive"),
-        (judge(side(20), side(200), after_s=600), SetWeight, "step_passed"),
-        (judge(side(3, harmful=3), side(200), after_s=1), Rollback, "error_rate"),
-        (judge(side(2, harmful=2), side(200)), Hold, "not_enough_evidence"),
-        (judge(side(20, harmful=1), side(200)), SetWeight, "step_passed"),
-        (judge(side(20, harmful=8), side(200, harmful=80)), SetWeight, "step_passed"),
-        (judge(side(20, harmful=12), side(200, harmful=20)), Rollback, "error_rate"),
-        (judge(side(40, harmful=40), side(0)), Hold, "not_enough_evidence"),
-        (judge(side(20, wait_s=1.0), side(200, wait_s=0.3)), Rollback, "latency"),
-        (judge(side(20, wait_s=1.0), side(200, wait_s=0.9)), SetWeight, "step_passed"),
-        (judge(side(20, wait_s=0.24), side(200, wait_s=0.01)), SetWeight, "step_passed"),
-        (judge(side(2, wait_s=9.0), side(200, wait_s=0.1)), Hold, "not_enough_evidence"),
-        (judge(side(20, wait_s=None), side(200, wait_s=None)), SetWeight, "step_passed"),
-        (judge(side(20), side(200), held=True), Hold, "held"),
-        (judge(side(0), side(200), held=True, after_s=6000), Hold, "held"),
-        (judge(side(20, harmful=20), side(200), held=True), Rollback, "error_rate"),
+        (judge(seen(20, 200)), SetWeight, "step_passed"),
+        (judge(seen(40, 200), step=1), Promote, "all_steps_passed"),
+        (judge(seen(19, 200)), Hold, "not_enough_evidence"),
+        (judge(seen(20, 200), after_s=29), Hold, "not_enough_evidence"),
+        (judge(seen(20, 0)), Hold, "not_enough_evidence"),
+        (judge(Evidence(), after_s=0), Hold, "not_enough_evidence"),
+        (judge(seen(0, 200), after_s=600), Rollback, "inconclusive"),
+        (judge(seen(20, 0), after_s=600), Rollback, "inconclusive"),
+        (judge(seen(20, 200), after_s=600), SetWeight, "step_passed"),
+        (judge(seen(20, 200, finding("errors", passed=19.9))), Hold, "not_enough_evidence"),
+        (judge(seen(20, 200, finding("ttft", passed=19.9))), Hold, "not_enough_evidence"),
+        (judge(seen(20, 200, finding("ttft", passed=19.9)), after_s=600), Rollback, "inconclusive"),
+        (judge(seen(20, 200, finding("tpot", passed=0.1), finding("quality", passed=0.1))), SetWeight, "step_passed"),
+        (judge(seen(20, 200, finding("ttft", passed=0.1, num=0))), SetWeight, "step_passed"),
+        (judge(seen(20, 200, finding("errors", passed=0.1, num=0))), Hold, "not_enough_evidence"),
+        (judge(seen(40, 200, finding("quality", passed=0.1, num=0)), step=1), Promote, "all_steps_passed"),
+        (judge(seen(3, 200, finding("errors", FAILS, num=3)), after_s=1), Rollback, "error_rate"),
+        (judge(seen(2, 200, finding("errors", FAILS, num=2))), Hold, "not_enough_evidence"),
+        (judge(seen(20, 200, finding("errors", FAILS - 2, passed=21))), SetWeight, "step_passed"),
+        (judge(seen(20, 200, finding("ttft", FAILS))), Rollback, "latency"),
+        (judge(seen(20, 200, finding("tpot", FAILS))), Rollback, "tpot"),
+        (judge(seen(20, 200, finding("quality", FAILS))), Rollback, "quality"),
+        (judge(seen(20, 200), held=True), Hold, "held"),
+        (judge(seen(0, 200), held=True, after_s=6000), Hold, "held"),
+        (judge(seen(20, 200, finding("errors", FAILS)), held=True), Rollback, "error_rate"),
     ],
 )
 def test_situations(situation: Action, action: type[Action], reason: str) -> None:
@@ -84,25 +120,40 @@ def test_situations(situation: Action, action: type[Action], reason: str) -> Non
 
 
 def test_the_next_step_is_named() -> None:
-    passed = judge(side(20), side(200))
+    passed = judge(seen(20, 200))
     assert isinstance(passed, SetWeight)
     assert (passed.step, passed.weight_percent, passed.verdict) == (1, 10, "passed")
 
 
 def test_what_is_missing_is_said() -> None:
-    assert judge(side(5), side(0), after_s=10).message == (
-        "waiting for 15 more canary requests, requests to stable to compare with, 20 s more at this step"
+    lacking = seen(5, 0, finding("errors", passed=1), finding("ttft", passed=2))
+    assert judge(lacking, after_s=10).message == (
+        "waiting for 15 more canary requests, requests to stable to compare with, 20 s more at this step, "
+        "proof that errors are not up by 5 points (about 300 more canary requests, 600 s), "
+        "proof that ttft is not 1.3 times stable's (about 231 more canary requests, 462 s)"
     )
+
+
+def test_a_metric_is_failed_passed_or_inconclusive() -> None:
+    mixed = seen(20, 200, finding("errors", FAILS), finding("tpot", passed=1), finding("quality", passed=1))
+    found = {o.metric: (o.verdict, o.needed, o.wait_s) for o in outcomes(CONFIG, CONFIG.steps[0], mixed, 10)}
+    assert found == {
+        "errors": ("failed", None, None),
+        "ttft": ("passed", None, None),
+        "tpot": ("inconclusive", 300, 150),
+        "quality": ("inconclusive", 300, None),
+    }
 
 
 @pytest.mark.parametrize(("step", "weight"), [(0, 10.0), (1, 100.0)])
 def test_a_decision_keeps_the_numbers_it_rested_on(step: int, weight: float) -> None:
-    action = judge(side(40, harmful=1), side(200), step=step)
-    decision = as_decision(action, status(step), START)
+    evidence = seen(40, 200, harmful=1)
+    action = judge(evidence, step=step)
+    decision = as_decision(action, status(step), START, evidence.look)
     assert decision.numbers["canary_requests"] == 40
     assert decision.numbers["canary_harmful"] == 1
-    assert 0 < decision.numbers["error_p_value"] <= 1
-    assert (decision.who, decision.weight_percent) == ("analysis", weight)
+    assert decision.numbers["errors_pass_e_value_0.05"] == pytest.approx(20.1)
+    assert (decision.who, decision.weight_percent, decision.look) == ("analysis", weight, 7)
 
 
 def test_a_rollout_that_ends_is_not_judged() -> None:
@@ -110,43 +161,32 @@ def test_a_rollout_that_ends_is_not_judged() -> None:
         decide(CONFIG, status().replace(phase="promoting"), Evidence(), START)
 
 
-WAITS_S = st.lists(st.floats(0.01, 3), max_size=30).map(tuple)
+E_VALUES = st.floats(1e-6, 1e6)
 
 
 @st.composite
-def counts(draw: st.DrawFn) -> Counts:
-    requests = draw(st.integers(0, 60))
-    return Counts(num_requests=requests, num_harmful=draw(st.integers(0, requests)), waits_s=draw(WAITS_S))
+def evidences(draw: st.DrawFn) -> Evidence:
+    found = [finding(m, draw(E_VALUES), draw(E_VALUES), draw(st.integers(0, 60))) for m in METRICS]
+    return seen(draw(st.integers(0, 60)), draw(st.integers(0, 60)), *found)
 
 
-@given(counts(), counts(), st.integers(1, 20), st.booleans(), st.floats(0, 700))
-def test_more_canary_errors_never_turn_a_rollback_into_anything_else(
-    canary: Counts, stable: Counts, more: int, converted: bool, after_s: float
+@given(evidences(), st.sampled_from(METRICS), st.floats(1, 100), st.floats(0, 700))
+def test_more_evidence_of_harm_never_turns_a_rollback_into_anything_else(
+    evidence: Evidence, metric: Metric, factor: float, after_s: float
 ) -> None:
-    before = judge(canary, stable, after_s)
-    harmful = min(canary.num_harmful + more, canary.num_requests) if converted else canary.num_harmful + more
-    requests = canary.num_requests if converted else canary.num_requests + more
-    worse = canary.replace(num_requests=requests, num_harmful=harmful)
-    after = judge(worse, stable, after_s)
-    if isinstance(before, Rollback) and before.verdict == "failed":
-        assert isinstance(after, Rollback)
-    if isinstance(after, SetWeight | Promote) and not converted:
-        assert isinstance(judge(canary.replace(num_requests=requests), stable, after_s), SetWeight | Promote)
-
-
-@given(counts(), counts(), st.floats(0, 700), st.floats(1, 10))
-def test_a_slower_canary_never_turns_a_rollback_into_anything_else(
-    canary: Counts, stable: Counts, after_s: float, factor: float
-) -> None:
-    before = judge(canary, stable, after_s)
-    slower = canary.replace(waits_s=tuple(wait_s * factor for wait_s in canary.waits_s))
+    before = judge(evidence, after_s)
+    worse = [f.replace(log_harm=f.log_harm + math.log(factor)) if f.metric == metric else f for f in evidence.findings]
+    after = judge(evidence.replace(findings=tuple(worse)), after_s)
     if isinstance(before, Rollback):
-        assert isinstance(judge(slower, stable, after_s), Rollback)
+        assert isinstance(after, Rollback)
+    if isinstance(after, SetWeight | Promote):
+        assert isinstance(before, SetWeight | Promote)
 
 
-@given(counts(), counts(), st.floats(0, 700))
-def test_nothing_passes_below_its_floors(canary: Counts, stable: Counts, after_s: float) -> None:
-    if isinstance(judge(canary, stable, after_s), SetWeight | Promote):
-        assert canary.num_requests >= 20
-        assert stable.num_requests > 0
+@given(evidences(), st.floats(0, 700))
+def test_nothing_passes_below_its_floors_or_without_its_proofs(evidence: Evidence, after_s: float) -> None:
+    if isinstance(judge(evidence, after_s), SetWeight | Promote):
+        assert evidence.canary.num_requests >= 20
+        assert evidence.stable.num_requests > 0
         assert after_s >= 30
+        assert evidence.findings[0].log_pass[0] >= math.log(20)
