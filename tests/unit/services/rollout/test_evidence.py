@@ -84,7 +84,7 @@ def test_identities_are_remembered_within_bounds(storage: LocalStorage, monkeypa
 
 def test_a_killed_controller_comes_back_to_the_same_evidence(storage: LocalStorage) -> None:
     before = EvidenceStore(storage, STATUS)
-    fields = {"prompt_tokens": 900, "cached_tokens": 100, "output_tokens": 12, "tpot_s": 0.03}
+    fields = {"prompt_tokens": 900, "cached_tokens": 100, "output_tokens": 12, "tpot_s": 0.03, "failed_over": True}
     for number in range(30):
         status = STATUS if number < 15 else SECOND
         side: Role = "canary" if number % 3 == 0 else "stable"

@@ -1,0 +1,103 @@
+"""The decisions of a rollout once more, from the evidence in storage: the same code, the same looks, no clock."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+
+from cluster.errors import InputError
+from cluster.storage import Storage
+from services.rollout.evidence import stored_looks
+from services.rollout.judge import Judge, Look
+from services.rollout.policy import as_decision, decide
+from services.rollout.status import ANALYSIS, Decision, RolloutStatus, current_key, status_key
+
+
+@dataclass(frozen=True)
+class Replayed:
+    """One decision, and what the stored evidence makes of it now."""
+
+    look: int
+    recorded: Decision | None
+    """None: nothing was decided at that look."""
+    again: Decision | None
+    """None: it did not rest on evidence alone (a person's, or another's change of stable)."""
+
+    @property
+    def same(self) -> bool:
+        if self.again is None:
+            return True
+        if self.recorded is None:
+            return self.again.action == "hold"
+        return self.recorded.replace(weight_applied_at=None) == self.again
+
+
+def read_rollout(storage: Storage, name: str, rollout_id: str | None = None) -> RolloutStatus:
+    """That rollout of `name`, or its current or last one.
+
+    Raises:
+        InputError: there is none.
+    """
+    current = storage.read(current_key(name))
+    if rollout_id is None and current is None:
+        raise InputError(f"model {name}", "no rollout was ever started", "begin one: serinus canary start")
+    chosen = rollout_id or (current.content.decode() if current else "")
+    blob = storage.read(status_key(name, chosen))
+    if blob is None:
+        raise InputError(f"rollout {chosen}", f"is none of {name}", "`serinus canary status` names the last one")
+    return RolloutStatus.model_validate_json(blob.content)
+
+
+def replay(storage: Storage, status: RolloutStatus) -> Iterator[Replayed]:
+    """Each decision of `status` in order, and between them every look at which something else would be decided now.
+
+    Raises:
+        InputError: the evidence ends before a decision that rested on it.
+    """
+    judge, looks = Judge.start(status.config), list(stored_looks(storage, status))
+    for number in range(1, len(status.decisions)):
+        recorded, before = status.decisions[number], _status_before(status, number)
+        judge = judge.enter(number)
+        while looks and looks[0].window == number:
+            look = looks.pop(0)
+            judge = judge.see(look)
+            if look.number == recorded.look and recorded.at == look.at:
+                break
+            if (found := _otherwise(before, judge, look)) is not None:
+                yield found
+        if recorded.who == ANALYSIS and judge.look < recorded.look:
+            where, found_ = f"rollout {status.id}", f"look {recorded.look} is missing from its evidence"
+            raise InputError(where, found_, "restore the evidence-*.parquet files")
+        yield Replayed(recorded.look, recorded, _again(before, judge, recorded))
+
+
+def _status_before(status: RolloutStatus, number: int) -> RolloutStatus:
+    """As it stood when the decision of that index was made."""
+    decisions = status.decisions[:number]
+    last, held = decisions[-1], any(d.who != ANALYSIS and d.action == "set_weight" for d in decisions[1:])
+    return status.replace(
+        phase="progressing",
+        step=last.step,
+        weight_percent=last.weight_percent,
+        step_started_at=last.at,
+        held=held,
+        decisions=decisions,
+    )
+
+
+def _otherwise(before: RolloutStatus, judge: Judge, look: Look) -> Replayed | None:
+    """A look at which nothing was decided, if now something would be."""
+    again = _decide(before, judge, look.at)
+    return None if again.action == "hold" else Replayed(look.number, None, again)
+
+
+def _again(before: RolloutStatus, judge: Judge, recorded: Decision) -> Decision | None:
+    if recorded.who != ANALYSIS or recorded.reason == "stable_changed":
+        return None
+    return _decide(before, judge, recorded.at)
+
+
+def _decide(before: RolloutStatus, judge: Judge, at: datetime) -> Decision:
+    evidence = judge.evidence
+    return as_decision(decide(before.config, before, evidence, at), before, at, evidence.look)
