@@ -7,7 +7,7 @@ from typing import Final
 
 import numpy as np
 
-from services.rollout.rates import START_WEIGHTS, Alternatives, Block, RateTest
+from services.rollout.rates import Alternatives, Block, RateTest, mix_beginnings
 from services.rollout.sequential import Array, growth, mix
 
 PRIOR_RATE, PRIOR_REQUESTS = 0.005, 50.0
@@ -62,7 +62,7 @@ class ErrorTest:
     @property
     def log_harm(self) -> Array:
         """Log e-value against "not worse than the margin allows", over the whole rollout."""
-        return mix(mix(self.rates.harm_by_beginning, HARM_WEIGHTS), START_WEIGHTS)
+        return mix_beginnings(mix(self.rates.harm_by_beginning, HARM_WEIGHTS))
 
     @property
     def log_pass(self) -> Array:

@@ -16,7 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from services.rollout.rates import START_WEIGHTS, Alternatives, Block, RateTest
+from services.rollout.rates import Alternatives, Block, RateTest, mix_beginnings
 from services.rollout.sequential import Array, growth, mix
 
 STRATA: Final = tuple(2**power for power in range(6, 15))
@@ -62,6 +62,9 @@ class Waits:
     seconds: Array
     gave_up: NDArray[np.bool_]
     """The client went away after so long: counts as slow where that is beyond the limit, and not at all below it."""
+
+    def where(self, chosen: NDArray[np.bool_]) -> Waits:
+        return Waits(self.cell[chosen], self.canary[chosen], self.seconds[chosen], self.gave_up[chosen])
 
 
 @dataclass(frozen=True)
@@ -145,32 +148,34 @@ class LatencyTest:
 
     def _count(self, waits: Waits) -> Block:
         """What exceeded its limit, per cell and quantile."""
-        limits_s = self.limits_s[waits.cell]
-        factors = np.where(waits.canary[:, None], np.array([self.margin, *self.excluded]), 1.0)
-        beyond = waits.seconds[:, None, None] > limits_s[..., None] * factors[:, None, :]
-        known = np.isfinite(limits_s)[..., None] & (beyond | ~waits.gave_up[:, None, None])
-        canary = waits.canary[:, None]
+        stable, canary = waits.where(~waits.canary), waits.where(waits.canary)
+        num_stable, hits_stable = self._beyond(stable, 1.0)
+        num_canary, hits = self._beyond(canary, self.margin)
         # Who gave up beyond the margin might have waited beyond the effect: for passing that is taken as a hit.
-        beyond[..., 1:] |= waits.gave_up[:, None, None]
-        return Block(
-            num_stable=self._sums(waits.cell, known[..., 0] & ~canary),
-            hits_stable=self._sums(waits.cell, known[..., 0] & beyond[..., 0] & ~canary),
-            num_canary=self._sums(waits.cell, known[..., 0] & canary),
-            hits_canary=self._sums(waits.cell, known[..., :1] & beyond & canary[..., None]),
-        )
+        stayed, lost = canary.where(~canary.gave_up), self._beyond(canary.where(canary.gave_up), self.margin)[1]
+        excluded = [self._beyond(stayed, effect)[1] + lost for effect in self.excluded]
+        return Block(num_stable, hits_stable, num_canary, np.stack([hits, *excluded], axis=-1))
 
-    def _sums(self, cell: NDArray[np.int64], flags: NDArray[np.bool_]) -> Array:
-        flat = flags.reshape(len(cell), -1)
-        num_cells = len(self.histogram)
-        sums = [np.bincount(cell, weights=column, minlength=num_cells) for column in flat.T]
-        return np.stack(sums, axis=-1).reshape(num_cells, *flags.shape[1:]).astype(float)
+    def _beyond(self, waits: Waits, factor: float) -> tuple[Array, Array]:
+        """Waits that count, and those beyond `factor` times the limits, per cell and quantile."""
+        # Limits grow with the quantile, so how many of them a wait exceeds says which.
+        exceeded = (waits.seconds[:, None] > factor * self.limits_s[waits.cell]).sum(axis=1)
+        counted, hits = self._tally(waits.cell, exceeded)
+        if waits.gave_up.any():
+            left, late = self._tally(waits.cell[waits.gave_up], exceeded[waits.gave_up])
+            counted = counted - (left - late)
+        return np.where(np.isfinite(self.limits_s), counted, 0.0), hits
+
+    def _tally(self, cell: NDArray[np.int64], exceeded: NDArray[np.int64]) -> tuple[Array, Array]:
+        width = len(QUANTILES) + 1
+        counts = np.bincount(cell * width + exceeded, minlength=len(self.histogram) * width).reshape(-1, width)
+        at_least = counts[:, ::-1].cumsum(axis=1)[:, ::-1].astype(float)
+        return at_least[:, :1], at_least[:, 1:]
 
     def _remember(self, waits: Waits) -> Array:
         stable = ~waits.canary
-        cell, place = waits.cell[stable], _bin(waits.seconds[stable])
-        size = self.histogram.size
-        added = np.bincount(cell * NUM_BINS + place, minlength=size).reshape(self.histogram.shape)
-        total: Array = self.histogram + added
+        total = self.histogram.copy()
+        np.add.at(total, (waits.cell[stable], _bin(waits.seconds[stable])), 1.0)
         full = total.sum(axis=1) > MEMORY_WAITS
         return total / np.where(full, 2.0, 1.0)[:, None]
 
@@ -187,7 +192,7 @@ class LatencyTest:
         pooled = mix(evidence.sum(axis=1), HARM_WEIGHTS)
         single = mix(mix(evidence, HARM_WEIGHTS), np.full((NUM_STRATA, 1, 1), 1 / NUM_STRATA), axis=1)
         both = mix(np.stack([pooled, single], axis=-1), (POOLED_WEIGHT, 1 - POOLED_WEIGHT))
-        return mix(mix(both, START_WEIGHTS), QUANTILE_WEIGHTS)
+        return mix(mix_beginnings(both), QUANTILE_WEIGHTS)
 
     @property
     def log_pass(self) -> Array:

@@ -8,7 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from services.rollout.rates import START_WEIGHTS
+from services.rollout.rates import START_WEIGHTS, mix_beginnings
 from services.rollout.sequential import Array, bet, log_e_mean, mix
 
 PRIOR_VARIANCE, PRIOR_ITEMS = 0.2, 10.0
@@ -114,9 +114,9 @@ class QualityTest:
     @property
     def log_harm(self) -> Array:
         """Log e-value against "not worse than the margin allows", over the whole rollout."""
-        reached = np.arange(len(START_WEIGHTS)) < self.num_beginnings
-        since = np.where(reached[:, None], self.log_harm_by_bet[:, None] - self.log_harm_before, 0.0)
-        return mix(mix(since, HARM_WEIGHTS), START_WEIGHTS)
+        reached = min(self.num_beginnings, len(START_WEIGHTS))
+        since = self.log_harm_by_bet[:, None] - self.log_harm_before[:, :reached]
+        return mix_beginnings(mix(since, HARM_WEIGHTS))
 
     @property
     def log_pass(self) -> Array:

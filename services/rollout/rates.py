@@ -13,7 +13,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
-from services.rollout.sequential import Array, log_e_rate_alone, log_e_rates, rate_bound
+from services.rollout.sequential import Array, log_e_rate_alone, log_e_rates, mix, rate_bound
 
 START_WEIGHTS: Final = (0.7, 0.14, 0.07, 0.04, 0.02, 0.02, 0.01)
 """Evidence of harm begins anew with each stretch of one weight, and the average over beginnings decides: harm that shows only
@@ -134,9 +134,17 @@ class RateTest:
 
     @property
     def harm_by_beginning(self) -> Array:
-        """Axes P, A: log e-values since each beginning, 0 for those that are not reached."""
-        reached = np.arange(len(START_WEIGHTS)) < self.num_beginnings
-        return np.where(reached[:, None], self.log_harm[..., None, :] - self.log_harm_before, 0.0)
+        """Axes P, A: log e-values since each beginning that is reached."""
+        reached = min(self.num_beginnings, len(START_WEIGHTS))
+        return np.asarray(self.log_harm[..., None, :] - self.log_harm_before[..., :reached, :])
+
+
+def mix_beginnings(log_values: Array) -> Array:
+    """The average over beginnings (the last axis); those not reached count with e-value 1."""
+    reached = log_values.shape[-1]
+    waiting = np.zeros((*log_values.shape[:-1], 1))
+    weights = (*START_WEIGHTS[:reached], max(0.0, 1 - sum(START_WEIGHTS[:reached])))
+    return mix(np.concatenate([log_values, waiting], axis=-1), weights)
 
 
 def _both(block: Block, given: Alternatives) -> tuple[Array, Array]:
