@@ -86,13 +86,15 @@ class EvidenceStore:
         """The evidence with what came since the last look, in the stretch that `status` is in."""
         with self._lock:
             (records, self._records), (scores, self._scores) = (self._records, []), (self._scores, [])
-        judge = self._judge.enter(status.window)
+        # Until every gateway applies a new weight, what comes in still belongs to the stretch before.
+        window = status.window if status.weight_applied_at else max(1, status.window - 1)
+        judge = self._judge.enter(window)
         if records or scores:
-            number, alone = judge.look + 1, _alone(status, status.window)
-            look = Look(number, status.window, now, alone, tuple(records), tuple(scores))
+            number, alone = judge.look + 1, _alone(status, window)
+            look = Look(number, window, now, alone, tuple(records), tuple(scores))
             judge = judge.see(look)
             seen: list[RequestRecord | PairedScore] = [*records, *scores]
-            self._unwritten += [_Row(number, status.window, now, one) for one in seen]
+            self._unwritten += [_Row(number, window, now, one) for one in seen]
         self._judge = judge
         return judge.evidence
 

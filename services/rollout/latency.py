@@ -24,16 +24,16 @@ STRATA: Final = tuple(2**power for power in range(6, 15))
 NUM_STRATA: Final = len(STRATA) + 2
 """And, as the first one, prompts of unknown length."""
 QUANTILES: Final = (0.5, 0.75, 0.9, 0.95)
-QUANTILE_WEIGHTS: Final = (0.15, 0.1, 0.2, 0.55)
+QUANTILE_WEIGHTS: Final = (0.1, 0.05, 0.1, 0.75)
 """The tail weighs most: it is what users complain of, and the hardest to see."""
 HARM_SCALES: Final = (0.7, 1.2, 3.0)
 """Alternatives: stable's own waits, slower by these powers of (effect / margin) beyond the margin."""
 HARM_RATE: Final = 0.9
 """And nearly every answer late."""
-HARM_WEIGHTS: Final = (0.65, 0.2, 0.05, 0.1)
+HARM_WEIGHTS: Final = (0.75, 0.15, 0.04, 0.06)
 GOOD_WEIGHTS: Final = (0.5, 0.5)
 """Ways to be good: as fast as stable, or slower by the square root of the margin."""
-POOLED_WEIGHT: Final = 0.85
+POOLED_WEIGHT: Final = 0.9
 """Of the evidence multiplied over all strata; the rest goes to the average of single strata, which finds a canary that is
 slow with long prompts only."""
 MIN_STABLE_WAITS: Final = 20

@@ -137,7 +137,12 @@ def decide(config: RolloutConfig, status: RolloutStatus, evidence: Evidence, now
         return Hold("inconclusive", "held", f"held at {status.weight_percent:g} % by a person", numbers)
     step = config.steps[status.step]
     elapsed_s = (now - status.step_started_at).total_seconds()
-    if missing := _missing(config, step, evidence, elapsed_s):
+    applied = status.weight_applied_at is not None  # until then the evidence is that of the step before
+    if (
+        missing := _missing(config, step, evidence, elapsed_s)
+        if applied
+        else "the weight to be applied by every gateway"
+    ):
         if elapsed_s >= config.step_timeout_s:
             message = f"not enough evidence within {config.step_timeout_s:g} s: {missing}"
             return Rollback("inconclusive", "inconclusive", message, numbers)

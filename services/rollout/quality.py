@@ -13,9 +13,9 @@ from services.rollout.sequential import Array, bet, log_e_mean, mix
 
 PRIOR_VARIANCE, PRIOR_ITEMS = 0.2, 10.0
 """What the differences' variance is taken for before anything is known, and for how many items that counts."""
-HARM_SCALES: Final = (0.4, 0.7, 1.2, 3.0)
+HARM_SCALES: Final = (0.4, 0.75, 1.2, 3.0)
 """Bets, as multiples of the one that suits the declared effect; why they aim below it is said in errors.py."""
-HARM_WEIGHTS: Final = (0.2, 0.5, 0.2, 0.1)
+HARM_WEIGHTS: Final = (0.1, 0.7, 0.15, 0.05)
 GOOD_SCALES: Final = (0.5, 1.0)
 GOOD_WEIGHTS: Final = (0.5, 0.5)
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from services.rollout.sequential import Array, log_e_rate_alone, log_e_rates, mix, rate_bound
 
-START_WEIGHTS: Final = (0.7, 0.14, 0.07, 0.04, 0.02, 0.02, 0.01)
+START_WEIGHTS: Final = (0.8, 0.1, 0.04, 0.03, 0.015, 0.01, 0.005)
 """Evidence of harm begins anew with each stretch of one weight, and the average over beginnings decides: harm that shows only
 under a step's load is not drowned by all the good requests before. The first stretch is where harm is mostly found, so it
 gets the most; a beginning that is not reached yet counts with e-value 1. They add up to 1, which keeps the level."""

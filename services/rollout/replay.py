@@ -57,22 +57,29 @@ def replay(storage: Storage, status: RolloutStatus) -> Iterator[Replayed]:
     """
     judge, looks = Judge.start(status.config), list(stored_looks(storage, status))
     for number in range(1, len(status.decisions)):
-        recorded, before = status.decisions[number], _status_before(status, number)
-        judge = judge.enter(number)
-        while looks and looks[0].window == number:
+        recorded = status.decisions[number]
+        while looks and _rested_on(looks[0], recorded):
             look = looks.pop(0)
             judge = judge.see(look)
-            if look.number == recorded.look and recorded.at == look.at:
-                break
-            if (found := _otherwise(before, judge, look)) is not None:
-                yield found
+            if look.at < recorded.at:
+                before = _status_before(status, number, applied=look.window == number)
+                if (found := _otherwise(before, judge, look)) is not None:
+                    yield found
         if recorded.who == ANALYSIS and judge.look < recorded.look:
-            where, found_ = f"rollout {status.id}", f"look {recorded.look} is missing from its evidence"
-            raise InputError(where, found_, "restore the evidence-*.parquet files")
-        yield Replayed(recorded.look, recorded, _again(before, judge, recorded))
+            where, problem = f"rollout {status.id}", f"look {recorded.look} is missing from its evidence"
+            raise InputError(where, problem, "restore the evidence-*.parquet files")
+        applied_at = status.decisions[number - 1].weight_applied_at
+        applied = applied_at is not None and applied_at <= recorded.at
+        judge = judge.enter(number) if applied else judge
+        yield Replayed(recorded.look, recorded, _again(_status_before(status, number, applied), judge, recorded))
 
 
-def _status_before(status: RolloutStatus, number: int) -> RolloutStatus:
+def _rested_on(look: Look, recorded: Decision) -> bool:
+    """Whether that look came before the decision; a person's rests on none, so time tells."""
+    return look.number <= recorded.look if recorded.who == ANALYSIS else look.at <= recorded.at
+
+
+def _status_before(status: RolloutStatus, number: int, applied: bool) -> RolloutStatus:
     """As it stood when the decision of that index was made."""
     decisions = status.decisions[:number]
     last, held = decisions[-1], any(d.who != ANALYSIS and d.action == "set_weight" for d in decisions[1:])
@@ -83,6 +90,7 @@ def _status_before(status: RolloutStatus, number: int) -> RolloutStatus:
         step_started_at=last.at,
         held=held,
         decisions=decisions,
+        weight_applied_at=last.weight_applied_at if applied else None,
     )
 
 

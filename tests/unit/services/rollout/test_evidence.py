@@ -46,7 +46,7 @@ def record(
 
 
 FIRST = Decision(action="set_weight", verdict="inconclusive", reason="started", message="", weight_percent=1, at=NOW)
-STATUS = STATUS.replace(decisions=(FIRST,))
+STATUS = STATUS.replace(decisions=(FIRST,), weight_applied_at=NOW)
 SECOND = STATUS.replace(decisions=(FIRST, FIRST))
 
 
@@ -72,6 +72,15 @@ def test_each_stretch_begins_anew_and_a_look_without_records_is_none(storage: Lo
     store.add([record(3)])
     seen = store.look(SECOND, NOW)
     assert (seen.look, counts(seen)) == (2, (0, 0, 1, 0))
+
+
+def test_what_comes_before_the_new_weight_is_in_force_belongs_to_the_old_stretch(storage: LocalStorage) -> None:
+    store = EvidenceStore(storage, STATUS)
+    store.add([record(1)])
+    store.look(STATUS, NOW)
+    store.add([record(2)])
+    assert store.look(SECOND.replace(weight_applied_at=None), NOW).canary.num_requests == 2
+    assert store.look(SECOND, NOW).canary.num_requests == 0
 
 
 def test_identities_are_remembered_within_bounds(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:

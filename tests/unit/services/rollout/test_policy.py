@@ -48,6 +48,7 @@ def status(step: int = 0, held: bool = False) -> RolloutStatus:
         held=held,
         started_at=START,
         step_started_at=START,
+        weight_applied_at=START,
         decisions=(first,),
     )
 
@@ -154,6 +155,14 @@ def test_a_decision_keeps_the_numbers_it_rested_on(step: int, weight: float) -> 
     assert decision.numbers["canary_harmful"] == 1
     assert decision.numbers["errors_pass_e_value_0.05"] == pytest.approx(20.1)
     assert (decision.who, decision.weight_percent, decision.look) == ("analysis", weight, 7)
+
+
+def test_nothing_passes_before_the_weight_is_in_force_but_harm_is_seen() -> None:
+    waiting = status().replace(weight_applied_at=None)
+    held = decide(CONFIG, waiting, seen(40, 200), START + timedelta(seconds=60))
+    assert (type(held), held.message) == (Hold, "waiting for the weight to be applied by every gateway")
+    harmful = decide(CONFIG, waiting, seen(40, 200, finding("errors", FAILS)), START)
+    assert isinstance(harmful, Rollback)
 
 
 def test_a_rollout_that_ends_is_not_judged() -> None:
