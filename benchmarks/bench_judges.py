@@ -1,0 +1,456 @@
+"""Who rolls back what, and after how many requests: our verdict and other systems', over the same simulated rollouts.
+
+    python benchmarks/bench_judges.py [--rollouts 2000] [--seed 1]
+
+Arrivals and prompt lengths are those of real traces where they are there (../shared/data, see INDEX.md), scaled to 50 requests
+a second with their bursts kept; outcomes and waits are drawn. Every judge sees the same requests. Ours are judged by the very
+classes that decide rollouts, with many rollouts side by side in their arrays.
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from pathlib import Path
+
+import numpy as np
+import peer_judges as peers
+from numpy.typing import NDArray
+from scipy import stats
+
+from services.config import RolloutConfig
+from services.rollout.errors import ErrorTest
+from services.rollout.latency import NUM_STRATA, STRATA, LatencyTest, Waits
+from services.rollout.policy import harm_level
+from services.rollout.quality import QualityTest
+from services.rollout.rates import BOUND_SHARE
+
+Array = NDArray[np.float64]
+DATA = Path(__file__).resolve().parents[1].parent / "shared" / "data"
+CONFIG = RolloutConfig()
+RATE_PER_S = 50.0
+SCHEDULE = ((0.01, 1200.0), (0.05, 600.0), (0.25, 300.0), (0.5, 300.0))
+"""Share of users on the canary, and for how many seconds: the default steps, at times that all judges share."""
+MINUTES = int(sum(seconds for _, seconds in SCHEDULE) // 60)
+LEVEL, POWER = harm_level(CONFIG), 0.95
+BASE_RATE, WORSE_RATE = 0.005, 0.025
+SPREAD = 0.4
+"""Standard deviation of the logarithm of waits for prompts of one length."""
+CHUNK = 200
+"""Rollouts simulated at once: what fits into caches and memory."""
+
+
+# --- traffic ------------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Trace:
+    """Arrivals in seconds, scaled to RATE_PER_S and repeated without end, with prompt tokens."""
+
+    name: str
+    arrivals_s: Array
+    tokens: NDArray[np.int64]
+
+    @property
+    def period_s(self) -> float:
+        return len(self.arrivals_s) / RATE_PER_S
+
+    def between(self, starts_s: Array, ends_s: Array) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Numbers of the first request of each interval and of the first one after it."""
+        return self._count(starts_s), self._count(ends_s)
+
+    def _count(self, moments_s: Array) -> NDArray[np.int64]:
+        rounds, rest = np.divmod(moments_s, self.period_s)
+        return (rounds * len(self.arrivals_s) + np.searchsorted(self.arrivals_s, rest)).astype(np.int64)
+
+
+def load_traces(generator: np.random.Generator) -> list[Trace]:
+    """The real traces that are there, or Poisson arrivals."""
+    found = []
+    azure = DATA / "trace_azure" / "AzureLLMInferenceTrace_code.csv"
+    if azure.exists():
+        with azure.open() as lines:
+            rows = [
+                (datetime.fromisoformat(r["TIMESTAMP"][:26]).timestamp(), int(r["ContextTokens"]))
+                for r in csv.DictReader(lines)
+            ]
+        found.append(_scaled("Azure 2023 code", rows))
+    mooncake = DATA / "trace_mooncake" / "synthetic_trace.jsonl"
+    if mooncake.exists():
+        records = map(json.loads, mooncake.read_text().splitlines())
+        found.append(_scaled("Mooncake", [(r["timestamp"] / 1000, r["input_length"]) for r in records]))
+    if not found:
+        print(f"no traces in {DATA}: Poisson arrivals instead")
+        moments, tokens = generator.uniform(0, 1, 10_000), generator.lognormal(6.5, 1, 10_000)
+        found.append(_scaled("Poisson", list(zip(moments, tokens, strict=True))))
+    return found
+
+
+def _scaled(name: str, rows: list[tuple[float, float]]) -> Trace:
+    rows.sort()
+    moments, tokens = np.array(rows).T
+    span = (moments - moments[0]) / (moments[-1] - moments[0] + 1e-9)
+    return Trace(name, span * (len(rows) - 1) / RATE_PER_S, tokens.astype(np.int64))
+
+
+def looks(
+    trace: Trace, generator: np.random.Generator, num_rollouts: int, interval_s: float
+) -> Iterator[tuple[float, float, NDArray[np.int64], NDArray[np.int64]]]:
+    """For each look: its moment, the weight, and each rollout's first and last request."""
+    offset_s = generator.uniform(0, trace.period_s, num_rollouts)
+    now = 0.0
+    for weight, seconds in SCHEDULE:
+        for _ in range(int(seconds / interval_s)):
+            yield now, weight, *trace.between(offset_s + now, offset_s + now + interval_s)
+            now += interval_s
+
+
+# --- what came out ------------------------------------------------------------------------------------------------------
+
+
+@dataclass
+class Outcome:
+    """One judge over many rollouts: canary requests (items) until it rolled back, and canary users harmed until then."""
+
+    needed: Array
+    harmed: Array
+    fixed: Array
+    """What the fixed-sample test of the metric's level needs, on the rollout's trace."""
+
+    @property
+    def rolled_back(self) -> NDArray[np.bool_]:
+        return np.isfinite(self.needed)
+
+
+def join(parts: list[dict[str, Outcome]]) -> dict[str, Outcome]:
+    return {
+        name: Outcome(
+            *(np.concatenate([getattr(p[name], field) for p in parts]) for field in ("needed", "harmed", "fixed"))
+        )
+        for name in parts[0]
+    }
+
+
+def fails(log_harm: Array) -> NDArray[np.bool_]:
+    """As the policy has it."""
+    return log_harm >= -math.log(LEVEL * (1 - BOUND_SHARE))
+
+
+def at_minute(minute: Array, cumulative: Array, otherwise: float | None = None) -> Array:
+    """`cumulative` (rollouts x minutes) when each rollout was rolled back; at the end, or `otherwise`, where it never was."""
+    place = np.minimum(minute, cumulative.shape[1]).astype(int) - 1
+    found = cumulative[np.arange(len(minute)), place]
+    return found if otherwise is None else np.where(np.isfinite(minute), found, otherwise)
+
+
+# --- errors -------------------------------------------------------------------------------------------------------------
+
+
+def simulate_errors(
+    trace: Trace, generator: np.random.Generator, num: int, worse: float, outage: bool = False
+) -> dict[str, Outcome]:
+    """`worse` is the canary's rate. In an outage both sides fail twenty times as often for three minutes of each step."""
+    test, interval_s = (
+        ErrorTest.start(CONFIG.margin("errors"), CONFIG.effect("errors"), CONFIG.effects("errors"), num),
+        5.0,
+    )
+    stopped, seen, hits = np.full(num, np.inf), np.zeros(num), np.zeros(num)
+    harmed = np.full(num, np.inf)
+    series = np.zeros((4, num, MINUTES))  # canary's requests and harmful ones, a baseline's
+    weight_before = SCHEDULE[0][0]
+    for now, weight, first, last in looks(trace, generator, num, interval_s):
+        if weight != weight_before:
+            test, weight_before = test.restart(), weight
+        factor = 20.0 if outage and now % 300 < 60 else 1.0
+        canary = generator.binomial(last - first, weight)
+        stable = last - first - canary
+        bad = generator.binomial(canary, min(1, worse * factor))
+        bad_stable = generator.binomial(stable, min(1, BASE_RATE * factor))
+        test = test.take((stable, bad_stable), (canary, bad))
+        seen, hits = seen + canary, hits + bad
+        new = fails(test.log_harm) & np.isinf(stopped)
+        stopped, harmed = np.where(new, seen, stopped), np.where(new, hits, harmed)
+        series[:, :, int(now // 60)] += canary, bad, canary, generator.binomial(canary, min(1, BASE_RATE * factor))
+    harmed = np.where(np.isinf(harmed), hits, harmed)
+    fixed = np.full(num, fixed_binomial(BASE_RATE + CONFIG.margin("errors"), WORSE_RATE, LEVEL))
+    return {"serinus": Outcome(stopped, harmed, fixed), **_peers_on_errors(series, fixed)}
+
+
+def _peers_on_errors(series: Array, fixed: Array) -> dict[str, Outcome]:
+    requests, bad, base, base_bad = series
+    share, base_share = bad / np.maximum(requests, 1), base_bad / np.maximum(base, 1)
+    told = (BASE_RATE + WORSE_RATE) / 2
+    minutes = {
+        "Flagger, documented (99 %, 5 checks)": peers.flagger(share > 0.01),
+        "Flagger, told the limit (98.5 %)": peers.flagger(share > told),
+        "Argo Rollouts, documented (95 % each 5 min, limit 3)": peers.argo(
+            _over(requests, bad, 5) > 1 - peers.ARGO_SUCCESS, 5
+        ),
+        "Argo Rollouts, told the limit (98.5 %)": peers.argo(_over(requests, bad, 5) > told, 5),
+        "Kayenta (Mann-Whitney, 98 %)": peers.kayenta(base_share, share),
+    }
+    total, harm = np.cumsum(requests, axis=1), np.cumsum(bad, axis=1)
+    return {name: Outcome(at_minute(m, total, np.inf), at_minute(m, harm), fixed) for name, m in minutes.items()}
+
+
+def _over(requests: Array, bad: Array, minutes: int) -> Array:
+    """Share of the last `minutes`, each minute."""
+    total, hits = (np.cumsum(np.pad(x, ((0, 0), (minutes, 0))), axis=1) for x in (requests, bad))
+    return (hits[:, minutes:] - hits[:, :-minutes]) / np.maximum(total[:, minutes:] - total[:, :-minutes], 1)
+
+
+# --- waits --------------------------------------------------------------------------------------------------------------
+
+
+class WaitModel:
+    """Waits grow with the prompt, 0.2 s and 0.1 ms a token, and scatter. The canary's are 30 % longer, or some of them:
+
+    `all`; `tail`, those above stable's 90th percentile for prompts of that length; `long`, prompts over 4,096 tokens.
+    """
+
+    def __init__(self, trace: Trace) -> None:
+        generator = np.random.default_rng(0)
+        self._tokens = np.tile(trace.tokens, 40)
+        self._stratum = stratum(self._tokens)
+        self._stable_s = self.stable_s(self._tokens, generator)
+        self.p90_s, self.p95_s = (self._by_stratum(level) for level in (0.9, 0.95))
+
+    def stable_s(self, tokens: NDArray[np.int64], generator: np.random.Generator) -> Array:
+        return (0.2 + 1e-4 * tokens) * np.exp(SPREAD * generator.standard_normal(len(tokens)))
+
+    def _by_stratum(self, level: float) -> Array:
+        found = [self._stable_s[self._stratum == number] for number in range(NUM_STRATA)]
+        return np.array([np.quantile(seconds, level) if len(seconds) else np.inf for seconds in found])
+
+    def canary_s(self, tokens: NDArray[np.int64], seconds: Array, slower: str) -> Array:
+        match slower:
+            case "all":
+                return 1.3 * seconds
+            case "tail":
+                return np.where(seconds > self.p90_s[stratum(tokens)], 1.3 * seconds, seconds)
+            case "long":
+                return np.where(tokens > 4096, 1.3 * seconds, seconds)
+            case _:
+                return seconds
+
+    def share_late(self, slower: str) -> float:
+        """Of the canary's waits, beyond margin x stable's p95 for prompts of that length."""
+        canary_s = self.canary_s(self._tokens, self._stable_s, slower)
+        return float((canary_s > CONFIG.margin("ttft") * self.p95_s[self._stratum]).mean())
+
+
+def stratum(tokens: NDArray[np.int64]) -> NDArray[np.int64]:
+    return 1 + np.searchsorted(STRATA, tokens, side="left")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """What peers see of a look: the canary's waits, and a baseline's of the same size, with their rollouts."""
+
+    minute: int
+    canary: tuple[NDArray[np.int64], Array]
+    baseline: tuple[NDArray[np.int64], Array]
+
+
+def simulate_waits(trace: Trace, generator: np.random.Generator, num: int, slower: str) -> dict[str, Outcome]:
+    excluded, interval_s = CONFIG.effects("ttft"), 15.0
+    test = LatencyTest.start(CONFIG.margin("ttft"), CONFIG.effect("ttft"), excluded, CONFIG.latency_floor_s, num)
+    stopped, seen = np.full(num, np.inf), np.zeros(num)
+    weight_before, samples = SCHEDULE[0][0], []
+    model = WaitModel(trace)
+    for now, weight, first, last in looks(trace, generator, num, interval_s):
+        if weight != weight_before:
+            test, weight_before = test.restart(), weight
+        rollout = np.repeat(np.arange(num), last - first)
+        place = np.arange(len(rollout)) - np.repeat(np.cumsum(last - first) - last, last - first)
+        tokens, canary = trace.tokens[place % len(trace.tokens)], generator.random(len(rollout)) < weight
+        seconds = model.stable_s(tokens, generator)
+        seconds[canary] = model.canary_s(tokens[canary], seconds[canary], slower)
+        cell = rollout * NUM_STRATA + stratum(tokens)
+        test = test.take(Waits(cell, canary, seconds, np.zeros(len(rollout), bool)))
+        seen = seen + np.bincount(rollout[canary], minlength=num)
+        stopped = np.where(fails(test.log_harm) & np.isinf(stopped), seen, stopped)
+        baseline = ~canary & (generator.random(len(canary)) < weight / (1 - weight))
+        sides = ((rollout[side], seconds[side]) for side in (canary, baseline))
+        samples.append(Sample(int(now // 60), *sides))
+        if slower != "no" and np.isfinite(stopped).all() and now >= 2100:
+            break
+    fixed = np.full(num, fixed_waits(trace, slower, LEVEL) if slower != "no" else 0)
+    ours = Outcome(stopped, np.where(np.isinf(stopped), seen, stopped), fixed)
+    return {"serinus": ours, **_peers_on_waits(samples, num, fixed)}
+
+
+def _peers_on_waits(samples: list[Sample], num: int, fixed: Array) -> dict[str, Outcome]:
+    last = samples[-1].minute + 1
+    p99, p95, base95, total = (np.zeros((num, last)) for _ in range(4))
+    for minute in range(last):
+        here = [sample for sample in samples if sample.minute == minute]
+        who, waits = (np.concatenate([s.canary[part] for s in here]) for part in (0, 1))
+        p99[:, minute], p95[:, minute] = _quantiles(who, waits, num, 0.99), _quantiles(who, waits, num, 0.95)
+        total[:, minute] = np.bincount(who, minlength=num)
+        who, waits = (np.concatenate([s.baseline[part] for s in here]) for part in (0, 1))
+        base95[:, minute] = _quantiles(who, waits, num, 0.95)
+    stable_s = np.concatenate([sample.baseline[1] for sample in samples])
+    limit99, limit95 = (1.15 * np.quantile(stable_s, level) for level in (0.99, 0.95))
+    five = slice(4, None, 5)
+    over95 = np.zeros_like(p95, dtype=bool)
+    over95[:, five] = p95[:, five] > limit95
+    minutes = {
+        "Flagger, documented (p99 at most 500 ms)": peers.flagger(p99 > 0.5),
+        "Flagger, told the limit (p99 +15 %)": peers.flagger(p99 > limit99),
+        "Argo Rollouts, told the limit (p95 +15 %)": peers.argo(over95, 5),
+        "Kayenta (Mann-Whitney of p95, 98 %)": peers.kayenta(base95, p95),
+    }
+    total = np.cumsum(total, axis=1)
+    return {name: Outcome(at_minute(m, total, np.inf), at_minute(m, total), fixed) for name, m in minutes.items()}
+
+
+def _quantiles(who: NDArray[np.int64], waits: Array, num: int, level: float) -> Array:
+    """Of each rollout's waits in a minute; 0 where there are none."""
+    order = np.lexsort((waits, who))
+    counts = np.bincount(who, minlength=num)
+    ends = np.cumsum(counts)
+    place = np.minimum(ends - counts + np.ceil(level * counts).astype(int) - 1, len(waits) - 1)
+    return np.where(counts > 0, waits[order][np.maximum(place, 0)], 0.0)
+
+
+# --- quality ------------------------------------------------------------------------------------------------------------
+
+DISCORDANT = 0.05
+"""Share of items that only the canary, and (without an effect) that only stable answers rightly."""
+NUM_ITEMS = 4000
+
+
+def simulate_quality(trace: Trace, generator: np.random.Generator, num: int, drop: float) -> dict[str, Outcome]:
+    test = QualityTest.start(CONFIG.margin("quality"), CONFIG.effect("quality"), CONFIG.effects("quality"), num)
+    stopped, size = np.full(num, np.inf), 8
+    for start in range(0, NUM_ITEMS, size):
+        drawn = generator.random((num, size))
+        differences = np.where(drawn < DISCORDANT + drop, -1.0, np.where(drawn > 1 - DISCORDANT, 1.0, 0.0))
+        test = test.take(np.repeat(np.arange(num), size), differences.ravel())
+        stopped = np.where(fails(test.log_harm) & np.isinf(stopped), start + size, stopped)
+    return {"serinus": Outcome(stopped, np.zeros(num), np.full(num, fixed_quality(LEVEL)))}
+
+
+# --- the fixed-sample tests, told the right moment ------------------------------------------------------------------------
+
+
+def fixed_binomial(border: float, worse: float, level: float) -> int:
+    """Requests of an exact one-sided binomial test that is even told stable's rate."""
+    n = np.arange(20, 40_000)
+    critical = stats.binom.isf(level, n, border)
+    return int(n[stats.binom.sf(critical, n, worse) >= POWER][0])
+
+
+def fixed_waits(trace: Trace, slower: str, level: float) -> int:
+    """The same for the share of waits beyond margin x stable's p95, which it is told for each prompt length."""
+    if slower == "long":  # told which prompts to look at, and waiting for enough of them
+        return math.ceil(fixed_waits(trace, "all", level) / (trace.tokens > 4096).mean())
+    return fixed_binomial(0.05, WaitModel(trace).share_late(slower), level)
+
+
+def fixed_quality(level: float, drop: float = 0.05) -> int:
+    """A paired z-test, with the variance that the sample has."""
+    deviation = math.sqrt(2 * DISCORDANT + drop - drop**2)
+    quantiles = stats.norm.isf(level) + stats.norm.ppf(POWER)
+    return math.ceil((quantiles * deviation / (drop - CONFIG.margin("quality"))) ** 2)
+
+
+# --- the report -----------------------------------------------------------------------------------------------------------
+
+
+def interval(hits: int, num: int) -> str:
+    """Clopper & Pearson's of 95 %, in percent."""
+    low = stats.beta.ppf(0.025, hits, num - hits + 1) if hits else 0.0
+    high = stats.beta.ppf(0.975, hits + 1, num - hits) if hits < num else 1.0
+    return f"{hits / num:.2%} [{low:.2%}, {high:.2%}]"
+
+
+def report_null(title: str, found: dict[str, Outcome]) -> None:
+    print(f"\n### {title}\n\n| judge | false rollbacks [95 % interval] |\n|---|---|")
+    for name, outcome in found.items():
+        print(f"| {name} | {interval(int(outcome.rolled_back.sum()), len(outcome.needed))} |")
+
+
+def report_harm(title: str, found: dict[str, Outcome], unit: str, harm: str) -> None:
+    told = np.unique(found["serinus"].fixed).astype(int)
+    print(
+        f"\n### {title}\n\nA fixed-sample test told the right moment needs {' or '.join(map(str, told))} {unit} (by trace).\n"
+    )
+    head = ("judge", "missed", f"{unit}: median", "mean", "p95", "p95 / fixed", "found within 1.5 x fixed", harm)
+    print(f"| {' | '.join(head)} |\n{'|---' * len(head)}|")
+    for name, outcome in found.items():
+        hit, num = outcome.needed[outcome.rolled_back], len(outcome.needed)
+        p95, ratio = (np.quantile(x, 0.95, method="higher") for x in (outcome.needed, outcome.needed / outcome.fixed))
+        shown = [f"{np.median(hit):.0f}", f"{hit.mean():.0f}"] if len(hit) else ["-", "-"]
+        tail = [f"{p95:.0f}", f"{ratio:.2f}"] if np.isfinite(p95) else ["-", "-"]
+        within = interval(int((outcome.needed <= 1.5 * outcome.fixed).sum()), num)
+        row = (name, f"{1 - len(hit) / num:.1%}", *shown, *tail, within, f"{outcome.harmed.mean():.1f}")
+        print(f"| {' | '.join(row)} |")
+
+
+def run(
+    traces: list[Trace], num: int, seed: int, simulate: Callable[..., dict[str, Outcome]], *arguments: object
+) -> dict[str, Outcome]:
+    """`num` rollouts of one scenario, the traces in turn."""
+    parts = []
+    for part, start in enumerate(range(0, num, CHUNK)):
+        generator = np.random.default_rng((seed, part))
+        parts.append(simulate(traces[part % len(traces)], generator, min(CHUNK, num - start), *arguments))
+    return join(parts)
+
+
+def without_effect(many: Callable[..., dict[str, Outcome]]) -> None:
+    calm, even = many(1, simulate_errors, BASE_RATE), many(3, simulate_waits, "no")
+    same, tpot = many(4, simulate_quality, 0.0), many(10, simulate_waits, "no")
+    report_null("No effect: errors 0.5 % on both sides", calm)
+    outages = many(2, simulate_errors, BASE_RATE, True)
+    report_null("No effect, but outages: both sides fail 20 times as often for a minute in five", outages)
+    report_null("No effect: the same waits on both sides", even)
+    metrics = [found["serinus"].rolled_back for found in (calm, even, tpot, same)]
+    whole = np.where(np.any(metrics, axis=0), 1.0, np.inf)
+    report_null(
+        "No effect: rolled back by any of errors, ttft, tpot, quality", {"serinus": Outcome(whole, whole, whole)}
+    )
+
+
+def with_effects(many: Callable[..., dict[str, Outcome]]) -> None:
+    requests = "canary requests"
+    report_harm("Errors 0.5 % -> 2.5 %", many(5, simulate_errors, WORSE_RATE), requests, "harmful answers to users")
+    titles = {
+        "all": "ttft +30 % for all requests (p95 +30 %)",
+        "tail": "ttft +30 % for the slowest tenth only (p95 +30 %, median as before)",
+        "long": "ttft +30 % for prompts over 4,096 tokens only",
+    }
+    for number, (slower, title) in enumerate(titles.items()):
+        report_harm(title, many(6 + number, simulate_waits, slower), requests, "requests at the canary")
+    report_harm("Accuracy -5 points", many(9, simulate_quality, 0.05), "items", "users harmed (probes harm none)")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--rollouts", type=int, default=2000)
+    parser.add_argument("--seed", type=int, default=1)
+    given = parser.parse_args()
+    traces = load_traces(np.random.default_rng(given.seed))
+    began = time.monotonic()
+    weights = ", ".join(f"{weight:.0%} for {seconds / 60:.0f} min" for weight, seconds in SCHEDULE)
+    names = ", ".join(trace.name for trace in traces)
+    print(f"{given.rollouts} rollouts a scenario; arrivals: {names}; {RATE_PER_S:g} requests/s; {weights}")
+
+    def many(scenario: int, *what: object) -> dict[str, Outcome]:
+        return run(traces, given.rollouts, 100 * given.seed + scenario, *what)  # type: ignore[arg-type]
+
+    without_effect(many)
+    with_effects(many)
+    print(f"\ntook {time.monotonic() - began:.0f} s")
+
+
+if __name__ == "__main__":
+    main()
