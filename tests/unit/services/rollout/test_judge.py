@@ -1,0 +1,177 @@
+"""From records to evidence: who counts, what is compared with what, and how harm that hides is found."""
+
+from __future__ import annotations
+
+import math
+from datetime import UTC, datetime
+
+import numpy as np
+import pytest
+
+from services.config import Metric, RolloutConfig
+from services.contract import Outcome, PairedScore, RequestRecord, Role
+from services.rollout.judge import Judge, Look
+from services.rollout.latency import NUM_STRATA, stratum
+from services.rollout.policy import Finding, harm_level
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+CONFIG = RolloutConfig()
+FAILS = -math.log(harm_level(CONFIG) * 0.95)
+PASSES = math.log(1 / CONFIG.beta)
+
+
+def record(role: Role, user: float, outcome: Outcome = "ok", ttft_s: float | None = 0.4, tokens: int | None = None,
+           cached: int | None = None, tpot_s: float | None = None, duration_s: float = 1.0) -> RequestRecord:  # fmt: skip
+    return RequestRecord(
+        request_id="r",
+        revision="m",
+        role=role,
+        bucket=user,
+        outcome=outcome,
+        status=200,
+        ttft_s=ttft_s,
+        duration_s=duration_s,
+        num_output_chunks=1,
+        at=NOW,
+        prompt_tokens=tokens,
+        cached_tokens=cached,
+        tpot_s=tpot_s,
+    )
+
+
+def judged(*looks: list[RequestRecord], window: int = 1, alone: bool = False, judge: Judge | None = None) -> Judge:
+    judge = judge or Judge.start(CONFIG)
+    for records in looks:
+        judge = judge.see(Look(judge.look + 1, window, NOW, alone, tuple(records)))
+    return judge
+
+
+def found(judge: Judge, metric: Metric) -> Finding:
+    return next(f for f in judge.evidence.findings if f.metric == metric)
+
+
+def users(role: Role, number: int, seed: int, **fields: object) -> list[RequestRecord]:
+    return [record(role, seed + k / number, **fields) for k in range(number)]  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("role", ["stable", "canary"])
+def test_nothing_of_a_user_counts_after_the_first_harm_in_a_stretch(role: Role) -> None:
+    other: Role = "stable" if role == "canary" else "canary"
+    again = [record(role, 0.5, "empty"), record(role, 0.5, "http_error"), record(role, 0.5), record(role, 0.6)]
+    judge = judged([*again, record(other, 0.1)], [record(role, 0.5, "empty"), record(other, 0.2)])
+    seen = found(judge, "errors")
+    assert (seen.num_canary, seen.num_stable) == ((2, 1) if role == "canary" else (1, 2))
+    assert (seen.canary if role == "canary" else seen.stable) == 0.5
+    counts = judge.canary if role == "canary" else judge.stable
+    assert (counts.num_requests, counts.num_harmful) == (5, 3)  # floors and messages tell all of it
+
+
+def test_in_the_next_stretch_the_user_counts_again() -> None:
+    harm = [record("canary", 0.5, "empty"), record("stable", 0.1)]
+    judge = judged(harm, window=2, judge=judged(harm))
+    assert found(judge, "errors").num_canary == 2
+
+
+def test_one_users_failures_do_not_condemn_a_canary_and_many_users_failures_do() -> None:
+    one = judged(*[[*users("stable", 50, k), *[record("canary", 0.5, "empty")] * 20] for k in range(20)])
+    assert found(one, "errors").log_harm < FAILS
+    many = judged(*[[*users("stable", 50, k), record("canary", k, "empty")] for k in range(4)])
+    assert found(many, "errors").log_harm > FAILS
+
+
+def test_who_goes_away_is_no_answer_but_a_long_wait() -> None:
+    gone = [[*users("stable", 50, k), record("canary", k, "cancelled", None, duration_s=30)] for k in range(8)]
+    judge = judged(users("stable", 50, 99) + users("canary", 2, 99), *gone)
+    assert judge.canary.num_requests == found(judge, "errors").num_canary == 2
+    assert found(judge, "ttft").log_harm > FAILS
+
+
+def test_who_goes_away_early_tells_nothing_about_waits() -> None:
+    calm = [users("stable", 50, k) + users("canary", 10, k) for k in range(5)]
+    early = [[*users("stable", 50, k), record("canary", k, "cancelled", None, duration_s=0.01)] for k in range(8)]
+    before, after = found(judged(*calm), "ttft"), found(judged(*calm, *early), "ttft")
+    assert (after.num_canary, after.log_pass) == (before.num_canary, before.log_pass)
+
+
+@pytest.mark.parametrize(
+    ("tokens", "cached", "place"),
+    [(None, None, 0), (0, 0, 1), (64, None, 1), (65, None, 2), (1000, 900, 2), (16_384, 0, 9), (16_385, 0, 10), (10**6, 0, 10)],
+)  # fmt: skip
+def test_prompts_are_compared_by_what_was_not_cached(tokens: int | None, cached: int | None, place: int) -> None:
+    assert stratum(tokens, cached) == place < NUM_STRATA
+
+
+def waits(
+    generator: np.random.Generator, role: Role, number: int, long_share: float, slow: float = 1.0
+) -> list[RequestRecord]:
+    """Short prompts wait 0.4 s or so, long ones ten times as much, and `slow` times that at the canary."""
+    long = generator.random(number) < long_share
+    seconds = np.exp(0.3 * generator.standard_normal(number)) * np.where(long, 4.0 * slow, 0.4)
+    return [
+        record(role, float(generator.random()), ttft_s=float(s), tokens=8000 if is_long else 100)
+        for s, is_long in zip(seconds, long, strict=True)
+    ]
+
+
+def test_another_mix_of_prompts_is_no_slowness_but_slow_long_prompts_are() -> None:
+    generator = np.random.default_rng(3)
+    mixed = [waits(generator, "stable", 100, 0.1) + waits(generator, "canary", 20, 0.9) for _ in range(30)]
+    assert found(judged(*mixed), "ttft").log_harm < 0
+    hidden = [waits(generator, "stable", 100, 0.1) + waits(generator, "canary", 20, 0.1, slow=1.6) for _ in range(60)]
+    assert found(judged(*hidden), "ttft").log_harm > FAILS
+
+
+def test_a_cold_cache_is_no_slowness() -> None:
+    warm = [[*users("stable", 60, k, tokens=8000, cached=7900, ttft_s=0.3), *users("stable", 20, k, tokens=8000, ttft_s=3.0),
+             *users("canary", 10, k, tokens=8000, ttft_s=3.0)] for k in range(20)]  # fmt: skip
+    assert found(judged(*warm), "ttft").log_harm < FAILS
+
+
+def test_time_per_token_is_judged_apart() -> None:
+    slow = [users("stable", 50, k, tpot_s=0.03) + users("canary", 10, k, tpot_s=0.2) for k in range(10)]
+    judge = judged(*slow)
+    assert found(judge, "tpot").log_harm > FAILS > found(judge, "ttft").log_harm
+
+
+def test_waits_below_the_floor_are_never_slow_and_are_proven_fast() -> None:
+    quick = [users("stable", 50, k, ttft_s=0.01) + users("canary", 10, k, ttft_s=0.2) for k in range(20)]
+    seen = found(judged(*quick), "ttft")
+    assert seen.log_harm < 0
+    assert min(seen.log_pass) > PASSES
+
+
+def test_scores_are_compared_item_by_item() -> None:
+    generator, judge = np.random.default_rng(1), Judge.start(CONFIG)
+    for number in range(200):
+        right = (generator.random(5) < 0.8).astype(float)
+        lost = right * (generator.random(5) < 0.8)
+        scores = tuple(PairedScore(item="i", stable=s, canary=c, at=NOW) for s, c in zip(right, lost, strict=True))
+        judge = judge.see(Look(number + 1, 1, NOW, False, (), scores))
+    seen = found(judge, "quality")
+    assert seen.log_harm > FAILS
+    assert seen.num_canary == 1000
+    assert seen.canary == pytest.approx(-0.16, abs=0.03)
+
+
+def test_proofs_begin_anew_with_each_stretch_and_harm_carries_on() -> None:
+    judge = judged(*[users("stable", 50, k) + users("canary", 20, k) for k in range(60)])
+    before = found(judge, "errors")
+    assert min(before.log_pass) > PASSES
+    entered = judge.enter(2)
+    assert max(found(entered, "errors").log_pass) == 0
+    assert entered.canary.num_requests == 0
+    later = judged(*[[*users("stable", 20, k), record("canary", k, "empty")] for k in range(9)], window=2, judge=judge)
+    drowned = judged(
+        *[[*users("stable", 20, k), record("canary", k, "empty")] for k in range(9)], window=1, judge=judge
+    )
+    assert found(later, "errors").log_harm > FAILS
+    assert found(later, "errors").log_harm > found(drowned, "errors").log_harm
+
+
+def test_with_everybody_on_the_canary_its_past_stands_for_stable() -> None:
+    before = judged(*[users("stable", 100, k) + users("canary", 100, k) for k in range(20)])
+    good = judged(*[users("canary", 100, k) for k in range(10)], window=2, alone=True, judge=before)
+    assert min(found(good, "errors").log_pass) > PASSES
+    assert found(good, "errors").log_harm < FAILS
+    bad = judged(*[[record("canary", k, "empty")] for k in range(5)], window=2, alone=True, judge=before)
+    assert found(bad, "errors").log_harm > FAILS

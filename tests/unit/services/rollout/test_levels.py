@@ -1,0 +1,112 @@
+"""The levels and the aim of the tests, over many simulated rollouts at once, looked at all the time."""
+
+from __future__ import annotations
+
+import math
+
+import numpy as np
+import pytest
+
+from services.rollout.errors import ErrorTest
+from services.rollout.latency import NUM_STRATA, LatencyTest, Waits
+from services.rollout.quality import QualityTest
+
+NUM = 400
+
+
+def errors(
+    stable: float, canary: float, num_looks: int, seed: int, drift: bool = False
+) -> tuple[np.ndarray, np.ndarray, ErrorTest]:
+    """Highest log e-values ever reached, for harm and for passing; the weight grows half-way."""
+    generator = np.random.default_rng(seed)
+    test = ErrorTest.start(0.005, 0.02, (0.02,), NUM)
+    harm, passed = np.zeros(NUM), np.zeros(NUM)
+    for look in range(num_looks):
+        share = 0.03 if look < num_looks // 2 else 0.4
+        total = generator.poisson(60, NUM)
+        n_c = generator.binomial(total, share)
+        up = 0.2 if drift and look % 7 == 0 else 0.0
+        hits = generator.binomial(total - n_c, stable + up), generator.binomial(n_c, canary + up)
+        test = test.take((total - n_c, hits[0]), (n_c, hits[1]))
+        harm, passed = np.maximum(harm, test.log_harm), np.maximum(passed, test.log_pass[:, 0])
+    return harm, passed, test
+
+
+@pytest.mark.parametrize("drift", [False, True], ids=["steady", "both sides drift"])
+@pytest.mark.parametrize("stable", [0.002, 0.05])
+def test_a_canary_on_the_margin_is_rolled_back_with_at_most_the_level(stable: float, drift: bool) -> None:
+    harm, _, _ = errors(stable, stable + 0.005, 100, 1, drift)
+    assert (harm >= math.log(20)).mean() <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / NUM)
+
+
+def test_a_canary_worse_by_the_effect_passes_with_at_most_beta() -> None:
+    _, passed, _ = errors(0.005, 0.025, 100, 2)
+    assert (passed >= math.log(20)).mean() <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / NUM)
+
+
+def test_harm_is_found_and_its_absence_proven() -> None:
+    harm, _, _ = errors(0.005, 0.025, 240, 3)
+    assert (harm >= math.log(400)).mean() > 0.9
+    _, passed, test = errors(0.005, 0.005, 60, 4)
+    assert (passed >= math.log(20)).mean() > 0.8
+    assert test.stable_rate == pytest.approx(0.005, abs=0.004)
+
+
+def test_a_block_waits_for_the_other_side_and_nothing_is_lost() -> None:
+    test = ErrorTest.start(0.0, 0.02, (0.02,))
+    for stable, canary in (((10, 0), (0, 0)), ((0, 0), (2, 1)), ((0, 0), (1, 0)), ((5, 1), (0, 0))):
+        test = test.take(*(tuple(np.array([float(x)]) for x in side) for side in (stable, canary)))  # type: ignore[arg-type]
+    assert (test.rates.closed.num_stable[0], test.rates.closed.num_canary[0]) == (15, 3)
+    assert test.rates.pending.num_canary[0] == 0
+
+
+def waits(slow: float, ratio: float, num_looks: int, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    generator, num = np.random.default_rng(seed), 100
+    test = LatencyTest.start(1.1, 1.3, (1.3,), 0.01, num)
+    harm, passed = np.zeros(num), np.zeros(num)
+    for _ in range(num_looks):
+        each = 80
+        rollout = np.repeat(np.arange(num), each)
+        canary = generator.random(len(rollout)) < 0.2
+        place = generator.integers(1, 3, len(rollout))
+        seconds = np.exp(0.5 * generator.standard_normal(len(rollout))) * place * np.where(canary, ratio, 1.0)
+        seconds *= 1 + slow * generator.random()  # both sides, another load at each look
+        test = test.take(Waits(rollout * NUM_STRATA + place, canary, seconds, np.zeros(len(rollout), bool)))
+        harm, passed = np.maximum(harm, test.log_harm), np.maximum(passed, test.log_pass[:, 0])
+    return harm, passed
+
+
+@pytest.mark.parametrize("load", [0.0, 1.0], ids=["steady", "the load changes"])
+def test_a_canary_slower_by_the_margin_is_rolled_back_with_at_most_the_level(load: float) -> None:
+    harm, _ = waits(load, 1.1, 40, 5)
+    assert (harm >= math.log(20)).mean() <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 100)
+
+
+def test_slowness_by_the_effect_is_found_and_never_proven_absent() -> None:
+    harm, passed = waits(0.0, 1.3, 40, 6)
+    assert (harm >= math.log(400)).mean() > 0.9
+    assert (passed >= math.log(20)).mean() <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 100)
+    _, passed = waits(0.0, 1.0, 40, 7)
+    assert (passed >= math.log(20)).mean() > 0.9
+
+
+def quality(drop: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    generator, test = np.random.default_rng(seed), QualityTest.start(0.01, 0.05, (0.05,), NUM)
+    harm, passed = np.zeros(NUM), np.zeros(NUM)
+    for _ in range(120):
+        drawn = generator.random((NUM, 20))
+        differences = np.where(drawn < 0.05 + drop, -1.0, np.where(drawn > 0.95, 1.0, 0.0))
+        test = test.take(np.repeat(np.arange(NUM), 20), differences.ravel())
+        harm, passed = np.maximum(harm, test.log_harm), np.maximum(passed, test.log_pass[:, 0])
+    return harm, passed
+
+
+def test_scores_keep_their_levels_and_find_their_effect() -> None:
+    bound = 0.05 + 3 * math.sqrt(0.05 * 0.95 / NUM)
+    harm, _ = quality(0.01, 8)
+    assert (harm >= math.log(20)).mean() <= bound
+    harm, passed = quality(0.05, 9)
+    assert (harm >= math.log(400)).mean() > 0.9
+    assert (passed >= math.log(20)).mean() <= bound
+    _, passed = quality(0.0, 10)
+    assert (passed >= math.log(20)).mean() > 0.95
