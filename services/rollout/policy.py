@@ -136,7 +136,9 @@ def decide(config: RolloutConfig, status: RolloutStatus, evidence: Evidence, now
     if status.held:
         return Hold("inconclusive", "held", f"held at {status.weight_percent:g} % by a person", numbers)
     step = config.steps[status.step]
-    elapsed_s = (now - status.step_started_at).total_seconds()
+    # A step begins when its weight is in force: minutes without a controller are no minutes without evidence.
+    began_at = max(status.step_started_at, status.weight_applied_at or status.step_started_at)
+    elapsed_s = (now - began_at).total_seconds()
     applied = status.weight_applied_at is not None  # until then the evidence is that of the step before
     if (
         missing := _missing(config, step, evidence, elapsed_s)

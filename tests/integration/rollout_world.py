@@ -26,7 +26,7 @@ CONFIG = RolloutConfig(
     ),
     interval_s=0.2,
     drain_s=0.5,
-    step_timeout_s=30,
+    step_timeout_s=120,
 )
 
 

@@ -165,6 +165,13 @@ def test_nothing_passes_before_the_weight_is_in_force_but_harm_is_seen() -> None
     assert isinstance(harmful, Rollback)
 
 
+def test_a_step_begins_when_its_weight_is_in_force() -> None:
+    late = status().replace(weight_applied_at=START + timedelta(seconds=500))
+    assert decide(CONFIG, late, seen(20, 200), START + timedelta(seconds=520)).reason == "not_enough_evidence"
+    assert decide(CONFIG, late, seen(0, 200), START + timedelta(seconds=900)).reason == "not_enough_evidence"
+    assert decide(CONFIG, late, seen(0, 200), START + timedelta(seconds=1100)).reason == "inconclusive"
+
+
 def test_a_rollout_that_ends_is_not_judged() -> None:
     with pytest.raises(AssertionError):
         decide(CONFIG, status().replace(phase="promoting"), Evidence(), START)
