@@ -93,8 +93,8 @@ class Judge:
         return replace(
             judge,
             look=look.number,
-            stable=judge.stable.plus("stable", look.records),
-            canary=judge.canary.plus("canary", look.records),
+            stable=judge.stable.plus("stable", look.records, int(stable[0][0])),
+            canary=judge.canary.plus("canary", look.records, int(canary[0][0])),
             harmed={role: frozenset(users) for role, users in harmed.items()},
             errors=judge.errors.take(stable, canary, alone),
             ttft=judge.ttft.take(ttft, alone) if len(ttft.cell) else judge.ttft,

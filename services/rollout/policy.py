@@ -33,12 +33,18 @@ class Counts(StrictModel):
     num_requests: int = Field(default=0, ge=0)
     """Answered or failed; what the client gave up is left out."""
     num_harmful: int = Field(default=0, ge=0)
+    num_counted: int = Field(default=0, ge=0)
+    """Of the requests, those that count as evidence: none of a user's after its first harm."""
 
-    def plus(self, role: Role, records: Iterable[RequestRecord]) -> Counts:
-        """These and that side's `records`."""
+    def plus(self, role: Role, records: Iterable[RequestRecord], num_counted: int) -> Counts:
+        """These and that side's `records`, of which `num_counted` count."""
         outcomes = [record.outcome for record in records if record.role == role and record.outcome != "cancelled"]
         harmful = sum(outcome in HARMFUL for outcome in outcomes)
-        return Counts(num_requests=self.num_requests + len(outcomes), num_harmful=self.num_harmful + harmful)
+        return Counts(
+            num_requests=self.num_requests + len(outcomes),
+            num_harmful=self.num_harmful + harmful,
+            num_counted=self.num_counted + num_counted,
+        )
 
 
 class Finding(StrictModel):
@@ -239,7 +245,7 @@ def _allowed(config: RolloutConfig, metric: Metric) -> str:
 def _missing(config: RolloutConfig, step: StepConfig, evidence: Evidence, elapsed_s: float) -> str:
     """What the step still lacks to pass, for people; empty when nothing."""
     lacks = []
-    if (requests := step.min_requests - evidence.canary.num_requests) > 0:
+    if (requests := step.min_requests - evidence.canary.num_counted) > 0:
         lacks.append(f"{requests} more canary requests")
     if evidence.stable.num_requests == 0 and step.weight_percent < 100:
         lacks.append("requests to stable to compare with")

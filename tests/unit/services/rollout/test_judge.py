@@ -63,7 +63,7 @@ def test_nothing_of_a_user_counts_after_the_first_harm_in_a_stretch(role: Role) 
     assert (seen.num_canary, seen.num_stable) == ((2, 1) if role == "canary" else (1, 2))
     assert (seen.canary if role == "canary" else seen.stable) == 0.5
     counts = judge.canary if role == "canary" else judge.stable
-    assert (counts.num_requests, counts.num_harmful) == (5, 3)  # floors and messages tell all of it
+    assert (counts.num_requests, counts.num_harmful, counts.num_counted) == (5, 3, 2)  # messages tell all of it
 
 
 def test_in_the_next_stretch_the_user_counts_again() -> None:

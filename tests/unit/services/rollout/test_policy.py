@@ -72,7 +72,7 @@ def seen(canary: int, stable: int, *findings: Finding, passed: float = 20.1, har
     return Evidence(
         look=7,
         stable=Counts(num_requests=stable),
-        canary=Counts(num_requests=canary, num_harmful=harmful),
+        canary=Counts(num_requests=canary, num_harmful=harmful, num_counted=canary),
         findings=tuple(named.get(metric, finding(metric, passed=passed)) for metric in METRICS),
     )
 
