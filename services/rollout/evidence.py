@@ -19,8 +19,8 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.storage import Storage
 from services.contract import PairedScore, RequestRecord, Role
+from services.rollout.findings import Evidence
 from services.rollout.judge import Judge, Look
-from services.rollout.policy import Evidence
 from services.rollout.status import RolloutStatus, folder
 
 if TYPE_CHECKING:

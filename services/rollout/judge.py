@@ -16,8 +16,9 @@ import numpy as np
 from services.config import RolloutConfig
 from services.contract import HARMFUL, PairedScore, RequestRecord, Role
 from services.rollout.errors import ErrorTest
+from services.rollout.findings import Counts, Evidence, Finding
 from services.rollout.latency import LatencyTest, Waits, stratum
-from services.rollout.policy import Counts, Evidence, Finding, harm_level
+from services.rollout.policy import harm_level
 from services.rollout.quality import QualityTest
 from services.rollout.sequential import Array
 

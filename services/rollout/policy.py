@@ -7,16 +7,13 @@ Each metric has two e-values (see `sequential`): against "no worse than the marg
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import ClassVar, Final, Literal
 
-from pydantic import Field
-
 from cluster.config import StrictModel
 from services.config import METRICS, Metric, RolloutConfig, StepConfig
-from services.contract import HARMFUL, RequestRecord, Role
+from services.rollout.findings import Evidence, Finding
 from services.rollout.rates import BOUND_SHARE
 from services.rollout.status import Decision, RolloutStatus, Verdict
 
@@ -25,55 +22,6 @@ MIN_CANARY_REQUESTS: Final = 3
 REASONS: Final[dict[Metric, str]] = {"errors": "error_rate", "ttft": "latency", "tpot": "tpot", "quality": "quality"}
 LARGEST_LOG: Final = 700.0
 """e to this is still a number; larger e-values are shown as it."""
-
-
-class Counts(StrictModel):
-    """What one side answered since the step began."""
-
-    num_requests: int = Field(default=0, ge=0)
-    """Answered or failed; what the client gave up is left out."""
-    num_harmful: int = Field(default=0, ge=0)
-    num_counted: int = Field(default=0, ge=0)
-    """Of the requests, those that count as evidence: none of a user's after its first harm."""
-
-    def plus(self, role: Role, records: Iterable[RequestRecord], num_counted: int) -> Counts:
-        """These and that side's `records`, of which `num_counted` count."""
-        outcomes = [record.outcome for record in records if record.role == role and record.outcome != "cancelled"]
-        harmful = sum(outcome in HARMFUL for outcome in outcomes)
-        return Counts(
-            num_requests=self.num_requests + len(outcomes),
-            num_harmful=self.num_harmful + harmful,
-            num_counted=self.num_counted + num_counted,
-        )
-
-
-class Finding(StrictModel):
-    """What is known of one metric. Logarithms are natural."""
-
-    metric: Metric
-    num_stable: int = Field(default=0, ge=0)
-    num_canary: int = Field(default=0, ge=0)
-    """Counted in the whole rollout; for quality, items."""
-    log_harm: float = 0.0
-    """Of the e-value against "no worse than the margin allows"."""
-    effects: tuple[float, ...] = ()
-    log_pass: tuple[float, ...] = ()
-    """Of the e-values against "worse by the effect", for each of `effects`."""
-    growth: tuple[float, ...] = ()
-    """What a request (for quality: an item) of a canary as good as stable adds to those."""
-    stable: float = 0.0
-    canary: float = 0.0
-    """Harmful share; share beyond the limit of the highest quantile; for quality the mean difference is the canary's."""
-
-
-class Evidence(StrictModel):
-    """Everything a decision rests on, in numbers."""
-
-    look: int = Field(default=0, ge=0)
-    """Number of the last look that saw records."""
-    stable: Counts = Counts()
-    canary: Counts = Counts()
-    findings: tuple[Finding, ...] = ()
 
 
 class Outcome(StrictModel):

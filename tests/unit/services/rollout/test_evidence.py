@@ -11,8 +11,8 @@ from services.config import RolloutConfig
 from services.contract import Outcome, PairedScore, RequestRecord, Role
 from services.rollout import evidence as module
 from services.rollout.evidence import EvidenceStore, stored_looks
+from services.rollout.findings import Evidence
 from services.rollout.gateways import LIVE_S, SETTLE_S, Gateways
-from services.rollout.policy import Evidence
 from services.rollout.status import Decision, RolloutStatus
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

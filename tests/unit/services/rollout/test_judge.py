@@ -10,9 +10,10 @@ import pytest
 
 from services.config import Metric, RolloutConfig
 from services.contract import Outcome, PairedScore, RequestRecord, Role
+from services.rollout.findings import Finding
 from services.rollout.judge import Judge, Look
 from services.rollout.latency import NUM_STRATA, stratum
-from services.rollout.policy import Finding, harm_level
+from services.rollout.policy import harm_level
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CONFIG = RolloutConfig()

@@ -10,11 +10,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.config import METRICS, Metric, RolloutConfig, StepConfig
+from services.rollout.findings import Counts, Evidence, Finding
 from services.rollout.policy import (
     Action,
-    Counts,
-    Evidence,
-    Finding,
     Hold,
     Promote,
     Rollback,
