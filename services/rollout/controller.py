@@ -79,6 +79,9 @@ class Controller:
     def record(self, gateway_id: str, traffic_version: int, records: list[dict[str, Any]]) -> None:
         self._loop.record(gateway_id, traffic_version, records)
 
+    def score(self, scores: list[dict[str, Any]]) -> None:
+        self._loop.score(scores)
+
     def start(self, config: RolloutConfig, revision_id: str, keep_revisions: int, who: str) -> str:
         rollout_id = self._loop.start(config, revision_id, keep_revisions, who)
         self._wake.set()

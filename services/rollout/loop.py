@@ -16,7 +16,7 @@ from cluster import registry
 from cluster.errors import Conflict, UserError
 from cluster.storage import ABSENT, Storage
 from services.config import RolloutConfig
-from services.contract import RequestRecord
+from services.contract import PairedScore, RequestRecord
 from services.rollout import acts
 from services.rollout.acts import Applications
 from services.rollout.evidence import EvidenceStore
@@ -51,6 +51,12 @@ class Loop:
         following = self._evidence
         if following is not None and records:
             following[1].add([RequestRecord.model_validate(record) for record in records])
+
+    def score(self, scores: list[dict[str, Any]]) -> None:
+        """Take in items that both revisions of the rollout under way answered, as PairedScore has them."""
+        following = self._evidence
+        if following is not None:
+            following[1].add_scores([PairedScore.model_validate(score) for score in scores])
 
     def _follow(self, status: RolloutStatus) -> EvidenceStore:
         """The evidence of that rollout, read from storage when this process has not seen it yet."""

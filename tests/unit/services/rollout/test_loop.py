@@ -189,6 +189,15 @@ def test_a_bad_candidate_is_out_before_anything_else_happens(world: World, fault
     assert registry.aliases(world.storage, "m") == {"stable": STABLE}
 
 
+def test_a_candidate_that_answers_worse_is_out_though_nothing_fails(world: World) -> None:
+    world.start(CONFIG.replace(steps=(StepConfig(weight_percent=10, min_requests=10**6),), step_timeout_s=600))
+    for number in range(120):
+        items = [{"item": f"{number}-{k}", "stable": 1.0, "canary": float(k > 0), "at": world.now} for k in range(4)]
+        world.loop.score(items)
+        world.turn()
+    assert (world.status.decisions[-1].reason, world.status.decisions[-1].verdict) == ("quality", "failed")
+
+
 def test_a_step_without_canary_traffic_times_out_and_goes_back(world: World) -> None:
     config = CONFIG.replace(steps=(StepConfig(weight_percent=0.001, min_requests=100),), step_timeout_s=10)
     world.start(config)
