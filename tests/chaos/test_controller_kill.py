@@ -35,7 +35,7 @@ def _kill_at(deployed: Deployed, moments: list[Moment]) -> RolloutStatus:
 
 
 def test_killed_in_every_phase_of_a_promotion(deployed: Deployed) -> None:
-    deployed.start(CONFIG.replace(drain_s=2), keep_revisions=0)
+    deployed.start(CONFIG.replace(drain_s=5), keep_revisions=0)
     status = _kill_at(
         deployed,
         [
@@ -55,7 +55,7 @@ def test_killed_in_every_phase_of_a_promotion(deployed: Deployed) -> None:
 
 def test_killed_in_every_phase_of_a_rollback(deployed: Deployed) -> None:
     deployed.gateway.harmful = True
-    deployed.start(CONFIG.replace(drain_s=2))
+    deployed.start(CONFIG.replace(drain_s=5))
     status = _kill_at(
         deployed,
         [
