@@ -399,7 +399,10 @@ def _apply_keys(loaded: Recipe) -> None:
     from services.serving import keys as api_keys
 
     found = api_keys.publish_keys(open_storage(loaded.storage), loaded.name, _keys_file(loaded))
-    print(f"{len(found.keys)} key(s) in force for {loaded.name}", file=sys.stderr)
+    print(
+        f"{len(found.keys)} key(s) published for {loaded.name}: a gateway with `admission.keys` follows",
+        file=sys.stderr,
+    )
 
 
 def _keys_file(loaded: Recipe) -> Path:

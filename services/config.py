@@ -63,6 +63,9 @@ class AdmissionConfig(StrictModel):
     """Requests without a first token at each gateway replica; beyond it they are refused (429)."""
     timeout_s: float = Field(600, gt=0)
     """An answer that is not whole by then is stopped, in vLLM too (504). Clients may ask for less by x-serinus-timeout-s."""
+    canary_patience_s: float = Field(60, gt=0)
+    """A canary that has not begun its stream by then has failed (outcome `timeout`), and stable answers: a revision that hangs
+    must cost its users a minute, not `timeout_s`. Answers in one piece get the whole `timeout_s`."""
 
 
 class ShadowConfig(StrictModel):

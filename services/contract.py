@@ -63,7 +63,8 @@ class RequestRecord(StrictModel):
     num_output_chunks: int
     at: datetime
     prompt_tokens: int | None = None
-    """By vLLM's count, as the next two; None where it told none, as for an answer that was cut short."""
+    """By vLLM's count, as the next two. Where it told none, as for an answer that was cut short, a guess by the body's size here,
+    None in the others."""
     cached_tokens: int | None = None
     """Of the prompt's tokens, those found in the prefix cache."""
     output_tokens: int | None = None

@@ -15,9 +15,8 @@ from dataclasses import dataclass, field
 from services.config import AdmissionConfig
 from services.serving.keys import ApiKey, KeyFile
 from services.serving.openai_errors import ApiError
+from services.serving.records import BYTES_PER_TOKEN
 
-BYTES_PER_TOKEN = 4
-"""Of English text, about; what a request is first charged with. vLLM's count replaces it when the answer is there."""
 ASSUMED_OUTPUT_TOKENS = 256
 """What a request that names no maximum is first charged with."""
 
@@ -165,8 +164,9 @@ def output_tokens(wanted: int | None, choices: int, config: AdmissionConfig) -> 
 
 
 def estimate(num_body_bytes: int, max_tokens: int | None, choices: int) -> int:
-    """Tokens a request is charged with before its answer tells the true number."""
-    return num_body_bytes // BYTES_PER_TOKEN + choices * (ASSUMED_OUTPUT_TOKENS if max_tokens is None else max_tokens)
+    """Tokens a request is charged with before vLLM's count replaces them."""
+    output = ASSUMED_OUTPUT_TOKENS if max_tokens is None else max(0, max_tokens)
+    return num_body_bytes // BYTES_PER_TOKEN + choices * output
 
 
 def check_right(key: ApiKey | None, role: str) -> None:

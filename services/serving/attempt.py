@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -45,11 +45,20 @@ class Attempt:
     """
 
     def __init__(
-        self, role: Role, revision: str, name: str, started_s: float, deadline: Deadline, *, hide_usage: bool = False
+        self,
+        role: Role,
+        revision: str,
+        name: str,
+        started_s: float,
+        deadline: Deadline,
+        *,
+        first: Deadline | None = None,
+        hide_usage: bool = False,
     ) -> None:
-        """`hide_usage`: we asked for the event that tells of usage, the client did not."""
+        """`first`: when patience for the first chunk ends, if sooner. `hide_usage`: the client did not ask for that event."""
         self.role, self.revision, self._name = role, revision, name
         self._deadline, self._hide_usage = deadline, hide_usage
+        self._first_deadline = first if first and first.at_s < deadline.at_s else deadline
         self.watch = Watch(started_s)
         self.failure: ApiError | None = None
         self.whole: dict[str, Any] | None = None
@@ -64,15 +73,13 @@ class Attempt:
         """Wait for the first chunk. `chunks` is the handle's response generator."""
         self._chunks = chunks
         try:
-            async with self._deadline.wait():
-                first = await anext(aiter(chunks), None)
-            self._take_first(first)
+            self._take_first(await self._next(self._first_deadline))
         except asyncio.CancelledError:
             self.cancel()
             raise
         except TimeoutError:
-            self._give_up()
-            self._fail(self._deadline.error)
+            self._give_up(self._first_deadline)
+            self._fail(self._first_deadline.error)
         except Exception as error:  # a dead replica, a full queue, a defect of the model server: all end this attempt
             log.warning("%s failed before its first chunk: %s", self.revision, _in_short(error))
             self._fail(_as_api_error(error))
@@ -82,8 +89,7 @@ class Attempt:
         if hasattr(item, "error"):
             self._fail(from_revision(item.error.model_dump(), self.revision, self._name))
         elif hasattr(item, "model_dump"):
-            self.whole = {**item.model_dump(mode="json"), "model": self._name}
-            self.watch.see_whole(self.whole, time.monotonic())
+            self._take_whole({**item.model_dump(mode="json"), "model": self._name})
         elif chunk:
             self._first, error = self._taken(chunk)
             if error:
@@ -91,13 +97,22 @@ class Attempt:
         else:
             self._fail(ApiError(502, "the model server gave no answer", kind="server_error", code="no_answer"))
 
-    async def relay(self) -> AsyncIterator[str]:
+    def _take_whole(self, answer: dict[str, Any]) -> None:
+        try:
+            json.dumps(answer, allow_nan=False)
+        except ValueError:  # log-probabilities of broken weights: what cannot be sent must not count as answered
+            self._fail(ApiError(502, "the model server's answer is no JSON", kind="server_error", code="bad_answer"))
+            return
+        self.whole = answer
+        self.watch.see_whole(answer, time.monotonic())
+
+    async def relay(self) -> AsyncGenerator[str, None]:
         """The stream's events. One that breaks off ends with an error event, as clients expect it."""
         failure = ApiError(500, "the answer broke off", kind="server_error", code="stream_broken")
         try:
             if self._first:
                 yield self._first
-            while (chunk := await self._next()) is not None:
+            while (chunk := await self._next(self._deadline)) is not None:
                 text, _ = self._taken(chunk)
                 if text:
                     yield text
@@ -105,7 +120,7 @@ class Attempt:
             self.cancel()
             raise
         except TimeoutError:
-            self._give_up()
+            self._give_up(self._deadline)
             failure = self._deadline.error
         except Exception as error:  # the replica died or failed: the status is sent, only the stream can tell
             log.warning("%s broke off: %s", self.revision, _in_short(error))
@@ -113,14 +128,25 @@ class Attempt:
             self.watch.broken = not (self.watch.timed_out or self.watch.cancelled)
             yield f"data: {json.dumps(failure.body)}\n\ndata: [DONE]\n\n"
 
-    async def _next(self) -> Any:
-        async with self._deadline.wait():
-            return await anext(self._chunks, None)
+    async def _next(self, deadline: Deadline) -> Any:
+        """The next chunk, None at the end.
 
-    def _give_up(self) -> None:
+        Raises:
+            TimeoutError: the deadline is over; a time-out of the model server's own comes as RuntimeError.
+        """
+        wait = deadline.wait()
+        try:
+            async with wait:
+                return await anext(self._chunks, None)
+        except TimeoutError as error:
+            if wait.expired():
+                raise
+            raise RuntimeError("a time-out inside the model server") from error
+
+    def _give_up(self, deadline: Deadline) -> None:
         """Nobody waits any longer: free the model server's slot."""
-        self.watch.cancelled = self._deadline.by_client
-        self.watch.timed_out = not self._deadline.by_client
+        self.watch.cancelled = deadline.by_client
+        self.watch.timed_out = not deadline.by_client
         self._chunks.cancel()
 
     def cancel(self) -> None:
@@ -129,7 +155,16 @@ class Attempt:
         if self._chunks is not None and not self.watch.done:
             self._chunks.cancel()
 
-    def record(self, now_s: float, at: datetime, request_id: str, place: float, *, failed_over: bool) -> RequestRecord:
+    def record(
+        self,
+        now_s: float,
+        at: datetime,
+        request_id: str,
+        place: float,
+        *,
+        num_body_bytes: int | None = None,
+        failed_over: bool,
+    ) -> RequestRecord:
         return self.watch.record(
             now_s,
             at,
@@ -137,6 +172,7 @@ class Attempt:
             role=self.role,
             revision=self.revision,
             place=place,
+            num_body_bytes=num_body_bytes,
             failed_over=failed_over,
         )
 

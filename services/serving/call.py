@@ -46,8 +46,9 @@ class Call:
     @property
     def hides_usage(self) -> bool:
         """The client of this stream has not asked for the event that tells of usage, which the evidence needs."""
-        options = getattr(self.body, "stream_options", None)
-        return bool(getattr(self.body, "stream", False)) and not (options and options.include_usage)
+        if self.method == "embeddings":  # whose bodies may hold any field
+            return False
+        return bool(self.body.stream) and not (self.body.stream_options and self.body.stream_options.include_usage)
 
     def for_revision(self, revision: str) -> Any:
         """The body as the revision's engine gets it."""
@@ -69,7 +70,7 @@ class Call:
         usage = watch.usage
         if usage:
             return int(usage.get("prompt_tokens") or 0) + int(usage.get("completion_tokens") or 0)
-        if watch.status >= 400 and not watch.timed_out:
+        if watch.status >= 400 and not (watch.timed_out or watch.cancelled):
             return 0
         return estimate(self.num_body_bytes, 0, 1) + watch.num_output_chunks
 

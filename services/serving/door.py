@@ -55,6 +55,7 @@ class Door:
         keeper = self._keeper()
         headers = {name.lower(): value.decode("latin-1") for name, value in scope["headers"]}
         try:
+            _check_one_key(scope["headers"])
             key = keeper.owner(headers.get(b"authorization"))
             if scope["method"] in WITH_BODY:
                 body = await whole_body(headers.get(b"content-length"), receive, keeper.max_body_bytes)
@@ -70,6 +71,12 @@ class Door:
             return
         scope.setdefault("state", {}).update(api_key=key, num_body_bytes=len(body))
         await self._app(scope, receive, send)
+
+
+def _check_one_key(headers: list[tuple[bytes, bytes]]) -> None:
+    """Of two keys one would be checked and the other might choose the user's side."""
+    if sum(name.lower() == b"authorization" for name, _ in headers) > 1:
+        raise ApiError(400, "more than one Authorization header", param="authorization")
 
 
 async def whole_body(declared: str | None, receive: Receive, max_bytes: int) -> bytes:

@@ -6,8 +6,11 @@ Traffic is read from storage all the time (`watch`), so a change of weights rest
 
 from __future__ import annotations
 
+import asyncio
 import time
+import uuid
 from collections.abc import AsyncIterator
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any, cast
 
@@ -23,16 +26,17 @@ from vllm.exceptions import VLLMClientError
 
 from cluster.storage import open_storage
 from services.config import ServingConfig
-from services.contract import Role, Traffic
+from services.contract import HARMFUL, Role, Traffic
 from services.serving import openai_errors
 from services.serving.admission import Admission, check_right
-from services.serving.attempt import Attempt
+from services.serving.attempt import Attempt, Deadline
 from services.serving.call import ROLE_HEADER, TIMEOUT_HEADER, Call, bounded, deadline_of, request_id_of
 from services.serving.door import Door, Keeper
 from services.serving.keys import ApiKey
 from services.serving.measures import Measures
 from services.serving.openai_errors import RESPONSES, ApiError
 from services.serving.outbox import Outbox, to_actor
+from services.serving.sendable import check_numbers
 from services.serving.shadow import Comparison, Shadow, chosen
 from services.serving.split import bucket, choose, user_key
 from services.serving.watch import MODEL_DEPLOYMENT, KeyWatch, Situation, TrafficWatch, application_name
@@ -135,10 +139,13 @@ class Gateway(OpenAiIngress):
         """
         started_s, headers = time.monotonic(), request.headers
         self._check_model(body.model)
+        check_numbers(body)
         wanted = self._wanted(headers.get(ROLE_HEADER), request.state.api_key, situation)
         deadline = deadline_of(headers.get(TIMEOUT_HEADER), self._serving.admission.timeout_s, started_s)
         traffic, request_id = self._traffic(situation), request_id_of(headers.get("x-request-id"))
-        copied = wanted is None and chosen(request_id, traffic, self._serving.shadow.percent)
+        # A number of our own: one id sent with all requests would copy all of them or none. Embeddings have no text to compare.
+        may_copy = wanted is None and method != "embeddings"
+        copied = may_copy and chosen(uuid.uuid4().hex, traffic, self._serving.shadow.percent)
         return Call(
             body=body,
             method=method,
@@ -149,7 +156,7 @@ class Gateway(OpenAiIngress):
             deadline=deadline,
             num_body_bytes=request.state.num_body_bytes,
             wanted=wanted,
-            max_tokens=bounded(body, self._serving.admission),
+            max_tokens=None if method == "embeddings" else bounded(body, self._serving.admission),
         )
 
     def _check_model(self, model: str | None) -> None:
@@ -172,7 +179,10 @@ class Gateway(OpenAiIngress):
         return cast(Role, role)
 
     def _user(self, body: Any, request: Request) -> str:
+        """The checked key goes by its name: the user's side outlives a new key, and nobody else can choose it."""
         headers = request.headers
+        if (key := request.state.api_key) is not None:
+            return f"account:{key.name}"
         client = request.client.host if request.client else None
         return user_key(headers.get("authorization"), body.user, headers.get(self._serving.user_header), client)
 
@@ -181,18 +191,31 @@ class Gateway(OpenAiIngress):
         try:
             for role, revision in choose(self._traffic(situation), call.place, call.wanted):
                 started_s = time.monotonic() if call.attempts else call.started_s
-                attempt = Attempt(role, revision, self._name, started_s, call.deadline, hide_usage=call.hides_usage)
-                attempt.watch.keeps_texts = call.shadow is not None
+                attempt = self._attempt(role, revision, call, started_s)
+                chunks = self._chunks(revision, call) if revision in situation.answering else None
                 call.attempts.append(attempt)
-                if revision in situation.answering:
-                    await attempt.ask(self._chunks(revision, call))
+                if chunks is not None:
+                    await attempt.ask(chunks)
                 else:
                     attempt.refuse()
                 if attempt.failure is None or time.monotonic() >= call.deadline.at_s:
                     break
-        except BaseException:  # the client went away: on record, and on its way
+        except asyncio.CancelledError:  # the client went away: on record, and on its way
             self._note(call)
             raise
+        except Exception:  # a defect of ours tells nothing about a revision
+            call.ticket.settle(0, time.monotonic())
+            raise
+
+    def _attempt(self, role: Role, revision: str, call: Call, started_s: float) -> Attempt:
+        """A canary that does not begin its stream in good time leaves the request to stable."""
+        patience_s, first = self._serving.admission.canary_patience_s, None
+        if role == "canary" and call.wanted is None and getattr(call.body, "stream", False):
+            first = Deadline(started_s + patience_s, patience_s)
+        deadline = call.deadline
+        attempt = Attempt(role, revision, self._name, started_s, deadline, first=first, hide_usage=call.hides_usage)
+        attempt.watch.keeps_texts = call.shadow is not None
+        return attempt
 
     def _chunks(self, revision: str, call: Call) -> Any:
         if revision not in self._handles:
@@ -215,8 +238,11 @@ class Gateway(OpenAiIngress):
 
     async def _relay(self, call: Call) -> AsyncIterator[str]:
         try:
-            async for text in call.attempts[-1].relay():
-                yield text
+            async with aclosing(
+                call.attempts[-1].relay()
+            ) as stream:  # it must know of the client's leave before the note
+                async for text in stream:
+                    yield text
         finally:
             self._note(call)
 
@@ -225,13 +251,17 @@ class Gateway(OpenAiIngress):
         now_s, at = time.monotonic(), datetime.now(UTC)
         last = call.attempts[-1]
         call.ticket.settle(call.num_tokens(), now_s)
-        # A prompt too long, say: when stable refuses it too, that tells nothing about any revision.
+        # A prompt too long, say: when stable refuses it too, that tells nothing about any revision. Nor does a request
+        # that both fail on: at 1 % of the traffic it would weigh a hundred times more on the canary's side.
         refused = last.role == "stable" and last.watch.status in REFUSALS
         failed_over = len(call.attempts) > 1
+        both_failed = failed_over and last.watch.outcome in HARMFUL
         for attempt in call.attempts:
-            record = attempt.record(now_s, at, call.request_id, call.place, failed_over=failed_over)
-            self._measures.record(record, refused=refused)
-            if call.wanted is None and not refused:
+            record = attempt.record(
+                now_s, at, call.request_id, call.place, num_body_bytes=call.num_body_bytes, failed_over=failed_over
+            )
+            self._measures.record(record, refused=refused, role="tester" if call.wanted else None)
+            if call.wanted is None and not (refused or both_failed):
                 self._outbox.add(record)
         if call.shadow is not None and last.watch.outcome == "ok":
             canary = call.shadow

@@ -11,6 +11,8 @@ from services.contract import Outcome, RequestRecord, Role
 
 DONE = "[DONE]"
 """The last event of a whole stream, in OpenAI's protocol."""
+BYTES_PER_TOKEN = 4
+"""Of English text, about: the length of a prompt before vLLM tells it."""
 CONTENT_FIELDS = ("content", "text", "reasoning", "reasoning_content", "tool_calls", "refusal")
 
 
@@ -42,13 +44,15 @@ class Watch:
     """Choices with a piece of an answer, by index."""
     finish_reasons: dict[int, str] = field(default_factory=dict)
     """Why each choice ended, where it told so."""
+    stopped: bool = False
+    """The client's own stop text or token ended a choice."""
     texts: dict[int, str] = field(default_factory=dict)
     """What each choice says: content or text alone, no tool calls."""
 
     def see_events(self, text: str, now_s: float) -> dict[str, Any] | None:
         """Take note of one or more server-sent events; returns the error inside the stream, if one is there."""
         error = None
-        for line in text.splitlines():
+        for line in text.split("\n"):  # splitlines would cut at U+2028 and others, which JSON leaves inside a string
             if not line.startswith("data:"):
                 continue
             payload = line[5:].strip()
@@ -87,6 +91,7 @@ class Watch:
     def _see_choice(self, index: int, choice: dict[str, Any]) -> None:
         if reason := choice.get("finish_reason"):
             self.finish_reasons[index] = reason
+            self.stopped = self.stopped or choice.get("stop_reason") is not None
         if self.keeps_texts:
             part = choice.get("delta") or choice.get("message") or choice
             self.texts[index] = self.texts.get(index, "") + (part.get("content") or part.get("text") or "")
@@ -107,8 +112,14 @@ class Watch:
         if not self.done:
             return "stream_error"
         if not self.num_output_chunks:
-            return "empty"
+            return "ok" if self._asked_for_nothing else "empty"
         return "truncated" if self.streamed and not self.begun <= self.finish_reasons.keys() else "ok"
+
+    @property
+    def _asked_for_nothing(self) -> bool:
+        """The client's stop text came first, or its limit cut the first character, which is up to four tokens of bytes."""
+        cut = set(self.finish_reasons.values()) == {"length"} and (self.usage.get("completion_tokens") or 0) <= 4
+        return self.stopped or cut
 
     @property
     def tpot_s(self) -> float | None:
@@ -129,9 +140,10 @@ class Watch:
         role: Role,
         revision: str,
         place: float,
+        num_body_bytes: int | None = None,
         failed_over: bool = False,
     ) -> RequestRecord:
-        """`now_s` ends an answer whose end was not seen."""
+        """`now_s` ends an answer whose end was not seen; `num_body_bytes` tells of a prompt that vLLM never counted for us."""
         ended_s = now_s if self.ended_s is None else self.ended_s
         details = self.usage.get("prompt_tokens_details") or {}
         return RequestRecord(
@@ -145,7 +157,7 @@ class Watch:
             duration_s=ended_s - self.started_s,
             num_output_chunks=self.num_output_chunks,
             at=at,
-            prompt_tokens=self.usage.get("prompt_tokens"),
+            prompt_tokens=self.usage.get("prompt_tokens", num_body_bytes and num_body_bytes // BYTES_PER_TOKEN),
             cached_tokens=details.get("cached_tokens"),
             output_tokens=self.usage.get("completion_tokens"),
             tpot_s=self.tpot_s,

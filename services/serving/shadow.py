@@ -86,3 +86,4 @@ class Shadow:
             self._tell(attempt, compare(answered, attempt.watch))
         except Exception as error:  # this task's outermost loop: nobody else would see it
             log.warning("a copy to %s was lost: %r", canary, type(error))
+            self._tell(None, Comparison("failed"))

@@ -166,3 +166,36 @@ def test_an_answer_that_misses_its_deadline_is_stopped_and_told_as_504(
     else:
         assert '"code": "timeout"' in text
         assert text.endswith(DONE)
+
+
+def test_a_stream_that_does_not_begin_in_good_time_is_given_up_though_the_answer_may_take_longer() -> None:
+    async def ask() -> tuple[Attempt, Chunks]:
+        soon = Deadline(time.monotonic() + 0.05, 0.05)
+        attempt, chunks = Attempt("canary", "m-2", "m", 0.0, PATIENT, first=soon), Chunks(HANG)
+        await attempt.ask(chunks)
+        return attempt, chunks
+
+    attempt, chunks = asyncio.run(ask())
+    assert attempt.failure is not None
+    assert attempt.failure.status == 504
+    assert attempt.watch.outcome == "timeout"
+    assert chunks.cancelled
+
+
+def test_a_time_out_inside_the_model_server_is_its_failure_not_the_clients_impatience() -> None:
+    by_client = Deadline(time.monotonic() + 60, 60, by_client=True)
+    attempt, _ = asyncio.run(answered(Chunks(TimeoutError("inside")), by_client))
+    assert attempt.failure is not None
+    assert attempt.failure.status == 500
+    assert attempt.watch.outcome == "http_error"
+
+
+class Scored(Whole):
+    logprob: float
+
+
+def test_an_answer_that_is_no_json_counts_as_failed() -> None:
+    attempt, _ = asyncio.run(answered(Chunks(Scored(logprob=float("nan")))))
+    assert attempt.failure is not None
+    assert attempt.failure.status == 502
+    assert attempt.watch.outcome == "http_error"

@@ -94,6 +94,7 @@ def test_the_newer_name_of_the_maximum_goes_first() -> None:
         ({"max_tokens": 10, "prompt": [[1, 2], [3], [4]], "n": 2}, 160),
         ({"max_tokens": 10, "prompt": [1, 2, 3]}, 110),
         ({"method": "embeddings"}, 100),
+        ({"max_tokens": -1_000_000}, 100),
     ],
 )
 def test_a_request_is_charged_by_its_size_its_length_and_its_answers(fields: dict[str, Any], tokens: int) -> None:
@@ -101,20 +102,22 @@ def test_a_request_is_charged_by_its_size_its_length_and_its_answers(fields: dic
 
 
 @pytest.mark.parametrize(
-    ("usage", "status", "chunks", "tokens"),
+    ("usage", "status", "chunks", "cancelled", "tokens"),
     [
-        ({"prompt_tokens": 5, "completion_tokens": 7}, 200, 7, 12),
-        ({"prompt_tokens": 5}, 200, 1, 5),
-        ({}, 500, 0, 0),
-        ({}, 200, 8, 108),
+        ({"prompt_tokens": 5, "completion_tokens": 7}, 200, 7, False, 12),
+        ({"prompt_tokens": 5}, 200, 1, False, 5),
+        ({}, 500, 0, False, 0),
+        ({}, 200, 8, False, 108),
+        ({}, 504, 0, True, 100),  # the client's own patience: the engine worked meanwhile
     ],
 )
 def test_a_request_costs_what_vllm_counted_or_what_was_seen_of_it(
-    usage: dict[str, int], status: int, chunks: int, tokens: int
+    usage: dict[str, int], status: int, chunks: int, cancelled: bool, tokens: int
 ) -> None:
     asked = call()
     attempt = Attempt("stable", "m-1", "m", 0.0, asked.deadline)
     attempt.watch.usage, attempt.watch.status, attempt.watch.num_output_chunks = usage, status, chunks
+    attempt.watch.cancelled = cancelled
     asked.attempts.append(attempt)
     assert asked.num_tokens() == tokens
 
@@ -138,3 +141,14 @@ def test_ids_of_odd_form_are_kept_by_their_hash() -> None:
     assert request_id_of("a b\x00" * 500) == request_id_of("a b\x00" * 500) != request_id_of("other !")
     assert len(request_id_of("x" * 65)) == 32
     assert request_id_of(None) != request_id_of(None)
+
+
+@pytest.mark.parametrize("stream_options", [None, {"include_usage": True}, "any"])
+def test_embeddings_may_hold_any_field(stream_options: Any) -> None:
+    class Embeddings(BaseModel, extra="allow"):
+        model: str = "m"
+
+    body = Embeddings.model_validate({"stream": True, "stream_options": stream_options})
+    asking = Call(body, "embeddings", "r", 0.5, 0.0, Deadline(600, 600))
+    assert not asking.hides_usage
+    assert asking.for_revision("m-2").model == "m-2"

@@ -112,3 +112,8 @@ def test_a_client_that_leaves_before_its_body_is_whole_is_forgotten() -> None:
 def test_a_request_without_a_body_is_not_read() -> None:
     _, seen, _, _ = knock([*body(b""), GONE], method="GET", authorization="Bearer secret")
     assert seen[0][0]["num_body_bytes"] == 0
+
+
+def test_two_keys_are_refused_whatever_they_are() -> None:
+    sent, seen, _, _ = knock(body(b"{}"), authorization="Bearer secret", Authorization="Bearer secret")
+    assert (sent[0]["status"], seen) == (400, [])

@@ -26,6 +26,13 @@ ERROR = 'data: {"error": {"message": "Internal server error", "type": "InternalS
 TEXT = 'data: {"object":"text_completion","choices":[{"index":0,"text":" Paris","finish_reason":null}]}\n\n'
 TOOL = chunk(tool_calls=[{"index": 0, "function": {"name": "weather"}}])
 JUNK = "data: {not json\n\n"
+LINES = 'data: {"choices":[{"index":0,"delta":{"content":"a\u2028b\u2029c\x85d"},"finish_reason":null}]}\n\n'
+"""As pydantic writes these characters: as they are."""
+
+
+def ended(reason: str, stop_reason: str | None = None, tokens: int = 1) -> str:
+    choice = {"index": 0, "delta": {}, "finish_reason": reason, "stop_reason": stop_reason}
+    return f"data: {json.dumps({'choices': [choice], 'usage': {'completion_tokens': tokens}})}\n\n"
 
 
 def watched(*chunks: str) -> Watch:
@@ -53,6 +60,11 @@ def watched(*chunks: str) -> Watch:
         ((ROLE, HELLO), "stream_error", 1, 2.0),
         ((), "stream_error", 0, None),
         ((HELLO, JUNK, DONE), "stream_error", 1, 1.0),
+        ((LINES, STOP, DONE), "ok", 1, 1.0),
+        ((ended("stop", "\n"), DONE), "ok", 0, None),
+        ((ended("stop"), DONE), "empty", 0, None),
+        ((ended("length", tokens=4), DONE), "ok", 0, None),
+        ((ended("length", tokens=5), DONE), "empty", 0, None),
     ],
 )
 def test_a_stream_is_judged_by_what_came_through_it(
@@ -145,3 +157,12 @@ def test_only_events_of_usage_alone_are_taken_out() -> None:
     assert without_usage(HELLO + told + DONE) == HELLO + DONE
     assert without_usage(told) == ""
     assert without_usage(quoted + DONE) == quoted + DONE
+
+
+def test_the_body_tells_the_prompts_length_where_vllm_did_not() -> None:
+    def told(watch: Watch) -> int | None:
+        who = {"request_id": "r", "role": "canary", "revision": "m-2", "place": 0.25}
+        return watch.record(110.0, datetime.now(UTC), **who, num_body_bytes=400).prompt_tokens  # type: ignore[arg-type]
+
+    assert told(watched(ROLE)) == 100
+    assert told(watched(HELLO, USAGE.replace("total_tokens", "prompt_tokens"), DONE)) == 3
