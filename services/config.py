@@ -179,6 +179,8 @@ class RolloutConfig(StrictModel):
             raise ValueError("at least one step is needed")
         if any(b <= a for a, b in pairwise(weights)):
             raise ValueError("weights must grow from step to step")
+        if weights[0] >= 100:
+            raise ValueError("the first step leaves nobody on stable to compare with: begin below 100")
         return steps
 
     @model_validator(mode="after")

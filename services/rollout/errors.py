@@ -12,6 +12,8 @@ from services.rollout.sequential import Array, growth, mix
 
 PRIOR_RATE, PRIOR_REQUESTS = 0.005, 50.0
 """What stable's rate is taken for before anything is known, and for how many requests that counts. Costs power if wrong."""
+LEAST_RATE: Final = 1e-4
+"""Nor is it aimed at less than this: far below the margin it makes no difference to power."""
 HARM_SCALES: Final = (0.4, 0.7, 1.2, 3.0)
 """Alternatives, as multiples of what the declared effect is beyond the margin. The test is aimed below the effect: rollouts
 unlucky enough to be found late look as if the effect were smaller."""
@@ -53,7 +55,7 @@ class ErrorTest:
         """Of the blocks before, drawn towards the prior."""
         seen = self.rates.closed
         rate: Array = (seen.hits_stable + PRIOR_RATE * PRIOR_REQUESTS) / (seen.num_stable + PRIOR_REQUESTS)
-        return rate
+        return np.maximum(rate, LEAST_RATE)
 
     @property
     def alternatives(self) -> Alternatives:

@@ -9,6 +9,7 @@ another. The look's number stands with each row, so that the same blocks, and wi
 
 from __future__ import annotations
 
+import heapq
 import io
 import threading
 from collections.abc import Callable, Iterable, Iterator
@@ -54,13 +55,15 @@ class EvidenceStore:
         self._known: dict[Role, dict[tuple[str, datetime], None]] = {"stable": {}, "canary": {}}
         self._records: list[RequestRecord] = []
         self._scores: list[PairedScore] = []
-        self._unwritten: list[_Row] = []
+        self._known_scores: set[PairedScore] = set()
+        self._unwritten: dict[str, list[_Row]] = {"evidence": [], "scores": []}
         self._lock = threading.Lock()
         self._num_files = {kind: len(_keys(storage, self._folder, kind)) for kind in ("evidence", "scores")}
         self._judge = Judge.start(status.config)
         for look in stored_looks(storage, status):
             for record in look.records:
                 self._note(record)
+            self._known_scores |= set(look.scores)
             self._judge = self._judge.see(look)
 
     def add(self, records: Iterable[RequestRecord]) -> None:
@@ -69,9 +72,11 @@ class EvidenceStore:
             self._records += [record for record in records if self._note(record)]
 
     def add_scores(self, scores: Iterable[PairedScore]) -> None:
-        """Take in items that both revisions answered."""
+        """Take in items that both revisions answered; the same answers told twice count once."""
         with self._lock:
-            self._scores += scores
+            new = [score for score in dict.fromkeys(scores) if score not in self._known_scores]
+            self._known_scores |= set(new)
+            self._scores += new
 
     def _note(self, record: RequestRecord) -> bool:
         side = self._known[record.role]
@@ -93,34 +98,37 @@ class EvidenceStore:
             number, alone = judge.look + 1, _alone(status, window)
             look = Look(number, window, now, alone, tuple(records), tuple(scores))
             judge = judge.see(look)
-            seen: list[RequestRecord | PairedScore] = [*records, *scores]
-            self._unwritten += [_Row(number, window, now, one) for one in seen]
+            self._unwritten["evidence"] += [_Row(number, window, now, one) for one in records]
+            self._unwritten["scores"] += [_Row(number, window, now, one) for one in scores]
         self._judge = judge
         return judge.evidence
 
     def flush(self) -> None:
         """Write what was looked at since the last time. Killed before, a controller loses only that, and what was decided
         is decided anew."""
-        rows, self._unwritten = self._unwritten, []
-        self._write("evidence", [row for row in rows if isinstance(row.seen, RequestRecord)])
-        self._write("scores", [row for row in rows if isinstance(row.seen, PairedScore)])
+        for kind in self._unwritten:
+            self._write(kind)
 
-    def _write(self, kind: str, rows: list[_Row]) -> None:
+    def _write(self, kind: str) -> None:
+        """Kept until storage has them: a write that fails is tried again with the next."""
+        rows = list(self._unwritten[kind])
         if not rows:
             return
         import pyarrow.parquet as pq
 
         buffer = io.BytesIO()
         pq.write_table(_table(rows, _SCHEMAS[kind]()), buffer, compression="zstd")
+        self._storage.write(f"{self._folder}/{kind}-{self._num_files[kind] + 1:06d}.parquet", buffer.getvalue())
         self._num_files[kind] += 1
-        self._storage.write(f"{self._folder}/{kind}-{self._num_files[kind]:06d}.parquet", buffer.getvalue())
+        del self._unwritten[kind][: len(rows)]
 
 
 def stored_looks(storage: Storage, status: RolloutStatus) -> Iterator[Look]:
     """The looks that were written, in order, as they were."""
     where = folder(status.name, status.id)
-    rows = [*_stored(storage, where, "evidence", RequestRecord), *_stored(storage, where, "scores", PairedScore)]
-    for number, group in groupby(sorted(rows, key=lambda row: row.look), key=lambda row: row.look):
+    # Each file's rows are in the order of their looks, so that no more than a file of each kind is in memory.
+    kinds = _stored(storage, where, "evidence", RequestRecord), _stored(storage, where, "scores", PairedScore)
+    for number, group in groupby(heapq.merge(*kinds, key=lambda row: row.look), key=lambda row: row.look):
         seen = list(group)
         yield Look(
             number=number,

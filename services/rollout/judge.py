@@ -72,23 +72,25 @@ class Judge:
         begun = replace(
             self, window=window, stable=Counts(), canary=Counts(), harmed={"stable": frozenset(), "canary": frozenset()}
         )
-        if self.window == 0:
-            return begun
-        return replace(
-            begun,
-            errors=self.errors.restart(),
-            ttft=self.ttft.restart(),
-            tpot=self.tpot.restart(),
-            quality=self.quality.restart(),
-        )
+        # Once for each stretch, though nobody looked at some: the state depends on the window's number, not on who looked when.
+        for _ in range(window - max(self.window, 1)):
+            begun = replace(
+                begun,
+                errors=begun.errors.restart(),
+                ttft=begun.ttft.restart(),
+                tpot=begun.tpot.restart(),
+                quality=begun.quality.restart(),
+            )
+        return begun
 
     def see(self, look: Look) -> Judge:
         """This judge after `look`."""
         judge = self.enter(look.window)
         alone = harm_level(judge.config) if look.alone else None
         harmed = {role: set(users) for role, users in judge.harmed.items()}
-        stable = _errors((r for r in look.records if r.role == "stable"), harmed["stable"])
-        canary = _errors((r for r in look.records if r.role == "canary"), harmed["canary"])
+        patience_s = judge.ttft.patience_s
+        stable = _errors((r for r in look.records if r.role == "stable"), harmed["stable"], patience_s)
+        canary = _errors((r for r in look.records if r.role == "canary"), harmed["canary"], patience_s)
         ttft, tpot = _ttft(look.records), _tpot(look.records)
         scores = np.array([score.canary - score.stable for score in look.scores])
         return replace(
@@ -112,8 +114,11 @@ class Judge:
         return Evidence(look=self.look, stable=self.stable, canary=self.canary, findings=findings)
 
 
-def _errors(records: Iterable[RequestRecord], harmed: set[float]) -> tuple[Array, Array]:
-    """(answers, harmful ones); after a user's first harm in a stretch nothing more of that user counts.
+def _errors(records: Iterable[RequestRecord], harmed: set[float], patience_s: float) -> tuple[Array, Array]:
+    """(answers, harmful ones). Who went away without a token after more than `patience_s` was failed, on either side: a canary
+    that hangs gives no answer to count. Who went away sooner tells nothing.
+
+    After a user's first harm in a stretch nothing more of that user counts.
 
     One user who retries a request that no revision can answer would otherwise condemn the canary it happens to be on: with 1 %
     of the users there one such user weighs a hundred times more than on stable. All of the user's later answers are left out,
@@ -121,19 +126,24 @@ def _errors(records: Iterable[RequestRecord], harmed: set[float]) -> tuple[Array
     """
     num = hits = 0
     for record in records:
-        if record.outcome == "cancelled" or record.bucket in harmed:
+        left = record.outcome == "cancelled"
+        hung = left and record.ttft_s is None and record.duration_s > patience_s
+        if (left and not hung) or record.bucket in harmed:
             continue
         num += 1
-        if record.outcome in HARMFUL:
+        if hung or record.outcome in HARMFUL:
             hits += 1
             harmed.add(record.bucket)
     return np.array([float(num)]), np.array([float(hits)])
 
 
 def _ttft(records: Iterable[RequestRecord]) -> Waits:
-    """Who gave up before the first token waited at least so long: a hanging canary must not look fast."""
+    """Who gave up before the first token waited at least so long: a hanging canary must not look fast. What stable answered in a
+    canary's place waited for the canary first."""
     rows = []
     for record in records:
+        if record.role == "stable" and record.failed_over:
+            continue
         if record.ttft_s is not None:
             rows.append((record, record.ttft_s, False))
         elif record.outcome == "cancelled":

@@ -36,6 +36,8 @@ GOOD_WEIGHTS: Final = (0.5, 0.5)
 POOLED_WEIGHT: Final = 0.9
 """Of the evidence multiplied over all strata; the rest goes to the average of single strata, which finds a canary that is
 slow with long prompts only."""
+HEAVY_SHARE: Final = 0.1
+"""Strata with at least this share of stable's waits must each be proven before a step passes, and all pooled as well."""
 MIN_STABLE_WAITS: Final = 20
 """Of a stratum, before limits are taken from them."""
 MEMORY_WAITS: Final = 20_000
@@ -198,24 +200,46 @@ class LatencyTest:
     def log_pass(self) -> Array:
         """Log e-values against "slower by the effect at some quantile", axis F, since the step began.
 
-        All quantiles must be proven, so the least counts and no level is split between them. Strata are pooled: what holds for
-        the waits of all prompts together is proven, not for each length apart.
+        All quantiles must be proven, in all strata with much traffic and in all strata pooled, so the least counts and no level
+        is split between them. Pooled alone many fast short prompts would outvote the slow long ones.
         """
-        pooled = self._by_rollout(self.rates.log_pass).sum(axis=1)  # rollout, quantile, effect, way
-        return np.asarray(mix(pooled, GOOD_WEIGHTS).min(axis=1))
+        strata = self._by_rollout(self.rates.log_pass)  # rollout, stratum, quantile, effect, way
+        pooled = mix(strata.sum(axis=1), GOOD_WEIGHTS).min(axis=1)
+        single = mix(strata, GOOD_WEIGHTS).min(axis=2)
+        return np.minimum(pooled, np.where(self._heavy[..., None], single, np.inf).min(axis=1))
+
+    @property
+    def _seen(self) -> Array:
+        """Stable's waits, axes rollout, stratum."""
+        return self._by_rollout(self.histogram.sum(axis=1))
+
+    @property
+    def _heavy(self) -> NDArray[np.bool_]:
+        seen = self._seen
+        return np.asarray((seen > 0) & (seen >= HEAVY_SHARE * seen.sum(axis=1, keepdims=True)))
+
+    @property
+    def patience_s(self) -> float:
+        """A wait beyond which stable's clients, of one rollout, have hardly ever to go: infinite while too little is known."""
+        waits = self.histogram.sum(axis=0, keepdims=True)
+        if waits.sum() < MIN_STABLE_WAITS:
+            return float("inf")
+        return max(self.floor_s, self.effect * float(_Tails(waits).limits_s()[0, -1]))
 
     @property
     def num_canary(self) -> Array:
         return self._by_rollout(self.rates.closed.num_canary)[..., 0].sum(axis=1)
 
     def pass_growth(self, ratio: float) -> Array:
-        """Log e-value that a canary request as fast as stable adds, axis F, weighted by what strata have seen."""
+        """Log e-value that a canary request as fast as stable adds to what must be proven, axis F: the least of them."""
         given = self.alternatives
         stable, good = given.stable[..., None], given.good[..., 0]
         gain = growth(ratio, (stable, good), (stable, good), given.pass_margin, "at_least")
         seen = self._by_rollout(np.where(np.isfinite(self.limits_s), self.histogram.sum(axis=1)[:, None], 0.0))
-        total = np.maximum(seen.sum(axis=1), 1)[..., None]
-        return np.asarray(((self._by_rollout(gain) * seen[..., None]).sum(axis=1) / total).min(axis=1))
+        share = seen / np.maximum(seen.sum(axis=1, keepdims=True), 1)
+        gains = self._by_rollout(gain) * share[..., None]  # rollout, stratum, quantile, effect
+        single = np.where(self._heavy[..., None], gains.min(axis=2), np.inf).min(axis=1)
+        return np.asarray(np.minimum(gains.sum(axis=1).min(axis=1), single))
 
 
 def _bin(seconds: Array) -> NDArray[np.int64]:

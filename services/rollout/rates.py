@@ -20,7 +20,7 @@ START_WEIGHTS: Final = (0.8, 0.1, 0.04, 0.03, 0.015, 0.01, 0.005)
 under a step's load is not drowned by all the good requests before. The first stretch is where harm is mostly found, so it
 gets the most; a beginning that is not reached yet counts with e-value 1. They add up to 1, which keeps the level."""
 BOUND_SHARE: Final = 0.05
-"""Share of a level spent on not knowing stable's rate when nobody is on stable any more."""
+"""Share of a level spent on not knowing stable's rates, all cells together, when nobody is on stable any more."""
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class RateTest:
             if alone is None:
                 harm, passed = _both(here, given)
             else:
-                harm, passed = _alone(here, given, self.closed.at(complete), alone * BOUND_SHARE)
+                harm, passed = _alone(here, given, self.closed.at(complete), alone * BOUND_SHARE / complete.size)
             log_harm[complete] += harm
             log_pass[complete] += passed
         closed = self.closed.plus(pending.where(complete))

@@ -63,7 +63,7 @@ def replay(storage: Storage, status: RolloutStatus) -> Iterator[Replayed]:
             judge = judge.see(look)
             if look.at < recorded.at:
                 before = _status_before(status, number, applied=look.window == number)
-                if (found := _otherwise(before, judge, look)) is not None:
+                if (found := _otherwise(before, judge, look, recorded)) is not None:
                     yield found
         if recorded.who == ANALYSIS and judge.look < recorded.look:
             where, problem = f"rollout {status.id}", f"look {recorded.look} is missing from its evidence"
@@ -94,10 +94,12 @@ def _status_before(status: RolloutStatus, number: int, applied: bool) -> Rollout
     )
 
 
-def _otherwise(before: RolloutStatus, judge: Judge, look: Look) -> Replayed | None:
-    """A look at which nothing was decided, if now something would be."""
+def _otherwise(before: RolloutStatus, judge: Judge, look: Look, recorded: Decision) -> Replayed | None:
+    """A look at which nothing was decided, if now something would be. A controller killed between writing the evidence and the
+    decision decides the same a little later, on a few looks more: no difference."""
     again = _decide(before, judge, look.at)
-    return None if again.action == "hold" else Replayed(look.number, None, again)
+    later = recorded.who == ANALYSIS and (again.action, again.step) == (recorded.action, recorded.step)
+    return None if again.action == "hold" or later else Replayed(look.number, None, again)
 
 
 def _again(before: RolloutStatus, judge: Judge, recorded: Decision) -> Decision | None:

@@ -24,8 +24,10 @@ harm of that size)."""
 
 TINY: Final = 1e-9
 """Rates are kept so far from 0 and 1, so that one surprise never makes a logarithm infinite."""
-NUM_NEWTON_STEPS: Final = 6
-"""Newton steps inside a shrinking bracket. Their remaining error is paid for in `log_e_rates`, so it costs power only."""
+MAX_NEWTON_STEPS: Final = 100
+PRECISION: Final = 1e-6
+"""Newton steps inside a shrinking bracket, until what is left costs less than this in nats: `log_e_rates` pays for it. A stable
+side that hardly ever fails takes dozens of steps."""
 
 
 def log_e_rates(
@@ -79,8 +81,10 @@ def _project(num_stable: Array, num_canary: Array, a: Array, b: Array, margin: A
     total = np.maximum(num_stable + num_canary, 1.0)
     s, c = num_stable / total, num_canary / total
     x = s * ends[0] + c * ends[1]  # exact without a margin
-    for _ in range(NUM_NEWTON_STEPS):
+    for _ in range(MAX_NEWTON_STEPS):
         slope, curvature = _slope(x, x + margin, (s, a), (c, b))
+        if (total * np.abs(slope) < PRECISION).all():
+            break
         low, high = np.where(slope < 0, x, low), np.where(slope < 0, high, x)
         step = x - slope / curvature
         x = np.where((step >= low) & (step <= high), step, (low + high) / 2)

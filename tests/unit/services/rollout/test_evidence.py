@@ -93,13 +93,13 @@ def test_identities_are_remembered_within_bounds(storage: LocalStorage, monkeypa
 
 def test_a_killed_controller_comes_back_to_the_same_evidence(storage: LocalStorage) -> None:
     before = EvidenceStore(storage, STATUS)
-    fields = {"prompt_tokens": 900, "cached_tokens": 100, "output_tokens": 12, "tpot_s": 0.03, "failed_over": True}
+    fields = {"prompt_tokens": 900, "cached_tokens": 100, "output_tokens": 12, "tpot_s": 0.03}
     for number in range(30):
         status = STATUS if number < 15 else SECOND
         side: Role = "canary" if number % 3 == 0 else "stable"
         records = [
             record(100 * number + k, side, "empty" if k == 7 else "ok", ttft_s=0.3 + k / 100).replace(
-                bucket=(number + k / 50) / 30, **fields
+                bucket=(number + k / 50) / 30, failed_over=side == "canary", **fields
             )
             for k in range(50)
         ]

@@ -86,7 +86,7 @@ def test_slowness_by_the_effect_is_found_and_never_proven_absent() -> None:
     harm, passed = waits(0.0, 1.3, 40, 6)
     assert (harm >= math.log(400)).mean() > 0.9
     assert (passed >= math.log(20)).mean() <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / 100)
-    _, passed = waits(0.0, 1.0, 40, 7)
+    _, passed = waits(0.0, 1.0, 80, 7)
     assert (passed >= math.log(20)).mean() > 0.9
 
 

@@ -43,7 +43,7 @@ def test_the_expectation_under_the_null_is_at_most_one(
 
 def test_on_the_border_next_to_nothing_is_given_away() -> None:
     x, _ = sequential._project(np.array(9.0), np.array(3.0), np.array(0.02), np.array(0.2), np.array(0.05))
-    assert expectation(9, 3, (float(x), float(x) + 0.05), (0.02, 0.2), 0.05, "at_most") == pytest.approx(1, abs=1e-9)
+    assert expectation(9, 3, (float(x), float(x) + 0.05), (0.02, 0.2), 0.05, "at_most") == pytest.approx(1, abs=1e-6)
 
 
 def test_rates_that_drift_inside_a_block_keep_the_level_if_their_means_do() -> None:
@@ -138,3 +138,12 @@ def test_a_bound_on_a_rate_holds_at_all_times_together() -> None:
     assert (rate_bound(number, hits, level, "lower") > rate).any(axis=1).mean() <= level
     assert rate_bound(0, 0, level, "upper") > 0.999
     assert rate_bound(10_000, 300, level, "upper") == pytest.approx(0.0365, abs=0.002)
+
+
+@pytest.mark.parametrize("rate", [1e-7, 1e-5, 1e-3, 0.1])
+@pytest.mark.parametrize("ratio", [0.1, 1.0, 99.0, 5000.0])
+@pytest.mark.parametrize("margin", [0.0, 0.005, 0.3])
+def test_the_projection_is_found_though_stable_hardly_ever_fails(rate: float, ratio: float, margin: float) -> None:
+    """What is not found is paid for: a test of a service without errors would be blind."""
+    _, rest = sequential._project(np.array(10 * ratio), np.array(10.0), np.array(rate), np.array(0.5), np.array(margin))
+    assert abs(rest) < 1e-5
