@@ -119,14 +119,14 @@ def roll_out(recipe: Recipe, storage: Storage, revision: str, expected: str) -> 
 
 @contextmanager
 def load(recipe: Recipe, log: Path) -> Iterator[None]:
-    """Five thousand users, eight at a time, until the block ends."""
+    """Five thousand users, sixteen at a time, until the block ends."""
     log.parent.mkdir(parents=True, exist_ok=True)
     log.unlink(missing_ok=True)
     stop = log.with_suffix(".stop")
     stop.unlink(missing_ok=True)
     url = f"http://{recipe.serve.host}:{recipe.serve.port}"
     command = [sys.executable, str(ROOT / "benchmarks" / "load.py"), "--url", url, "--model", recipe.name]
-    command += ["--users", "5000", "--concurrency", "8", "--max-tokens", "4", "--duration", "900"]
+    command += ["--users", "5000", "--concurrency", "16", "--max-tokens", "2", "--duration", "900"]
     command += ["--until-file", str(stop), "--log", str(log)]
     with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL) as process:
         try:
