@@ -7,8 +7,8 @@ Traffic is read from storage all the time (`watch`), so a change of weights rest
 from __future__ import annotations
 
 import asyncio
+import random
 import time
-import uuid
 from collections.abc import AsyncIterator
 from contextlib import aclosing
 from datetime import UTC, datetime
@@ -143,9 +143,8 @@ class Gateway(OpenAiIngress):
         wanted = self._wanted(headers.get(ROLE_HEADER), request.state.api_key, situation)
         deadline = deadline_of(headers.get(TIMEOUT_HEADER), self._serving.admission.timeout_s, started_s)
         traffic, request_id = self._traffic(situation), request_id_of(headers.get("x-request-id"))
-        # A number of our own: one id sent with all requests would copy all of them or none. Embeddings have no text to compare.
-        may_copy = wanted is None and method != "embeddings"
-        copied = may_copy and chosen(uuid.uuid4().hex, traffic, self._serving.shadow.percent)
+        may_copy = wanted is None and method != "embeddings"  # which have no text to compare
+        copied = may_copy and chosen(random.random(), traffic, self._serving.shadow.percent)  # noqa: S311
         return Call(
             body=body,
             method=method,

@@ -7,7 +7,6 @@ what comes beyond is dropped, not queued: a slow or dead canary costs the gatewa
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -44,12 +43,9 @@ def compare(stable: Watch, canary: Watch) -> Comparison:
     return Comparison("exact" if one == other else "different", same_finish, ratio)
 
 
-def chosen(request_id: str, traffic: Traffic, percent: float) -> bool:
-    """Whether this request is copied: a share of all, by hash, while the canary has no users."""
-    if traffic.canary is None or traffic.weight_percent > 0 or percent <= 0:
-        return False
-    hashed = hashlib.blake2b(request_id.encode("utf-8", "surrogatepass"), digest_size=8, person=b"shadow").digest()
-    return int.from_bytes(hashed, "big") / 2**64 < percent / 100
+def chosen(draw: float, traffic: Traffic, percent: float) -> bool:
+    """Whether a request is copied, `draw` being a number drawn from [0, 1) for it: never while the canary has users."""
+    return traffic.canary is not None and traffic.weight_percent == 0 and draw < percent / 100
 
 
 Ask = Callable[[], Any]

@@ -266,12 +266,15 @@ def test_stable_answers_for_a_canary_that_is_not_there(gateway: str, registry: L
     assert records_of(evidence, answer.headers["x-request-id"], 2)[0]["status"] == 503
 
 
-def test_a_request_that_both_refuse_is_nobodys_fault(gateway: str, registry: LocalStorage, evidence: Any) -> None:
+@pytest.mark.parametrize(("prompt", "status"), [("refuse", 400), ("raise", 500)])
+def test_a_request_that_both_fail_on_is_nobodys_fault(
+    gateway: str, registry: LocalStorage, evidence: Any, prompt: str, status: int
+) -> None:
     import ray
 
     applied(registry, evidence, CANARY, 100)
-    refused = chat(gateway, "refuse")
-    assert refused.status_code == 400
+    refused = chat(gateway, prompt)
+    assert refused.status_code == status
     assert STABLE not in refused.text
     after = chat(gateway)
     records_of(evidence, after.headers["x-request-id"])

@@ -122,6 +122,24 @@ def test_a_killed_controller_comes_back_to_the_same_evidence(storage: LocalStora
     assert looks[3].records[0].replace(**fields) == looks[3].records[0]
 
 
+def test_a_write_that_fails_loses_nothing(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    store = EvidenceStore(storage, STATUS)
+    store.add([record(1), record(2, "canary")])
+    store.add_scores([PairedScore(item="i", stable=0.9, canary=0.4, at=NOW)] * 2)  # told twice
+    store.look(STATUS, NOW)
+
+    def full(*_: object, **__: object) -> str:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write", full)
+        with pytest.raises(OSError, match="no space"):
+            store.flush()
+    store.flush()
+    (look,) = stored_looks(storage, STATUS)
+    assert (len(look.records), len(look.scores)) == (2, 1)
+
+
 def at(seconds: float) -> datetime:
     return NOW + timedelta(seconds=seconds)
 

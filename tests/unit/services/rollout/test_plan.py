@@ -55,3 +55,8 @@ def test_larger_effects_and_smaller_spreads_need_fewer_requests() -> None:
     ]
     assert found[0] > found[1] > found[2]
     assert [row[1] for row in found] == sorted((row[1] for row in found), reverse=True)
+
+
+def test_a_rollout_that_begins_with_everybody_is_refused() -> None:
+    with pytest.raises(ValueError, match="nobody on stable"):
+        RolloutConfig(steps=(StepConfig(weight_percent=100),))
