@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import sys
 import time
 from collections.abc import Iterator, Mapping
@@ -24,8 +23,6 @@ from services.config import RolloutConfig, ServingConfig
 from services.contract import read_traffic
 
 if TYPE_CHECKING:
-    from services.rollout.plan import Proof, StepPlan
-    from services.rollout.replay import Replayed
     from services.rollout.status import RolloutStatus
 
 app = typer.Typer(help=__doc__, add_completion=False, rich_markup_mode=None)
@@ -269,24 +266,29 @@ def canary_status(recipe: RecipeOption = None, as_json: Annotated[bool, typer.Op
     if as_json:
         print(found.model_dump_json(indent=1))
         return
+    from services.rollout import display
+
     _print_traffic(open_storage(loaded.storage), loaded.name)
-    _print_rollout(found)
+    for line in display.rollout(found):
+        out.print(line)
 
 
 @canary.command()
 def watch(recipe: RecipeOption = None) -> None:
     """Print each decision as it is made, until the rollout ends. Exit code 1 when it was rolled back."""
+    from services.rollout.display import decision_line
+
     loaded = _recipe(recipe)
     storage = open_storage(loaded.storage)
     shown, looked_at = 0, 0.0
     while True:
         found = _rollout(storage, loaded.name)
         for decision in found.decisions[shown:]:
-            out.print(_decision_line(decision))
+            out.print(decision_line(decision))
         shown = len(found.decisions)
         if found.last_look and not found.ended and time.monotonic() - looked_at >= LOOKS_EVERY_S:
             looked_at = time.monotonic()
-            out.print(f"[dim]{_decision_line(found.last_look)}[/]")
+            out.print(f"[dim]{decision_line(found.last_look)}[/]")
         if found.ended:
             out.print(f"{found.candidate}: {found.phase}")
             raise typer.Exit(0 if found.phase == "promoted" else 1)
@@ -328,24 +330,15 @@ def canary_plan(
     stable_error_percent: Annotated[float, typer.Option(help="stable's share of harmful answers")] = 0.5,
 ) -> None:
     """How long each step would take and what it would find, before anything starts."""
-    from services.rollout.plan import plan
+    from services.rollout import display
+    from services.rollout.plan import per_second, plan
 
     loaded = load_yaml(recipe, Recipe)
     if not 0 <= stable_error_percent < 100:
         raise ConfigError("--stable-error-percent", f"{stable_error_percent:g}", "give a share from 0 to below 100")
-    _print_plan(loaded.rollout, plan(loaded.rollout, _per_second(rate), max(stable_error_percent / 100, 1e-6)))
-
-
-def _per_second(rate: str) -> float:
-    units = {"s": 1.0, "min": 60.0, "h": 3600.0}
-    number, _, unit = rate.partition("/")
-    try:
-        found = float(number) / units[unit or "s"]
-    except (ValueError, KeyError):
-        found = 0.0
-    if not 0 < found < math.inf:
-        raise ConfigError("--rate", f"{rate!r} is no rate of requests", "write it as 50/s, 300/min or 2000/h")
-    return found
+    steps = plan(loaded.rollout, per_second(rate), max(stable_error_percent / 100, 1e-6))
+    for part in display.plan(loaded.rollout, steps):
+        out.print(part)
 
 
 @canary.command()
@@ -354,6 +347,7 @@ def replay(
     recipe: RecipeOption = None,
 ) -> None:
     """Decide a rollout once more from its stored evidence. Exit code 1 when a decision comes out differently."""
+    from services.rollout import display
     from services.rollout import replay as again
 
     loaded = _recipe(recipe)
@@ -363,7 +357,8 @@ def replay(
     same = True
     for found in again.replay(storage, status):
         same &= found.same
-        _print_replayed(found)
+        for line in display.replayed(found):
+            out.print(line)
     out.print("every decision comes out the same" if same else "the stored evidence leads to other decisions")
     raise typer.Exit(0 if same else 1)
 
@@ -434,56 +429,6 @@ def _print_traffic(storage: Storage, name: str) -> None:
         raise InputError(f"model {name}", "nothing is deployed", "deploy it first: serinus deploy RECIPE")
     traffic = found[0]
     out.print(f"stable {traffic.stable}, canary {traffic.canary or 'none'} with {traffic.weight_percent:g} % of users")
-
-
-def _print_rollout(found: RolloutStatus) -> None:
-    out.print(f"rollout {found.id}: {found.candidate} against {found.stable}, {found.phase}")
-    for decision in found.decisions:
-        out.print("  " + _decision_line(decision))
-
-
-def _decision_line(decision: Any) -> str:
-    return f"{decision.at:%H:%M:%S}  {decision.weight_percent:5g} %  {decision.verdict:<12} {decision.message}"
-
-
-def _print_plan(rollout: RolloutConfig, steps: tuple[StepPlan, ...]) -> None:
-    table = Table(
-        "step", "canary/s", "metric", "effect", "rolled back after", "passes after", box=None, header_style="bold"
-    )
-    for step in steps:
-        first = (f"{step.weight_percent:g} %", f"{step.canary_per_s:.3g}")
-        for proof in step.proofs:
-            unit = " items" if proof.metric == "quality" else ""
-            passes = f"{proof.requests_to_pass}{unit}" if proof.requests_to_pass else "not asked"
-            table.add_row(*first, proof.metric, _effect(proof), f"{proof.requests_to_fail}{unit}", passes)
-            first = ("", "")
-        late = "" if step.fits else f" (longer than step_timeout_s: {rollout.step_timeout_s:g} s)"
-        table.add_row("", "", "[bold]step[/]", "", "", f"[bold]{_duration(step.duration_s)}[/]{late}")
-    out.print(table)
-    whole = _duration(sum(step.duration_s for step in steps))
-    out.print(f"about {whole} in all for a canary as good as stable. Canary requests, in about half of all rollouts;")
-    out.print(
-        f"false rollbacks {rollout.alpha:.2g}, missed effects {rollout.beta:.2g} at most. docs/rollouts.md explains it"
-    )
-
-
-def _effect(proof: Proof) -> str:
-    return f"{proof.effect:g} x" if proof.metric == "ttft" else f"{proof.effect * 100:g} points"
-
-
-def _duration(seconds: float) -> str:
-    if seconds < 120:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 7200 else f"{seconds / 3600:.1f} h"
-
-
-def _print_replayed(found: Replayed) -> None:
-    verdict = "same" if found.same else "OTHER"
-    if found.again is None:
-        verdict = "by hand" if found.recorded and found.recorded.reason == "manual" else "from elsewhere"
-    out.print(f"look {found.look:>6}  {verdict:<14}" + (_decision_line(found.recorded) if found.recorded else "held"))
-    if not found.same and found.again:
-        out.print(f"{'':<13}now           {_decision_line(found.again)}")
 
 
 # --- what is remembered -----------------------------------------------------------------------------------------------

@@ -13,6 +13,7 @@ from typing import Final
 
 import numpy as np
 
+from cluster.errors import ConfigError
 from services.config import Metric, RolloutConfig, StepConfig
 from services.rollout import errors, latency, quality
 from services.rollout.policy import harm_level
@@ -134,3 +135,20 @@ def _until(growths: Array, weights: tuple[float, ...], level: float) -> int:
     """Requests after which the first of the weighted alternatives has grown to 1/level."""
     costs = [math.log(1 / (level * weight)) / gain for gain, weight in zip(growths, weights, strict=True) if gain > 0]
     return math.ceil(min(costs, default=1e9))
+
+
+def per_second(rate: str) -> float:
+    """`50/s`, `300/min` or `2000/h` as requests a second.
+
+    Raises:
+        ConfigError: that is no rate.
+    """
+    units = {"s": 1.0, "min": 60.0, "h": 3600.0}
+    number, _, unit = rate.partition("/")
+    try:
+        found = float(number) / units[unit or "s"]
+    except (ValueError, KeyError):
+        found = 0.0
+    if not 0 < found < math.inf:
+        raise ConfigError("--rate", f"{rate!r} is no rate of requests", "write it as 50/s, 300/min or 2000/h")
+    return found

@@ -21,8 +21,13 @@ def expectation(n_s: int, n_c: int, truth: tuple[float, float], aim: tuple[float
                 null: sequential.Null) -> float:  # fmt: skip
     """E[e] over every outcome of a block, exactly."""
     k_s, k_c = np.meshgrid(np.arange(n_s + 1), np.arange(n_c + 1), indexing="ij")
-    chance = stats.binom.pmf(k_s, n_s, truth[0]) * stats.binom.pmf(k_c, n_c, truth[1])
+    chance = _binomial(k_s, n_s, truth[0]) * _binomial(k_c, n_c, truth[1])
     return float((chance * np.exp(log_e_rates((n_s, k_s), (n_c, k_c), aim, margin, null))).sum())
+
+
+def _binomial(k: sequential.Array, n: int, p: float) -> sequential.Array:
+    """SciPy's own overflows where p is the smallest of numbers."""
+    return np.asarray(special.comb(n, k) * p**k * (1 - p) ** (n - k))
 
 
 @given(
