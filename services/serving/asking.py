@@ -88,3 +88,13 @@ class Asking:
             await asyncio.wait({asking})  # so that the attempt knows of the client's leave before it goes on record
             raise
         asking.result()
+
+
+def excused(attempt: Attempt, situation: Situation, now_s: float, absence_s: float) -> bool:
+    """Whether the attempt says nothing about its revision: it had no replica, and has been without one for `absence_s` at most.
+
+    A replica that died with the request is evidence (once, whatever it took along): the model may have killed it.
+    """
+    if not attempt.lost or attempt.replica is not None:
+        return False
+    return now_s - situation.away_since_s.get(attempt.revision, now_s) <= absence_s

@@ -29,7 +29,7 @@ from services.config import ServingConfig
 from services.contract import HARMFUL, Role, Traffic
 from services.serving import openai_errors
 from services.serving.admission import Admission, check_right
-from services.serving.asking import Asking
+from services.serving.asking import Asking, excused
 from services.serving.attempt import Attempt
 from services.serving.call import ROLE_HEADER, TIMEOUT_HEADER, Call, bounded, deadline_of, request_id_of
 from services.serving.door import Door, Keeper
@@ -238,23 +238,19 @@ class Gateway(OpenAiIngress):
         refused = last.role == "stable" and last.watch.status in REFUSALS
         failed_over = len({attempt.role for attempt in call.attempts}) > 1
         both_failed = failed_over and last.watch.outcome in HARMFUL
+        absence_s = self._serving.admission.canary_absence_s
         for attempt in call.attempts:
             record = attempt.record(
                 now_s, at, call.request_id, call.place, num_body_bytes=call.num_body_bytes, failed_over=failed_over
             )
             self._measures.record(record, refused=refused, role="tester" if call.wanted else None)
-            if call.wanted is None and not (refused or both_failed or self._excused(attempt, now_s)):
+            if call.wanted is None and not (
+                refused or both_failed or excused(attempt, self._watch.situation, now_s, absence_s)
+            ):
                 self._outbox.add(record)
         if call.shadow is not None and last.watch.outcome == "ok":
             canary = call.shadow
             self._shadow.offer(canary, last.watch, lambda: self._chunks(canary, call))
-
-    def _excused(self, attempt: Attempt, now_s: float) -> bool:
-        """Whether a revision that had no replica is on its way back: what it missed says nothing about it, for a while."""
-        if not attempt.lost or attempt.replica is not None:
-            return False
-        since_s = self._watch.situation.away_since_s.get(attempt.revision, now_s)
-        return now_s - since_s <= self._serving.admission.canary_absence_s
 
     def _shadow_ended(self, attempt: Attempt | None, comparison: Comparison) -> None:
         record = None

@@ -12,7 +12,7 @@ from ray.exceptions import ActorUnavailableError
 
 from services.config import AdmissionConfig
 from services.contract import Role
-from services.serving.asking import MAX_DEATHS, Asking
+from services.serving.asking import MAX_DEATHS, Asking, excused
 from services.serving.attempt import Deadline
 from services.serving.call import Call
 from services.serving.watch import Situation
@@ -164,3 +164,14 @@ def test_a_client_that_leaves_a_canary_is_on_record_as_that() -> None:
 def test_no_retry_outlives_the_deadline() -> None:
     call = asked(Servers(m_1=[(died(),), (HANG,)]), ALONE, timeout_s=0.3)
     assert [attempt.failure.status for attempt in call.attempts if attempt.failure] == [503, 504]
+
+
+def test_an_absence_is_excused_for_a_while_and_a_death_or_a_missing_application_never() -> None:
+    away, now_s = Situation(None, frozenset({"m-1"}), {"m-2": 100.0}), 130.0
+    absent = asked(Servers(m_1=[GOOD]), BOTH, answering=("m-1",), away=("m-2",)).attempts[0]
+    assert excused(absent, away, now_s, absence_s=30)
+    assert not excused(absent, away, now_s, absence_s=29)
+    dead = asked(Servers(m_2=[(died(),)], m_1=[GOOD]), BOTH).attempts[0]
+    assert not excused(dead, away, now_s, absence_s=30)
+    nowhere = asked(Servers(m_1=[GOOD]), BOTH, answering=("m-1",)).attempts[0]
+    assert not excused(nowhere, away, now_s, absence_s=30)
