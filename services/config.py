@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import pairwise
 from typing import Any, Final, Literal
 
@@ -61,11 +62,20 @@ class AdmissionConfig(StrictModel):
     """Largest `n` of a request."""
     max_waiting_requests: int = Field(256, ge=1)
     """Requests without a first token at each gateway replica; beyond it they are refused (429)."""
+    waiting_share_percent: float = Field(50, gt=0, le=100)
+    """Of these places one key may take so many: a client that floods the gateway leaves room for the others."""
     timeout_s: float = Field(600, gt=0)
     """An answer that is not whole by then is stopped, in vLLM too (504). Clients may ask for less by x-serinus-timeout-s."""
     canary_patience_s: float = Field(60, gt=0)
     """A canary that has not begun its stream by then has failed (outcome `timeout`), and stable answers: a revision that hangs
     must cost its users a minute, not `timeout_s`. Answers in one piece get the whole `timeout_s`."""
+    canary_absence_s: float = Field(180, ge=0)
+    """A canary whose replicas are all gone for a while (a process was killed, a machine died) starts again by itself: its users are
+    answered by stable, and the requests it missed say nothing about the model. Absent for longer, each of them is its failure."""
+
+    @property
+    def max_waiting_of_key(self) -> int:
+        return math.ceil(self.max_waiting_requests * self.waiting_share_percent / 100)
 
 
 class ShadowConfig(StrictModel):

@@ -17,13 +17,13 @@ from cluster.storage import ABSENT, Storage
 
 Role = Literal["stable", "canary"]
 
-Outcome = Literal["ok", "http_error", "stream_error", "empty", "truncated", "timeout", "cancelled"]
+Outcome = Literal["ok", "http_error", "stream_error", "empty", "truncated", "timeout", "unavailable", "cancelled"]
 """`http_error`: the answer's status was 400 or more. `stream_error`: an error inside a 200 stream, or a stream that broke
 off. `empty`: success without a token. `truncated`: a stream with tokens that ended without a finish_reason. `timeout`: no
-whole answer within the gateway's `timeout_s`. `cancelled`: the client went away, or the patience it had declared itself
-was at its end (no fault of the revision)."""
+whole answer within the gateway's `timeout_s`. `unavailable`: the replica died before the first token, or there was none.
+`cancelled`: the client went away, or the patience it had declared itself was at its end (no fault of the revision)."""
 
-HARMFUL: frozenset[Outcome] = frozenset({"http_error", "stream_error", "empty", "truncated", "timeout"})
+HARMFUL: frozenset[Outcome] = frozenset({"http_error", "stream_error", "empty", "truncated", "timeout", "unavailable"})
 
 
 class Traffic(StrictModel):
@@ -73,6 +73,9 @@ class RequestRecord(StrictModel):
     """Mean time per output token after the first; None for an answer in one piece and for one of a single chunk."""
     failed_over: bool = False
     """The request has two records: a canary failed before its first token, and stable answered in its place."""
+    replica: str | None = None
+    """The replica that died with this request before its first token. Each death is evidence once, however many requests it
+    took along: they were not independent."""
 
 
 class PairedScore(StrictModel):

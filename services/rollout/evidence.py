@@ -31,6 +31,10 @@ MAX_KNOWN = 50_000
 """Records of each side remembered so that one told twice counts once; the oldest are forgotten first."""
 
 
+DEATH = datetime.min
+"""In place of a moment."""
+
+
 @dataclass(frozen=True)
 class _Row:
     look: int
@@ -40,7 +44,12 @@ class _Row:
 
 
 def _identity(record: RequestRecord) -> tuple[str, datetime]:
-    """A client may send one id with all its requests; no two of them end at the same moment at one gateway."""
+    """A client may send one id with all its requests; no two of them end at the same moment at one gateway.
+
+    A replica's death is one event, whoever of the requests in flight and of the gateways tells of it.
+    """
+    if record.replica is not None:
+        return f"replica {record.replica}", DEATH
     return record.request_id, record.at
 
 
@@ -175,7 +184,7 @@ def _table(rows: list[_Row], fields: list[tuple[str, pa.DataType]]) -> pa.Table:
 def _record_fields() -> list[tuple[str, pa.DataType]]:
     import pyarrow as pa
 
-    texts = [(name, pa.string()) for name in ("request_id", "revision", "role", "outcome")]
+    texts = [(name, pa.string()) for name in ("request_id", "revision", "role", "outcome", "replica")]
     numbers = [(name, pa.float64()) for name in ("bucket", "ttft_s", "duration_s", "tpot_s")]
     counts = ("status", "num_output_chunks", "prompt_tokens", "cached_tokens", "output_tokens")
     return [*texts, *numbers, *((name, pa.int32()) for name in counts), ("failed_over", pa.bool_())]

@@ -8,6 +8,7 @@ request a replica, below which no bucket can be).
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -81,7 +82,7 @@ class Admission:
     def __init__(self, config: AdmissionConfig, num_gateways: int) -> None:
         self._config, self._share = config, 1 / num_gateways
         self._allowances: dict[str, tuple[ApiKey, Allowance]] = {}
-        self.num_waiting = 0
+        self._waiting: Counter[str | None] = Counter()
 
     def owner(self, keys: KeyFile, authorization: str | None) -> ApiKey | None:
         """Whose request it is; None when the gateway is open to all.
@@ -119,20 +120,28 @@ class Admission:
         return Ticket(allowance, num_tokens, _headers(allowance))
 
     @contextmanager
-    def waiting(self) -> Iterator[None]:
+    def waiting(self, key: ApiKey | None) -> Iterator[None]:
         """A place among those who wait for their first token.
 
         Raises:
-            ApiError: 429, all places are taken.
+            ApiError: 429, all places are taken, or all that one key may have.
         """
+        owner = None if key is None else key.name
         if self.num_waiting >= self._config.max_waiting_requests:
-            message = "too many requests are waiting at the moment; try again"
-            raise ApiError(429, message, kind="server_error", code="queue_full", headers={"Retry-After": "1"})
-        self.num_waiting += 1
+            raise _queue_full("too many requests are waiting at the moment; try again")
+        if owner is not None and self._waiting[owner] >= self._config.max_waiting_of_key:
+            raise _queue_full("too many requests of this key are waiting at the moment; try again")
+        self._waiting[owner] += 1
         try:
             yield
         finally:
-            self.num_waiting -= 1
+            self._waiting[owner] -= 1
+            if not self._waiting[owner]:  # keys come and go: what is counted must not grow with all that ever came
+                del self._waiting[owner]
+
+    @property
+    def num_waiting(self) -> int:
+        return self._waiting.total()
 
     def _allowance(self, key: ApiKey) -> Allowance:
         """Kept while the key's entry stays as it is; a changed limit starts full."""
@@ -184,6 +193,10 @@ def check_right(key: ApiKey | None, role: str) -> None:
 
 def _unauthorized(message: str) -> ApiError:
     return ApiError(401, message, code="invalid_api_key", headers={"WWW-Authenticate": "Bearer"})
+
+
+def _queue_full(message: str) -> ApiError:
+    return ApiError(429, message, kind="server_error", code="queue_full", headers={"Retry-After": "1"})
 
 
 def _limit_reached(kind: str, bucket: Bucket, wait_s: float, headers: dict[str, str]) -> ApiError:

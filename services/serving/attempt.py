@@ -1,4 +1,7 @@
-"""One request at one revision, seen from the gateway: asked, timed, relayed under the public name."""
+"""One request at one revision, seen from the gateway: asked, timed, relayed under the public name.
+
+Nothing is passed on before the first token is there: until then a request can be put to someone else, and its user need not know.
+"""
 
 from __future__ import annotations
 
@@ -61,19 +64,25 @@ class Attempt:
         self._first_deadline = first if first and first.at_s < deadline.at_s else deadline
         self.watch = Watch(started_s)
         self.failure: ApiError | None = None
+        self.lost = False
+        """No fault of the request's: its replica went away before the first token, or there is none at the moment."""
+        self.replica: str | None = None
+        """The one that went away, where Ray tells which."""
         self.whole: dict[str, Any] | None = None
         self._first = ""
         self._chunks: Any = None
 
-    def refuse(self) -> None:
-        """The revision's application is not there: it cannot even be asked."""
+    def refuse(self, *, coming: bool = False) -> None:
+        """The revision has no replica to ask; `coming`: it will have one again."""
+        self.lost = coming
         self._fail(unavailable(f"the model `{self._name}` is not available at the moment"))
 
     async def ask(self, chunks: Any) -> None:
-        """Wait for the first chunk. `chunks` is the handle's response generator."""
+        """Wait for the first token, or for the end of an answer without one. `chunks` is the handle's response generator."""
         self._chunks = chunks
         try:
-            self._take_first(await self._next(self._first_deadline))
+            while not self._begun:
+                self._take_first(await self._next(self._first_deadline))
         except asyncio.CancelledError:
             self.cancel()
             raise
@@ -81,8 +90,15 @@ class Attempt:
             self._give_up(self._first_deadline)
             self._fail(self._first_deadline.error)
         except Exception as error:  # a dead replica, a full queue, a defect of the model server: all end this attempt
-            log.warning("%s failed before its first chunk: %s", self.revision, _in_short(error))
+            log.warning("%s failed before its first token: %s", self.revision, _in_short(error))
+            self.lost, self.replica = _went_away(error)
             self._fail(_as_api_error(error))
+
+    @property
+    def _begun(self) -> bool:
+        """A server's first chunk may only name the role: that promises nothing yet."""
+        ended = self.failure is not None or self.whole is not None or self.watch.done
+        return ended or self.watch.num_output_chunks > 0
 
     def _take_first(self, chunk: Any) -> None:
         item = chunk[0] if isinstance(chunk, list) and chunk else chunk
@@ -91,7 +107,8 @@ class Attempt:
         elif hasattr(item, "model_dump"):
             self._take_whole({**item.model_dump(mode="json"), "model": self._name})
         elif chunk:
-            self._first, error = self._taken(chunk)
+            text, error = self._taken(chunk)
+            self._first += text
             if error:
                 self._fail(from_revision(error, self.revision, self._name))
         else:
@@ -165,7 +182,7 @@ class Attempt:
         num_body_bytes: int | None = None,
         failed_over: bool,
     ) -> RequestRecord:
-        return self.watch.record(
+        record = self.watch.record(
             now_s,
             at,
             request_id=request_id,
@@ -175,6 +192,7 @@ class Attempt:
             num_body_bytes=num_body_bytes,
             failed_over=failed_over,
         )
+        return record.replace(outcome="unavailable", replica=self.replica) if self.lost else record
 
     def _taken(self, chunk: Any) -> tuple[str, dict[str, Any] | None]:
         """A chunk, taken note of, as the client gets it; and the error in it, if one is there."""
@@ -195,9 +213,19 @@ def _in_short(error: Exception) -> str:
     return f"{type(error).__name__}: {str(error)[:200].splitlines()[:1]}"
 
 
+def _went_away(error: Exception) -> tuple[bool, str | None]:
+    """Whether the replica, or the machine it was on, is gone; and the replica's id, where the error knows it."""
+    from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, WorkerCrashedError
+
+    gone = isinstance(error, RayActorError | WorkerCrashedError | NodeDiedError | ObjectLostError)
+    return gone, getattr(error, "actor_id", None) if gone else None
+
+
 def _as_api_error(error: Exception) -> ApiError:
-    from ray.serve.exceptions import BackPressureError
+    from ray.serve.exceptions import BackPressureError, DeploymentUnavailableError
 
     if isinstance(error, BackPressureError):
         return unavailable("too many requests are waiting; try again")
+    if isinstance(error, DeploymentUnavailableError) or _went_away(error)[0]:
+        return unavailable("the model server went away; try again")
     return ApiError(500, "the model server failed", kind="server_error", code="internal_error")

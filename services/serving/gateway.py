@@ -29,7 +29,8 @@ from services.config import ServingConfig
 from services.contract import HARMFUL, Role, Traffic
 from services.serving import openai_errors
 from services.serving.admission import Admission, check_right
-from services.serving.attempt import Attempt, Deadline
+from services.serving.asking import Asking, excused
+from services.serving.attempt import Attempt
 from services.serving.call import ROLE_HEADER, TIMEOUT_HEADER, Call, bounded, deadline_of, request_id_of
 from services.serving.door import Door, Keeper
 from services.serving.keys import ApiKey
@@ -73,11 +74,12 @@ class Gateway(OpenAiIngress):
         self._keys = KeyWatch(storage, name)
         if serving.admission.keys is not None:
             self._keys.start()
-        self._watch = TrafficWatch(storage, name)
-        self._watch.start()
         gateway_id = serve.get_replica_context().replica_id.unique_id
         self._outbox = Outbox(to_actor(name, gateway_id), lambda: self._watch.version)
+        self._watch = TrafficWatch(storage, name, changed=self._outbox.wake)
+        self._watch.start()
         self._outbox.start()
+        self._asking = Asking(name, serving.admission, self._chunks, lambda: self._watch.situation)
 
     def __del__(self) -> None:
         self._outbox.close()
@@ -123,7 +125,7 @@ class Gateway(OpenAiIngress):
         try:
             situation = self._watch.situation  # once: this request sees one consistent version
             call = self._call(body, method, request, situation)
-            with self._admission.waiting():
+            with self._admission.waiting(request.state.api_key):
                 call.ticket = self._admission.charge(request.state.api_key, call.charge(), time.monotonic())
                 await self._ask(call, situation)
         except ApiError as error:
@@ -186,35 +188,16 @@ class Gateway(OpenAiIngress):
         return user_key(headers.get("authorization"), body.user, headers.get(self._serving.user_header), client)
 
     async def _ask(self, call: Call, situation: Situation) -> None:
-        """Ask the user's revision; when a canary fails before its first token, ask stable. The last attempt counts."""
+        """Ask the user's revision and, when it gives no token, whoever is next."""
         try:
-            for role, revision in choose(self._traffic(situation), call.place, call.wanted):
-                started_s = time.monotonic() if call.attempts else call.started_s
-                attempt = self._attempt(role, revision, call, started_s)
-                chunks = self._chunks(revision, call) if revision in situation.answering else None
-                call.attempts.append(attempt)
-                if chunks is not None:
-                    await attempt.ask(chunks)
-                else:
-                    attempt.refuse()
-                if attempt.failure is None or time.monotonic() >= call.deadline.at_s:
-                    break
+            order = choose(self._traffic(situation), call.place, call.wanted)
+            await self._asking.ask(call, order, situation)
         except asyncio.CancelledError:  # the client went away: on record, and on its way
             self._note(call)
             raise
         except Exception:  # a defect of ours tells nothing about a revision
             call.ticket.settle(0, time.monotonic())
             raise
-
-    def _attempt(self, role: Role, revision: str, call: Call, started_s: float) -> Attempt:
-        """A canary that does not begin its stream in good time leaves the request to stable."""
-        patience_s, first = self._serving.admission.canary_patience_s, None
-        if role == "canary" and call.wanted is None and getattr(call.body, "stream", False):
-            first = Deadline(started_s + patience_s, patience_s)
-        deadline = call.deadline
-        attempt = Attempt(role, revision, self._name, started_s, deadline, first=first, hide_usage=call.hides_usage)
-        attempt.watch.keeps_texts = call.shadow is not None
-        return attempt
 
     def _chunks(self, revision: str, call: Call) -> Any:
         if revision not in self._handles:
@@ -253,14 +236,17 @@ class Gateway(OpenAiIngress):
         # A prompt too long, say: when stable refuses it too, that tells nothing about any revision. Nor does a request
         # that both fail on: at 1 % of the traffic it would weigh a hundred times more on the canary's side.
         refused = last.role == "stable" and last.watch.status in REFUSALS
-        failed_over = len(call.attempts) > 1
+        failed_over = len({attempt.role for attempt in call.attempts}) > 1
         both_failed = failed_over and last.watch.outcome in HARMFUL
+        absence_s = self._serving.admission.canary_absence_s
         for attempt in call.attempts:
             record = attempt.record(
                 now_s, at, call.request_id, call.place, num_body_bytes=call.num_body_bytes, failed_over=failed_over
             )
             self._measures.record(record, refused=refused, role="tester" if call.wanted else None)
-            if call.wanted is None and not (refused or both_failed):
+            if call.wanted is None and not (
+                refused or both_failed or excused(attempt, self._watch.situation, now_s, absence_s)
+            ):
                 self._outbox.add(record)
         if call.shadow is not None and last.watch.outcome == "ok":
             canary = call.shadow
@@ -295,6 +281,9 @@ def build(name: str, serving: ServingConfig, storage_uri: str, selector: dict[st
         name=DEPLOYMENT,
         num_replicas=serving.num_gateway_replicas,
         max_ongoing_requests=max(MAX_ONGOING_REQUESTS, 2 * serving.admission.max_waiting_requests),
+        # Nothing waits without a bound before gateways that are full, or away.
+        max_queued_requests=serving.admission.max_waiting_requests,
+        backpressure_config={"status_code": 429, "retry_after_s": 1},
         ray_actor_options=options,
         health_check_period_s=5,
         graceful_shutdown_timeout_s=60,

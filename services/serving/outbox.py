@@ -47,8 +47,8 @@ class Outbox:
         self._send, self._version = send, version
         self._kept: deque[RequestRecord] = deque(maxlen=MAX_KEPT)
         self._under_way: tuple[Delivery, list[RequestRecord], float] | None = None
-        self._last_s = float("-inf")
-        self._stopped = threading.Event()
+        self._last_s, self._told = float("-inf"), -1
+        self._stopped, self._woken = False, threading.Event()
 
     def start(self) -> None:
         threading.Thread(target=self._run, name="evidence", daemon=True).start()
@@ -56,21 +56,28 @@ class Outbox:
     def add(self, record: RequestRecord) -> None:
         self._kept.append(record)  # a bounded deque drops its oldest by itself, atomically
 
+    def wake(self) -> None:
+        """Tell at once what is new: the rollout waits for all gateways to apply a weight."""
+        self._woken.set()
+
     def close(self) -> None:
         """Send what is left, as far as that goes without waiting."""
-        self._stopped.set()
+        self._stopped = True
+        self.wake()
         self.tick(float("inf"))
 
     def tick(self, now_s: float) -> None:
         """Settle the call under way and start the next one, when there is something to say."""
-        if not self._settled(now_s) or not (self._kept or now_s - self._last_s >= HEARTBEAT_S):
+        version = self._version()
+        due = self._kept or version != self._told or now_s - self._last_s >= HEARTBEAT_S
+        if not self._settled(now_s) or not due:
             return
         batch = [self._kept.popleft() for _ in range(min(MAX_BATCH, len(self._kept)))]
-        delivery = self._send(self._version(), [record.model_dump(mode="json") for record in batch])
+        delivery = self._send(version, [record.model_dump(mode="json") for record in batch])
         if delivery is None:
             self._put_back(batch)
         else:
-            self._under_way, self._last_s = (delivery, batch, now_s), now_s
+            self._under_way, self._last_s, self._told = (delivery, batch, now_s), now_s, version
 
     def _settled(self, now_s: float) -> bool:
         if self._under_way is None:
@@ -91,7 +98,9 @@ class Outbox:
     def _run(self) -> None:
         import time
 
-        while not self._stopped.wait(FLUSH_S):
+        while not self._stopped:
+            if self._woken.wait(FLUSH_S):
+                self._woken.clear()
             try:
                 self.tick(time.monotonic())
             except Exception:  # this thread's outermost loop: evidence must not end because one call did

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, NamedTuple
 
 from cluster.storage import Storage
 from cluster.telemetry import logger
@@ -24,6 +24,15 @@ MODEL_DEPLOYMENT = "model"
 """Name of the one deployment in every revision's application."""
 
 
+class Alive(NamedTuple):
+    """What Serve tells of the revisions."""
+
+    answering: frozenset[str] = frozenset()
+    """Whose application can take requests."""
+    coming: frozenset[str] = frozenset()
+    """Deployed, and at the moment without a replica that runs: Serve starts others."""
+
+
 @dataclass(frozen=True)
 class Situation:
     """One consistent view; a request takes it once and keeps it."""
@@ -31,21 +40,32 @@ class Situation:
     traffic: Traffic | None = None
     answering: frozenset[str] = frozenset()
     """Revisions whose application can take requests."""
+    away_since_s: Mapping[str, float] = field(default_factory=dict)
+    """Revisions that Serve brings up (again), and since when this gateway knows, on time.monotonic's clock."""
+
+    def seeing(self, alive: Alive, now_s: float, traffic: Traffic | None) -> Situation:
+        """This view with what Serve tells now."""
+        away = {revision: self.away_since_s.get(revision, now_s) for revision in alive.coming}
+        return Situation(traffic, alive.answering, away)
 
 
 def application_name(revision: str) -> str:
     return APPLICATION_PREFIX + revision
 
 
-def answering_revisions() -> frozenset[str]:
-    """Revisions whose application runs, or has at least one running replica while the others come up again."""
+def alive_revisions() -> Alive:
+    """Revisions whose application runs, or has at least one running replica while the others come up again; and the rest."""
     from ray import serve
 
-    found = set()
+    answering, coming = set(), set()
     for name, application in serve.status().applications.items():
-        if name.startswith(APPLICATION_PREFIX) and _takes_requests(application):
-            found.add(name.removeprefix(APPLICATION_PREFIX))
-    return frozenset(found)
+        if not name.startswith(APPLICATION_PREFIX):
+            continue
+        if _takes_requests(application):
+            answering.add(name.removeprefix(APPLICATION_PREFIX))
+        elif application.status in ("DEPLOYING", "UNHEALTHY"):
+            coming.add(name.removeprefix(APPLICATION_PREFIX))
+    return Alive(frozenset(answering), frozenset(coming))
 
 
 def _takes_requests(application: Any) -> bool:
@@ -55,7 +75,11 @@ def _takes_requests(application: Any) -> bool:
     return application.status != "DELETING" and any(state.get("RUNNING", 0) for state in states)
 
 
-Answering = Callable[[], frozenset[str]]
+AskServe = Callable[[], Alive]
+
+
+def _nothing() -> None:
+    pass
 
 
 class TrafficWatch:
@@ -65,8 +89,18 @@ class TrafficWatch:
     what was known.
     """
 
-    def __init__(self, storage: Storage, name: str, answering: Answering = answering_revisions) -> None:
-        self._storage, self._name, self._answering = storage, name, answering
+    def __init__(
+        self,
+        storage: Storage,
+        name: str,
+        ask_serve: AskServe = alive_revisions,
+        *,
+        changed: Callable[[], None] = _nothing,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`changed` is called when another traffic has come into force here."""
+        self._storage, self._name, self._ask_serve = storage, name, ask_serve
+        self._changed, self._clock = changed, clock
         self._storage_version = ""
         self._failing: set[str] = set()
         self._changing = threading.Lock()
@@ -92,22 +126,26 @@ class TrafficWatch:
             traffic, version = found if found else (None, "")
             if version == self._storage_version:
                 return
-            answering = self.situation.answering
-            if traffic and not _revisions(traffic) <= answering:
+            alive = None
+            if traffic and not _revisions(traffic) <= self.situation.answering:
                 # A new revision must not be asked, and blamed, before this gateway knows that it answers.
-                answering = self._answering()
-            with self._changing:
-                self.situation = Situation(traffic, answering)  # one assignment: no request sees half of a change
+                alive = self._ask_serve()
+            with self._changing:  # one assignment: no request sees half of a change
+                before = self.situation
+                self.situation = (
+                    before.seeing(alive, self._clock(), traffic) if alive else replace(before, traffic=traffic)
+                )
             self._storage_version = version
+            self._changed()
 
     def check(self) -> None:
         """Ask Serve anew who can answer."""
         with self._noted("liveness"):
             before = self.situation
-            answering = self._answering()
+            alive = self._ask_serve()
             with self._changing:
                 if self.situation is before:  # else `poll` has asked later than we did
-                    self.situation = Situation(before.traffic, answering)
+                    self.situation = before.seeing(alive, self._clock(), before.traffic)
 
     @contextmanager
     def _noted(self, what: str) -> Iterator[None]:

@@ -62,6 +62,18 @@ def test_a_record_told_twice_counts_once_and_other_revisions_do_not_count(storag
     assert counts(store.look(STATUS, NOW)) == (1, 0, 1, 0)
 
 
+def test_a_replicas_death_counts_once_however_many_requests_it_took_along(storage: LocalStorage) -> None:
+    store = EvidenceStore(storage, STATUS)
+    lost = [record(number, outcome="unavailable", ttft_s=None) for number in range(1, 6)]
+    store.add([one.replace(replica="ab" if one.request_id != "5" else "cd") for one in lost])
+    store.add([record(6)])
+    assert counts(store.look(STATUS, NOW)) == (0, 0, 3, 2)
+    store.flush()
+    again = EvidenceStore(storage, STATUS)
+    again.add([lost[0].replace(replica="cd"), record(7)])
+    assert counts(again.look(STATUS, NOW)) == (0, 0, 4, 2)
+
+
 def test_each_stretch_begins_anew_and_a_look_without_records_is_none(storage: LocalStorage) -> None:
     store = EvidenceStore(storage, STATUS)
     store.add([record(1, outcome="empty"), record(2, "stable")])

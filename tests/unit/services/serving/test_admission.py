@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import ExitStack, suppress
 from typing import Any
 
 import pytest
@@ -114,13 +115,47 @@ def test_a_changed_limit_counts_at_once() -> None:
 
 def test_places_among_the_waiting_are_bounded_and_given_back() -> None:
     admission = Admission(AdmissionConfig(max_waiting_requests=1), 1)
-    with admission.waiting():
-        with pytest.raises(ApiError) as caught, admission.waiting():
+    with admission.waiting(None):
+        with pytest.raises(ApiError) as caught, admission.waiting(None):
             pass
         assert (caught.value.status, caught.value.headers["Retry-After"]) == (429, "1")
-    with pytest.raises(RuntimeError), admission.waiting():
+    with pytest.raises(RuntimeError), admission.waiting(key()):
         raise RuntimeError
     assert admission.num_waiting == 0
+
+
+def test_one_key_cannot_take_all_places_among_the_waiting() -> None:
+    admission = Admission(AdmissionConfig(max_waiting_requests=5, waiting_share_percent=60), 1)
+    greedy, modest = key(name="ann"), key(name="ben")
+    with ExitStack() as places:
+        for _ in range(3):
+            places.enter_context(admission.waiting(greedy))
+        with pytest.raises(ApiError, match="of this key") as caught:
+            places.enter_context(admission.waiting(greedy))
+        assert (caught.value.status, caught.value.code, caught.value.headers["Retry-After"]) == (429, "queue_full", "1")
+        for _ in range(2):
+            places.enter_context(admission.waiting(modest))
+        with pytest.raises(ApiError, match="too many requests are waiting"):
+            places.enter_context(admission.waiting(modest))
+    assert admission.num_waiting == 0
+
+
+@given(st.lists(st.tuples(st.sampled_from("abc"), st.booleans()), max_size=100), st.integers(1, 8), st.floats(1, 100))
+def test_no_order_of_coming_and_going_breaks_the_shares(
+    steps: list[tuple[str, bool]], places: int, percent: float
+) -> None:
+    config = AdmissionConfig(max_waiting_requests=places, waiting_share_percent=percent)
+    admission, inside = Admission(config, 1), {name: list[ExitStack]() for name in "abc"}
+    for name, comes in steps:
+        if comes:
+            stack = ExitStack()
+            with suppress(ApiError):
+                stack.enter_context(admission.waiting(key(name=name)))
+                inside[name].append(stack)
+        elif inside[name]:
+            inside[name].pop().close()
+        assert max(map(len, inside.values())) <= config.max_waiting_of_key
+        assert admission.num_waiting == sum(map(len, inside.values())) <= places
 
 
 @pytest.mark.parametrize(

@@ -59,6 +59,15 @@ def test_records_go_out_with_the_version_applied_and_a_heartbeat_follows_when_th
     assert [(call.version, call.ids) for call in actor.calls] == [(7, ["1"]), (7, [])]
 
 
+def test_another_version_is_told_without_waiting_for_the_heartbeat() -> None:
+    actor, versions = Actor(), iter([7, 7, 8])
+    box = Outbox(actor.send, lambda: next(versions))
+    for now_s in (0.0, 0.1, 0.2):
+        box.tick(now_s)
+        actor.calls[-1].fate = True
+    assert [call.version for call in actor.calls] == [7, 8]
+
+
 def test_one_call_at_a_time_and_a_lost_one_is_sent_again_in_order() -> None:
     actor = Actor()
     box = Outbox(actor.send, lambda: 1)

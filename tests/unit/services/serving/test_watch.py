@@ -7,7 +7,7 @@ from datetime import UTC, datetime
 
 from cluster.storage import LocalStorage
 from services.contract import Traffic, read_traffic, traffic_key, write_traffic
-from services.serving.watch import TrafficWatch
+from services.serving.watch import Alive, TrafficWatch
 
 
 class Serve:
@@ -15,12 +15,13 @@ class Serve:
 
     def __init__(self, *revisions: str) -> None:
         self.revisions, self.down = set(revisions), False
+        self.coming: set[str] = set()
         self.meanwhile: Callable[[], None] | None = None
 
-    def __call__(self) -> frozenset[str]:
+    def __call__(self) -> Alive:
         if self.down:
             raise ConnectionError("no controller")
-        told = frozenset(self.revisions)
+        told = Alive(frozenset(self.revisions), frozenset(self.coming))
         if self.meanwhile:
             self.meanwhile()
         return told
@@ -60,6 +61,31 @@ def test_a_revision_that_stops_answering_is_noticed_by_the_next_check(storage: L
     watch.check()
     assert watch.situation.answering == {"m-1"}
     assert watch.version == 1
+
+
+def test_a_revision_that_starts_again_is_away_since_it_was_first_missed(storage: LocalStorage) -> None:
+    serve, now_s = Serve("m-1", "m-2"), iter([10.0, 11.0, 12.0, 13.0])
+    watch = TrafficWatch(storage, "m", serve, clock=lambda: next(now_s))
+    watch.check()
+    serve.revisions, serve.coming = {"m-1"}, {"m-2"}
+    watch.check()
+    watch.check()
+    assert watch.situation.away_since_s == {"m-2": 11.0}
+    assert watch.situation.answering == {"m-1"}
+    serve.revisions, serve.coming = {"m-1", "m-2"}, set()
+    watch.check()
+    assert watch.situation.away_since_s == {}
+
+
+def test_a_change_is_told_once_it_is_in_force(storage: LocalStorage) -> None:
+    told: list[int] = []
+    watch = TrafficWatch(storage, "m", Serve("m-1"), changed=lambda: told.append(watch.version))
+    put(storage)
+    watch.poll()
+    watch.poll()
+    put(storage, version=2)
+    watch.poll()
+    assert told == [1, 2]
 
 
 def test_a_rollback_does_not_wait_for_serve(storage: LocalStorage) -> None:
