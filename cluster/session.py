@@ -35,6 +35,8 @@ ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
     "VLLM_LOGGING_LEVEL": "ERROR",
     "RAY_SERVE_LOG_TO_STDERR": "0",
+    # Serve's proxies reach replicas over gRPC (with Ray's token) instead of by actor tasks that keep every chunk as an object.
+    "RAY_SERVE_PROXY_USE_GRPC": "1",
     "TOKENIZERS_PARALLELISM": "false",
 }
 """Set in every process before Ray is imported, ours and the nodes'."""

@@ -33,6 +33,7 @@ from services.serving.asking import Asking, excused
 from services.serving.attempt import Attempt
 from services.serving.call import ROLE_HEADER, TIMEOUT_HEADER, Call, bounded, deadline_of, request_id_of
 from services.serving.door import Door, Keeper
+from services.serving.hops import REPLICA_ENVIRONMENT, streaming_handle
 from services.serving.keys import ApiKey
 from services.serving.measures import Measures
 from services.serving.openai_errors import RESPONSES, ApiError
@@ -201,8 +202,7 @@ class Gateway(OpenAiIngress):
 
     def _chunks(self, revision: str, call: Call) -> Any:
         if revision not in self._handles:
-            handle = serve.get_deployment_handle(MODEL_DEPLOYMENT, application_name(revision))
-            self._handles[revision] = handle.options(stream=True)
+            self._handles[revision] = streaming_handle(MODEL_DEPLOYMENT, application_name(revision))
         # Of the headers only our id goes on: keys stay here, and vLLM takes orders from some headers.
         info = RawRequestInfo({"x-request-id": call.request_id})
         return getattr(self._handles[revision], call.method).remote(call.for_revision(revision), info)
@@ -276,6 +276,7 @@ def keeper() -> Keeper:
 def build(name: str, serving: ServingConfig, storage_uri: str, selector: dict[str, str], settings: str) -> Any:
     """The gateway's Serve application. `selector` picks the pool's nodes by label (empty: any node)."""
     options: dict[str, Any] = {"num_cpus": 0, **({"label_selector": selector} if selector else {})}
+    options["runtime_env"] = {"env_vars": dict(REPLICA_ENVIRONMENT)}
     deployment: Any = serve.deployment(
         ingress(),
         name=DEPLOYMENT,

@@ -19,6 +19,7 @@ from cluster.artifacts import Revision
 from cluster.storage import local_copy, open_storage
 from services.config import ServingConfig
 from services.serving.engine import autoscaling, bundles, engine_arguments, engine_of, environment
+from services.serving.hops import REPLICA_ENVIRONMENT
 from services.serving.watch import MODEL_DEPLOYMENT
 
 WARM_UP_TOKENS = 4
@@ -90,7 +91,7 @@ def build(revision: Revision, serving: ServingConfig, storage_uri: str, selector
         "deployment_config": deployment,
         "engine_kwargs": engine_arguments(engine),
         "experimental_configs": {"stream_batching_interval_ms": 0},  # Ray's own default holds chunks back for 50 ms
-        "runtime_env": {"env_vars": environment(engine)},
+        "runtime_env": {"env_vars": environment(engine) | REPLICA_ENVIRONMENT},
         "callback_config": {"callback_class": OwnWeights},
     }
     config = LLMConfig.model_validate(fields)

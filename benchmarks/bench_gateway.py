@@ -1,0 +1,229 @@
+"""What a gateway costs: the same load through bare vLLM, through ray.serve.llm's own ingress and through serinus.
+
+    python benchmarks/bench_gateway.py                      # an engine that answers at once: the way there and back alone
+    python benchmarks/bench_gateway.py --engine FOLDER      # real vLLM with the Hugging Face model in that folder, on CPUs
+
+All sides run at the same time and are loaded one after another in rounds, each round in another order: what the machine does
+beside hits all of them. Figures are means over rounds with 95 % intervals (Student's t; of ratios, on their logarithms).
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import math
+import os
+import platform
+import socket
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import psutil
+from gateway_client import Answer, Client, load
+from gateway_sides import INSTANT, NAME
+from scipy import stats
+
+SIDES = ("bare", "ray", "serinus")
+READY_TIMEOUT_S = 240.0
+QUESTION = "Tell me in some detail what a canary was good for in a mine, and what came after it. My number is {}."
+
+
+@dataclass(frozen=True)
+class Plan:
+    """How much is asked in one round of one side."""
+
+    alone: int
+    """Requests one after another."""
+    together: int
+    """Requests by `concurrency` clients."""
+    concurrency: int
+    max_tokens: int
+
+
+@dataclass(frozen=True)
+class Round:
+    """One side in one round: medians over its requests, in seconds."""
+
+    ttft_s: float
+    tpot_s: float
+    ttft_together_s: float
+    tpot_together_s: float
+    tokens_per_s: float
+    """At the plan's concurrency."""
+    cpu_s: float
+    """CPU time of all the side's processes for one of the requests that came together."""
+
+
+class Side:
+    """One server and the processes below it."""
+
+    def __init__(self, name: str, engine: str) -> None:
+        self.name, self.port = name, free_port()
+        script = Path(__file__).with_name("gateway_sides.py")
+        command = [sys.executable, str(script), name, engine, str(self.port)]
+        root = str(Path(__file__).resolve().parents[1])
+        environment = {
+            **os.environ,
+            "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])]),
+        }
+        self.log = Path(f"bench_gateway_{name}.log")
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
+
+    def wait(self) -> None:
+        """Until it has answered."""
+        deadline = time.monotonic() + READY_TIMEOUT_S
+        while True:
+            try:
+                asyncio.run(Client(self.port).ask(body(0, 4)))
+                return
+            except (OSError, RuntimeError) as error:
+                if self.process.poll() is not None or time.monotonic() > deadline:
+                    sys.exit(f"{self.name} does not answer ({error!r}): see {self.log}")
+                time.sleep(0.5)
+
+    def cpu_s(self) -> float:
+        """CPU time of all its processes so far."""
+        own = psutil.Process(self.process.pid)
+        total = 0.0
+        for process in [own, *own.children(recursive=True)]:
+            try:
+                times = process.cpu_times()
+            except psutil.NoSuchProcess:
+                continue
+            total += times.user + times.system
+        return total
+
+    def end(self) -> None:
+        left = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
+        self.process.terminate()
+        try:
+            self.process.wait(timeout=30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+        for process in psutil.wait_procs(left, timeout=10)[1]:
+            process.kill()
+
+
+@contextmanager
+def running(names: list[str], engine: str) -> Iterator[list[Side]]:
+    with ExitStack() as stack:
+        sides = []
+        for name in names:  # one after another: their starts need the cores
+            sides.append(Side(name, engine))
+            stack.callback(sides[-1].end)
+            sides[-1].wait()
+        yield sides
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def body(number: int, max_tokens: int) -> dict[str, Any]:
+    message = {"role": "user", "content": QUESTION.format(number)}
+    return {"model": NAME, "messages": [message], "max_tokens": max_tokens, "temperature": 0, "stream": True,
+            "ignore_eos": True}  # fmt: skip
+
+
+def measure(side: Side, plan: Plan, seed: int) -> Round:
+    first = 10_000 * seed
+    alone, _ = asyncio.run(load(side.port, [body(first + n, plan.max_tokens) for n in range(plan.alone)], 1))
+    before_s = side.cpu_s()
+    bodies = [body(first + plan.alone + n, plan.max_tokens) for n in range(plan.together)]
+    together, took_s = asyncio.run(load(side.port, bodies, plan.concurrency))
+    return Round(
+        *_medians(alone),
+        *_medians(together),
+        tokens_per_s=sum(answer.num_tokens for answer in together) / took_s,
+        cpu_s=(side.cpu_s() - before_s) / plan.together,
+    )
+
+
+def _medians(answers: list[Answer]) -> tuple[float, float]:
+    return statistics.median(a.ttft_s for a in answers), statistics.median(a.tpot_s for a in answers)
+
+
+def interval(values: list[float]) -> tuple[float, float, float]:
+    """Mean and its 95 % interval (Student 1908)."""
+    mean = statistics.mean(values)
+    if len(values) < 2:
+        return mean, math.nan, math.nan
+    half = float(stats.t.ppf(0.975, len(values) - 1)) * statistics.stdev(values) / math.sqrt(len(values))
+    return mean, mean - half, mean + half
+
+
+def ratio(ours: list[float], theirs: list[float]) -> tuple[float, float, float]:
+    """Geometric mean of the rounds' ratios, and its interval."""
+    mean, low, high = interval([math.log(a / b) for a, b in zip(ours, theirs, strict=True)])
+    return math.exp(mean), math.exp(low), math.exp(high)
+
+
+def report(rounds: dict[str, list[Round]], plan: Plan) -> None:
+    columns = {
+        "ttft_s": ("ttft ms, 1", 1e3), "tpot_s": ("tpot ms, 1", 1e3), "ttft_together_s": (f"ttft ms, {plan.concurrency}", 1e3),
+        "tpot_together_s": (f"tpot ms, {plan.concurrency}", 1e3), "tokens_per_s": (f"tokens/s, {plan.concurrency}", 1),
+        "cpu_s": ("CPU ms a request", 1e3),
+    }  # fmt: skip
+    print("| side | " + " | ".join(title for title, _ in columns.values()) + " |")
+    print("|---|" + "---|" * len(columns))
+    for name, found in rounds.items():
+        cells = []
+        for field, (_, scale) in columns.items():
+            mean, low, high = interval([getattr(r, field) * scale for r in found])
+            cells.append(f"{mean:.4g} ({low:.4g} to {high:.4g})")
+        print(f"| {name} | " + " | ".join(cells) + " |")
+    print()
+    if "bare" not in rounds:
+        return
+    for name in [name for name in rounds if name != "bare"]:
+        pairs = list(zip(rounds[name], rounds["bare"], strict=True))
+        mean, low, high = interval([(a.ttft_s - b.ttft_s) * 1e3 for a, b in pairs])
+        print(f"{name}: added ttft at concurrency 1: {mean:.2f} ms ({low:.2f} to {high:.2f})")
+        mean, low, high = ratio([a.tokens_per_s for a, _ in pairs], [b.tokens_per_s for _, b in pairs])
+        print(
+            f"{name}: throughput at {plan.concurrency}: {100 * mean:.1f} % of bare ({100 * low:.1f} to {100 * high:.1f})"
+        )
+
+
+def machine() -> str:
+    model = next((line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
+                  if line.startswith("model name")), platform.machine())  # fmt: skip
+    memory = psutil.virtual_memory().total / 2**30
+    load_1 = os.getloadavg()[0]
+    return f"{model}, {os.cpu_count()} cores, {memory:.0f} GiB, Python {platform.python_version()}, load before: {load_1:.1f}"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--engine", default=INSTANT, help="folder of a model for real vLLM; default: answers at once")
+    parser.add_argument("--rounds", type=int, default=8)
+    parser.add_argument("--alone", type=int, default=40, help="requests a round at concurrency 1")
+    parser.add_argument("--together", type=int, default=128, help="requests a round at --concurrency")
+    parser.add_argument("--concurrency", type=int, default=32)
+    parser.add_argument("--max-tokens", type=int, default=32)
+    parser.add_argument("--sides", default=",".join(SIDES))
+    given = parser.parse_args()
+    plan = Plan(given.alone, given.together, given.concurrency, given.max_tokens)
+    print(f"{machine()}\nengine {given.engine}, {given.rounds} rounds, {plan}\n", flush=True)
+    rounds: dict[str, list[Round]] = {name: [] for name in given.sides.split(",")}
+    with running(list(rounds), given.engine) as sides:
+        for side in sides:
+            measure(side, plan, 0)  # to warm up
+        for number in range(1, given.rounds + 1):
+            for side in sides[number % len(sides) :] + sides[: number % len(sides)]:
+                rounds[side.name].append(measure(side, plan, number))
+    report(rounds, plan)
+
+
+if __name__ == "__main__":
+    main()
