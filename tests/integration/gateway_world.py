@@ -62,7 +62,8 @@ class Model:
     async def _chat(self, request: Any, info: Any) -> AsyncIterator[Any]:
         assert request.model == self.revision
         assert set(info.headers) == {"x-request-id"}
-        behaviour, _, concerned = request.messages[-1]["content"].partition(" ")
+        said = request.messages[-1].get("content") if request.messages else None
+        behaviour, _, concerned = (said if isinstance(said, str) else "hello").partition(" ")
         behaviour = behaviour if concerned in ("", self.revision) else "hello"
         if behaviour == "show":  # what came through to the engine
             shown = request.model_dump(include=set(SHOWN), mode="json")

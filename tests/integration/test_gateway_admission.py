@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import socket
+import threading
 import time
+from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -29,7 +31,7 @@ from tests.integration.gateway_world import (
 
 pytestmark = pytest.mark.integration
 
-TIMEOUT_S, MAX_WAITING = 1.5, 3
+TIMEOUT_S, MAX_WAITING, MAX_OF_KEY = 1.5, 10, 4
 
 
 @pytest.fixture(scope="module")
@@ -40,6 +42,9 @@ def keys(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, str]
         "tester": {"rights": ("canary",)},
         "seldom": {"requests_per_minute": 2},
         "little": {"tokens_per_minute": 300},
+        "greedy": {},
+        "limited": {"requests_per_minute": 30},
+        "thrifty": {"tokens_per_minute": 80},
     }
     return path, {name: add_key(path, name, **fields) for name, fields in limits.items()}
 
@@ -52,6 +57,7 @@ def gateway(ray_cluster: str, registry: LocalStorage, evidence: Any, keys: tuple
         "max_output_tokens": 50,
         "max_choices": 2,
         "max_waiting_requests": MAX_WAITING,
+        "waiting_share_percent": 100 * MAX_OF_KEY / MAX_WAITING,
         "timeout_s": TIMEOUT_S,
     }
     shadow = {"percent": 100, "max_concurrent": 1, "timeout_s": 30}
@@ -195,18 +201,73 @@ def test_a_deadline_that_is_no_time_is_refused(gateway: str, keys: tuple[Path, d
         assert chat(gateway, key=keys[1]["user"], headers={"x-serinus-timeout-s": value}).status_code == 400
 
 
-def test_more_than_the_bound_of_waiting_requests_are_told_to_come_back(
+def test_more_than_the_bound_of_waiting_requests_are_told_to_come_back_and_no_key_takes_all_places(
     gateway: str, registry: LocalStorage, keys: tuple[Path, dict[str, str]]
 ) -> None:
     put(registry)
-    with ThreadPoolExecutor(MAX_WAITING + 3) as pool:
-        calls = [pool.submit(chat, gateway, "slow", key=keys[1]["user"]) for _ in range(MAX_WAITING + 3)]
-        answers = [call.result() for call in calls]
-    statuses = sorted(answer.status_code for answer in answers)
-    assert statuses == [429] * 3 + [504] * MAX_WAITING
-    refused = next(answer for answer in answers if answer.status_code == 429)
-    assert (error_of(refused)["code"], refused.headers["retry-after"]) == ("queue_full", "1")
+    with ThreadPoolExecutor(18) as pool:
+        calls = [
+            (name, pool.submit(chat, gateway, "slow", key=keys[1][name]))
+            for name in ("greedy", "user", "tester")
+            for _ in range(6)
+        ]
+        answers = [(name, call.result()) for name, call in calls]
+    waited = Counter(name for name, answer in answers if answer.status_code == 504)
+    refused = [answer for _, answer in answers if answer.status_code == 429]
+    assert waited.total() == MAX_WAITING
+    assert max(waited.values()) == MAX_OF_KEY
+    assert len(refused) == 18 - MAX_WAITING
+    for answer in refused:
+        assert (error_of(answer)["code"], answer.headers["retry-after"]) == ("queue_full", "1")
     assert chat(gateway, key=keys[1]["user"]).status_code == 200
+
+
+def test_limits_hold_while_many_keys_ask_at_once(gateway: str, keys: tuple[Path, dict[str, str]]) -> None:
+    """A flood, wrong keys and bodies too large, beside users who keep to the rules."""
+    over = threading.Event()
+
+    def ask(num: int, *, key: str, prompt: str = "hello", **fields: Any) -> list[httpx.Response]:
+        body = {"model": NAME, "messages": [{"role": "user", "content": prompt}], **fields}
+        headers, url = {"authorization": f"Bearer {key}"}, f"{gateway}/chat/completions"
+        with httpx.Client(headers=headers, timeout=30) as session:
+            return [session.post(url, json=body) for _ in range(num)]
+
+    def flood() -> list[httpx.Response]:
+        answers = []
+        while not over.is_set():
+            answers += ask(3, key=keys[1]["greedy"], prompt="slow")
+        return answers
+
+    asked: dict[str, tuple[int, dict[str, Any]]] = {
+        "user": (2, {"num": 15, "key": keys[1]["user"]}),
+        "limited": (2, {"num": 25, "key": keys[1]["limited"]}),
+        "thrifty": (2, {"num": 30, "key": keys[1]["thrifty"], "max_tokens": 1}),
+        "wrong": (1, {"num": 20, "key": "sk-wrong"}),
+        "large": (1, {"num": 10, "key": keys[1]["user"], "prompt": "x" * 5000}),
+    }
+    began = time.monotonic()
+    with ThreadPoolExecutor(15) as pool:
+        floods = [pool.submit(flood) for _ in range(7)]
+        running = {name: [pool.submit(ask, **how) for _ in range(num)] for name, (num, how) in asked.items()}
+        try:
+            answers = {
+                name: [answer for one in several for answer in one.result()] for name, several in running.items()
+            }
+        finally:
+            over.set()
+        answers["greedy"] = [answer for one in floods for answer in one.result()]
+    minutes = (time.monotonic() - began) / 60
+    told = {name: Counter(answer.status_code for answer in given) for name, given in answers.items()}
+    print(f"{minutes * 60:.1f} s: " + "; ".join(f"{name} {dict(counts)}" for name, counts in told.items()))
+    assert set(told["greedy"]) == {429, 504}
+    assert told["greedy"][504] <= MAX_OF_KEY * (1 + minutes * 60 / TIMEOUT_S)
+    assert told["user"] == {200: 30}
+    assert 30 <= told["limited"][200] <= 30 * (1 + minutes) + 1
+    assert 20 <= 2 * told["thrifty"][200] <= 80 * (1 + minutes)  # two tokens each, by the engine's count
+    assert told["limited"].keys() == told["thrifty"].keys() == {200, 429}
+    assert told["wrong"] == {401: 20}
+    assert told["large"] == {413: 10}
+    assert all(int(a.headers["retry-after"]) > 0 for given in answers.values() for a in given if a.status_code == 429)
 
 
 def test_a_copy_to_a_canary_without_users_does_not_touch_the_user(

@@ -1,0 +1,161 @@
+"""A canary on real vLLM that goes wrong in ways no status code tells: each is found and rolled back, by one pair of engines."""
+
+from __future__ import annotations
+
+import os
+import random
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+from cluster import registry
+from cluster.artifacts import Revision
+from cluster.storage import LocalStorage
+from services.config import RolloutConfig, ServingConfig, StepConfig
+from services.rollout import controller
+from services.rollout.status import RolloutStatus
+from tests.chaos.serving_world import replicas
+from tests.integration.clients import Clients
+from tests.integration.gateway_world import eventually, free_port
+from tests.integration.local_cluster import living
+
+pytestmark = pytest.mark.e2e
+
+NAME = "faulty"
+STABLE, CANARY = f"{NAME}-00000001", f"{NAME}-00000002"
+CONFIG = RolloutConfig(
+    steps=(StepConfig(weight_percent=50, min_requests=100_000, prove="none"),),  # ends by harm alone
+    interval_s=0.5,
+    max_latency_ratio=2,  # two engines share the cores of one machine
+    latency_effect_ratio=4,
+    latency_floor_s=0.5,
+    tpot_floor_s=10,
+    step_timeout_s=90,
+    drain_s=0,
+)
+WORDS = ["lists", "slices", "imports", "tuples", "numbers", "names", "calls", "loops", "values", "keys"]
+
+
+class Kept:
+    """A canary that was rolled back stays loaded for the next scene."""
+
+    def running(self) -> set[str]:
+        return {STABLE, CANARY}
+
+    def remove(self, revision: str) -> None:
+        assert revision == CANARY, f"{revision} was to be removed"
+
+
+def prompt(draw: random.Random) -> str:
+    """One half is short, one half long; no two begin alike, so that no prefix is found in a cache."""
+    return " ".join([str(draw.randrange(10**6)), *draw.choices(WORDS, k=draw.choice((2, 40)))])
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> LocalStorage:
+    storage = LocalStorage(tmp_path_factory.mktemp("shelf"))
+    shutil.copytree(tiny_model, storage.root / "model")
+    for number, revision in enumerate((STABLE, CANARY)):
+        made = Revision(key=f"{number:016x}", name=NAME, revision=revision, weights="model")
+        registry.publish_revision(storage, made)
+    controller.ensure_traffic(storage, NAME, STABLE)
+    return storage
+
+
+@pytest.fixture(scope="module")
+def url(ray_cluster: str, storage: LocalStorage) -> Iterator[str]:
+    """Two engines of the same model, one of which can be told to go wrong, behind a gateway."""
+    import ray
+    from ray import serve
+
+    from services.serving import app, model_server
+    from services.serving.readiness import wait_running
+    from services.serving.watch import application_name
+    from tests.e2e.faulty_server import FaultyServer
+
+    serve.shutdown()
+    engine = {"max_model_len": 512, "max_num_seqs": 16, "enforce_eager": True, "kv_cache_gib": 0.1}
+    serving = ServingConfig.model_validate({"port": free_port(), "engine": engine, "ready_timeout_s": 300})
+    app._listen(serving)
+    for revision, server in ((STABLE, model_server.RevisionServer), (CANARY, FaultyServer)):
+        published = registry.resolve(storage, NAME, revision)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(model_server, "RevisionServer", server)
+            app._run(model_server.build(published, serving, storage.uri, {}, "s"), application_name(revision), None)
+    app.deploy_gateway(NAME, serving, storage.uri)
+    for revision in (STABLE, CANARY):
+        wait_running(application_name(revision), 300)
+    actor = controller.ensure_controller(NAME, storage.uri, Kept())
+    yield app.gateway_url(serving)
+    ray.kill(actor)
+    serve.shutdown()
+
+
+@pytest.fixture(scope="module")
+def clients(url: str) -> Iterator[Clients]:
+    fields = {"temperature": 0, "ignore_eos": True}
+    with Clients(url, NAME, num=6, prompt=prompt, fields=fields) as clients:
+        yield clients
+
+
+def _status(storage: LocalStorage) -> RolloutStatus:
+    found = controller.status(storage, NAME)
+    assert found is not None
+    return found
+
+
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [("error", "error_rate"), ("empty", "error_rate"), ("truncated", "error_rate"), ("slow", "latency")],
+)
+def test_a_planted_fault_is_found_and_rolled_back(
+    storage: LocalStorage, clients: Clients, fault: str, reason: str
+) -> None:
+    (storage.root / "fault").write_text("")
+    clients.wait_for(20)
+    controller.start_rollout(storage, NAME, CANARY, CONFIG)
+    eventually(lambda: _status(storage).weight_applied_at is not None)
+    clients.wait_for(80)  # it begins as a good canary does
+    status = _status(storage)
+    assert status.phase == "progressing", status.decisions[-1]
+    (storage.root / "fault").write_text(fault)
+    planted_at = time.time()
+    eventually(lambda: _status(storage).ended, 80)
+    status = _status(storage)
+    decision = status.decisions[-1]
+    assert status.decided_at is not None
+    after = [
+        seen for seen in clients.seen if planted_at < seen.ended_at and seen.began_at < status.decided_at.timestamp()
+    ]
+    print(
+        f"{fault}: rolled back {status.decided_at.timestamp() - planted_at:.1f} s and "
+        f"{sum(seen.revision == CANARY for seen in after)} canary requests after it was planted "
+        f"({sum(bool(seen.problem) for seen in after)} users saw a failure): {decision.message}"
+    )
+    assert (status.phase, decision.action, decision.reason) == ("rolled_back", "rollback", reason)
+    eventually(lambda: all(seen.revision == STABLE and not seen.problem for seen in clients.seen[-20:]), 30)
+
+
+@pytest.mark.chaos
+def test_the_one_stable_replica_is_killed_and_nobody_who_had_no_token_is_lost(clients: Clients) -> None:
+    """Those without a token wait for vLLM to start again; the engine's own process does not outlive its server."""
+    (pid,) = replicas(f"SERVE_REPLICA::rev-{STABLE}#")
+    engine = psutil.Process(pid).children(recursive=True)
+    before = len(clients.seen)
+    clients.wait_for(10)
+    os.kill(pid, signal.SIGKILL)
+    killed_at = time.time()
+    clients.wait_for(40, timeout_s=120)
+    after = clients.seen[before:]
+    waits = sorted(seen.ended_at - killed_at for seen in after if seen.began_at < killed_at < seen.ended_at)
+    print(
+        f"{len(after)} requests, {sum(seen.lost for seen in after)} lost without a token, "
+        f"{sum(bool(seen.problem) for seen in after)} streams broken after one; those in flight ended after {waits} s"
+    )
+    assert [seen for seen in after if seen.lost] == []
+    assert living(psutil.wait_procs(engine, timeout=10)[1]) == []
