@@ -45,7 +45,7 @@ class Asking:
             await self._try(attempt, call, situation, last=not todo)
             if attempt.failure is None or time.monotonic() >= call.deadline.at_s:
                 break
-            if not todo and attempt.replica and sum(a.replica is not None for a in call.attempts) < MAX_DEATHS:
+            if not todo and attempt.died and sum(a.died for a in call.attempts) < MAX_DEATHS:
                 await asyncio.sleep(RETRY_PAUSE_S)
                 todo = [(role, revision)]
 

@@ -95,6 +95,11 @@ class Attempt:
             self._fail(_as_api_error(error))
 
     @property
+    def died(self) -> bool:
+        """Asked, and gone before the first token."""
+        return self.lost and self._chunks is not None
+
+    @property
     def _begun(self) -> bool:
         """A server's first chunk may only name the role: that promises nothing yet."""
         ended = self.failure is not None or self.whole is not None or self.watch.done
@@ -215,9 +220,12 @@ def _in_short(error: Exception) -> str:
 
 def _went_away(error: Exception) -> tuple[bool, str | None]:
     """Whether the replica, or the machine it was on, is gone; and the replica's id, where the error knows it."""
+    from grpc import RpcError
     from ray.exceptions import NodeDiedError, ObjectLostError, RayActorError, WorkerCrashedError
 
-    gone = isinstance(error, RayActorError | WorkerCrashedError | NodeDiedError | ObjectLostError)
+    # Of gRPC's codes Ray translates UNAVAILABLE alone; errors of the model server's own do not come as gRPC's.
+    causes = (RayActorError, WorkerCrashedError, NodeDiedError, ObjectLostError, RpcError)
+    gone = isinstance(error, causes)
     return gone, getattr(error, "actor_id", None) if gone else None
 
 

@@ -7,6 +7,7 @@ import time
 from types import SimpleNamespace
 from typing import Any
 
+import grpc
 import pytest
 from ray.exceptions import ActorUnavailableError
 
@@ -84,6 +85,12 @@ def test_a_replica_that_dies_before_a_token_is_replaced_by_another(before: tuple
 def test_a_canary_that_fails_before_a_token_leaves_its_user_to_stable(failure: tuple[Any, ...]) -> None:
     call = asked(Servers(m_2=[failure], m_1=[GOOD]), BOTH)
     assert outcomes(call) == [("m-2", False), ("m-1", True)]
+
+
+def test_a_broken_line_to_a_replica_counts_as_its_death() -> None:
+    call = asked(Servers(m_1=[([ROLE_EVENT], grpc.RpcError("stream reset")), GOOD]), ALONE)
+    assert outcomes(call) == [("m-1", False), ("m-1", True)]
+    assert call.attempts[0].replica is None
 
 
 def test_canary_and_stable_may_die_one_after_the_other() -> None:
