@@ -1,5 +1,6 @@
 """What a gateway costs: the same load through bare vLLM, through ray.serve.llm's own ingress and through serinus.
 
+    python benchmarks/bench_gateway.py --sides bare,serinus,proxied     # also: serinus behind Serve's proxy
     python benchmarks/bench_gateway.py                      # an engine that answers at once: the way there and back alone
     python benchmarks/bench_gateway.py --engine FOLDER      # real vLLM with the Hugging Face model in that folder, on CPUs
 
@@ -19,6 +20,7 @@ import statistics
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -59,6 +61,8 @@ class Round:
     """At the plan's concurrency."""
     cpu_s: float
     """CPU time of all the side's processes for one of the requests that came together."""
+    cpu_of_s: Counter[str]
+    """The same by process."""
 
 
 class Side:
@@ -89,16 +93,15 @@ class Side:
                     sys.exit(f"{self.name} does not answer ({error!r}): see {self.log}")
                 time.sleep(0.5)
 
-    def cpu_s(self) -> float:
-        """CPU time of all its processes so far."""
-        own = psutil.Process(self.process.pid)
-        total = 0.0
+    def cpu_s(self) -> Counter[str]:
+        """CPU time of its processes so far, by what they are called."""
+        own, total = psutil.Process(self.process.pid), Counter[str]()
         for process in [own, *own.children(recursive=True)]:
             try:
-                times = process.cpu_times()
+                times, command = process.cpu_times(), " ".join(process.cmdline()[:1])
             except psutil.NoSuchProcess:
                 continue
-            total += times.user + times.system
+            total[Path(command).name if "::" not in command else command] += times.user + times.system
         return total
 
     def end(self) -> None:
@@ -141,11 +144,13 @@ def measure(side: Side, plan: Plan, seed: int) -> Round:
     before_s = side.cpu_s()
     bodies = [body(first + plan.alone + n, plan.max_tokens) for n in range(plan.together)]
     together, took_s = asyncio.run(load(side.port, bodies, plan.concurrency))
+    spent = side.cpu_s() - before_s
     return Round(
         *_medians(alone),
         *_medians(together),
         tokens_per_s=sum(answer.num_tokens for answer in together) / took_s,
-        cpu_s=(side.cpu_s() - before_s) / plan.together,
+        cpu_s=spent.total() / plan.together,
+        cpu_of_s=Counter({name: seconds / plan.together for name, seconds in spent.items()}),
     )
 
 
@@ -182,6 +187,11 @@ def report(rounds: dict[str, list[Round]], plan: Plan) -> None:
             mean, low, high = interval([getattr(r, field) * scale for r in found])
             cells.append(f"{mean:.4g} ({low:.4g} to {high:.4g})")
         print(f"| {name} | " + " | ".join(cells) + " |")
+    print()
+    for name, found in rounds.items():
+        spent = sum((r.cpu_of_s for r in found), Counter[str]())
+        parts = (f"{what} {1e3 * seconds / len(found):.2f}" for what, seconds in spent.most_common(4))
+        print(f"{name}: CPU ms a request by process: {', '.join(parts)}")
     print()
     if "bare" not in rounds:
         return

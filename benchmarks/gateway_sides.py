@@ -1,10 +1,11 @@
 """The servers that bench_gateway.py compares, each in a process of its own with all that it starts.
 
-    python benchmarks/gateway_sides.py {bare|ray|serinus} {instant|FOLDER} PORT
+    python benchmarks/gateway_sides.py {bare|ray|serinus|proxied} {instant|FOLDER} PORT
 
 `bare` is `vllm serve`, or for the instant engine FastAPI on uvicorn with vLLM's own request type, which is what `vllm serve`
-is in front of its engine. `ray` is ray.serve.llm's ingress as it comes. `serinus` is a gateway and one revision. The
-instant engine answers each request with its `max_tokens` chunks at once: what is left is the way there and back.
+is in front of its engine. `ray` is ray.serve.llm's ingress as it comes. `serinus` is a gateway and one revision, `proxied` the
+same with a gateway behind Serve's own proxy (`serve.entry: proxy`). The instant engine answers each request with its `max_tokens`
+chunks at once: what is left is the way there and back.
 """
 
 from __future__ import annotations
@@ -16,8 +17,9 @@ import signal
 import sys
 import tempfile
 from collections.abc import AsyncIterator
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cluster.session import ENVIRONMENT, prepare_environment
 from services.config import EngineConfig, ServingConfig
@@ -136,17 +138,18 @@ def ray_llm(engine: str, port: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def serinus(engine: str, port: int) -> None:
+def serinus(engine: str, port: int, entry: Literal["direct", "proxy"] = "direct") -> None:
     """A gateway and one revision with all users, deployed as `serinus deploy` does it."""
     from datetime import UTC, datetime
 
+    from cluster import session
     from cluster.artifacts import Revision
-    from cluster.session import joined
     from cluster.storage import LocalStorage
     from services.contract import Traffic, write_traffic
     from services.serving import app, model_server
 
-    with tempfile.TemporaryDirectory(prefix="bench-store") as root, joined():
+    session.PRIVATE_HOST = {"direct": "127.0.0.2", "proxy": "127.0.0.4"}[entry]  # a cluster each
+    with tempfile.TemporaryDirectory(prefix="bench-store") as root, session.joined():
         storage, weights = LocalStorage(Path(root)), "artifacts/quantized/1/model"
         if engine == INSTANT:
             (storage.root / weights).mkdir(parents=True)
@@ -156,7 +159,7 @@ def serinus(engine: str, port: int) -> None:
         else:
             shutil.copytree(engine, storage.root / weights)
         revision = Revision(key="1", name=NAME, revision=f"{NAME}-00000001", weights=weights)
-        serving = ServingConfig(port=port, engine=ENGINE)
+        serving = ServingConfig(port=port, entry=entry, engine=ENGINE)
         write_traffic(storage, Traffic(name=NAME, stable=revision.revision, changed_at=datetime.now(UTC)))
         app.deploy_revision(revision, serving, storage)
         app.deploy_gateway(NAME, serving, storage.uri)
@@ -193,7 +196,8 @@ def main(side: str, engine: str, port: str) -> None:
         os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
     else:
         prepare_environment()
-    {"bare": bare, "ray": ray_llm, "serinus": serinus}[side](engine, int(port))
+    sides = {"bare": bare, "ray": ray_llm, "serinus": serinus, "proxied": partial(serinus, entry="proxy")}
+    sides[side](engine, int(port))
 
 
 if __name__ == "__main__":

@@ -94,6 +94,9 @@ class ServingConfig(StrictModel):
     host: str = "127.0.0.1"
     """Address the gateway listens on; 0.0.0.0 opens it to the network."""
     port: int = Field(8000, ge=1, le=65535)
+    entry: Literal["auto", "direct", "proxy"] = "auto"
+    """`direct`: gateway replicas listen themselves, on the nodes where they run; the shortest way. `proxy`: Serve's proxies listen,
+    on every node, and go on to a replica anywhere. `auto`: direct on a loopback address, else proxy."""
     pool: Literal["serve", "train", "data", "head"] = "serve"
     num_gateway_replicas: int = Field(1, ge=1)
     user_header: str = "x-serinus-user"
@@ -108,6 +111,15 @@ class ServingConfig(StrictModel):
     """How long a revision may take to load before that counts as its failure."""
     keep_revisions: int = Field(1, ge=0)
     """Replaced revisions left running after a promotion, so that going back is a change of weight."""
+
+    @property
+    def on_loopback(self) -> bool:
+        return self.host in {"localhost", "::1"} or self.host.startswith("127.")
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether gateway replicas listen themselves."""
+        return self.entry == "direct" or (self.entry == "auto" and self.on_loopback)
 
 
 Metric = Literal["errors", "ttft", "tpot", "quality"]

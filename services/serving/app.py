@@ -62,23 +62,31 @@ def deploy_gateway(name: str, serving: ServingConfig, storage_uri: str) -> None:
     chosen = serving.model_dump(
         mode="json", include={"pool", "num_gateway_replicas", "user_header", "show_revision", "admission", "shadow"}
     )
-    settings = digest({"name": name, "storage": storage_uri, **chosen})
+    address = {"host": serving.host, "port": serving.port} if serving.is_direct else {}
+    settings = digest({"name": name, "storage": storage_uri, **address, **chosen})
     _publish_keys(name, serving, storage_uri)
     _quiet()
     _listen(serving)
     if not _runs_with(GATEWAY, GATEWAY, settings):
         from services.serving import gateway
 
-        _run(gateway.build(name, serving, storage_uri, on_pool(serving.pool), settings), GATEWAY, "/")
+        if serving.is_direct and not any(status.name == GATEWAY for status in serve_status()):
+            _check_free(serving)
+        _run(gateway.build(name, serving, storage_uri, _gateway_nodes(serving), settings), GATEWAY, "/")
         wait_running(GATEWAY, GATEWAY_TIMEOUT_S)
     _wait_answering(serving)
+
+
+def _gateway_nodes(serving: ServingConfig) -> dict[str, str]:
+    """Who listens on loopback himself serves the machine he is on: the head's, where commands and jobs run too."""
+    return on_pool("head" if serving.is_direct and serving.on_loopback else serving.pool)
 
 
 def _publish_keys(name: str, serving: ServingConfig, storage_uri: str) -> None:
     """Before the gateway comes up, so that its first request finds them."""
     if serving.admission.keys is not None:
         publish_keys(open_storage(storage_uri), name, Path(serving.admission.keys))
-    elif not _is_loopback(serving.host):
+    elif not serving.on_loopback:
         log.warning("the gateway listens on %s and asks for no key: set serve.admission.keys", serving.host)
 
 
@@ -212,24 +220,31 @@ def _check_resources(revision: Revision, serving: ServingConfig, selector: dict[
 
 
 def _listen(serving: ServingConfig) -> None:
-    """Start Serve's HTTP proxies where nothing else listens; loopback addresses make sense on the head alone."""
+    """Start Serve, with HTTP proxies where they are to listen; loopback addresses make sense on the head alone."""
     from ray import serve
     from ray.serve.context import _get_global_client
 
     client = _get_global_client(raise_if_no_controller_running=False)
     if client is not None:
-        _check_same_address(serving, client.http_config)
+        _check_same_address(serving, client)
         return
     _check_free(serving)
-    location = "HeadOnly" if _is_loopback(serving.host) else "EveryNode"
+    location = "Disabled" if serving.is_direct else "HeadOnly" if serving.on_loopback else "EveryNode"
     serve.start(proxy_location=location, http_options={"host": serving.host, "port": serving.port})
 
 
-def _check_same_address(serving: ServingConfig, present: Any) -> None:
+def _check_same_address(serving: ServingConfig, client: Any) -> None:
+    import ray
+    from ray.serve.config import ProxyLocation
+
+    remedy = "use what the cluster has in the recipe, or restart it (`serinus down`, `serinus up`) to change it"
+    present = client.http_config
     if (present.host, present.port) != (serving.host, serving.port):
         found = f"this cluster's gateway listens on {present.host}:{present.port} already"
-        remedy = "use that address in the recipe, or restart the cluster (`serinus down`, `serinus up`) to change it"
         raise ResourceError(f"serve.port {serving.host}:{serving.port}", found, remedy)
+    if (ray.get(client._controller.get_proxy_location.remote()) == ProxyLocation.Disabled) != serving.is_direct:
+        found = "this cluster's Serve was started " + ("with proxies" if serving.is_direct else "without proxies")
+        raise ResourceError("serve.entry", found, remedy)
 
 
 def _check_free(serving: ServingConfig) -> None:
@@ -242,10 +257,6 @@ def _check_free(serving: ServingConfig) -> None:
             where = f"serve.port {serving.host}:{serving.port}"
             remedy = "choose another serve.port, or stop what listens there"
             raise ResourceError(where, error.strerror or str(error), remedy) from None
-
-
-def _is_loopback(host: str) -> bool:
-    return host in {"localhost", "::1"} or host.startswith("127.")
 
 
 def _wait_answering(serving: ServingConfig, timeout_s: float = 30.0) -> None:

@@ -7,12 +7,13 @@ Traffic is read from storage all the time (`watch`), so a change of weights rest
 from __future__ import annotations
 
 import asyncio
+import math
 import random
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing
+from contextlib import aclosing, asynccontextmanager
 from datetime import UTC, datetime
-from typing import Any, cast
+from typing import Any, ClassVar, cast
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -35,6 +36,7 @@ from services.serving.call import ROLE_HEADER, TIMEOUT_HEADER, Call, bounded, de
 from services.serving.door import Door, Keeper
 from services.serving.hops import REPLICA_ENVIRONMENT, streaming_handle
 from services.serving.keys import ApiKey
+from services.serving.listener import Listener
 from services.serving.measures import Measures
 from services.serving.openai_errors import RESPONSES, ApiError
 from services.serving.outbox import Outbox, to_actor
@@ -62,8 +64,13 @@ ENDPOINTS = {
 class Gateway(OpenAiIngress):
     """Chooses a revision for each user, asks it, and tells the rollout what came of it."""
 
+    here: ClassVar[Gateway | None] = None
+    """The gateway of this replica's process."""
+
     def __init__(self, name: str, storage_uri: str, serving: ServingConfig, settings: str) -> None:
         super().__init__({}, {})
+        Gateway.here = self
+        self._listener = Listener(serving.host, serving.port, max_ongoing(serving)) if serving.is_direct else None
         self._name, self._serving, self._settings = name, serving, settings
         self.max_body_bytes = serving.admission.max_body_bytes
         self._created = int(time.time())
@@ -88,6 +95,20 @@ class Gateway(OpenAiIngress):
     async def settings(self) -> str:
         """Digest of what this gateway was deployed with, asked for before deploying it again."""
         return self._settings
+
+    async def listen(self, app: Any) -> None:
+        """Take requests, where they do not come through Serve's proxies."""
+        if self._listener is not None:
+            await self._listener.start(app)
+
+    async def drain(self) -> None:
+        if self._listener is not None:
+            await self._listener.drain()
+
+    async def check_health(self) -> None:
+        """Asked by Serve, which replaces a replica that raises."""
+        if self._listener is not None:
+            self._listener.check()
 
     def owner(self, authorization: str | None) -> ApiKey | None:
         """Whose request it is; asked by the door.
@@ -270,7 +291,22 @@ def _picklable(body: Any) -> Any:
 
 def keeper() -> Keeper:
     """The gateway of this replica's process, for the door before it."""
-    return cast(Gateway, serve.get_replica_context().servable_object)
+    assert Gateway.here is not None, "the constructor has run"
+    return Gateway.here
+
+
+@asynccontextmanager
+async def listening(app: FastAPI) -> AsyncIterator[None]:
+    """The life of a replica's application: its own server stands around it."""
+    assert Gateway.here is not None, "the constructor has run"
+    await Gateway.here.listen(app)
+    yield
+    await Gateway.here.drain()
+
+
+def max_ongoing(serving: ServingConfig) -> int:
+    """Requests a gateway replica holds at once."""
+    return max(MAX_ONGOING_REQUESTS, 2 * serving.admission.max_waiting_requests)
 
 
 def build(name: str, serving: ServingConfig, storage_uri: str, selector: dict[str, str], settings: str) -> Any:
@@ -281,20 +317,21 @@ def build(name: str, serving: ServingConfig, storage_uri: str, selector: dict[st
         ingress(),
         name=DEPLOYMENT,
         num_replicas=serving.num_gateway_replicas,
-        max_ongoing_requests=max(MAX_ONGOING_REQUESTS, 2 * serving.admission.max_waiting_requests),
+        max_ongoing_requests=max_ongoing(serving),
         # Nothing waits without a bound before gateways that are full, or away.
         max_queued_requests=serving.admission.max_waiting_requests,
         backpressure_config={"status_code": 429, "retry_after_s": 1},
         ray_actor_options=options,
         health_check_period_s=5,
         graceful_shutdown_timeout_s=60,
+        max_surge_percent=math.ceil(100 / serving.num_gateway_replicas),  # a new one is there before an old one goes
     )
     return deployment.bind(name, storage_uri, serving, settings)
 
 
 def ingress() -> Any:
     """The gateway as a Serve ingress class, with OpenAI's routes and error shapes and nothing else."""
-    app = FastAPI(title="serinus", docs_url=None, redoc_url=None)
+    app = FastAPI(title="serinus", docs_url=None, redoc_url=None, lifespan=listening)
     app.add_exception_handler(ApiError, openai_errors.answer_api_error)
     app.add_exception_handler(RequestValidationError, openai_errors.answer_invalid)
     app.add_exception_handler(VLLMClientError, openai_errors.answer_refused)

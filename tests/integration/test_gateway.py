@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import socket
 import time
@@ -315,6 +316,14 @@ def _lines_until(answer: httpx.Response, number: int) -> Iterator[str]:
         yield line
 
 
+def test_the_gateway_listens_on_loopback_alone_and_without_a_proxy(gateway: str, serving: ServingConfig) -> None:
+    import psutil
+
+    found = [c for c in psutil.net_connections("tcp") if c.status == "LISTEN" and c.laddr.port == serving.port]
+    assert {connection.laddr.ip for connection in found} == {serving.host}
+    assert len({connection.pid for connection in found}) == NUM_GATEWAYS
+
+
 def test_no_body_that_schemathesis_thinks_of_is_answered_500_or_never(gateway: str, registry: LocalStorage) -> None:
     """From the gateway's own OpenAPI, bodies that fit it and bodies that do not; the same ones each time.
 
@@ -408,3 +417,36 @@ def fitting(seen: Seen, changes: list[tuple[float, int, float]]) -> set[str]:
     ]
     first = [] if changes[0][0] < seen.began_at - 1 else [0.0]
     return {CANARY if role_of(place, weight) == "canary" else STABLE for weight in [*first, *weights]}
+
+
+def test_gateways_are_replaced_under_load_without_a_failed_request(
+    gateway: str, serving: ServingConfig, registry: LocalStorage, evidence: Any
+) -> None:
+    """Last: it leaves another gateway behind."""
+    from services.serving import app
+
+    answers: list[tuple[int, bool, str]] = []
+
+    async def client(number: int, ended: asyncio.Event) -> None:
+        headers = {"authorization": f"Bearer replaced-{number}"}
+        body = {"model": NAME, "messages": [{"role": "user", "content": "hello"}], "stream": number % 2 == 0}
+        async with httpx.AsyncClient(headers=headers, timeout=30) as session:
+            while not ended.is_set():
+                answer = await session.post(f"{gateway}/chat/completions", json=body)
+                shown = "x-serinus-revision" in answer.headers
+                answers.append((answer.status_code, shown, answer.text[-200:]))
+
+    async def drive() -> None:
+        ended = asyncio.Event()
+        clients = [asyncio.create_task(client(number, ended)) for number in range(8)]
+        changed = serving.replace(show_revision=False)
+        await asyncio.to_thread(app.deploy_gateway, NAME, changed, registry.uri)
+        while any(shown for _, shown, _ in answers[-100:]):  # the old ones still answer
+            await asyncio.sleep(0.1)
+        ended.set()
+        await asyncio.gather(*clients)
+
+    apply(registry, evidence, None, 0, NUM_GATEWAYS)
+    asyncio.run(asyncio.wait_for(drive(), 120))
+    assert [answer for answer in answers if answer[0] != 200 or "error" in answer[2]] == []
+    assert {shown for _, shown, _ in answers} == {True, False}
