@@ -51,6 +51,24 @@ class RuleConfig(StrictModel):
 DEFAULT_RULES = tuple(RuleConfig(name=name) for name in BUILT_IN_RULES)
 
 
+class FineWebConfig(StrictModel):
+    """FineWeb's own rules (Penedo et al. 2024, arXiv 2406.17557, section 3.6), meant for pages of the web."""
+
+    min_terminated_line_fraction: float = Field(0.12, ge=0, le=1)
+    """Lines that end with a mark that ends a sentence, or a quote behind one."""
+    max_duplicate_line_character_fraction: float = Field(0.1, ge=0, le=1)
+    """The paper's; the code that FineWeb was made with asks 0.01."""
+    max_short_line_fraction: float = Field(0.67, ge=0, le=1)
+    short_line_characters: int = Field(30, ge=0)
+    """Lines of at most so many characters are short."""
+    max_newlines_per_word: float = Field(0.3, ge=0)
+    """Not in the paper: of the code that FineWeb was made with."""
+
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+SixFractions = tuple[Fraction, Fraction, Fraction, Fraction, Fraction, Fraction]
+
+
 class FilterConfig(StrictModel):
     """What a document must be to be kept. Defaults: Gopher (Rae et al. 2021, arXiv 2112.11446, table A1) where it has one."""
 
@@ -74,6 +92,12 @@ class FilterConfig(StrictModel):
     max_top_2_gram_character_fraction: float = Field(0.2, ge=0, le=1)
     max_top_3_gram_character_fraction: float = Field(0.18, ge=0, le=1)
     max_top_4_gram_character_fraction: float = Field(0.16, ge=0, le=1)
+    max_duplicate_paragraph_fraction: float = Field(0.3, ge=0, le=1)
+    max_duplicate_paragraph_character_fraction: float = Field(0.2, ge=0, le=1)
+    max_duplicate_n_gram_character_fractions: SixFractions = (0.15, 0.14, 0.13, 0.12, 0.11, 0.1)
+    """Characters of all repeated n-grams of words, each counted once: for n = 5, 6, 7, 8, 9 and 10."""
+    fineweb: FineWebConfig | None = None
+    """Leave it out for none of FineWeb's rules, or give `{}` for all with their defaults."""
 
     @model_validator(mode="after")
     def _ordered(self) -> FilterConfig:

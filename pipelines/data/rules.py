@@ -13,7 +13,7 @@ from pipelines.config import RuleConfig
 if TYPE_CHECKING:
     import pyarrow as pa
 
-VERSION = 1
+VERSION = 2
 """Part of the rule set's digest: raise it when a built-in rule, a filter or the deduplication changes its meaning."""
 
 REFERENCE = r"\[(?:[1-9]\d{0,2}(?:\s?[,;–-]\s?[1-9]\d{0,2})*|citation needed|note \d{1,3})\]"
