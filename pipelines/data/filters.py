@@ -1,7 +1,8 @@
 """Filters: what a document must be to be kept. Each objection names its reason and what was found.
 
 Quality and repetition are those of Gopher (Rae et al. 2021, arXiv 2112.11446, appendix A.1.1 and table A1), and, where asked
-for, those of FineWeb (Penedo et al. 2024, arXiv 2406.17557, section 3.6). Words are what white space separates; lines and
+for, those of C4 (Raffel et al. 2020, JMLR 21/140, section 2.2) and of FineWeb (Penedo et al. 2024, arXiv 2406.17557,
+section 3.6). Words are what white space separates; lines and
 paragraphs (what empty lines separate) are compared without the white space around them, and empty ones do not count.
 Characters of a document are counted with its white space.
 """
@@ -27,6 +28,10 @@ Bools = NDArray[np.bool_]
 Numbers = NDArray[Any]
 
 
+SENTENCE_END = r"(?m)[.?!]+[\"')\]”’]*(?:\s|$)|\"$"
+"""Marks that end a sentence, quotes and brackets behind them, white space; C4's own code asked a trained splitter."""
+
+
 class Drop(NamedTuple):
     reason: DropReason
     detail: str
@@ -46,6 +51,7 @@ class Objection(NamedTuple):
 class Measured:
     """What several filters look at, taken from the texts once."""
 
+    texts: pa.Array
     words: Words
     lines: Lines
     undecided: Bools
@@ -73,7 +79,7 @@ def measure(texts: pa.Array, config: FilterConfig) -> Measured:
 
     column = buffers(texts)
     short = config.fineweb.short_line_characters if config.fineweb else 0
-    return Measured(tokens.words(column), tokens.lines(column, short), np.ones(len(texts), np.bool_))
+    return Measured(texts, tokens.words(column), tokens.lines(column, short), np.ones(len(texts), np.bool_))
 
 
 def cheap_drops(texts: pa.Array, config: FilterConfig) -> dict[int, Drop]:
@@ -171,6 +177,22 @@ def duplicate_paragraphs(document: Measured, config: FilterConfig) -> Iterator[O
     yield _above(share, bound, "duplicate_paragraph_characters", what)
 
 
+def c4(document: Measured, config: FilterConfig) -> Iterator[Objection]:
+    """C4's rules on pages; only where `filters.c4` is given. What its code leaves out of lines is left to the rule `c4_lines`."""
+    import pyarrow.compute as pc
+
+    if config.c4 is None:
+        return
+    if config.c4.drop_lorem_ipsum:
+        found = pc.match_substring(document.texts, "lorem ipsum", ignore_case=True)
+        yield Objection("lorem_ipsum", np.asarray(found), lambda i: "placeholder text")
+    if config.c4.drop_curly_brackets:
+        found = pc.match_substring(document.texts, "{")
+        yield Objection("curly_bracket", np.asarray(found), lambda i: "a curly bracket")
+    count, asked = np.asarray(pc.count_substring_regex(document.texts, SENTENCE_END)), config.c4.min_sentences
+    yield Objection("too_few_sentences", count < asked, lambda i: f"{count[i]} sentences, at least {asked} asked")
+
+
 def fineweb(document: Measured, config: FilterConfig) -> Iterator[Objection]:
     """FineWeb's own three rules and the list rule of its code; only where `filters.fineweb` is given."""
     if config.fineweb:
@@ -203,6 +225,7 @@ CHEAP_FILTERS: tuple[Filter, ...] = (
     alphabetic_words,
     duplicate_lines,
     duplicate_paragraphs,
+    c4,
     fineweb,
     repeated_n_grams,  # last: it costs most
 )

@@ -41,7 +41,7 @@ PATTERNS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 """Built-in rules that are RE2 replacements, in order."""
 
-BUILT_IN = ("repair_unicode", *PATTERNS)
+BUILT_IN = ("repair_unicode", *PATTERNS, "c4_lines")
 
 # Zero-width space, word joiner, byte-order mark, soft hyphen, directional marks: no reader sees them, a tokenizer does.
 # Zero-width joiner and non-joiner stay: Persian, Indic scripts and emoji are spelt with them.
@@ -83,6 +83,8 @@ def _compile(config: RuleConfig) -> Rule:
 def _built_in(name: str) -> Rule:
     if name == "repair_unicode":
         return Rule(name, _repair_column)
+    if name == "c4_lines":
+        return Rule(name, _keep_c4_lines)
     return Rule(name, _replacing(PATTERNS[name]))
 
 
@@ -108,6 +110,13 @@ def _try_out(rule: Rule) -> None:
             str(error)[:1].lower() + str(error)[1:],
             "mend the expression: RE2 syntax, no look-around, no back-references; \\1 in the replacement is a group",
         ) from None
+
+
+def _keep_c4_lines(texts: pa.Array) -> pa.Array:
+    from pipelines.data.kernels.c4 import kept_lines
+    from pipelines.data.kernels.characters import array, buffers
+
+    return array(kept_lines(buffers(texts)))
 
 
 def _repair_column(texts: pa.Array) -> pa.Array:

@@ -39,6 +39,10 @@ def objections(text: str, config: FilterConfig) -> Iterator[tuple[str, bool]]:
     yield "duplicate_paragraphs", len(again) / len(paragraphs) > config.max_duplicate_paragraph_fraction
     share_of_text = sum(map(len, again)) / len(text)
     yield "duplicate_paragraph_characters", share_of_text > config.max_duplicate_paragraph_character_fraction
+    if config.c4:
+        yield "lorem_ipsum", config.c4.drop_lorem_ipsum and "lorem ipsum" in text.lower()
+        yield "curly_bracket", config.c4.drop_curly_brackets and "{" in text
+        yield "too_few_sentences", sentences(text) < config.c4.min_sentences
     if config.fineweb:
         yield from fineweb(text, lines, config.fineweb)
     for n in (2, 3, 4):
@@ -109,3 +113,32 @@ def plain_words(text: str) -> list[str]:
 def stop_words(text: str) -> set[str]:
     lower = "".join(character.lower()[0] for character in text)
     return STOP_WORDS.intersection(re.findall("[a-z]+", lower))
+
+
+def sentences(text: str) -> int:
+    return len(re.findall(r"[.?!]+[\"')\]”’]*(?:[ \t\n\f\r]|$)|\"$", text, re.MULTILINE))
+
+
+POLICIES = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
+
+
+def c4_page(text: str) -> tuple[str | None, str]:
+    """As the published code goes through a page (without its citations and bad words): why it is dropped, and what is left."""
+    kept = []
+    for line in map(str.strip, text.splitlines()):
+        words, lower = line.split(), line.encode().lower().decode()
+        if any(len(word) > 1_000 for word in words):
+            continue
+        if not line.endswith((".", "?", "!", '"')) or line.endswith("...") or len(words) < 5:
+            continue
+        if "lorem ipsum" in lower:
+            return "lorem_ipsum", ""
+        if "javascript" in lower:
+            continue
+        if "{" in line:
+            return "curly_bracket", ""
+        if any(policy in lower for policy in POLICIES):
+            continue
+        kept.append(line)
+    left = "\n".join(kept)
+    return ("too_few_sentences" if sentences(left) < 3 else None), left
