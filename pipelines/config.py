@@ -28,7 +28,8 @@ class SourceConfig(StrictModel):
     """Field or column with the document's id; without it the id is <file>#<line or row>."""
 
 
-BUILT_IN_RULES = ("repair_unicode", "strip_urls", "strip_bracketed_references", "collapse_white_space")
+DEFAULT_RULE_NAMES = ("repair_unicode", "strip_urls", "strip_bracketed_references", "collapse_white_space")
+BUILT_IN_RULES = (*DEFAULT_RULE_NAMES, "c4_lines")
 
 
 class RuleConfig(StrictModel):
@@ -48,7 +49,34 @@ class RuleConfig(StrictModel):
         return self
 
 
-DEFAULT_RULES = tuple(RuleConfig(name=name) for name in BUILT_IN_RULES)
+DEFAULT_RULES = tuple(RuleConfig(name=name) for name in DEFAULT_RULE_NAMES)
+
+
+class FineWebConfig(StrictModel):
+    """FineWeb's own rules (Penedo et al. 2024, arXiv 2406.17557, section 3.6), meant for pages of the web."""
+
+    min_terminated_line_fraction: float = Field(0.12, ge=0, le=1)
+    """Lines that end with a mark that ends a sentence, or a quote behind one."""
+    max_duplicate_line_character_fraction: float = Field(0.1, ge=0, le=1)
+    """The paper's; the code that FineWeb was made with asks 0.01."""
+    max_short_line_fraction: float = Field(0.67, ge=0, le=1)
+    short_line_characters: int = Field(30, ge=0)
+    """Lines of at most so many characters are short."""
+    max_newlines_per_word: float = Field(0.3, ge=0)
+    """Not in the paper: of the code that FineWeb was made with."""
+
+
+class C4Config(StrictModel):
+    """C4's rules on whole pages (Raffel et al. 2020, JMLR 21/140, section 2.2); those on lines are the rule `c4_lines`."""
+
+    min_sentences: int = Field(3, ge=0)
+    drop_curly_brackets: bool = True
+    """Pages with a curly bracket are mostly code."""
+    drop_lorem_ipsum: bool = True
+
+
+Fraction = Annotated[float, Field(ge=0, le=1)]
+SixFractions = tuple[Fraction, Fraction, Fraction, Fraction, Fraction, Fraction]
 
 
 class FilterConfig(StrictModel):
@@ -74,6 +102,14 @@ class FilterConfig(StrictModel):
     max_top_2_gram_character_fraction: float = Field(0.2, ge=0, le=1)
     max_top_3_gram_character_fraction: float = Field(0.18, ge=0, le=1)
     max_top_4_gram_character_fraction: float = Field(0.16, ge=0, le=1)
+    max_duplicate_paragraph_fraction: float = Field(0.3, ge=0, le=1)
+    max_duplicate_paragraph_character_fraction: float = Field(0.2, ge=0, le=1)
+    max_duplicate_n_gram_character_fractions: SixFractions = (0.15, 0.14, 0.13, 0.12, 0.11, 0.1)
+    """Characters of all repeated n-grams of words, each counted once: for n = 5, 6, 7, 8, 9 and 10."""
+    c4: C4Config | None = None
+    """Leave it out for none of C4's rules on pages, or give `{}` for all with their defaults."""
+    fineweb: FineWebConfig | None = None
+    """Leave it out for none of FineWeb's rules, or give `{}` for all with their defaults."""
 
     @model_validator(mode="after")
     def _ordered(self) -> FilterConfig:

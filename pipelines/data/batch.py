@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+import numpy as np
+from numpy.typing import NDArray
+
 from cluster.errors import StageFailed
-from pipelines.config import DataConfig
+from pipelines.config import DataConfig, DedupConfig
 from pipelines.data import dedup, filters, language
 from pipelines.data.document import Document
-from pipelines.data.filters import Drop
 from pipelines.data.inventory import SourceFile
 from pipelines.data.read import read_documents
 from pipelines.data.rules import Rule, compile_rules
@@ -18,7 +21,7 @@ from pipelines.data.rules import Rule, compile_rules
 if TYPE_CHECKING:
     import pyarrow as pa
 
-MAX_BATCH_DOCUMENTS = 256
+MAX_BATCH_DOCUMENTS = 2_048
 MAX_BATCH_CHARACTERS = 8_000_000
 """A worker holds one batch at a time: the texts as read, the cleaned ones and some working space, about 100 MB."""
 
@@ -36,6 +39,14 @@ class Verdict(NamedTuple):
     bands: bytes
 
 
+class Placed(NamedTuple):
+    """A document and its place in the order of all: the file's, and its own in the file."""
+
+    file: int
+    ordinal: int
+    document: Document
+
+
 @dataclass(frozen=True)
 class BatchCleaner:
     """Callable for Ray Data: rows naming files in, tables of cleaned documents with their verdicts out."""
@@ -45,24 +56,28 @@ class BatchCleaner:
 
     def __call__(self, rows: dict[str, Any]) -> Iterator[pa.Table]:
         rules = compile_rules(self.config.rules)
-        for index in rows["file"]:
-            for first, documents in self._batches(int(index)):
-                yield clean_batch(documents, rules, self.config, int(index), first)
+        for batch in self._batches([int(index) for index in rows["file"]]):
+            yield clean_batch(batch, rules, self.config)
 
-    def _batches(self, index: int) -> Iterator[tuple[int, list[Document]]]:
+    def _batches(self, indices: Sequence[int]) -> Iterator[list[Placed]]:
+        """Of documents in order. Small files share a batch."""
+        size, batch = 0, list[Placed]()
+        for placed in chain.from_iterable(map(self._read, indices)):
+            batch.append(placed)
+            size += len(placed.document.text)
+            if len(batch) >= MAX_BATCH_DOCUMENTS or size >= MAX_BATCH_CHARACTERS:
+                yield batch
+                size, batch = 0, []
+        if batch:
+            yield batch
+
+    def _read(self, index: int) -> Iterator[Placed]:
         file = self.files[index]
-        first, size, documents = 0, 0, list[Document]()
         try:
-            for document in read_documents(file, self.config.max_document_bytes):
-                documents.append(document)
-                size += len(document.text)
-                if len(documents) >= MAX_BATCH_DOCUMENTS or size >= MAX_BATCH_CHARACTERS:
-                    yield first, documents
-                    first, size, documents = first + len(documents), 0, []
+            for ordinal, document in enumerate(read_documents(file, self.config.max_document_bytes)):
+                yield Placed(index, ordinal, document)
         except OSError as error:
             raise StageFailed(f"{file.name} was readable when it was listed and is not any more: {error}") from None
-        if documents:
-            yield first, documents
 
 
 def schema() -> pa.Schema:
@@ -86,60 +101,79 @@ def schema() -> pa.Schema:
     )
 
 
-def clean_batch(
-    documents: Sequence[Document], rules: Sequence[Rule], config: DataConfig, file: int, first: int
-) -> pa.Table:
-    """The documents' cleaned texts and verdicts; `first` is the number of the first one in its file."""
+def clean_batch(batch: Sequence[Placed], rules: Sequence[Rule], config: DataConfig) -> pa.Table:
+    """The documents' cleaned texts and verdicts."""
     import pyarrow as pa
+    import pyarrow.compute as pc
 
-    originals = [document.text for document in documents]
-    texts, changed_by = _rewrite(documents, rules)
-    verdicts = [_judge(document, text, config) for document, text in zip(documents, texts, strict=True)]
+    documents = [placed.document for placed in batch]
+    originals = pa.array([document.text for document in documents], pa.large_string())
+    readable = np.array([document.reason is None for document in documents])
+    texts, changed_by = _rewrite(originals, readable, rules)
+    verdicts = [Verdict(document.reason or "", document.detail, "", b"", b"") for document in documents]
+    for i, verdict in zip(np.flatnonzero(readable).tolist(), judge(texts.filter(readable), config), strict=True):
+        verdicts[i] = verdict
     columns = {
-        "file": [file] * len(documents),
-        "ordinal": range(first, first + len(documents)),
+        "file": [placed.file for placed in batch],
+        "ordinal": [placed.ordinal for placed in batch],
         "id": [document.id for document in documents],
         "source": [document.source for document in documents],
         "position": [document.position for document in documents],
         "original": originals,
         "text": texts,
-        "num_characters_in": [len(text) for text in originals],
-        "num_characters": [len(text) for text in texts],
+        "num_characters_in": pc.utf8_length(originals),
+        "num_characters": pc.utf8_length(texts),
         "changed_by": changed_by,
         **dict(zip(Verdict._fields, zip(*verdicts, strict=True), strict=True)),
     }
     return pa.table(columns, schema=schema())
 
 
-def _rewrite(documents: Sequence[Document], rules: Sequence[Rule]) -> tuple[list[str], list[list[str]]]:
+def _rewrite(
+    originals: pa.Array, readable: NDArray[np.bool_], rules: Sequence[Rule]
+) -> tuple[pa.Array, list[list[str]]]:
     """The texts after all rules, and for each document the rules that changed it. What was not read stays as it is."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    readable = [i for i, document in enumerate(documents) if document.reason is None]
-    texts = [document.text for document in documents]
-    changed_by: list[list[str]] = [[] for _ in documents]
-    column = pa.array([texts[i] for i in readable], pa.large_string())
+    changed_by: list[list[str]] = [[] for _ in readable]
+    places = np.flatnonzero(readable).tolist()
+    column = originals.filter(readable)
     for rule in rules:
         before, column = column, rule.apply(column)
         for row in pc.indices_nonzero(pc.not_equal(before, column)).to_pylist():
-            changed_by[readable[row]].append(rule.name)
-    for i, text in zip(readable, column.to_pylist(), strict=True):
-        texts[i] = text
-    return texts, changed_by
+            changed_by[places[row]].append(rule.name)
+    return pc.replace_with_mask(originals, pa.array(readable), column), changed_by
 
 
-def _judge(document: Document, text: str, config: DataConfig) -> Verdict:
-    """Cheap filters first: the language costs most and is asked only of what passed them."""
-    if document.reason is not None:
-        return Verdict(document.reason, document.detail, "", b"", b"")
-    if drop := filters.cheap_drop(text, config.filters):
-        return Verdict(*drop, "", b"", b"")
-    code, confidence = language.identify(text)
-    objection: Drop | None = filters.language_drop(code, confidence, config.filters) or filters.stop_word_drop(
-        text, code, config.filters
-    )
-    if objection:
-        return Verdict(*objection, code, b"", b"")
-    bands = dedup.band_keys(text, config.dedup) if config.dedup.near else b""
-    return Verdict("", "", code, dedup.fingerprint(text), bands)
+def judge(texts: pa.Array, config: DataConfig) -> list[Verdict]:
+    """Cheap filters first: the language costs more and is asked only of what passed them."""
+    drops = filters.cheap_drops(texts, config.filters)
+    alive = _without(range(len(texts)), drops)
+    languages = dict(zip(alive, language.identify(_chosen(texts, alive)), strict=True))
+    for i, (code, confidence) in languages.items():
+        if drop := filters.language_drop(code, confidence, config.filters):
+            drops[i] = drop
+    english = [i for i in _without(alive, drops) if languages[i][0] == "en"]
+    for place, drop in filters.stop_word_drops(_chosen(texts, english), config.filters).items():
+        drops[english[place]] = drop
+    keys = _keys(texts, _without(alive, drops), config.dedup)
+    return [
+        Verdict(*drops.get(i, ("", "")), languages.get(i, ("",))[0], *keys.get(i, (b"", b"")))
+        for i in range(len(texts))
+    ]
+
+
+def _keys(texts: pa.Array, kept: list[int], config: DedupConfig) -> dict[int, tuple[bytes, bytes]]:
+    """Fingerprint and bands of the kept texts."""
+    texts = _chosen(texts, kept)
+    bands = dedup.band_keys(texts, config) if config.near else [b""] * len(kept)
+    return dict(zip(kept, zip(dedup.fingerprints(texts), bands, strict=True), strict=True))
+
+
+def _chosen(texts: pa.Array, indices: list[int]) -> pa.Array:
+    return texts if len(indices) == len(texts) else texts.take(np.array(indices, np.int64))
+
+
+def _without(indices: Iterable[int], dropped: Container[int]) -> list[int]:
+    return [i for i in indices if i not in dropped]

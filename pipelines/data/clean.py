@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 MAX_BLOCKS = 1_024
 BLOCK_BYTES = 8_000_000
-"""About so much input for a task, some seconds of work: small inputs do not pay for scheduling."""
+"""About so much input for a task, a second of work and more."""
 
 FILTER_NAMES = (
     *(check.__name__ for check in CHEAP_FILTERS),
@@ -119,11 +119,8 @@ def _read_and_judge(
 
 
 def _num_blocks(files: Sequence[SourceFile]) -> int:
-    """Of the read tasks: one for every BLOCK_BYTES, but no CPU idle while there are files."""
-    import ray
-
-    wanted = max(sum(file.num_bytes for file in files) // BLOCK_BYTES, int(ray.cluster_resources().get("CPU", 1)))
-    return min(wanted, len(files), MAX_BLOCKS)
+    """Of the read tasks: one for every BLOCK_BYTES. A worker starts in seconds, which small inputs pay for only once."""
+    return min(max(sum(file.num_bytes for file in files) // BLOCK_BYTES, 1), len(files), MAX_BLOCKS)
 
 
 @contextmanager

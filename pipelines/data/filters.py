@@ -1,22 +1,35 @@
-"""Filters: pure functions of one document's text. Each names its reason and what it found.
+"""Filters: what a document must be to be kept. Each objection names its reason and what was found.
 
-Quality and repetition are those of Gopher (Rae et al. 2021, arXiv 2112.11446, appendix A.1.1 and table A1). Words are
-what white space separates. Characters of a document are counted with its white space.
+Quality and repetition are those of Gopher (Rae et al. 2021, arXiv 2112.11446, appendix A.1.1 and table A1), and, where asked
+for, those of C4 (Raffel et al. 2020, JMLR 21/140, section 2.2) and of FineWeb (Penedo et al. 2024, arXiv 2406.17557,
+section 3.6). Words are what white space separates; lines and
+paragraphs (what empty lines separate) are compared without the white space around them, and empty ones do not count.
+Characters of a document are counted with its white space.
 """
 
 from __future__ import annotations
 
-import re
-from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from pipelines.config import FilterConfig
+import numpy as np
+from numpy.typing import NDArray
+
+from pipelines.config import FilterConfig, FineWebConfig
 from pipelines.data.document import DropReason
 
-STOP_WORDS = frozenset(("the", "be", "to", "of", "and", "that", "have", "with"))
-BULLETS = ("•", "‣", "◦", "⁃", "∙", "●", "▪", "- ", "* ")
-ELLIPSES = ("...", "…")
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from pipelines.data.kernels.tokens import Lines, Words
+
+Bools = NDArray[np.bool_]
+Numbers = NDArray[Any]
+
+
+SENTENCE_END = r"(?m)[.?!]+[\"')\]”’]*(?:\s|$)|\"$"
+"""Marks that end a sentence, quotes and brackets behind them, white space; C4's own code asked a trained splitter."""
 
 
 class Drop(NamedTuple):
@@ -24,104 +37,183 @@ class Drop(NamedTuple):
     detail: str
 
 
-class Measured(NamedTuple):
-    """What several filters look at, taken from the text once."""
+class Objection(NamedTuple):
+    """One rule's answer for all documents of a batch."""
 
-    text: str
-    words: list[str]
-    lines: list[str]
-    """Stripped, empty ones left out."""
-
-
-Filter = Callable[[Measured, FilterConfig], Drop | None]
+    reason: DropReason
+    holds: Bools
+    """True for the documents that it concerns."""
+    detail: Callable[[int], str]
+    """What was found in the document of that index."""
 
 
-def measure(text: str) -> Measured:
-    return Measured(text, text.split(), [line.strip() for line in text.splitlines() if line.strip()])
+@dataclass(frozen=True)
+class Measured:
+    """What several filters look at, taken from the texts once."""
+
+    texts: pa.Array
+    words: Words
+    lines: Lines
+    undecided: Bools
+    """Documents that nothing was found against so far; what costs more is measured for them alone."""
+
+    @property
+    def num_characters(self) -> Numbers:
+        return self.words.num_characters
+
+    @property
+    def num_words(self) -> Numbers:
+        return np.diff(self.words.pieces.bounds)
+
+    @property
+    def num_lines(self) -> Numbers:
+        return np.diff(self.lines.pieces.bounds)
 
 
-def cheap_drop(text: str, config: FilterConfig) -> Drop | None:
-    """The first objection of the filters that need no language, or None."""
-    measured = measure(text)
-    return next((drop for check in CHEAP_FILTERS if (drop := check(measured, config))), None)
+Filter = Callable[[Measured, FilterConfig], Iterator[Objection]]
 
 
-def length(document: Measured, config: FilterConfig) -> Drop | None:
-    count = len(document.words)
-    if count == 0:
-        return Drop("empty", "no words")
-    if count < config.min_words:
-        return Drop("too_few_words", f"{count} words, at least {config.min_words} asked")
-    if count > config.max_words:
-        return Drop("too_many_words", f"{count} words, at most {config.max_words} allowed")
-    return None
+def measure(texts: pa.Array, config: FilterConfig) -> Measured:
+    from pipelines.data.kernels import tokens
+    from pipelines.data.kernels.characters import buffers
+
+    column = buffers(texts)
+    short = config.fineweb.short_line_characters if config.fineweb else 0
+    return Measured(texts, tokens.words(column), tokens.lines(column, short), np.ones(len(texts), np.bool_))
 
 
-def word_length(document: Measured, config: FilterConfig) -> Drop | None:
-    mean = sum(map(len, document.words)) / len(document.words)
-    if config.min_mean_word_length <= mean <= config.max_mean_word_length:
-        return None
+def cheap_drops(texts: pa.Array, config: FilterConfig) -> dict[int, Drop]:
+    """The first objection of the filters that need no language, by the document's index."""
+    measured = measure(texts, config)
+    drops: dict[int, Drop] = {}
+    for check in CHEAP_FILTERS:
+        for objection in check(measured, config):
+            for i in np.flatnonzero(objection.holds & measured.undecided).tolist():
+                drops[i] = Drop(objection.reason, objection.detail(i))
+                measured.undecided[i] = False
+    return drops
+
+
+def length(document: Measured, config: FilterConfig) -> Iterator[Objection]:
+    count = document.num_words
+    yield Objection("empty", count == 0, lambda i: "no words")
+    yield Objection(
+        "too_few_words", count < config.min_words, lambda i: f"{count[i]} words, at least {config.min_words} asked"
+    )
+    yield Objection(
+        "too_many_words", count > config.max_words, lambda i: f"{count[i]} words, at most {config.max_words} allowed"
+    )
+
+
+def word_length(document: Measured, config: FilterConfig) -> Iterator[Objection]:
+    mean = _share(document.words.num_word_characters, document.num_words)
     allowed = f"{config.min_mean_word_length:g} to {config.max_mean_word_length:g}"
-    return Drop("mean_word_length", f"{mean:.2f} characters a word, {allowed} allowed")
+    outside = (mean < config.min_mean_word_length) | (mean > config.max_mean_word_length)
+    yield Objection("mean_word_length", outside, lambda i: f"{mean[i]:.2f} characters a word, {allowed} allowed")
 
 
-def symbols(document: Measured, config: FilterConfig) -> Drop | None:
+def symbols(document: Measured, config: FilterConfig) -> Iterator[Objection]:
     """Number signs a word, and ellipses a word: each on its own."""
-    counts = {
-        "number signs": document.text.count("#"),
-        "ellipses": sum(document.text.count(mark) for mark in ELLIPSES),
-    }
+    counts = {"number signs": document.words.num_number_signs, "ellipses": document.words.num_ellipses}
     for name, count in counts.items():
-        if drop := _above(count / len(document.words), config.max_symbol_word_ratio, "symbols", f"{name} a word"):
-            return drop
-    return None
+        yield _above(_share(count, document.num_words), config.max_symbol_word_ratio, "symbols", f"{name} a word")
 
 
-def bullet_lines(document: Measured, config: FilterConfig) -> Drop | None:
-    share = _share(document.lines, lambda line: line.startswith(BULLETS))
-    return _above(share, config.max_bullet_line_fraction, "bullet_lines", "of the lines begin with a bullet")
+def bullet_lines(document: Measured, config: FilterConfig) -> Iterator[Objection]:
+    share = _share(document.lines.num_bullets, document.num_lines)
+    yield _above(share, config.max_bullet_line_fraction, "bullet_lines", "of the lines begin with a bullet")
 
 
-def ellipsis_lines(document: Measured, config: FilterConfig) -> Drop | None:
-    share = _share(document.lines, lambda line: line.endswith(ELLIPSES))
-    return _above(share, config.max_ellipsis_line_fraction, "ellipsis_lines", "of the lines end with an ellipsis")
+def ellipsis_lines(document: Measured, config: FilterConfig) -> Iterator[Objection]:
+    share = _share(document.lines.num_ellipses, document.num_lines)
+    yield _above(share, config.max_ellipsis_line_fraction, "ellipsis_lines", "of the lines end with an ellipsis")
 
 
-def alphabetic_words(document: Measured, config: FilterConfig) -> Drop | None:
-    share = _share(document.words, lambda word: any(map(str.isalpha, word)))
-    if share >= config.min_alphabetic_word_fraction:
-        return None
-    detail = f"{share:.3f} of the words have a letter, at least {config.min_alphabetic_word_fraction:g} asked"
-    return Drop("few_alphabetic_words", detail)
+def alphabetic_words(document: Measured, config: FilterConfig) -> Iterator[Objection]:
+    share = _share(document.words.num_with_letter, document.num_words)
+    yield _below(share, config.min_alphabetic_word_fraction, "few_alphabetic_words", "of the words have a letter")
 
 
-def duplicate_lines(document: Measured, config: FilterConfig) -> Drop | None:
+def duplicate_lines(document: Measured, config: FilterConfig) -> Iterator[Objection]:
     """Lines that stood before in the document: their share of the lines, and of the characters."""
-    repeats = _repeats(document.lines)
-    share = len(repeats) / len(document.lines)
-    characters = sum(map(len, repeats)) / len(document.text)
-    return _above(
-        share, config.max_duplicate_line_fraction, "duplicate_lines", "of the lines repeat an earlier one"
-    ) or _above(
-        characters,
-        config.max_duplicate_line_character_fraction,
-        "duplicate_line_characters",
-        "of the characters stand in lines that repeat an earlier one",
+    from pipelines.data.kernels.repetition import repeats
+
+    lines, characters = repeats(document.lines.pieces)
+    share, bound = _share(lines, document.num_lines), config.max_duplicate_line_fraction
+    yield _above(share, bound, "duplicate_lines", "of the lines repeat an earlier one")
+    share, bound = _share(characters, document.num_characters), config.max_duplicate_line_character_fraction
+    yield _above(
+        share, bound, "duplicate_line_characters", "of the characters stand in lines that repeat an earlier one"
     )
 
 
-def repeated_n_grams(document: Measured, config: FilterConfig) -> Drop | None:
-    """The share of the characters that stand in the most frequent n-gram of words, for n = 2, 3, 4."""
-    bounds: tuple[tuple[int, DropReason, float], ...] = (
-        (2, "repeated_2_grams", config.max_top_2_gram_character_fraction),
-        (3, "repeated_3_grams", config.max_top_3_gram_character_fraction),
-        (4, "repeated_4_grams", config.max_top_4_gram_character_fraction),
-    )
-    for n, reason, bound in bounds:
-        share = top_n_gram_fraction(document, n)
-        if drop := _above(share, bound, reason, f"of the characters stand in the most frequent {n}-gram"):
-            return drop
-    return None
+def repeated_n_grams(document: Measured, config: FilterConfig) -> Iterator[Objection]:
+    """The share of the characters that stand in the most frequent n-gram of words, and in all repeated ones."""
+    from pipelines.data.kernels.repetition import DUPLICATE_SIZES, TOP_SIZES, n_grams
+
+    top, duplicate = n_grams(document.words.pieces, document.undecided)
+    for n, characters in zip(TOP_SIZES, top, strict=True):
+        share = np.minimum(1.0, _share(characters, document.num_characters))  # they may overlap: "ha ha ha"
+        bound = getattr(config, f"max_top_{n}_gram_character_fraction")
+        reason: Any = f"repeated_{n}_grams"
+        yield _above(share, bound, reason, f"of the characters stand in the most frequent {n}-gram")
+    for n, characters in zip(DUPLICATE_SIZES, duplicate, strict=True):
+        share = _share(characters, document.num_characters)
+        bound = config.max_duplicate_n_gram_character_fractions[n - DUPLICATE_SIZES[0]]
+        reason = f"duplicate_{n}_grams"
+        yield _above(share, bound, reason, f"of the characters stand in {n}-grams that stood before")
+
+
+def duplicate_paragraphs(document: Measured, config: FilterConfig) -> Iterator[Objection]:
+    """As for lines. A text without an empty line is one paragraph."""
+    from pipelines.data.kernels.repetition import repeats
+
+    paragraphs, characters = repeats(document.lines.paragraphs)
+    share = _share(paragraphs, np.diff(document.lines.paragraphs.bounds))
+    bound = config.max_duplicate_paragraph_fraction
+    yield _above(share, bound, "duplicate_paragraphs", "of the paragraphs repeat an earlier one")
+    share, bound = _share(characters, document.num_characters), config.max_duplicate_paragraph_character_fraction
+    what = "of the characters stand in paragraphs that repeat an earlier one"
+    yield _above(share, bound, "duplicate_paragraph_characters", what)
+
+
+def c4(document: Measured, config: FilterConfig) -> Iterator[Objection]:
+    """C4's rules on pages; only where `filters.c4` is given. What its code leaves out of lines is left to the rule `c4_lines`."""
+    import pyarrow.compute as pc
+
+    if config.c4 is None:
+        return
+    if config.c4.drop_lorem_ipsum:
+        found = pc.match_substring(document.texts, "lorem ipsum", ignore_case=True)
+        yield Objection("lorem_ipsum", np.asarray(found), lambda i: "placeholder text")
+    if config.c4.drop_curly_brackets:
+        found = pc.match_substring(document.texts, "{")
+        yield Objection("curly_bracket", np.asarray(found), lambda i: "a curly bracket")
+    count, asked = np.asarray(pc.count_substring_regex(document.texts, SENTENCE_END)), config.c4.min_sentences
+    yield Objection("too_few_sentences", count < asked, lambda i: f"{count[i]} sentences, at least {asked} asked")
+
+
+def fineweb(document: Measured, config: FilterConfig) -> Iterator[Objection]:
+    """FineWeb's own three rules and the list rule of its code; only where `filters.fineweb` is given."""
+    if config.fineweb:
+        yield from _fineweb(document, config.fineweb)
+
+
+def _fineweb(document: Measured, config: FineWebConfig) -> Iterator[Objection]:
+    from pipelines.data.kernels.repetition import repeats
+
+    share = _share(document.lines.num_terminated, document.num_lines)
+    bound = config.min_terminated_line_fraction
+    yield _below(share, bound, "unterminated_lines", "of the lines end with a terminal mark")
+    share, bound = _share(document.lines.num_short, document.num_lines), config.max_short_line_fraction
+    yield _above(share, bound, "short_lines", f"of the lines have at most {config.short_line_characters} characters")
+    _, characters = repeats(document.lines.pieces)
+    share = _share(characters, document.num_characters - document.lines.num_newlines)
+    bound = config.max_duplicate_line_character_fraction
+    what = "of the characters stand in lines that repeat an earlier one (FineWeb)"
+    yield _above(share, bound, "duplicate_line_characters", what)
+    share, bound = _share(document.lines.num_newlines, document.num_words), config.max_newlines_per_word
+    yield _above(share, bound, "list_like", "line breaks a word")
 
 
 CHEAP_FILTERS: tuple[Filter, ...] = (
@@ -132,21 +224,11 @@ CHEAP_FILTERS: tuple[Filter, ...] = (
     ellipsis_lines,
     alphabetic_words,
     duplicate_lines,
-    repeated_n_grams,
+    duplicate_paragraphs,
+    c4,
+    fineweb,
+    repeated_n_grams,  # last: it costs most
 )
-
-
-def top_n_gram_fraction(document: Measured, n: int) -> float:
-    """Characters of the most frequent n-gram (words joined by one space) times its count / characters of the text.
-
-    Of several equally frequent the longest counts. An n-gram that stands only once repeats nothing: 0.
-    """
-    counts = Counter(zip(*(document.words[i:] for i in range(n)), strict=False))
-    highest = max(counts.values(), default=0)
-    if highest < 2:
-        return 0.0
-    longest = max(sum(map(len, gram)) + n - 1 for gram, count in counts.items() if count == highest)
-    return min(1.0, longest * highest / len(document.text))  # occurrences may overlap: "ha ha ha"
 
 
 def language_drop(language: str, confidence: float, config: FilterConfig) -> Drop | None:
@@ -161,25 +243,27 @@ def language_drop(language: str, confidence: float, config: FilterConfig) -> Dro
     return None
 
 
-def stop_word_drop(text: str, language: str, config: FilterConfig) -> Drop | None:
-    """Too few distinct stop words; asked of English only, for the list is English."""
-    if language != "en":
-        return None
-    found = STOP_WORDS.intersection(re.findall(r"[a-z]+", text.lower()))
-    if len(found) >= config.min_stop_words:
-        return None
-    return Drop("few_stop_words", f"{len(found)} distinct stop words, at least {config.min_stop_words} asked")
+def stop_word_drops(texts: pa.Array, config: FilterConfig) -> dict[int, Drop]:
+    """Too few distinct stop words, by index; to be asked of English texts only, for the list is English."""
+    from pipelines.data.kernels.characters import buffers
+    from pipelines.data.kernels.spelling import count_stop_words
+
+    asked = config.min_stop_words
+    found = count_stop_words(buffers(texts), asked)
+    return {
+        i: Drop("few_stop_words", f"{found[i]} distinct stop words, at least {asked} asked")
+        for i in np.flatnonzero(found < asked).tolist()
+    }
 
 
-def _share(items: Sequence[str], holds: Callable[[str], bool]) -> float:
-    return sum(map(holds, items)) / len(items)
+def _share(part: Numbers, whole: Numbers) -> Numbers:
+    """0 for a document without words: it is excluded as empty before anything else is asked."""
+    return part / np.maximum(whole, 1)
 
 
-def _repeats(lines: Sequence[str]) -> list[str]:
-    """Every line that stood before."""
-    seen: set[str] = set()
-    return [line for line in lines if line in seen or seen.add(line)]  # type: ignore[func-returns-value]
+def _above(found: Numbers, bound: float, reason: DropReason, what: str) -> Objection:
+    return Objection(reason, found > bound, lambda i: f"{found[i]:.3f} {what}, at most {bound:g} allowed")
 
 
-def _above(found: float, bound: float, reason: DropReason, what: str) -> Drop | None:
-    return Drop(reason, f"{found:.3f} {what}, at most {bound:g} allowed") if found > bound else None
+def _below(found: Numbers, bound: float, reason: DropReason, what: str) -> Objection:
+    return Objection(reason, found < bound, lambda i: f"{found[i]:.3f} {what}, at least {bound:g} asked")

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cluster.errors import ConfigError
 from pipelines.config import RuleConfig
@@ -13,7 +17,7 @@ from pipelines.config import RuleConfig
 if TYPE_CHECKING:
     import pyarrow as pa
 
-VERSION = 1
+VERSION = 2
 """Part of the rule set's digest: raise it when a built-in rule, a filter or the deduplication changes its meaning."""
 
 REFERENCE = r"\[(?:[1-9]\d{0,2}(?:\s?[,;–-]\s?[1-9]\d{0,2})*|citation needed|note \d{1,3})\]"
@@ -37,7 +41,7 @@ PATTERNS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 """Built-in rules that are RE2 replacements, in order."""
 
-BUILT_IN = ("repair_unicode", *PATTERNS)
+BUILT_IN = ("repair_unicode", *PATTERNS, "c4_lines")
 
 # Zero-width space, word joiner, byte-order mark, soft hyphen, directional marks: no reader sees them, a tokenizer does.
 # Zero-width joiner and non-joiner stay: Persian, Indic scripts and emoji are spelt with them.
@@ -45,6 +49,9 @@ INVISIBLE = "\u200b\u2060\ufeff\u00ad\u200e\u200f\u202a\u202b\u202c\u202d\u202e\
 LINE_BREAKS = "\u0085\u2028\u2029\v\f"
 REMOVED = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0), *map(ord, INVISIBLE)))
 TRANSLATION = {**REMOVED, **{ord(c): "\n" for c in LINE_BREAKS}, ord("\n"): "\n", ord("\t"): "\t"}
+
+
+BROKEN_START = re.compile("^[ÃÂ] ", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -76,6 +83,8 @@ def _compile(config: RuleConfig) -> Rule:
 def _built_in(name: str) -> Rule:
     if name == "repair_unicode":
         return Rule(name, _repair_column)
+    if name == "c4_lines":
+        return Rule(name, _keep_c4_lines)
     return Rule(name, _replacing(PATTERNS[name]))
 
 
@@ -103,10 +112,49 @@ def _try_out(rule: Rule) -> None:
         ) from None
 
 
-def _repair_column(texts: pa.Array) -> pa.Array:
-    import pyarrow as pa
+def _keep_c4_lines(texts: pa.Array) -> pa.Array:
+    from pipelines.data.kernels.c4 import kept_lines
+    from pipelines.data.kernels.characters import array, buffers
 
-    return pa.array((repair_unicode(text) for text in texts.to_pylist()), pa.large_string())
+    return array(kept_lines(buffers(texts)))
+
+
+def _repair_column(texts: pa.Array) -> pa.Array:
+    """As `repair_unicode` of each text, which is asked only where the kernels cannot tell the answer."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    from pipelines.data.kernels import repair
+    from pipelines.data.kernels.characters import array, buffers
+
+    flags = repair.flags(buffers(texts), TRANSLATION)
+    slow = _beyond_kernels(texts, flags)
+    mapped = (flags & repair.MAPPED > 0) & ~slow
+    if mapped.any():
+        easy = array(repair.mapped(buffers(texts.filter(mapped)), TRANSLATION))
+        again = repair.flags(buffers(easy), TRANSLATION)
+        slow[np.flatnonzero(mapped)] = (again & repair.MAPPED > 0) | _beyond_kernels(easy, again)
+        texts = pc.replace_with_mask(texts, mapped & ~slow, easy.filter(~slow[mapped]))
+    repaired = map(repair_unicode, texts.filter(slow).to_pylist())
+    return pc.replace_with_mask(texts, slow, pa.array(repaired, pa.large_string()))
+
+
+def _beyond_kernels(texts: pa.Array, flags: NDArray[np.uint16]) -> NDArray[np.bool_]:
+    """Where more has to be done than to put single characters in the place of others."""
+    from pipelines.data.kernels import repair
+
+    beyond = flags & (repair.COMPLEX | repair.ENTITY) > 0
+    for i in np.flatnonzero(~beyond & (flags & (repair.SUSPECT | repair.UNSETTLED) > 0)).tolist():
+        text = texts[i].as_py()
+        beyond[i] = (flags[i] & repair.SUSPECT and _looks_broken(text)) or not unicodedata.is_normalized("NFC", text)
+    return beyond
+
+
+def _looks_broken(text: str) -> bool:
+    """Whether ftfy would find mojibake in a line of it."""
+    from ftfy.badness import is_bad
+
+    return is_bad(text) or bool(BROKEN_START.search(text))
 
 
 def repair_unicode(text: str) -> str:
@@ -114,8 +162,6 @@ def repair_unicode(text: str) -> str:
 
     Typographic quotes stay as they are. Removal comes before NFC: what stood apart may compose now.
     """
-    if text.isascii() and "&" not in text and text.translate(TRANSLATION) == text:
-        return text  # nothing in it that any of the steps could change
     from ftfy import fix_text
 
     for _ in range(3):  # what was hidden between removed characters may be seen in the next round; two are the rule

@@ -8,9 +8,9 @@ import pyarrow.parquet as pq
 from pyarrow.fs import LocalFileSystem
 
 from pipelines.config import DataConfig, FilterConfig, RuleConfig, SourceConfig
-from pipelines.data.batch import MAX_BATCH_DOCUMENTS, BatchCleaner, clean_batch, schema
+from pipelines.data.batch import MAX_BATCH_DOCUMENTS, BatchCleaner, Placed, clean_batch, schema
 from pipelines.data.decide import Decision
-from pipelines.data.dedup import fingerprint
+from pipelines.data.dedup import fingerprints
 from pipelines.data.document import Document
 from pipelines.data.inventory import inventory
 from pipelines.data.rules import compile_rules
@@ -20,7 +20,9 @@ CONFIG = DataConfig(sources=(SourceConfig(path="docs"),), filters=FilterConfig(l
 
 
 def cleaned(*documents: Document, config: DataConfig = CONFIG) -> list[dict[str, Any]]:
-    table = clean_batch(documents, compile_rules(config.rules), config, 3, 10)
+    table = clean_batch(
+        [Placed(3, 10 + i, document) for i, document in enumerate(documents)], compile_rules(config.rules), config
+    )
     assert table.schema == schema()
     rows: list[dict[str, Any]] = table.to_pylist()
     return rows
@@ -33,7 +35,7 @@ def test_document_is_rewritten_and_what_changed_it_is_noted() -> None:
     assert row["original"] == text
     assert row["changed_by"] == ["repair_unicode", "strip_urls", "collapse_white_space"]
     assert (row["reason"], row["language"]) == ("", "en")
-    assert row["fingerprint"] == fingerprint(row["text"])
+    assert row["fingerprint"] == fingerprints(pa.array([row["text"]], pa.large_string()))[0]
     assert len(row["bands"]) == 14 * 8
     assert (row["num_characters_in"], row["num_characters"]) == (len(text), len(row["text"]))
     assert (row["file"], row["ordinal"]) == (3, 10)
@@ -64,8 +66,9 @@ def test_a_large_file_comes_in_several_batches_numbered_through(tmp_path: Path) 
     config = CONFIG.replace(sources=sources, rules=(RuleConfig(name="up", pattern="x", replacement="X"),))
     cleaner = BatchCleaner(tuple(inventory(sources)), config)
     tables = list(cleaner({"file": [0, 1]}))
-    assert [len(table) for table in tables] == [MAX_BATCH_DOCUMENTS, MAX_BATCH_DOCUMENTS, 5, 1]
+    assert [len(table) for table in tables] == [MAX_BATCH_DOCUMENTS, MAX_BATCH_DOCUMENTS, 6]  # small files share
     everything = pa.concat_tables(tables)
+    assert everything["file"].to_pylist() == [0] * num + [1]
     assert everything["ordinal"].to_pylist() == [*range(num), 0]
     assert set(everything["text"].to_pylist()) == {"X"}
 

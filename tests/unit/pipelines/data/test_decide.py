@@ -9,7 +9,8 @@ from hypothesis import strategies as st
 
 from pipelines.config import DataConfig, DedupConfig, SourceConfig
 from pipelines.data.decide import EXCLUDED, HELDOUT, TRAIN, Decision, choose_heldout, decide
-from pipelines.data.dedup import band_keys, fingerprint
+from pipelines.data.dedup import band_keys, fingerprints
+from tests.unit.pipelines.data.strategies import column
 
 
 def config(heldout_fraction: float = 0.0, **dedup: bool) -> DataConfig:
@@ -24,8 +25,8 @@ def table(texts: list[str], reasons: dict[int, str] | None = None) -> pa.Table:
             "id": [f"d{i}" for i in range(len(texts))],
             "reason": pa.array([reasons.get(i, "") for i in range(len(texts))], pa.string()),
             "detail": pa.array(["found" if i in reasons else "" for i in range(len(texts))], pa.string()),
-            "fingerprint": pa.array([fingerprint(text) for text in texts], pa.binary()),
-            "bands": pa.array([band_keys(text, DedupConfig()) for text in texts], pa.binary()),
+            "fingerprint": pa.array(fingerprints(column(texts)), pa.binary()),
+            "bands": pa.array(band_keys(column(texts), DedupConfig()), pa.binary()),
         }
     )
 
@@ -65,14 +66,14 @@ def test_duplicates_are_removed_before_the_split() -> None:
 
 
 def test_heldout_share_is_about_the_fraction() -> None:
-    keys = [fingerprint(f"text {i}") for i in range(5_000)]
+    keys = fingerprints(column([f"text {i}" for i in range(5_000)]))
     assert sum(choose_heldout(keys, 0.1)) / 5_000 == pytest.approx(0.1, abs=0.02)  # 4.7 standard errors
 
 
 @settings(deadline=None)
 @given(st.integers(0, 40), st.floats(0, 0.99), st.integers(0, 99))
 def test_heldout_does_not_depend_on_order(num: int, fraction: float, seed: int) -> None:
-    keys = [fingerprint(f"{seed} {i}") for i in range(num)]
+    keys = fingerprints(column([f"{seed} {i}" for i in range(num)]))
     chosen = dict(zip(keys, choose_heldout(keys, fraction), strict=True))
     shuffled = random.Random(seed).sample(keys, num)
     assert dict(zip(shuffled, choose_heldout(shuffled, fraction), strict=True)) == chosen

@@ -6,12 +6,18 @@ from itertools import combinations
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pytest
+import xxhash
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.config import DedupConfig
-from pipelines.data.dedup import band_keys, fingerprint, first_of_exact, first_of_near, shingles, signature, words_of
+from pipelines.data.dedup import band_keys, fingerprints, first_of_exact, first_of_near
+from pipelines.data.kernels.characters import buffers
+from pipelines.data.kernels.signatures import signatures
+from pipelines.data.kernels.tokens import plain_words
+from tests.unit.pipelines.data.reference import plain_words as words_of
 
 CONFIG = DedupConfig()
 
@@ -28,32 +34,25 @@ def random_text(rng: random.Random, num_words: int) -> list[str]:
     return ["".join(rng.choices("abcdefghij", k=5)) for _ in range(num_words)]
 
 
+def column(*texts: str) -> pa.Array:
+    return pa.array(texts, pa.large_string())
+
+
 def near(*texts: str) -> list[int]:
-    return first_of_near([band_keys(text, CONFIG) for text in texts])
+    return first_of_near(band_keys(column(*texts), CONFIG))
 
 
 def test_fingerprint_sees_words_but_not_white_space() -> None:
-    assert fingerprint("a  b\n\nc") == fingerprint(" a b c ")
-    assert fingerprint("a b c") != fingerprint("A b c")
-    assert len(fingerprint("")) == 16
+    one, same, other, empty = fingerprints(column("a  b\n\nc", " a b c ", "A b c", ""))
+    assert one == same == xxhash.xxh3_128_digest(b"a b c")
+    assert len({one, other, empty}) == 3
 
 
-def test_words_are_lower_case_without_punctuation() -> None:
-    assert words_of("Don't say “snake_case”, SAY it!") == ["don", "t", "say", "snake", "case", "say", "it"]
-
-
-def test_shingles_are_distinct_and_ordered_words_matter() -> None:
-    assert len(shingles(["a", "b", "c", "d", "e", "f"], 5)) == 2
-    assert len(shingles(["a", "b", "a", "b", "a", "b"], 2)) == 2
-    assert set(shingles(["a", "b"], 2)).isdisjoint(shingles(["b", "a"], 2))
-    assert len(shingles(["a", "b"], 5)) == 1  # shorter than n: one shingle
-    assert len(shingles([], 5)) == 0
-
-
-def test_signature_does_not_depend_on_where_chunks_end() -> None:
-    grams = shingles(random_text(random.Random(0), 9_000), 5)
-    halves = [signature(half, 112) for half in (grams[:5_000], grams[5_000:])]
-    assert np.array_equal(signature(grams, 112), np.minimum(*halves))
+def test_texts_of_the_same_shingles_have_the_same_bands() -> None:
+    one, same, turned, fewer = band_keys(column("a b c d e f", "A! b c, d e f", "b a c d e f", "a b c"), CONFIG)
+    assert one == same
+    assert len({one, turned, fewer}) == 3
+    assert len(one) == 8 * CONFIG.num_bands
 
 
 def test_first_of_exact() -> None:
@@ -92,7 +91,8 @@ def test_signature_estimates_the_jaccard_similarity() -> None:
         changed = list(words)
         for i in rng.sample(range(600), num_changed):
             changed[i] = "other"
-        a, b = (signature(shingles(w, 5), 1_000) for w in (words, changed))
+        texts = column(" ".join(words), " ".join(changed))
+        a, b = signatures(*plain_words(buffers(texts)), 5, 1_000)
         assert np.mean(a == b) == pytest.approx(jaccard(" ".join(words), " ".join(changed)), abs=0.064)
 
 
@@ -105,7 +105,7 @@ def test_pairs_are_found_as_the_exact_similarity_says() -> None:
         for _ in range(4):
             words = [w if rng.random() > share else "".join(rng.choices("klmnop", k=6)) for w in base]
             texts.append(" ".join(words))
-    keys = [band_keys(text, CONFIG) for text in texts]
+    keys = band_keys(column(*texts), CONFIG)
     checked = {"alike": 0, "different": 0}
     for (i, a), (j, b) in combinations(enumerate(texts), 2):
         together = first_of_near([keys[i], keys[j]]) == [0, 0]

@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import ConfigError
-from pipelines.config import DEFAULT_RULES, RuleConfig
+from pipelines.config import BUILT_IN_RULES, DEFAULT_RULES, RuleConfig
 from pipelines.data.rules import BUILT_IN, compile_rules, repair_unicode
 
 
@@ -170,5 +170,8 @@ def test_white_space_between_words_is_kept_as_a_separator(text: str) -> None:
     assert "\n\n\n" not in collapsed
 
 
-def test_default_rules_are_all_built_in() -> None:
-    assert [rule.name for rule in compile_rules(DEFAULT_RULES)] == list(BUILT_IN)
+def test_every_built_in_rule_can_be_named_and_the_first_four_are_the_default() -> None:
+    assert BUILT_IN == BUILT_IN_RULES
+    named = compile_rules([RuleConfig(name=name) for name in BUILT_IN])
+    assert [rule.name for rule in named] == list(BUILT_IN)
+    assert [rule.name for rule in compile_rules(DEFAULT_RULES)] == list(BUILT_IN)[:4]

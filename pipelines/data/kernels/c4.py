@@ -1,0 +1,97 @@
+"""The lines that C4 keeps (Raffel et al. 2020, JMLR 21/140, section 2.2, and the code that made it).
+
+A line stays when it ends with a full stop, a question mark, an exclamation mark or a double quote but not with an ellipsis, has at
+least 5 words, none of them longer than 1,000 characters, and names neither JavaScript nor a policy on cookies and use.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+
+from pipelines.data.kernels.characters import BREAK, SPACE, Buffers, classes, decode
+from pipelines.data.kernels.compiled import kernel
+
+MIN_WORDS, MAX_WORD_CHARACTERS = 5, 1_000
+POLICIES = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")
+PHRASES = ("lorem ipsum", "javascript", *POLICIES)
+"""Whatever the case of their letters. A line with the first stays for the page filter to see, and so does a brace in a policy."""
+
+LOREM, JAVASCRIPT, POLICY, BRACE = 1, 2, 4, 8
+
+
+def kept_lines(texts: Buffers) -> Buffers:
+    """Each text's lines that stay, without the white space around them."""
+    phrases = np.zeros((len(PHRASES), 16), np.uint8)
+    for row, phrase in zip(phrases, PHRASES, strict=True):
+        row[: len(phrase)] = np.frombuffer(phrase.encode(), np.uint8)
+    data, offsets = np.empty(len(texts.data) + 1, np.uint8), np.zeros(len(texts) + 1, np.int64)
+    _kept_lines(texts.data, texts.offsets, classes(), phrases, data, offsets)
+    return Buffers(data, offsets)
+
+
+@kernel
+def _kept_lines(data: Any, offsets: Any, classes: Any, phrases: Any, out: Any, bounds: Any) -> None:
+    num = 0
+    for text in range(len(offsets) - 1):
+        i, end, begin = offsets[text], offsets[text + 1], num
+        first, last, words, length, longest = -1, -1, 0, 0, 0
+        while i <= end:  # one step beyond the end, where the last line is closed
+            start = i
+            if i < end:
+                c, i = decode(data, i)
+                kind = classes[c]
+            else:
+                i, kind = i + 1, SPACE | BREAK
+            if not kind & SPACE:
+                words += length == 0
+                length += 1
+                longest = max(longest, length)
+                first, last = start if first < 0 else first, i
+                continue
+            length = 0
+            if not kind & BREAK:
+                continue
+            if words >= MIN_WORDS and longest <= MAX_WORD_CHARACTERS and _stays(data, first, last, phrases):
+                if num > begin:
+                    out[num] = 0x0A
+                    num += 1
+                for k in range(first, last):
+                    out[num] = data[k]
+                    num += 1
+            first, last, words, longest = -1, -1, 0, 0
+        bounds[text + 1] = num
+
+
+@kernel
+def _stays(data: Any, first: int, last: int, phrases: Any) -> bool:
+    """By its end and by what stands in it."""
+    end = data[last - 1]
+    if end not in (0x2E, 0x3F, 0x21, 0x22):  # . ? ! "
+        return False
+    if last - first >= 3 and end == 0x2E and data[last - 2] == 0x2E and data[last - 3] == 0x2E:
+        return False
+    found = 0
+    for i in range(first, last):
+        if data[i] == 0x7B:
+            found |= BRACE
+        for phrase in range(len(phrases)):
+            if data[i] | 0x20 == phrases[phrase, 0] and _stands_at(data, i, last, phrases[phrase]):
+                found |= min(1 << phrase, POLICY)
+    if found & LOREM:
+        return True
+    return not found & JAVASCRIPT and (not found & POLICY or found & BRACE != 0)
+
+
+@kernel
+def _stands_at(data: Any, i: int, last: int, phrase: Any) -> bool:
+    for k in range(len(phrase)):
+        if phrase[k] == 0:
+            return True
+        if i + k >= last:
+            return False
+        c = data[i + k]
+        if (c | 0x20 if 0x41 <= c <= 0x5A else c) != phrase[k]:
+            return False
+    return True
