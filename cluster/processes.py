@@ -36,12 +36,14 @@ def writing_in(folder: Path) -> list[psutil.Process]:
 def _writes(pid: int, prefix: str) -> bool:
     targets: dict[str, str] = {}
     try:
-        for descriptor in os.listdir(f"/proc/{pid}/fd"):
+        descriptors = os.listdir(f"/proc/{pid}/fd")
+    except OSError:  # it ended, or is someone else's
+        return False
+    for descriptor in descriptors:
+        with suppress(OSError):  # closed meanwhile: that tells nothing about the others
             target = os.readlink(f"/proc/{pid}/fd/{descriptor}")
             if target.startswith(prefix) and _is_open_for_writing(pid, descriptor):
                 targets[descriptor] = target
-    except OSError:  # it ended, or is someone else's
-        return False
     if any(DRIVER_LOG in target for target in targets.values()):
         return any(descriptor in targets for descriptor in ("1", "2"))  # a submitted job's driver prints there, too
     return bool(targets)
