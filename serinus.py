@@ -19,7 +19,7 @@ from cluster.config import load_yaml
 from cluster.errors import ClusterError, ConfigError, InputError, SerinusError
 from cluster.storage import Storage, exclusive, open_storage
 from pipelines.config import STAGES, LifecycleConfig, Stage
-from services.config import RolloutConfig, ServingConfig
+from services.config import AuditKind, NotifyConfig, RolloutConfig, ServingConfig
 from services.contract import read_traffic
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Recipe(LifecycleConfig):
 
     serve: ServingConfig = ServingConfig()
     rollout: RolloutConfig = RolloutConfig()
+    notify: NotifyConfig = NotifyConfig()
 
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file of the lifecycle")]
@@ -187,7 +188,7 @@ def deploy(recipe: RecipePath) -> None:
     with _in_public_cluster():
         from pipelines import lifecycle
         from pipelines.progress import say
-        from services.rollout import controller
+        from services.rollout import controller, courier
         from services.serving import app as serving
 
         storage = open_storage(loaded.storage)
@@ -197,9 +198,13 @@ def deploy(recipe: RecipePath) -> None:
         say("deploy", f"starting {stable.revision}")
         serving.deploy_revision(stable, loaded.serve, storage)
         controller.ensure_traffic(storage, loaded.name, stable.revision)
+        courier.publish_receivers(storage, loaded.name, loaded.notify)
         controller.ensure_controller(loaded.name, storage.uri)
         say("deploy", "starting the gateway")
-        serving.deploy_gateway(loaded.name, loaded.serve, storage.uri)
+        with _key_changes(storage, loaded.name):
+            serving.deploy_gateway(loaded.name, loaded.serve, storage.uri)
+        message = f"gateway and stable revision {stable.revision}, by {recipe.name}"
+        _note(storage, loaded.name, "deployed", message, stable=stable.revision)
     _remember(recipe)
     out.print(f"{loaded.name} answers at {serving.gateway_url(loaded.serve)}")
 
@@ -216,11 +221,12 @@ def start(
     _check_can_begin(storage, loaded.name, candidate.revision)
     with _in_public_cluster():
         from pipelines.progress import say
-        from services.rollout import controller
+        from services.rollout import controller, courier
         from services.serving import app as serving
 
         say("canary", f"loading {candidate.revision}")
         serving.deploy_revision(candidate, loaded.serve, storage)
+        courier.publish_receivers(storage, loaded.name, loaded.notify)
         keep, who = loaded.serve.keep_revisions, config.user_name()
         rollout = controller.start_rollout(
             storage, loaded.name, candidate.revision, loaded.rollout, keep_revisions=keep, who=who
@@ -363,6 +369,32 @@ def replay(
     raise typer.Exit(0 if same else 1)
 
 
+@canary.command()
+def history(
+    recipe: RecipeOption = None,
+    last: Annotated[int | None, typer.Option(min=1, help="only so many entries")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="an entry a line")] = False,
+) -> None:
+    """Who did what, when and why: deployments, keys, every decision by a person or by the analysis, and what changed outside
+    rollouts. Exit code 1 when an entry was changed or taken out."""
+    from services.rollout.scribe import history as told
+
+    loaded = _recipe(recipe)
+    storage = open_storage(loaded.storage)
+    found = told(storage, loaded.name, last)
+    for number, line in found.lines:
+        if as_json:
+            print(json.dumps({"number": number, **line.model_dump(mode="json")}, ensure_ascii=False))
+        else:
+            place = f"{number:>6}" if number else "     -"  # not on record yet: the controller is away
+            out.print(
+                f"{place}  {line.at:%Y-%m-%d %H:%M:%S}  {line.kind:<13}{line.who:<12} {line.message}", markup=False
+            )
+    for problem in found.broken:
+        print(f"the record is not whole: {problem}", file=sys.stderr)
+    raise typer.Exit(1 if found.broken else 0)
+
+
 # --- API keys ---------------------------------------------------------------------------------------------------------
 
 
@@ -393,7 +425,9 @@ def apply_keys(recipe: RecipeOption = None) -> None:
 def _apply_keys(loaded: Recipe) -> None:
     from services.serving import keys as api_keys
 
-    found = api_keys.publish_keys(open_storage(loaded.storage), loaded.name, _keys_file(loaded))
+    storage = open_storage(loaded.storage)
+    with _key_changes(storage, loaded.name):
+        found = api_keys.publish_keys(storage, loaded.name, _keys_file(loaded))
     print(
         f"{len(found.keys)} key(s) published for {loaded.name}: a gateway with `admission.keys` follows",
         file=sys.stderr,
@@ -429,6 +463,29 @@ def _print_traffic(storage: Storage, name: str) -> None:
         raise InputError(f"model {name}", "nothing is deployed", "deploy it first: serinus deploy RECIPE")
     traffic = found[0]
     out.print(f"stable {traffic.stable}, canary {traffic.canary or 'none'} with {traffic.weight_percent:g} % of users")
+
+
+# --- what is recorded -------------------------------------------------------------------------------------------------
+
+
+def _note(storage: Storage, name: str, kind: AuditKind, message: str, **about: str) -> None:
+    """In the audit record; rollouts' decisions and moves of aliases get there by the controller."""
+    from datetime import UTC, datetime
+
+    from services import audit
+
+    audit.note(storage, name, kind, message, who=config.user_name(), at=datetime.now(UTC), **about)
+
+
+@contextmanager
+def _key_changes(storage: Storage, name: str) -> Iterator[None]:
+    """Whatever the block does to the keys in force is on record afterwards."""
+    from services.serving import keys as api_keys
+
+    before, _ = api_keys.read_keys(storage, name)
+    yield
+    if done := api_keys.changes(before, api_keys.read_keys(storage, name)[0]):
+        _note(storage, name, "keys", done)
 
 
 # --- what is remembered -----------------------------------------------------------------------------------------------

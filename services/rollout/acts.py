@@ -94,7 +94,8 @@ def move_aliases(storage: Storage, status: RolloutStatus, now: datetime) -> None
         if present.get("stable") != status.candidate:
             targets["previous"] = present.get("stable", status.stable)
     decision = status.decisions[-1]
-    registry.move_aliases(storage, status.name, targets, who=decision.who, why=decision.message, at=now)
+    why = f"rollout {status.id}: {decision.message}"  # the scribe knows by it that this is no move of its own
+    registry.move_aliases(storage, status.name, targets, who=decision.who, why=why, at=now)
 
 
 def remove_applications(storage: Storage, status: RolloutStatus, applications: Applications) -> None:

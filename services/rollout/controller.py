@@ -17,7 +17,9 @@ from cluster.telemetry import configure, logger
 from services.config import RolloutConfig
 from services.contract import Traffic, read_traffic, write_traffic
 from services.rollout.acts import Applications
+from services.rollout.courier import check_receivers
 from services.rollout.loop import Loop
+from services.rollout.notifier import Notifier
 from services.rollout.status import RolloutStatus, read_status
 
 log = logger("rollout")
@@ -54,7 +56,10 @@ class Controller:
         configure()
         self._storage_uri = storage_uri
         self._wake = threading.Event()
-        self._loop = Loop(open_storage(storage_uri), name, applications or RayApplications(), _now)
+        self._name, self._storage = name, open_storage(storage_uri)
+        self._loop = Loop(self._storage, name, applications or RayApplications(), _now)
+        self._notifier = Notifier(self._storage, name, _now)
+        self._notifier.start()
         threading.Thread(target=self._run, name="rollout", daemon=True).start()
 
     def _run(self) -> None:
@@ -83,8 +88,9 @@ class Controller:
         self._loop.score(scores)
 
     def start(self, config: RolloutConfig, revision_id: str, keep_revisions: int, who: str) -> str:
+        check_receivers(self._storage, self._name)  # only here is the environment that their secrets are in
         rollout_id = self._loop.start(config, revision_id, keep_revisions, who)
-        self._wake.set()
+        self._stir()
         return rollout_id
 
     def set_weight(self, weight_percent: float, who: str) -> RolloutStatus:
@@ -95,12 +101,16 @@ class Controller:
 
     def abort(self, who: str) -> RolloutStatus | None:
         status = self._loop.abort(who)
-        self._wake.set()
+        self._stir()
         return status
 
     def _woken(self, status: RolloutStatus) -> RolloutStatus:
-        self._wake.set()
+        self._stir()
         return status
+
+    def _stir(self) -> None:
+        self._wake.set()
+        self._notifier.wake()
 
 
 def _now() -> datetime:

@@ -131,8 +131,28 @@ def read_status(storage: Storage, name: str) -> tuple[RolloutStatus, str] | None
         raise InputError(
             f"{storage.uri}/{key}", "is missing", f"restore it, or remove {current_key(name)} to start anew"
         )
+    return _parsed(storage, key, blob.content), blob.version
+
+
+def rollout_ids(storage: Storage, name: str) -> list[str]:
+    """All rollouts of `name`, oldest first."""
+    keys = (key for key in storage.list(f"rollouts/{name}") if key.endswith("/status.json"))
+    return sorted(key.rsplit("/", 2)[1] for key in keys)
+
+
+def read_rollout_status(storage: Storage, name: str, rollout_id: str) -> RolloutStatus | None:
+    """That rollout, ended or not; None when there is none of that id.
+
+    Raises:
+        InputError: its status cannot be read.
+    """
+    blob = storage.read(status_key(name, rollout_id))
+    return _parsed(storage, status_key(name, rollout_id), blob.content) if blob else None
+
+
+def _parsed(storage: Storage, key: str, content: bytes) -> RolloutStatus:
     try:
-        return RolloutStatus.model_validate_json(blob.content), blob.version
+        return RolloutStatus.model_validate_json(content)
     except ValueError as error:
         where, problem = f"{storage.uri}/{key}", str(error).splitlines()[0]
         raise InputError(where, f"not a rollout's status ({problem})", "restore the file") from None
