@@ -247,6 +247,9 @@ class RolloutConfig(StrictModel):
     """Chance that a canary within all margins is ever rolled back, over the whole rollout, all looks and metrics together."""
     beta: float = Field(0.05, gt=0, lt=0.5)
     """Chance that a canary worse by an effect passes a step that excludes it, however often one looks."""
+    when_busy: Literal["refuse", "wait", "replace"] = "refuse"
+    """A new candidate while a rollout is under way: `refuse` it; let it `wait`, and begin by itself when that one has ended (a
+    newer one takes an older one's place); or `replace`: take the present candidate out, then begin."""
     step_timeout_s: float = Field(3600, gt=0)
     """A step without enough evidence for so long is rolled back as inconclusive."""
     drain_s: float = Field(10, ge=0)

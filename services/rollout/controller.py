@@ -7,14 +7,16 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from cluster import registry
+from cluster.artifacts import Revision
 from cluster.errors import ClusterError, Conflict, SerinusError, UserError
 from cluster.storage import ABSENT, Storage, open_storage
 from cluster.telemetry import configure, logger
-from services.config import RolloutConfig
+from services.config import RolloutConfig, ServingConfig
 from services.contract import Traffic, read_traffic, write_traffic
 from services.rollout.acts import Applications
 from services.rollout.courier import check_receivers
@@ -35,8 +37,23 @@ def actor_name(name: str) -> str:
     return f"serinus-rollout-{name}"
 
 
+Load = Callable[[Revision, ServingConfig, Storage], None]
+"""What `Applications.load` is; given from outside, since rollouts know nothing of engines."""
+IDLE_S = 5.0
+"""Between two looks for a candidate that waits: one may come just as a rollout ends."""
+
+
 class RayApplications:
     """The model servers as Ray Serve applications `rev-<revision>`."""
+
+    def __init__(self, load: Load | None = None) -> None:
+        self._load = load
+
+    def load(self, revision: Revision, serving: ServingConfig, storage: Storage) -> None:
+        if self._load is None:
+            found, remedy = "this controller was not told how to load models", "begin by hand: serinus canary start"
+            raise ClusterError(f"revision {revision.revision}", found, remedy)
+        self._load(revision, serving, storage)
 
     def running(self) -> set[str]:
         from ray import serve
@@ -70,7 +87,7 @@ class Controller:
             except Exception:  # this thread's outermost loop: storage or Serve may be away for a while
                 log.exception("the rollout's turn failed; trying again")
                 pause_s = 1.0
-            self._wake.wait(pause_s)
+            self._wake.wait(IDLE_S if pause_s is None else pause_s)
 
     def storage_uri(self) -> str:
         return self._storage_uri
@@ -92,6 +109,10 @@ class Controller:
         rollout_id = self._loop.start(config, revision_id, keep_revisions, who)
         self._stir()
         return rollout_id
+
+    def wake(self) -> None:
+        """Something was asked for in storage: look now."""
+        self._stir()
 
     def set_weight(self, weight_percent: float, who: str) -> RolloutStatus:
         return self._woken(self._loop.set_weight(weight_percent, who))
@@ -202,6 +223,11 @@ def start_rollout(
     """
     actor = ensure_controller(name, storage.uri)
     return str(_answer(name, actor.start.remote(config, revision_id, keep_revisions, who)))
+
+
+def wake(storage: Storage, name: str) -> None:
+    """Let the controller look at what was asked for in storage. In a joined cluster."""
+    _answer(name, ensure_controller(name, storage.uri).wake.remote())
 
 
 def set_weight(storage: Storage, name: str, weight_percent: float, *, who: str) -> RolloutStatus:

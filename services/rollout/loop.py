@@ -23,6 +23,7 @@ from services.rollout.evidence import EvidenceStore
 from services.rollout.gateways import Gateways
 from services.rollout.policy import Hold, Rollback, as_decision, decide, measure
 from services.rollout.status import ANALYSIS, Decision, RolloutStatus, make_current, read_status, write_status
+from services.rollout.waiting import WaitingRoom
 
 SOON_S = 0.2
 """Until the next turn while something is under way that needs no evidence."""
@@ -37,6 +38,7 @@ class Loop:
     def __init__(self, storage: Storage, name: str, applications: Applications, clock: Callable[[], datetime]) -> None:
         self._storage, self._name, self._applications, self._clock = storage, name, applications, clock
         self._gateways = Gateways(clock())
+        self._room = WaitingRoom(storage, name, applications, clock)
         self._evidence: tuple[str, EvidenceStore] | None = None
         self._looked_at = self._flushed_at = datetime.min.replace(tzinfo=clock().tzinfo)
         self._turns = threading.Lock()
@@ -72,7 +74,8 @@ class Loop:
             found = read_status(self._storage, self._name)
             if found is None or found[0].ended:
                 self._evidence = None
-                return None
+                return self._room.begin(found[0] if found else None, self._begin)
+            self._give_way(found[0])
             evidence = self._follow(found[0])
             try:
                 pause_s = self._advance(*found, evidence)
@@ -144,6 +147,13 @@ class Loop:
         """Someone else wrote the traffic: make it what the status says, if it differs."""
         acts.apply_traffic(self._storage, status, self._clock())
 
+    def _give_way(self, status: RolloutStatus) -> None:
+        """End the rollout for a candidate that is to replace it."""
+        waiting = self._room.next(status)
+        if waiting is not None and waiting.replaces and status.phase == "progressing":
+            message = f"replaced by {waiting.revision}, as {waiting.who} asked"
+            self._by_hand("rollback", 0.0, message, waiting.who, "replaced")
+
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def _end(self, status: RolloutStatus, version: str) -> float:
@@ -169,12 +179,17 @@ class Loop:
             UserError: one is under way, nothing is deployed, the revision is not published or is stable already.
             Conflict: another one was started at the same moment.
         """
-        revision = registry.resolve(self._storage, self._name, revision_id).revision
-        traffic, _ = acts.deployed_traffic(self._storage, self._name)
-        if revision == traffic.stable:
-            raise UserError(f"revision {revision}", "is stable already", "name another revision")
-        pointer = self._storage.read(f"rollouts/{self._name}/current")
         self._refuse_second()
+        return self._begin(config, revision_id, keep_revisions, who)
+
+    def _begin(
+        self, config: RolloutConfig, revision_id: str, keep_revisions: int, who: str, asked_at: datetime | None = None
+    ) -> str:
+        revision = registry.resolve(self._storage, self._name, revision_id).revision
+        traffic = acts.check_candidate(self._storage, self._name, revision)
+        pointer = self._storage.read(f"rollouts/{self._name}/current")
+        if (found := read_status(self._storage, self._name)) and not found[0].ended:
+            raise Conflict(f"another rollout of {self._name} began at the same moment: {found[0].id}")
         first = _first_decision(config, who, self._clock())
         status = RolloutStatus(
             id=f"{first.at:%Y%m%d-%H%M%S-%f}",
@@ -185,6 +200,7 @@ class Loop:
             keep_revisions=keep_revisions,
             weight_percent=first.weight_percent,
             started_at=first.at,
+            asked_at=asked_at,
             step_started_at=first.at,
             decisions=(first,),
         )
@@ -200,6 +216,7 @@ class Loop:
                 f"is under way ({found[0].phase} at {found[0].weight_percent:g} %): one at a time",
                 "wait (`serinus canary watch`), or end it: serinus canary promote | rollback",
             )
+        self._room.refuse("wait (serinus canary watch), or take it out: serinus canary withdraw")
 
     def set_weight(self, weight_percent: float, who: str) -> RolloutStatus:
         """Hold the canary at that weight until a person promotes or takes it out; harm still rolls it back."""
@@ -217,19 +234,28 @@ class Loop:
         """Take the candidate out now; outside a rollout go back to the previous revision (and return None)."""
         found = read_status(self._storage, self._name)
         if found is None or found[0].ended:
+            # Between two rollouts `rollback` could be meant for stable or for the candidate that is about to begin.
+            self._room.refuse(
+                "take it out: serinus canary withdraw; if stable is to go back too: serinus canary rollback"
+            )
             acts.revert(self._storage, self._name, self._applications, who, self._clock())
             return None
         return self._by_hand("rollback", 0.0, f"taken out by {who}", who)
 
     def _by_hand(
-        self, action: Literal["set_weight", "promote", "rollback"], weight: float, message: str, who: str
+        self,
+        action: Literal["set_weight", "promote", "rollback"],
+        weight: float,
+        message: str,
+        who: str,
+        reason: str = "manual",
     ) -> RolloutStatus:
         for _ in range(NUM_ATTEMPTS):
             status, version = self._under_way()
             decision = Decision(
                 action=action,
                 verdict="inconclusive",
-                reason="manual",
+                reason=reason,
                 message=message,
                 who=who,
                 step=status.step,

@@ -69,6 +69,8 @@ class RolloutStatus(StrictModel):
     held: bool = False
     """A person set the weight: evidence may still roll back, but moves nothing forward."""
     started_at: datetime
+    asked_at: datetime | None = None
+    """When a person asked for it, if it had to wait for another rollout."""
     step_started_at: datetime
     traffic_version: int | None = None
     """Of the traffic that this status asks for; None until it is written."""

@@ -10,10 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from cluster.errors import ConfigError
+from cluster.errors import ConfigError, UserError
 from serinus import app
 from services.rollout import scribe
 from tests.unit.services.rollout.test_loop import World
+from tests.unit.services.rollout.test_waiting import ask, made
 from tests.unit.test_check import GOOD, QUICKSTART
 
 
@@ -94,3 +95,26 @@ def test_changes_of_keys_are_on_record_by_name_and_never_a_key(tmp_path: Path) -
     (line,) = printed.splitlines()
     assert (json.loads(line)["kind"], json.loads(line)["message"]) == ("keys", "added: alice")
     assert token not in printed
+
+
+def test_a_start_during_a_rollout_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    world = World(tmp_path / "store")
+    world.start()
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(GOOD.replace("name: smollm2", "name: m", 1))
+    with pytest.raises(UserError, match="is that of m-00000002 already"):
+        run("start", "--revision", "m-00000002", "--recipe", str(recipe))
+
+
+def test_who_waits_is_shown_and_withdrawn(tmp_path: Path) -> None:
+    world = made(tmp_path / "store")
+    world.start()
+    ask(world)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(GOOD.replace("name: smollm2", "name: m", 1))
+    _, printed = run("status", "--recipe", str(recipe))
+    assert "waiting: m-00000003, asked for by bob" in printed
+    _, printed = run("withdraw", "--recipe", str(recipe))
+    assert "m-00000003 does not wait any more" in printed
+    with pytest.raises(UserError, match="no candidate waits"):
+        run("withdraw", "--recipe", str(recipe))
