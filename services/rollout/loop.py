@@ -29,6 +29,8 @@ SOON_S = 0.2
 """Until the next turn while something is under way that needs no evidence."""
 FLUSH_S = 5.0
 """Evidence is written at least so often: what a killed controller can lose."""
+SAVE_S = 60.0
+"""The judge's state is written so often: as much of the evidence a restarted controller folds again."""
 NUM_ATTEMPTS = 20
 
 
@@ -40,7 +42,7 @@ class Loop:
         self._gateways = Gateways(clock())
         self._room = WaitingRoom(storage, name, applications, clock)
         self._evidence: tuple[str, EvidenceStore] | None = None
-        self._looked_at = self._flushed_at = datetime.min.replace(tzinfo=clock().tzinfo)
+        self._looked_at = self._flushed_at = self._saved_at = datetime.min.replace(tzinfo=clock().tzinfo)
         self._turns = threading.Lock()
         if (found := read_status(storage, name)) and not found[0].ended:
             self._follow(found[0])
@@ -93,6 +95,11 @@ class Loop:
         if turned or now - self._flushed_at >= timedelta(seconds=FLUSH_S):
             evidence.flush()
             self._flushed_at = now
+            if not turned and now - self._saved_at >= timedelta(
+                seconds=SAVE_S
+            ):  # a decision is never kept waiting for it
+                evidence.save()
+                self._saved_at = now
 
     def _advance(self, status: RolloutStatus, version: str, evidence: EvidenceStore) -> float:
         if status.traffic_version is None:
