@@ -84,6 +84,9 @@ class Controller:
             self._wake.clear()  # before the turn: what is asked for during it gets a turn of its own
             try:
                 pause_s = self._loop.tick()
+            except UserError as error:  # waits for a person: no traceback, and not every second
+                log.error("%s", error)
+                pause_s = IDLE_S
             except Exception:  # this thread's outermost loop: storage or Serve may be away for a while
                 log.exception("the rollout's turn failed; trying again")
                 pause_s = 1.0
@@ -158,7 +161,7 @@ def ensure_traffic(storage: Storage, name: str, stable_revision: str) -> Traffic
 
 def status(storage: Storage, name: str) -> RolloutStatus | None:
     """The rollout under way, or the last one. Needs no cluster."""
-    found = read_status(storage, name)
+    found = read_status(storage, name, lossy=True)
     return found[0] if found else None
 
 

@@ -7,13 +7,14 @@ what is there first, so that nothing is decided twice, done twice or left out. T
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from cluster import registry
-from cluster.errors import Conflict, UserError
+from cluster.errors import Conflict, InputError, UserError
 from cluster.storage import ABSENT, Storage
 from services.config import RolloutConfig
 from services.contract import PairedScore, RequestRecord
@@ -44,8 +45,9 @@ class Loop:
         self._evidence: tuple[str, EvidenceStore] | None = None
         self._looked_at = self._flushed_at = self._saved_at = datetime.min.replace(tzinfo=clock().tzinfo)
         self._turns = threading.Lock()
-        if (found := read_status(storage, name)) and not found[0].ended:
-            self._follow(found[0])
+        with contextlib.suppress(InputError):  # said by each turn, and by what people ask for
+            if (found := read_status(storage, name)) and not found[0].ended:
+                self._follow(found[0])
 
     # --- observe ------------------------------------------------------------------------------------------------------
 
@@ -239,7 +241,7 @@ class Loop:
 
     def abort(self, who: str) -> RolloutStatus | None:
         """Take the candidate out now; outside a rollout go back to the previous revision (and return None)."""
-        found = read_status(self._storage, self._name)
+        found = read_status(self._storage, self._name, lossy=True)
         if found is None or found[0].ended:
             # Between two rollouts `rollback` could be meant for stable or for the candidate that is about to begin.
             self._room.refuse(
@@ -258,7 +260,7 @@ class Loop:
         reason: str = "manual",
     ) -> RolloutStatus:
         for _ in range(NUM_ATTEMPTS):
-            status, version = self._under_way()
+            status, version = self._under_way(lossy=action == "rollback")  # out is a way that must always be there
             decision = Decision(
                 action=action,
                 verdict="inconclusive",
@@ -277,8 +279,8 @@ class Loop:
             return decided
         raise Conflict(f"the rollout of {self._name} is being changed by others all the time")
 
-    def _under_way(self) -> tuple[RolloutStatus, str]:
-        found = read_status(self._storage, self._name)
+    def _under_way(self, lossy: bool) -> tuple[RolloutStatus, str]:
+        found = read_status(self._storage, self._name, lossy=lossy)
         if found is None or found[0].phase != "progressing":
             phase = f"the last one is {found[0].phase}" if found else "there was none yet"
             raise UserError(

@@ -128,7 +128,7 @@ def _statuses(storage: Storage, name: str, known: Position) -> Iterator[RolloutS
 
 def _current(storage: Storage, name: str) -> RolloutStatus | None:
     try:
-        found = read_status(storage, name)
+        found = read_status(storage, name, lossy=True)
     except InputError:
         return None
     return found[0] if found else None
