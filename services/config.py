@@ -191,7 +191,8 @@ class StepConfig(StrictModel):
 
     weight_percent: float = Field(gt=0, le=100)
     min_requests: int = Field(50, ge=1)
-    """Requests the canary must have answered at this step before it may pass. Those of a user after its first harm do not count."""
+    """Requests the canary must have answered at this step before it may pass. Those of a user between a harm and its next good
+    answer do not count."""
     min_duration_s: float = Field(60, ge=0)
     prove: tuple[Metric, ...] = ("errors", "ttft")
     """Metrics for which a harm of the effect's size must be excluded before the step passes; `none` waits for no proof, and

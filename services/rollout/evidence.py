@@ -75,17 +75,25 @@ class EvidenceStore:
         self._lock = threading.Lock()
         self._num_files = {kind: len(_keys(storage, self._folder, kind)) for kind in ("evidence", "scores")}
         restored = _fitting(storage, self._folder, status.config)
-        for look in _recent(storage, status, restored.num_files):
-            self._remember(look)
+        self._remember_recent(restored.num_files)
         self._judge = restored.judge
         for look in stored_looks(storage, status, restored.num_files):
-            self._remember(look)
+            for record in look.records:
+                self._note(record)
+            self._known_scores |= set(look.scores)
             self._judge = self._judge.see(look)
 
-    def _remember(self, look: Look) -> None:
-        for record in look.records:
-            self._note(record)
-        self._known_scores |= set(look.scores)
+    def _remember_recent(self, num_files: Mapping[str, int]) -> None:
+        """Of what is in the snapshot, that which gateways may tell again, since its receipt was lost with the controller."""
+        evidence, scores = (
+            _keys(self._storage, self._folder, kind)[max(0, num_files[kind] - RECENT_FILES) : num_files[kind]]
+            for kind in ("evidence", "scores")
+        )
+        for key in evidence:
+            for role, request_id, at in zip(*_columns(self._storage, key, "role", "request_id", "at"), strict=True):
+                self._known[role][request_id, at] = None
+        rows = _stored(self._storage, scores, PairedScore)
+        self._known_scores |= {row.seen for row in rows if isinstance(row.seen, PairedScore)}
 
     def add(self, records: Iterable[RequestRecord]) -> None:
         """Take in what gateways tell; a record told twice, since its receipt was lost, counts once."""
@@ -161,7 +169,7 @@ def stored_looks(
     where = folder(status.name, status.id)
     # Each file's rows are in the order of their looks, so that no more than a file of each kind is in memory.
     models: dict[str, type[RequestRecord] | type[PairedScore]] = {"evidence": RequestRecord, "scores": PairedScore}
-    keys = {kind: _keys(storage, where, kind)[(after or {}).get(kind) : (until or {}).get(kind)] for kind in models}
+    keys = {kind: _keys(storage, where, kind)[(after or {}).get(kind, 0) :] for kind in models}
     kinds = (_stored(storage, keys[kind], model) for kind, model in models.items())
     for number, group in groupby(heapq.merge(*kinds, key=lambda row: row.look), key=lambda row: row.look):
         seen = list(group)
@@ -173,12 +181,6 @@ def stored_looks(
             records=tuple(row.seen for row in seen if isinstance(row.seen, RequestRecord)),
             scores=tuple(row.seen for row in seen if isinstance(row.seen, PairedScore)),
         )
-
-
-def _recent(storage: Storage, status: RolloutStatus, before: Mapping[str, int]) -> Iterator[Look]:
-    """The last looks in the snapshot: what gateways may tell again, since its receipt was lost with the controller."""
-    after = {kind: max(0, number - RECENT_FILES) for kind, number in before.items()}
-    return stored_looks(storage, status, after, before)
 
 
 def _fitting(storage: Storage, where: str, config: RolloutConfig) -> Snapshot:
@@ -195,19 +197,19 @@ def _fitting(storage: Storage, where: str, config: RolloutConfig) -> Snapshot:
     last, first = [0], []
     for kind, present in keys.items():
         number = found.num_files.get(kind, 0)
-        last += _looks_in(storage, present[number - 1])[-1:] if number else []
-        first += _looks_in(storage, present[number])[:1] if number < len(present) else []
+        last += _columns(storage, present[number - 1], "look")[0][-1:] if number else []
+        first += _columns(storage, present[number], "look")[0][:1] if number < len(present) else []
     fits = max(last) == found.judge.look and all(look > found.judge.look for look in first)
     return found if fits else nothing
 
 
-def _looks_in(storage: Storage, key: str) -> list[int]:
+def _columns(storage: Storage, key: str, *names: str) -> list[list[Any]]:
     import pyarrow.parquet as pq
 
     blob = storage.read(key)
     assert blob is not None, f"{key} was there a moment ago"
-    looks: list[int] = pq.read_table(io.BytesIO(blob.content), columns=["look"])["look"].to_pylist()
-    return looks
+    table = pq.read_table(io.BytesIO(blob.content), columns=list(names))
+    return [table[name].to_pylist() for name in names]
 
 
 def _snapshot_key(where: str) -> str:
