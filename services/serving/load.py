@@ -19,7 +19,8 @@ def load_in_task(revision: Revision, serving: ServingConfig, storage: Storage) -
     """
     import ray
 
-    task = ray.remote(_deploy).options(num_cpus=0, max_retries=0, max_calls=1, label_selector=on_pool("head"))
+    once = ray.remote(max_calls=1)(_deploy)
+    task = once.options(num_cpus=0, max_retries=0, label_selector=on_pool("head"))
     try:
         ray.get(task.remote(revision, serving, storage.uri))
     except ray.exceptions.RayTaskError as error:
