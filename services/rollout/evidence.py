@@ -49,14 +49,12 @@ class _Row:
     seen: RequestRecord | PairedScore
 
 
-def _identity(record: RequestRecord) -> tuple[str, datetime]:
+def _identity(request_id: str, at: datetime, replica: str | None) -> tuple[str, datetime]:
     """A client may send one id with all its requests; no two of them end at the same moment at one gateway.
 
     A replica's death is one event, whoever of the requests in flight and of the gateways tells of it.
     """
-    if record.replica is not None:
-        return f"replica {record.replica}", DEATH
-    return record.request_id, record.at
+    return (request_id, at) if replica is None else (f"replica {replica}", DEATH)
 
 
 class EvidenceStore:
@@ -90,8 +88,9 @@ class EvidenceStore:
             for kind in ("evidence", "scores")
         )
         for key in evidence:
-            for role, request_id, at in zip(*_columns(self._storage, key, "role", "request_id", "at"), strict=True):
-                self._known[role][request_id, at] = None
+            columns = _columns(self._storage, key, "role", "request_id", "at", "replica")
+            for role, request_id, at, replica in zip(*columns, strict=True):
+                self._known[role][_identity(request_id, at, replica)] = None
         rows = _stored(self._storage, scores, PairedScore)
         self._known_scores |= {row.seen for row in rows if isinstance(row.seen, PairedScore)}
 
@@ -109,9 +108,10 @@ class EvidenceStore:
 
     def _note(self, record: RequestRecord) -> bool:
         side = self._known[record.role]
-        if record.revision != self._revisions[record.role] or _identity(record) in side:
+        identity = _identity(record.request_id, record.at, record.replica)
+        if record.revision != self._revisions[record.role] or identity in side:
             return False
-        side[_identity(record)] = None
+        side[identity] = None
         if len(side) > MAX_KNOWN:
             del side[next(iter(side))]
         return True
@@ -204,12 +204,15 @@ def _fitting(storage: Storage, where: str, config: RolloutConfig) -> Snapshot:
 
 
 def _columns(storage: Storage, key: str, *names: str) -> list[list[Any]]:
+    """Those of a file; nothing but None for one that it has not, being older than the column."""
     import pyarrow.parquet as pq
 
     blob = storage.read(key)
     assert blob is not None, f"{key} was there a moment ago"
-    table = pq.read_table(io.BytesIO(blob.content), columns=list(names))
-    return [table[name].to_pylist() for name in names]
+    file = pq.ParquetFile(io.BytesIO(blob.content))
+    table = file.read(columns=[name for name in names if name in file.schema_arrow.names])
+    nothing = [None] * len(table)
+    return [table[name].to_pylist() if name in table.column_names else nothing for name in names]
 
 
 def _snapshot_key(where: str) -> str:

@@ -7,6 +7,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -210,6 +211,22 @@ def test_a_restart_reads_what_came_after_the_snapshot_and_what_may_be_told_again
     assert again.look(STATUS, NOW).look == 120  # nothing new was told
     (tmp_path / "storage/rollouts/m/r/judge.arrow").unlink()
     assert bits(EvidenceStore(storage, STATUS)._judge) == bits(whole._judge)
+
+
+def test_a_replicas_death_in_the_snapshot_is_not_counted_when_told_again_and_older_files_have_no_such_column(
+    storage: LocalStorage,
+) -> None:
+    store = filled(storage, 3, saved_at=None)
+    path = storage.root / "rollouts/m/r/evidence-000001.parquet"
+    pq.write_table(pq.read_table(path).drop_columns(["replica"]), path)
+    death = records(9)[1].replace(replica="one", outcome="unavailable")
+    store.add([death])
+    store.look(STATUS, NOW)
+    store.flush()
+    store.save()
+    again = EvidenceStore(storage, STATUS)
+    again.add([death.replace(request_id="another", at=NOW + timedelta(seconds=9))])
+    assert again.look(STATUS, NOW).look == 4
 
 
 def test_before_all_is_written_no_snapshot_is(storage: LocalStorage) -> None:
