@@ -19,7 +19,7 @@ from cluster.config import load_yaml
 from cluster.errors import ClusterError, ConfigError, InputError, SerinusError
 from cluster.storage import Storage, exclusive, open_storage
 from pipelines.config import STAGES, LifecycleConfig, Stage
-from services.config import RolloutConfig, ServingConfig
+from services.config import AuditKind, NotifyConfig, RolloutConfig, ServingConfig
 from services.contract import read_traffic
 
 if TYPE_CHECKING:
@@ -45,6 +45,7 @@ class Recipe(LifecycleConfig):
 
     serve: ServingConfig = ServingConfig()
     rollout: RolloutConfig = RolloutConfig()
+    notify: NotifyConfig = NotifyConfig()
 
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file of the lifecycle")]
@@ -126,10 +127,13 @@ def run(
 
     storage = open_storage(loaded.storage)
     began = time.monotonic()
+    before = registry.aliases(storage, loaded.name).get("candidate")
     with exclusive(storage, f"run-{loaded.name}"), session.joined() as where:
         say("run", f"{loaded.name} on {where} cluster, artifacts in {storage.uri}")
         made = lifecycle.run(loaded, storage, until=until or "publish", remake_from=remake_from)
     _print_made(made, storage)
+    if (candidate := registry.aliases(storage, loaded.name).get("candidate")) not in (None, before):
+        _let_wait(loaded, storage, str(candidate))
     out.print(f"took {time.monotonic() - began:.0f} s")
 
 
@@ -187,7 +191,7 @@ def deploy(recipe: RecipePath) -> None:
     with _in_public_cluster():
         from pipelines import lifecycle
         from pipelines.progress import say
-        from services.rollout import controller
+        from services.rollout import controller, courier
         from services.serving import app as serving
 
         storage = open_storage(loaded.storage)
@@ -197,9 +201,13 @@ def deploy(recipe: RecipePath) -> None:
         say("deploy", f"starting {stable.revision}")
         serving.deploy_revision(stable, loaded.serve, storage)
         controller.ensure_traffic(storage, loaded.name, stable.revision)
-        controller.ensure_controller(loaded.name, storage.uri)
+        courier.publish_receivers(storage, loaded.name, loaded.notify)
+        _ensure_controller(loaded.name, storage)
         say("deploy", "starting the gateway")
-        serving.deploy_gateway(loaded.name, loaded.serve, storage.uri)
+        with _key_changes(storage, loaded.name):
+            serving.deploy_gateway(loaded.name, loaded.serve, storage.uri)
+        message = f"gateway and stable revision {stable.revision}, by {recipe.name}"
+        _note(storage, loaded.name, "deployed", message, stable=stable.revision)
     _remember(recipe)
     out.print(f"{loaded.name} answers at {serving.gateway_url(loaded.serve)}")
 
@@ -213,14 +221,20 @@ def start(
     loaded = _recipe(recipe)
     storage = open_storage(loaded.storage)
     candidate = registry.resolve(storage, loaded.name, revision)
-    _check_can_begin(storage, loaded.name, candidate.revision)
+    if (done := _queue_up(loaded, storage, candidate.revision)) is not None:
+        with _in_public_cluster():
+            _ensure_controller(loaded.name, storage).wake.remote()
+        out.print(f"{done}. It is loaded when its turn comes. See: serinus canary status")
+        return
     with _in_public_cluster():
         from pipelines.progress import say
-        from services.rollout import controller
+        from services.rollout import controller, courier
         from services.serving import app as serving
 
         say("canary", f"loading {candidate.revision}")
         serving.deploy_revision(candidate, loaded.serve, storage)
+        courier.publish_receivers(storage, loaded.name, loaded.notify)
+        _ensure_controller(loaded.name, storage)
         keep, who = loaded.serve.keep_revisions, config.user_name()
         rollout = controller.start_rollout(
             storage, loaded.name, candidate.revision, loaded.rollout, keep_revisions=keep, who=who
@@ -241,21 +255,50 @@ def _in_public_cluster() -> Iterator[None]:
         yield
 
 
-def _check_can_begin(storage: Storage, name: str, candidate: str) -> None:
-    """Say before minutes of loading what would refuse the rollout after it."""
+def _ensure_controller(name: str, storage: Storage) -> Any:
+    """The controller, which loads a waiting candidate by itself."""
     from services.rollout import controller
+    from services.serving.load import load_in_task
 
-    traffic = read_traffic(storage, name)
+    return controller.ensure_controller(name, storage.uri, controller.RayApplications(load_in_task))
+
+
+def _queue_up(loaded: Recipe, storage: Storage, candidate: str) -> str | None:
+    """Do what the recipe says for a candidate that finds a rollout under way, before minutes of loading it; None: nothing is."""
+    from datetime import UTC, datetime
+
+    from services.rollout.waiting import Waiting, queue_up
+
+    traffic = read_traffic(storage, loaded.name)
     if traffic is None:
-        raise InputError(f"model {name}", "nothing is deployed", "deploy it first: serinus deploy RECIPE")
+        raise InputError(f"model {loaded.name}", "nothing is deployed", "deploy it first: serinus deploy RECIPE")
     if traffic[0].stable == candidate:
         raise InputError(f"revision {candidate}", "is stable already", "publish another one: serinus run RECIPE")
-    running = controller.status(storage, name)
-    if running is not None and not running.ended:
-        found = f"is under way ({running.phase} at {running.weight_percent:g} %): one at a time"
-        raise InputError(
-            f"rollout {running.id}", found, "wait (serinus canary watch), or end it: serinus canary rollback"
-        )
+    keep, who = loaded.serve.keep_revisions, config.user_name()
+    asked = Waiting(revision=candidate, config=loaded.rollout, serving=loaded.serve, keep_revisions=keep, who=who,
+                    at=datetime.now(UTC))  # fmt: skip
+    return queue_up(storage, loaded.name, asked)
+
+
+def _let_wait(loaded: Recipe, storage: Storage, candidate: str) -> None:
+    """What `run` published during a rollout waits for its turn where the recipe says so; the controller finds it in storage."""
+    if loaded.rollout.when_busy == "refuse" or read_traffic(storage, loaded.name) is None:
+        return
+    if (done := _queue_up(loaded, storage, candidate)) is not None:
+        out.print(f"{done} (rollout.when_busy: {loaded.rollout.when_busy})")
+
+
+@canary.command()
+def withdraw(recipe: RecipeOption = None) -> None:
+    """Take the candidate that waits for its turn out of its place."""
+    from datetime import UTC, datetime
+
+    from services.rollout import waiting
+
+    loaded = _recipe(recipe)
+    who = config.user_name()
+    found = waiting.withdraw(open_storage(loaded.storage), loaded.name, who, datetime.now(UTC))
+    out.print(f"{found.revision} does not wait any more")
 
 
 @canary.command("status")
@@ -271,18 +314,21 @@ def canary_status(recipe: RecipeOption = None, as_json: Annotated[bool, typer.Op
     _print_traffic(open_storage(loaded.storage), loaded.name)
     for line in display.rollout(found):
         out.print(line)
+    _print_waiting(open_storage(loaded.storage), found)
 
 
 @canary.command()
 def watch(recipe: RecipeOption = None) -> None:
     """Print each decision as it is made, until the rollout ends. Exit code 1 when it was rolled back."""
+    from services.rollout import replay
     from services.rollout.display import decision_line
 
     loaded = _recipe(recipe)
     storage = open_storage(loaded.storage)
     shown, looked_at = 0, 0.0
+    followed = _rollout(storage, loaded.name).id  # a candidate that waits may begin the moment this one has ended
     while True:
-        found = _rollout(storage, loaded.name)
+        found = replay.read_rollout(storage, loaded.name, followed)
         for decision in found.decisions[shown:]:
             out.print(decision_line(decision))
         shown = len(found.decisions)
@@ -363,6 +409,32 @@ def replay(
     raise typer.Exit(0 if same else 1)
 
 
+@canary.command()
+def history(
+    recipe: RecipeOption = None,
+    last: Annotated[int | None, typer.Option(min=1, help="only so many entries")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="an entry a line")] = False,
+) -> None:
+    """Who did what, when and why: deployments, keys, every decision by a person or by the analysis, and what changed outside
+    rollouts. Exit code 1 when an entry was changed or taken out."""
+    from services.rollout.scribe import history as told
+
+    loaded = _recipe(recipe)
+    storage = open_storage(loaded.storage)
+    found = told(storage, loaded.name, last)
+    for number, line in found.lines:
+        if as_json:
+            print(json.dumps({"number": number, **line.model_dump(mode="json")}, ensure_ascii=False))
+        else:
+            place = f"{number:>6}" if number else "     -"  # not on record yet: the controller is away
+            out.print(
+                f"{place}  {line.at:%Y-%m-%d %H:%M:%S}  {line.kind:<13}{line.who:<12} {line.message}", markup=False
+            )
+    for problem in found.broken:
+        print(f"the record is not whole: {problem}", file=sys.stderr)
+    raise typer.Exit(1 if found.broken else 0)
+
+
 # --- API keys ---------------------------------------------------------------------------------------------------------
 
 
@@ -393,7 +465,9 @@ def apply_keys(recipe: RecipeOption = None) -> None:
 def _apply_keys(loaded: Recipe) -> None:
     from services.serving import keys as api_keys
 
-    found = api_keys.publish_keys(open_storage(loaded.storage), loaded.name, _keys_file(loaded))
+    storage = open_storage(loaded.storage)
+    with _key_changes(storage, loaded.name):
+        found = api_keys.publish_keys(storage, loaded.name, _keys_file(loaded))
     print(
         f"{len(found.keys)} key(s) published for {loaded.name}: a gateway with `admission.keys` follows",
         file=sys.stderr,
@@ -429,6 +503,37 @@ def _print_traffic(storage: Storage, name: str) -> None:
         raise InputError(f"model {name}", "nothing is deployed", "deploy it first: serinus deploy RECIPE")
     traffic = found[0]
     out.print(f"stable {traffic.stable}, canary {traffic.canary or 'none'} with {traffic.weight_percent:g} % of users")
+
+
+def _print_waiting(storage: Storage, last: RolloutStatus) -> None:
+    from services.rollout.waiting import read_waiting
+
+    waiting, _ = read_waiting(storage, last.name)
+    if waiting is not None and not waiting.began(last):
+        out.print(f"waiting: {waiting.revision}, asked for by {waiting.who} at {waiting.at:%Y-%m-%d %H:%M:%S}")
+
+
+# --- what is recorded -------------------------------------------------------------------------------------------------
+
+
+def _note(storage: Storage, name: str, kind: AuditKind, message: str, **about: str) -> None:
+    """In the audit record; rollouts' decisions and moves of aliases get there by the controller."""
+    from datetime import UTC, datetime
+
+    from services import audit
+
+    audit.note(storage, name, kind, message, who=config.user_name(), at=datetime.now(UTC), **about)
+
+
+@contextmanager
+def _key_changes(storage: Storage, name: str) -> Iterator[None]:
+    """Whatever the block does to the keys in force is on record afterwards."""
+    from services.serving import keys as api_keys
+
+    before, _ = api_keys.read_keys(storage, name)
+    yield
+    if done := api_keys.changes(before, api_keys.read_keys(storage, name)[0]):
+        _note(storage, name, "keys", done)
 
 
 # --- what is remembered -----------------------------------------------------------------------------------------------

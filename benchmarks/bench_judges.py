@@ -23,7 +23,7 @@ from scipy import stats
 
 from services.rollout.errors import ErrorTest
 from services.rollout.latency import NUM_STRATA, LatencyTest, Waits
-from services.rollout.policy import harm_level
+from services.rollout.policy import MIN_CANARY_REQUESTS, harm_level
 from services.rollout.quality import QualityTest
 from services.rollout.rates import BOUND_SHARE
 
@@ -126,6 +126,89 @@ def _over(requests: Array, bad: Array, minutes: int) -> Array:
     """Share of the last `minutes`, each minute."""
     total, hits = (np.cumsum(np.pad(x, ((0, 0), (minutes, 0))), axis=1) for x in (requests, bad))
     return (hits[:, minutes:] - hits[:, :-minutes]) / np.maximum(total[:, minutes:] - total[:, :-minutes], 1)
+
+
+# --- errors, where users are few ------------------------------------------------------------------------------------------
+
+NUM_KEYS = 20
+TRAFFIC = 1 / np.arange(1, NUM_KEYS + 1) ** 0.7
+"""Of the keys, the busiest one first: 15 % of all requests, the last one 2 %."""
+
+
+@dataclass
+class Keys:
+    """Twenty API keys in each rollout: who is where, and how often each one's answers fail whoever gives them."""
+
+    bucket: Array
+    rate: Array
+
+    @staticmethod
+    def draw(generator: np.random.Generator, num: int, kind: str) -> Keys:
+        """`even`: all alike. `uneven`: rates that scatter by a factor of e, same mean. `one bad`: every tenth answer of one key."""
+        rate = np.full((num, NUM_KEYS), BASE_RATE)
+        if kind == "uneven":
+            rate = BASE_RATE * np.exp(generator.standard_normal(rate.shape) - 0.5)
+        elif kind == "one bad":
+            rate[np.arange(num), generator.integers(NUM_KEYS, size=num)] = 0.1
+        return Keys(generator.random(rate.shape), rate)
+
+
+@dataclass
+class KeyCounts:
+    """(answers, harmful ones) of stable and of the canary by the two rules of `judge`, in one look of many rollouts."""
+
+    until_harm: list[tuple[Array, Array]]
+    while_well: list[tuple[Array, Array]]
+
+
+def count_keys(
+    harmful: NDArray[np.bool_], counts: NDArray[np.int64], on_canary: NDArray[np.bool_], harmed: NDArray[np.bool_],
+    failing: NDArray[np.bool_],
+) -> KeyCounts:  # fmt: skip
+    """`judge._until_harm` and `judge._while_well` for all keys at once: `harmful` has an axis of answers before the keys', of which
+    the first `counts` are given. `harmed` and `failing` are changed."""
+    seen = np.zeros((4, *counts.shape))
+    for place, drawn in enumerate(harmful):
+        here = place < counts
+        harm = here & drawn
+        first, well = here & ~harmed, here & ~failing
+        seen += first, first & harm, well, well & harm
+        harmed |= harm
+        failing[:] = (failing & ~here) | harm
+    sides = [[(seen[i] * side).sum(axis=1) for side in (~on_canary, on_canary)] for i in range(4)]
+    until_harm, while_well = ([(sides[i][k], sides[i + 1][k]) for k in (0, 1)] for i in (0, 2))
+    return KeyCounts(until_harm, while_well)
+
+
+def simulate_keys(
+    trace: Trace, generator: np.random.Generator, num: int, kind: str, increase: float
+) -> dict[str, Outcome]:
+    """Of each way to count: when it was rolled back (`needed`), and whether the last step was proven (`harmed`: 1 or 0)."""
+    keys, interval_s = Keys.draw(generator, num, kind), 5.0
+    shares = TRAFFIC / TRAFFIC.sum()
+    ways = ("first harm", "again after a good answer")
+    start = ErrorTest.start(CONFIG.margin("errors"), CONFIG.effect("errors"), CONFIG.effects("errors"), num)
+    tests, last_effect = dict.fromkeys(ways, start), CONFIG.effects("errors").index(CONFIG.effect("errors"))
+    stopped = {way: np.full(num, np.inf) for way in ways}
+    proven = {way: np.zeros(num, bool) for way in ways}
+    harmed, failing = (np.zeros(keys.rate.shape, bool) for _ in range(2))
+    weight_before = SCHEDULE[0][0]
+    for now, weight, first, last in looks(trace, generator, num, interval_s):
+        if weight != weight_before:
+            tests, weight_before = {way: test.restart() for way, test in tests.items()}, weight
+            harmed[:], failing[:] = False, False
+            proven = {way: np.zeros(num, bool) for way in ways}
+        on_canary = keys.bucket < weight
+        counts = generator.multinomial(last - first, np.broadcast_to(shares, keys.rate.shape))
+        rate = keys.rate + increase * on_canary
+        harmful = generator.random((int(counts.max(initial=0)), *counts.shape)) < rate
+        found = count_keys(harmful, counts, on_canary, harmed, failing)
+        for way, sides in zip(ways, (found.until_harm, found.while_well), strict=True):
+            tests[way] = test = tests[way].take(*sides)
+            enough = test.rates.closed.num_canary >= MIN_CANARY_REQUESTS
+            stopped[way] = np.where(enough & fails(test.log_harm) & np.isinf(stopped[way]), now, stopped[way])
+            proven[way] |= test.log_pass[:, last_effect] >= math.log(1 / CONFIG.beta)
+    return {way: Outcome(stopped[way], proven[way].astype(float), np.ones(num)) for way in ways}
 
 
 # --- waits --------------------------------------------------------------------------------------------------------------
@@ -277,6 +360,21 @@ def report_harm(title: str, found: dict[str, Outcome], unit: str, harm: str) -> 
         print(f"| {' | '.join(row)} |")
 
 
+def report_keys(many: Callable[..., dict[str, Outcome]]) -> None:
+    head = ("keys", "effect", "rolled back [95 % interval]", "if a key counted again after a good answer",
+            "errors proven not up by 2 points at 50 %", "if a key did not count again")  # fmt: skip
+    print("\n### Twenty keys\n\nHarm is judged by each key's answers up to its first harm, passing by all but those between a harm "
+          f"and the next good answer.\n\n| {' | '.join(head)} |\n{'|---' * len(head)}|")  # fmt: skip
+    kinds = {"even": "all alike", "uneven": "rates scatter by a factor of e", "one bad": "one fails every tenth answer"}
+    for increase in (0.0, 0.02):
+        for number, (kind, title) in enumerate(kinds.items()):
+            found = many(11 + number, simulate_keys, kind, increase)
+            first, again = found["first harm"], found["again after a good answer"]
+            back = [interval(int(way.rolled_back.sum()), len(way.needed)) for way in (first, again)]
+            proven = [f"{way.harmed.mean():.1%}" for way in (again, first)]
+            print(f"| {' | '.join((title, f'{increase:+.0%}' if increase else 'none', *back, *proven))} |")
+
+
 def run(
     traces: list[Trace], num: int, seed: int, simulate: Callable[..., dict[str, Outcome]], *arguments: object
 ) -> dict[str, Outcome]:
@@ -319,6 +417,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rollouts", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only-keys", action="store_true", help="twenty keys alone")
     given = parser.parse_args()
     traces = load_traces(np.random.default_rng(given.seed))
     began = time.monotonic()
@@ -329,8 +428,10 @@ def main() -> None:
     def many(scenario: int, *what: object) -> dict[str, Outcome]:
         return run(traces, given.rollouts, 100 * given.seed + scenario, *what)  # type: ignore[arg-type]
 
-    without_effect(many)
-    with_effects(many)
+    if not given.only_keys:
+        without_effect(many)
+        with_effects(many)
+    report_keys(many)
     print(f"\ntook {time.monotonic() - began:.0f} s")
 
 

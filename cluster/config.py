@@ -225,3 +225,8 @@ def s3_endpoint() -> str | None:
 def user_name() -> str:
     """Who acts, for audit records."""
     return os.environ.get("SERINUS_USER") or os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown"
+
+
+def variable(name: str) -> str | None:
+    """A setting that a recipe names and does not hold: an environment variable of this process, if it says anything."""
+    return os.environ.get(name) or None

@@ -34,7 +34,7 @@ from cluster.config import load_yaml  # noqa: E402
 from cluster.storage import Storage, open_storage  # noqa: E402
 from serinus import Recipe  # noqa: E402
 from services.rollout import controller  # noqa: E402
-from services.rollout.status import RolloutStatus  # noqa: E402
+from services.rollout.status import RolloutStatus, read_rollout_status, rollout_ids  # noqa: E402
 
 RECIPE = HERE / "quickstart.yaml"
 BUILD = ROOT / "build" / "quickstart"
@@ -251,9 +251,8 @@ def serinus(*arguments: str, accept: Sequence[int] = (0,)) -> None:
 
 def rollouts(storage: Storage, name: str) -> list[RolloutStatus]:
     """Every rollout on record, newest first."""
-    keys = [key for key in storage.list(f"rollouts/{name}") if key.endswith("/status.json")]
-    blobs = [storage.read(key) for key in keys]
-    found = [RolloutStatus.model_validate_json(blob.content) for blob in blobs if blob]
+    statuses = [read_rollout_status(storage, name, rollout) for rollout in rollout_ids(storage, name)]
+    found = [status for status in statuses if status]
     return sorted(found, key=lambda status: status.started_at, reverse=True)
 
 

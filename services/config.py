@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from itertools import pairwise
 from typing import Any, Final, Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
@@ -122,6 +123,64 @@ class ServingConfig(StrictModel):
         return self.entry == "direct" or (self.entry == "auto" and self.on_loopback)
 
 
+AuditKind = Literal[
+    "started", "step", "held", "promoted", "rolled_back", "aborted", "inconclusive", "reverted", "waiting", "not_started",
+    "published", "deployed", "keys",
+]  # fmt: skip
+"""What the audit record tells of, and webhooks. `held`: a person set the weight. `rolled_back`: the analysis found harm;
+`aborted`: a person took the candidate out, or another one took its place; `inconclusive`: not enough evidence in time.
+`reverted`: stable was changed outside a rollout. `waiting`: a candidate has to wait for the rollout under way, or gave its
+place up; `not_started`: its turn came and it could not be loaded."""
+TOLD: Final[tuple[AuditKind, ...]] = (
+    "started", "step", "held", "promoted", "rolled_back", "aborted", "inconclusive", "reverted", "waiting", "not_started",
+)  # fmt: skip
+
+
+class WebhookConfig(StrictModel):
+    """One receiver of notifications. docs/notifications.md has the payload and how to check its signature."""
+
+    url: str | None = None
+    """Where to POST. It goes into storage as it is: where the address itself is a secret, name `url_env` instead."""
+    url_env: str | None = Field(None, pattern=r"^[A-Za-z_]\w*$")
+    """Environment variable, on the head node of the cluster, that holds the address."""
+    secret_env: str | None = Field(None, pattern=r"^[A-Za-z_]\w*$")
+    """Environment variable there that holds the secret the body is signed with. Without one nothing is signed."""
+    events: tuple[AuditKind, ...] = TOLD
+    """Kinds of entries of the audit record that are sent."""
+
+    @field_validator("url")
+    @classmethod
+    def _of_the_web(cls, url: str | None) -> str | None:
+        if url is not None and not is_web_address(url):
+            raise ValueError("should be an address such as https://host/path")
+        return url
+
+    @model_validator(mode="after")
+    def _one_address(self) -> WebhookConfig:
+        if (self.url is None) == (self.url_env is None):
+            raise ValueError("give one of url and url_env")
+        return self
+
+
+def is_web_address(url: str) -> bool:
+    """Whether a notification can be sent there."""
+    try:
+        parts = urlsplit(url)
+        return parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        return False
+
+
+class NotifyConfig(StrictModel):
+    """Who is told what happens to rollouts."""
+
+    webhooks: tuple[WebhookConfig, ...] = ()
+    timeout_s: float = Field(10, gt=0)
+    """For a receiver to take the connection, and between two bytes of its answer."""
+    give_up_after_s: float = Field(86_400, gt=0)
+    """What could not be delivered for so long after it happened is not tried any more."""
+
+
 Metric = Literal["errors", "ttft", "tpot", "quality"]
 """What a canary is judged by: harmful answers, time to the first token, time per output token, paired scores."""
 METRICS: Final[tuple[Metric, ...]] = ("errors", "ttft", "tpot", "quality")
@@ -132,7 +191,8 @@ class StepConfig(StrictModel):
 
     weight_percent: float = Field(gt=0, le=100)
     min_requests: int = Field(50, ge=1)
-    """Requests the canary must have answered at this step before it may pass. Those of a user after its first harm do not count."""
+    """Requests the canary must have answered at this step before it may pass. Those of a user between a harm and its next good
+    answer do not count."""
     min_duration_s: float = Field(60, ge=0)
     prove: tuple[Metric, ...] = ("errors", "ttft")
     """Metrics for which a harm of the effect's size must be excluded before the step passes; `none` waits for no proof, and
@@ -188,6 +248,9 @@ class RolloutConfig(StrictModel):
     """Chance that a canary within all margins is ever rolled back, over the whole rollout, all looks and metrics together."""
     beta: float = Field(0.05, gt=0, lt=0.5)
     """Chance that a canary worse by an effect passes a step that excludes it, however often one looks."""
+    when_busy: Literal["refuse", "wait", "replace"] = "refuse"
+    """A new candidate while a rollout is under way: `refuse` it; let it `wait`, and begin by itself when that one has ended (a
+    newer one takes an older one's place); or `replace`: take the present candidate out, then begin."""
     step_timeout_s: float = Field(3600, gt=0)
     """A step without enough evidence for so long is rolled back as inconclusive."""
     drain_s: float = Field(10, ge=0)

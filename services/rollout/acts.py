@@ -8,8 +8,10 @@ from datetime import datetime
 from typing import Protocol
 
 from cluster import registry
+from cluster.artifacts import Revision
 from cluster.errors import Conflict, UserError
 from cluster.storage import Storage
+from services.config import ServingConfig
 from services.contract import Traffic, read_traffic, write_traffic
 from services.rollout.status import RolloutStatus
 
@@ -26,6 +28,14 @@ class Applications(Protocol):
 
     def remove(self, revision: str) -> None:
         """Stop that revision's model server; nothing happens when there is none."""
+        ...
+
+    def load(self, revision: Revision, serving: ServingConfig, storage: Storage) -> None:
+        """Return when that revision's model server answers; nothing happens when it does already.
+
+        Raises:
+            SerinusError: it cannot be loaded.
+        """
         ...
 
 
@@ -83,6 +93,18 @@ def deployed_traffic(storage: Storage, name: str) -> tuple[Traffic, str]:
     return found
 
 
+def check_candidate(storage: Storage, name: str, revision: str) -> Traffic:
+    """The traffic in force.
+
+    Raises:
+        UserError: nothing is deployed, or that revision is stable already.
+    """
+    traffic, _ = deployed_traffic(storage, name)
+    if revision == traffic.stable:
+        raise UserError(f"revision {revision}", "is stable already", "name another revision")
+    return traffic
+
+
 def move_aliases(storage: Storage, status: RolloutStatus, now: datetime) -> None:
     """What the end of a rollout means for the aliases."""
     present = registry.aliases(storage, status.name)
@@ -94,7 +116,8 @@ def move_aliases(storage: Storage, status: RolloutStatus, now: datetime) -> None
         if present.get("stable") != status.candidate:
             targets["previous"] = present.get("stable", status.stable)
     decision = status.decisions[-1]
-    registry.move_aliases(storage, status.name, targets, who=decision.who, why=decision.message, at=now)
+    why = f"rollout {status.id}: {decision.message}"  # the scribe knows by it that this is no move of its own
+    registry.move_aliases(storage, status.name, targets, who=decision.who, why=why, at=now)
 
 
 def remove_applications(storage: Storage, status: RolloutStatus, applications: Applications) -> None:
@@ -108,6 +131,17 @@ def remove_applications(storage: Storage, status: RolloutStatus, applications: A
     for revision in unneeded:
         if revision not in in_use and revision in applications.running():
             applications.remove(revision)
+
+
+def unload(storage: Storage, name: str, revision: str, applications: Applications) -> None:
+    """Stop a revision that was loaded for a rollout which does not begin, unless it is in use for something else."""
+    traffic, _ = deployed_traffic(storage, name)
+    pointers = registry.aliases(storage, name)
+    if (
+        revision not in {traffic.stable, traffic.canary, pointers.get("previous")}
+        and revision in applications.running()
+    ):
+        applications.remove(revision)
 
 
 def _replaced(storage: Storage, status: RolloutStatus, in_use: set[str | None]) -> list[str]:

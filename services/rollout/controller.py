@@ -7,17 +7,21 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from cluster import registry
+from cluster.artifacts import Revision
 from cluster.errors import ClusterError, Conflict, SerinusError, UserError
 from cluster.storage import ABSENT, Storage, open_storage
 from cluster.telemetry import configure, logger
-from services.config import RolloutConfig
+from services.config import RolloutConfig, ServingConfig
 from services.contract import Traffic, read_traffic, write_traffic
 from services.rollout.acts import Applications
+from services.rollout.courier import check_receivers
 from services.rollout.loop import Loop
+from services.rollout.notifier import Notifier
 from services.rollout.status import RolloutStatus, read_status
 
 log = logger("rollout")
@@ -33,8 +37,23 @@ def actor_name(name: str) -> str:
     return f"serinus-rollout-{name}"
 
 
+Load = Callable[[Revision, ServingConfig, Storage], None]
+"""What `Applications.load` is; given from outside, since rollouts know nothing of engines."""
+IDLE_S = 5.0
+"""Between two looks for a candidate that waits: one may come just as a rollout ends."""
+
+
 class RayApplications:
     """The model servers as Ray Serve applications `rev-<revision>`."""
+
+    def __init__(self, load: Load | None = None) -> None:
+        self._load = load
+
+    def load(self, revision: Revision, serving: ServingConfig, storage: Storage) -> None:
+        if self._load is None:
+            found, remedy = "this controller was not told how to load models", "begin by hand: serinus canary start"
+            raise ClusterError(f"revision {revision.revision}", found, remedy)
+        self._load(revision, serving, storage)
 
     def running(self) -> set[str]:
         from ray import serve
@@ -54,7 +73,10 @@ class Controller:
         configure()
         self._storage_uri = storage_uri
         self._wake = threading.Event()
-        self._loop = Loop(open_storage(storage_uri), name, applications or RayApplications(), _now)
+        self._name, self._storage = name, open_storage(storage_uri)
+        self._loop = Loop(self._storage, name, applications or RayApplications(), _now)
+        self._notifier = Notifier(self._storage, name, _now)
+        self._notifier.start()
         threading.Thread(target=self._run, name="rollout", daemon=True).start()
 
     def _run(self) -> None:
@@ -62,10 +84,13 @@ class Controller:
             self._wake.clear()  # before the turn: what is asked for during it gets a turn of its own
             try:
                 pause_s = self._loop.tick()
+            except UserError as error:  # waits for a person: no traceback, and not every second
+                log.error("%s", error)
+                pause_s = IDLE_S
             except Exception:  # this thread's outermost loop: storage or Serve may be away for a while
                 log.exception("the rollout's turn failed; trying again")
                 pause_s = 1.0
-            self._wake.wait(pause_s)
+            self._wake.wait(IDLE_S if pause_s is None else pause_s)
 
     def storage_uri(self) -> str:
         return self._storage_uri
@@ -83,9 +108,14 @@ class Controller:
         self._loop.score(scores)
 
     def start(self, config: RolloutConfig, revision_id: str, keep_revisions: int, who: str) -> str:
+        check_receivers(self._storage, self._name)  # only here is the environment that their secrets are in
         rollout_id = self._loop.start(config, revision_id, keep_revisions, who)
-        self._wake.set()
+        self._stir()
         return rollout_id
+
+    def wake(self) -> None:
+        """Something was asked for in storage: look now."""
+        self._stir()
 
     def set_weight(self, weight_percent: float, who: str) -> RolloutStatus:
         return self._woken(self._loop.set_weight(weight_percent, who))
@@ -95,12 +125,16 @@ class Controller:
 
     def abort(self, who: str) -> RolloutStatus | None:
         status = self._loop.abort(who)
-        self._wake.set()
+        self._stir()
         return status
 
     def _woken(self, status: RolloutStatus) -> RolloutStatus:
-        self._wake.set()
+        self._stir()
         return status
+
+    def _stir(self) -> None:
+        self._wake.set()
+        self._notifier.wake()
 
 
 def _now() -> datetime:
@@ -127,7 +161,7 @@ def ensure_traffic(storage: Storage, name: str, stable_revision: str) -> Traffic
 
 def status(storage: Storage, name: str) -> RolloutStatus | None:
     """The rollout under way, or the last one. Needs no cluster."""
-    found = read_status(storage, name)
+    found = read_status(storage, name, lossy=True)
     return found[0] if found else None
 
 
@@ -192,6 +226,11 @@ def start_rollout(
     """
     actor = ensure_controller(name, storage.uri)
     return str(_answer(name, actor.start.remote(config, revision_id, keep_revisions, who)))
+
+
+def wake(storage: Storage, name: str) -> None:
+    """Let the controller look at what was asked for in storage. In a joined cluster."""
+    _answer(name, ensure_controller(name, storage.uri).wake.remote())
 
 
 def set_weight(storage: Storage, name: str, weight_percent: float, *, who: str) -> RolloutStatus:

@@ -22,7 +22,8 @@ def decision_line(decision: Decision) -> str:
 
 def rollout(status: RolloutStatus) -> Iterator[str]:
     """The rollout and every decision about it."""
-    yield f"rollout {status.id}: {status.candidate} against {status.stable}, {status.phase}"
+    old = " (written by another version of serinus: what this one can read of it)" if status.lossy else ""
+    yield f"rollout {status.id}: {status.candidate} against {status.stable}, {status.phase}{old}"
     for decision in status.decisions:
         yield "  " + decision_line(decision)
 

@@ -2,6 +2,7 @@
 
     rollouts/<name>/<id>/evidence-<number>.parquet    a row per record, with the number and moment of the look that saw it
     rollouts/<name>/<id>/scores-<number>.parquet      the same for paired scores
+    rollouts/<name>/<id>/judge.arrow                  what the judge made of them up to some look: a bookmark (snapshot.py)
 
 A record belongs to the stretch of one weight (window) in which it was looked at: no gateway's clock, however far off, moves it to
 another. The look's number stands with each row, so that the same blocks, and with them the same e-values, come back from storage.
@@ -12,21 +13,26 @@ from __future__ import annotations
 import heapq
 import io
 import threading
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
 from typing import TYPE_CHECKING, Any
 
 from cluster.storage import Storage
+from services.config import RolloutConfig
 from services.contract import PairedScore, RequestRecord, Role
 from services.rollout.findings import Evidence
 from services.rollout.judge import Judge, Look
+from services.rollout.snapshot import Snapshot, pack, unpack
 from services.rollout.status import RolloutStatus, folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
+RECENT_FILES = 40
+"""Of a snapshot, whose requests are remembered after a restart: three minutes at the pace of `loop.FLUSH_S`; a gateway takes a
+call for lost after half a minute."""
 MAX_KNOWN = 50_000
 """Records of each side remembered so that one told twice counts once; the oldest are forgotten first."""
 
@@ -43,14 +49,12 @@ class _Row:
     seen: RequestRecord | PairedScore
 
 
-def _identity(record: RequestRecord) -> tuple[str, datetime]:
+def _identity(request_id: str, at: datetime, replica: str | None) -> tuple[str, datetime]:
     """A client may send one id with all its requests; no two of them end at the same moment at one gateway.
 
     A replica's death is one event, whoever of the requests in flight and of the gateways tells of it.
     """
-    if record.replica is not None:
-        return f"replica {record.replica}", DEATH
-    return record.request_id, record.at
+    return (request_id, at) if replica is None else (f"replica {replica}", DEATH)
 
 
 class EvidenceStore:
@@ -68,12 +72,27 @@ class EvidenceStore:
         self._unwritten: dict[str, list[_Row]] = {"evidence": [], "scores": []}
         self._lock = threading.Lock()
         self._num_files = {kind: len(_keys(storage, self._folder, kind)) for kind in ("evidence", "scores")}
-        self._judge = Judge.start(status.config)
-        for look in stored_looks(storage, status):
+        restored = _fitting(storage, self._folder, status.config)
+        self._remember_recent(restored.num_files)
+        self._judge = restored.judge
+        for look in stored_looks(storage, status, restored.num_files):
             for record in look.records:
                 self._note(record)
             self._known_scores |= set(look.scores)
             self._judge = self._judge.see(look)
+
+    def _remember_recent(self, num_files: Mapping[str, int]) -> None:
+        """Of what is in the snapshot, that which gateways may tell again, since its receipt was lost with the controller."""
+        evidence, scores = (
+            _keys(self._storage, self._folder, kind)[max(0, num_files[kind] - RECENT_FILES) : num_files[kind]]
+            for kind in ("evidence", "scores")
+        )
+        for key in evidence:
+            columns = _columns(self._storage, key, "role", "request_id", "at", "replica")
+            for role, request_id, at, replica in zip(*columns, strict=True):
+                self._known[role][_identity(request_id, at, replica)] = None
+        rows = _stored(self._storage, scores, PairedScore)
+        self._known_scores |= {row.seen for row in rows if isinstance(row.seen, PairedScore)}
 
     def add(self, records: Iterable[RequestRecord]) -> None:
         """Take in what gateways tell; a record told twice, since its receipt was lost, counts once."""
@@ -89,9 +108,10 @@ class EvidenceStore:
 
     def _note(self, record: RequestRecord) -> bool:
         side = self._known[record.role]
-        if record.revision != self._revisions[record.role] or _identity(record) in side:
+        identity = _identity(record.request_id, record.at, record.replica)
+        if record.revision != self._revisions[record.role] or identity in side:
             return False
-        side[_identity(record)] = None
+        side[identity] = None
         if len(side) > MAX_KNOWN:
             del side[next(iter(side))]
         return True
@@ -118,6 +138,13 @@ class EvidenceStore:
         for kind in self._unwritten:
             self._write(kind)
 
+    def save(self) -> None:
+        """Write what the judge knows beside the evidence, so that a restart folds only what comes after. Not before all that was
+        looked at is written: then nothing."""
+        if not any(self._unwritten.values()):
+            content = pack(Snapshot(self._judge, dict(self._num_files)))
+            self._storage.write(_snapshot_key(self._folder), content)
+
     def _write(self, kind: str) -> None:
         """Kept until storage has them: a write that fails is tried again with the next."""
         rows = list(self._unwritten[kind])
@@ -132,11 +159,18 @@ class EvidenceStore:
         del self._unwritten[kind][: len(rows)]
 
 
-def stored_looks(storage: Storage, status: RolloutStatus) -> Iterator[Look]:
-    """The looks that were written, in order, as they were."""
+def stored_looks(
+    storage: Storage,
+    status: RolloutStatus,
+    after: Mapping[str, int] | None = None,
+    until: Mapping[str, int] | None = None,
+) -> Iterator[Look]:
+    """The looks that were written, in order, as they were; between those numbers of files of each kind where given."""
     where = folder(status.name, status.id)
     # Each file's rows are in the order of their looks, so that no more than a file of each kind is in memory.
-    kinds = _stored(storage, where, "evidence", RequestRecord), _stored(storage, where, "scores", PairedScore)
+    models: dict[str, type[RequestRecord] | type[PairedScore]] = {"evidence": RequestRecord, "scores": PairedScore}
+    keys = {kind: _keys(storage, where, kind)[(after or {}).get(kind, 0) :] for kind in models}
+    kinds = (_stored(storage, keys[kind], model) for kind, model in models.items())
     for number, group in groupby(heapq.merge(*kinds, key=lambda row: row.look), key=lambda row: row.look):
         seen = list(group)
         yield Look(
@@ -149,6 +183,42 @@ def stored_looks(storage: Storage, status: RolloutStatus) -> Iterator[Look]:
         )
 
 
+def _fitting(storage: Storage, where: str, config: RolloutConfig) -> Snapshot:
+    """The stored snapshot if it fits the evidence: it ends with the look that its files end with, and the next file begins with
+    a later one. Otherwise, where there is no doubt, the judge that has seen nothing."""
+    nothing = Snapshot(Judge.start(config), {"evidence": 0, "scores": 0})
+    blob = storage.read(_snapshot_key(where))
+    found = unpack(blob.content, config) if blob else None
+    if found is None:
+        return nothing
+    keys = {kind: _keys(storage, where, kind) for kind in nothing.num_files}
+    if any(len(keys[kind]) < found.num_files.get(kind, 0) for kind in keys):
+        return nothing
+    last, first = [0], []
+    for kind, present in keys.items():
+        number = found.num_files.get(kind, 0)
+        last += _columns(storage, present[number - 1], "look")[0][-1:] if number else []
+        first += _columns(storage, present[number], "look")[0][:1] if number < len(present) else []
+    fits = max(last) == found.judge.look and all(look > found.judge.look for look in first)
+    return found if fits else nothing
+
+
+def _columns(storage: Storage, key: str, *names: str) -> list[list[Any]]:
+    """Those of a file; nothing but None for one that it has not, being older than the column."""
+    import pyarrow.parquet as pq
+
+    blob = storage.read(key)
+    assert blob is not None, f"{key} was there a moment ago"
+    file = pq.ParquetFile(io.BytesIO(blob.content))
+    table = file.read(columns=[name for name in names if name in file.schema_arrow.names])
+    nothing = [None] * len(table)
+    return [table[name].to_pylist() if name in table.column_names else nothing for name in names]
+
+
+def _snapshot_key(where: str) -> str:
+    return f"{where}/judge.arrow"
+
+
 def _alone(status: RolloutStatus, window: int) -> bool:
     """Whether nobody was on stable in that stretch."""
     return status.decisions[window - 1].weight_percent >= 100
@@ -159,10 +229,10 @@ def _keys(storage: Storage, where: str, kind: str) -> list[str]:
     return sorted(key for key in keys if key.rsplit("/", 1)[1].startswith(f"{kind}-"))
 
 
-def _stored(storage: Storage, where: str, kind: str, model: type[RequestRecord] | type[PairedScore]) -> Iterator[_Row]:
+def _stored(storage: Storage, keys: list[str], model: type[RequestRecord] | type[PairedScore]) -> Iterator[_Row]:
     import pyarrow.parquet as pq
 
-    for key in _keys(storage, where, kind):
+    for key in keys:
         blob = storage.read(key)
         assert blob is not None, f"{key} was there a moment ago"
         row: dict[str, Any]

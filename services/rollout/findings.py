@@ -18,7 +18,7 @@ class Counts(StrictModel):
     """Answered or failed; what the client gave up is left out."""
     num_harmful: int = Field(default=0, ge=0)
     num_counted: int = Field(default=0, ge=0)
-    """Of the requests, those that count as evidence: none of a user's after its first harm."""
+    """Of the requests, those that count as evidence for passing: none of a user's between a harm and its next good answer."""
 
     def plus(self, role: Role, records: Iterable[RequestRecord], num_counted: int) -> Counts:
         """These and that side's `records`, of which `num_counted` count."""

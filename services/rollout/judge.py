@@ -7,7 +7,7 @@ The same looks give the same evidence to the last bit, which a restarted control
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
@@ -37,12 +37,19 @@ class Look:
     scores: tuple[PairedScore, ...] = ()
 
 
+def _nobody() -> dict[Role, frozenset[float]]:
+    return {"stable": frozenset(), "canary": frozenset()}
+
+
 @dataclass(frozen=True)
 class Judge:
     """The tests of one rollout, and what the present stretch has counted."""
 
     config: RolloutConfig
     errors: ErrorTest
+    """For harm: of each user's answers those up to its first harmful one."""
+    proofs: ErrorTest
+    """For passing: a user counts again after its next good answer."""
     ttft: LatencyTest
     tpot: LatencyTest
     quality: QualityTest
@@ -50,16 +57,20 @@ class Judge:
     window: int = 0
     stable: Counts = field(default_factory=Counts)
     canary: Counts = field(default_factory=Counts)
-    harmed: dict[Role, frozenset[float]] = field(default_factory=lambda: {"stable": frozenset(), "canary": frozenset()})
+    harmed: dict[Role, frozenset[float]] = field(default_factory=_nobody)
     """Users that met harm in this stretch."""
+    failing: dict[Role, frozenset[float]] = field(default_factory=_nobody)
+    """Of them those whose last answer was harmful."""
 
     @staticmethod
     def start(config: RolloutConfig) -> Judge:
         c = config
         waits = c.margin("ttft"), c.effect("ttft"), c.effects("ttft")
+        answers = c.margin("errors"), c.effect("errors"), c.effects("errors")
         return Judge(
             config,
-            ErrorTest.start(c.margin("errors"), c.effect("errors"), c.effects("errors")),
+            ErrorTest.start(*answers),
+            ErrorTest.start(*answers),
             LatencyTest.start(*waits, c.latency_floor_s),
             LatencyTest.start(*waits, c.tpot_floor_s),
             QualityTest.start(c.margin("quality"), c.effect("quality"), c.effects("quality")),
@@ -69,14 +80,13 @@ class Judge:
         """The judge in that stretch; a new one begins its own counts and proofs."""
         if window <= self.window:
             return self
-        begun = replace(
-            self, window=window, stable=Counts(), canary=Counts(), harmed={"stable": frozenset(), "canary": frozenset()}
-        )
+        begun = replace(self, window=window, stable=Counts(), canary=Counts(), harmed=_nobody(), failing=_nobody())
         # Once for each stretch, though nobody looked at some: the state depends on the window's number, not on who looked when.
         for _ in range(window - max(self.window, 1)):
             begun = replace(
                 begun,
                 errors=begun.errors.restart(),
+                proofs=begun.proofs.restart(),
                 ttft=begun.ttft.restart(),
                 tpot=begun.tpot.restart(),
                 quality=begun.quality.restart(),
@@ -88,18 +98,22 @@ class Judge:
         judge = self.enter(look.window)
         alone = harm_level(judge.config) if look.alone else None
         harmed = {role: set(users) for role, users in judge.harmed.items()}
+        failing = {role: set(users) for role, users in judge.failing.items()}
         patience_s = judge.ttft.patience_s
-        stable = _errors((r for r in look.records if r.role == "stable"), harmed["stable"], patience_s)
-        canary = _errors((r for r in look.records if r.role == "canary"), harmed["canary"], patience_s)
+        answers = {role: list(_answers(look.records, role, patience_s)) for role in harmed}
+        errors = {role: _until_harm(seen, harmed[role]) for role, seen in answers.items()}
+        proofs = {role: _while_well(seen, failing[role]) for role, seen in answers.items()}
         ttft, tpot = _ttft(look.records), _tpot(look.records)
         scores = np.array([score.canary - score.stable for score in look.scores])
         return replace(
             judge,
             look=look.number,
-            stable=judge.stable.plus("stable", look.records, int(stable[0][0])),
-            canary=judge.canary.plus("canary", look.records, int(canary[0][0])),
+            stable=judge.stable.plus("stable", look.records, int(proofs["stable"][0][0])),
+            canary=judge.canary.plus("canary", look.records, int(proofs["canary"][0][0])),
             harmed={role: frozenset(users) for role, users in harmed.items()},
-            errors=judge.errors.take(stable, canary, alone),
+            failing={role: frozenset(users) for role, users in failing.items()},
+            errors=judge.errors.take(errors["stable"], errors["canary"], alone),
+            proofs=judge.proofs.take(proofs["stable"], proofs["canary"], alone),
             ttft=judge.ttft.take(ttft, alone) if len(ttft.cell) else judge.ttft,
             tpot=judge.tpot.take(tpot, alone) if len(tpot.cell) else judge.tpot,
             quality=judge.quality.take(np.zeros(len(scores), int), scores) if len(scores) else judge.quality,
@@ -109,31 +123,53 @@ class Judge:
     def evidence(self) -> Evidence:
         """What decisions rest on."""
         ratio = self.stable.num_requests / max(1, self.canary.num_requests)
-        findings = (_of_errors(self.errors, ratio), _of_waits("ttft", self.ttft, ratio),
+        findings = (_of_errors(self.errors, self.proofs, ratio), _of_waits("ttft", self.ttft, ratio),
                     _of_waits("tpot", self.tpot, ratio), _of_scores(self.quality))  # fmt: skip
         return Evidence(look=self.look, stable=self.stable, canary=self.canary, findings=findings)
 
 
-def _errors(records: Iterable[RequestRecord], harmed: set[float], patience_s: float) -> tuple[Array, Array]:
-    """(answers, harmful ones). Who went away without a token after more than `patience_s` was failed, on either side: a canary
-    that hangs gives no answer to count. Who went away sooner tells nothing.
+def _answers(records: Iterable[RequestRecord], role: Role, patience_s: float) -> Iterator[tuple[float, bool]]:
+    """(user, whether it was harmful) of each answer of that side. Who went away without a token after more than `patience_s` was
+    failed, on either side: a canary that hangs gives no answer to count. Who went away sooner tells nothing."""
+    for record in records:
+        left = record.outcome == "cancelled"
+        hung = left and record.ttft_s is None and record.duration_s > patience_s
+        if record.role == role and (hung or not left):
+            yield record.bucket, hung or record.outcome in HARMFUL
 
-    After a user's first harm in a stretch nothing more of that user counts.
+
+def _until_harm(answers: Iterable[tuple[float, bool]], harmed: set[float]) -> tuple[Array, Array]:
+    """(answers, harmful ones) up to each user's first harm in a stretch, which puts it among `harmed`.
 
     One user who retries a request that no revision can answer would otherwise condemn the canary it happens to be on: with 1 %
     of the users there one such user weighs a hundred times more than on stable. All of the user's later answers are left out,
     good ones too, so that the rate among those counted stays the rate; and on both sides alike.
     """
     num = hits = 0
-    for record in records:
-        left = record.outcome == "cancelled"
-        hung = left and record.ttft_s is None and record.duration_s > patience_s
-        if (left and not hung) or record.bucket in harmed:
+    for user, harmful in answers:
+        if user not in harmed:
+            num, hits = num + 1, hits + harmful
+            if harmful:
+                harmed.add(user)
+    return np.array([float(num)]), np.array([float(hits)])
+
+
+def _while_well(answers: Iterable[tuple[float, bool]], failing: set[float]) -> tuple[Array, Array]:
+    """The same, but after its next good answer a user counts again: where users are few, evidence would dry up otherwise.
+
+    That good answer is not counted: whether an answer counts must be known before it is given (optional skipping), and then the
+    rate among those counted is the rate. Only proofs rest on this: a user for whom many answers fail on any revision can keep a
+    good canary from passing this way, and cannot condemn it.
+    """
+    num = hits = 0
+    for user, harmful in answers:
+        if user in failing:
+            if not harmful:
+                failing.discard(user)
             continue
-        num += 1
-        if hung or record.outcome in HARMFUL:
-            hits += 1
-            harmed.add(record.bucket)
+        num, hits = num + 1, hits + harmful
+        if harmful:
+            failing.add(user)
     return np.array([float(num)]), np.array([float(hits)])
 
 
@@ -164,7 +200,7 @@ def _waits(rows: list[tuple[RequestRecord, float, bool]]) -> Waits:
     )
 
 
-def _of_errors(test: ErrorTest, ratio: float) -> Finding:
+def _of_errors(test: ErrorTest, proofs: ErrorTest, ratio: float) -> Finding:
     seen = test.rates.closed
     return Finding(
         metric="errors",
@@ -172,8 +208,8 @@ def _of_errors(test: ErrorTest, ratio: float) -> Finding:
         num_canary=int(seen.num_canary[0]),
         log_harm=float(test.log_harm[0]),
         effects=test.excluded,
-        log_pass=tuple(test.log_pass[0].tolist()),
-        growth=tuple(test.pass_growth(ratio)[0].tolist()),
+        log_pass=tuple(proofs.log_pass[0].tolist()),
+        growth=tuple(proofs.pass_growth(ratio)[0].tolist()),
         stable=float(seen.hits_stable[0] / max(1, seen.num_stable[0])),
         canary=float(seen.hits_canary[0, 0] / max(1, seen.num_canary[0])),
     )

@@ -7,13 +7,14 @@ what is there first, so that nothing is decided twice, done twice or left out. T
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
 from cluster import registry
-from cluster.errors import Conflict, UserError
+from cluster.errors import Conflict, InputError, UserError
 from cluster.storage import ABSENT, Storage
 from services.config import RolloutConfig
 from services.contract import PairedScore, RequestRecord
@@ -23,11 +24,14 @@ from services.rollout.evidence import EvidenceStore
 from services.rollout.gateways import Gateways
 from services.rollout.policy import Hold, Rollback, as_decision, decide, measure
 from services.rollout.status import ANALYSIS, Decision, RolloutStatus, make_current, read_status, write_status
+from services.rollout.waiting import WaitingRoom
 
 SOON_S = 0.2
 """Until the next turn while something is under way that needs no evidence."""
 FLUSH_S = 5.0
 """Evidence is written at least so often: what a killed controller can lose."""
+SAVE_S = 60.0
+"""The judge's state is written so often: as much of the evidence a restarted controller folds again."""
 NUM_ATTEMPTS = 20
 
 
@@ -37,11 +41,13 @@ class Loop:
     def __init__(self, storage: Storage, name: str, applications: Applications, clock: Callable[[], datetime]) -> None:
         self._storage, self._name, self._applications, self._clock = storage, name, applications, clock
         self._gateways = Gateways(clock())
+        self._room = WaitingRoom(storage, name, applications, clock)
         self._evidence: tuple[str, EvidenceStore] | None = None
-        self._looked_at = self._flushed_at = datetime.min.replace(tzinfo=clock().tzinfo)
+        self._looked_at = self._flushed_at = self._saved_at = datetime.min.replace(tzinfo=clock().tzinfo)
         self._turns = threading.Lock()
-        if (found := read_status(storage, name)) and not found[0].ended:
-            self._follow(found[0])
+        with contextlib.suppress(InputError):  # said by each turn, and by what people ask for
+            if (found := read_status(storage, name)) and not found[0].ended:
+                self._follow(found[0])
 
     # --- observe ------------------------------------------------------------------------------------------------------
 
@@ -72,7 +78,8 @@ class Loop:
             found = read_status(self._storage, self._name)
             if found is None or found[0].ended:
                 self._evidence = None
-                return None
+                return self._room.begin(found[0] if found else None, self._begin)
+            self._give_way(found[0])
             evidence = self._follow(found[0])
             try:
                 pause_s = self._advance(*found, evidence)
@@ -90,6 +97,11 @@ class Loop:
         if turned or now - self._flushed_at >= timedelta(seconds=FLUSH_S):
             evidence.flush()
             self._flushed_at = now
+            if not turned and now - self._saved_at >= timedelta(
+                seconds=SAVE_S
+            ):  # a decision is never kept waiting for it
+                evidence.save()
+                self._saved_at = now
 
     def _advance(self, status: RolloutStatus, version: str, evidence: EvidenceStore) -> float:
         if status.traffic_version is None:
@@ -144,6 +156,13 @@ class Loop:
         """Someone else wrote the traffic: make it what the status says, if it differs."""
         acts.apply_traffic(self._storage, status, self._clock())
 
+    def _give_way(self, status: RolloutStatus) -> None:
+        """End the rollout for a candidate that is to replace it."""
+        waiting = self._room.next(status)
+        if waiting is not None and waiting.replaces and status.phase == "progressing":
+            message = f"replaced by {waiting.revision}, as {waiting.who} asked"
+            self._by_hand("rollback", 0.0, message, waiting.who, "replaced")
+
     # --- the end ------------------------------------------------------------------------------------------------------
 
     def _end(self, status: RolloutStatus, version: str) -> float:
@@ -169,12 +188,17 @@ class Loop:
             UserError: one is under way, nothing is deployed, the revision is not published or is stable already.
             Conflict: another one was started at the same moment.
         """
-        revision = registry.resolve(self._storage, self._name, revision_id).revision
-        traffic, _ = acts.deployed_traffic(self._storage, self._name)
-        if revision == traffic.stable:
-            raise UserError(f"revision {revision}", "is stable already", "name another revision")
-        pointer = self._storage.read(f"rollouts/{self._name}/current")
         self._refuse_second()
+        return self._begin(config, revision_id, keep_revisions, who)
+
+    def _begin(
+        self, config: RolloutConfig, revision_id: str, keep_revisions: int, who: str, asked_at: datetime | None = None
+    ) -> str:
+        revision = registry.resolve(self._storage, self._name, revision_id).revision
+        traffic = acts.check_candidate(self._storage, self._name, revision)
+        pointer = self._storage.read(f"rollouts/{self._name}/current")
+        if (found := read_status(self._storage, self._name)) and not found[0].ended:
+            raise Conflict(f"another rollout of {self._name} began at the same moment: {found[0].id}")
         first = _first_decision(config, who, self._clock())
         status = RolloutStatus(
             id=f"{first.at:%Y%m%d-%H%M%S-%f}",
@@ -185,6 +209,7 @@ class Loop:
             keep_revisions=keep_revisions,
             weight_percent=first.weight_percent,
             started_at=first.at,
+            asked_at=asked_at,
             step_started_at=first.at,
             decisions=(first,),
         )
@@ -200,6 +225,7 @@ class Loop:
                 f"is under way ({found[0].phase} at {found[0].weight_percent:g} %): one at a time",
                 "wait (`serinus canary watch`), or end it: serinus canary promote | rollback",
             )
+        self._room.refuse("wait (serinus canary watch), or take it out: serinus canary withdraw")
 
     def set_weight(self, weight_percent: float, who: str) -> RolloutStatus:
         """Hold the canary at that weight until a person promotes or takes it out; harm still rolls it back."""
@@ -215,21 +241,30 @@ class Loop:
 
     def abort(self, who: str) -> RolloutStatus | None:
         """Take the candidate out now; outside a rollout go back to the previous revision (and return None)."""
-        found = read_status(self._storage, self._name)
+        found = read_status(self._storage, self._name, lossy=True)
         if found is None or found[0].ended:
+            # Between two rollouts `rollback` could be meant for stable or for the candidate that is about to begin.
+            self._room.refuse(
+                "take it out: serinus canary withdraw; if stable is to go back too: serinus canary rollback"
+            )
             acts.revert(self._storage, self._name, self._applications, who, self._clock())
             return None
         return self._by_hand("rollback", 0.0, f"taken out by {who}", who)
 
     def _by_hand(
-        self, action: Literal["set_weight", "promote", "rollback"], weight: float, message: str, who: str
+        self,
+        action: Literal["set_weight", "promote", "rollback"],
+        weight: float,
+        message: str,
+        who: str,
+        reason: str = "manual",
     ) -> RolloutStatus:
         for _ in range(NUM_ATTEMPTS):
-            status, version = self._under_way()
+            status, version = self._under_way(lossy=action == "rollback")  # out is a way that must always be there
             decision = Decision(
                 action=action,
                 verdict="inconclusive",
-                reason="manual",
+                reason=reason,
                 message=message,
                 who=who,
                 step=status.step,
@@ -244,8 +279,8 @@ class Loop:
             return decided
         raise Conflict(f"the rollout of {self._name} is being changed by others all the time")
 
-    def _under_way(self) -> tuple[RolloutStatus, str]:
-        found = read_status(self._storage, self._name)
+    def _under_way(self, lossy: bool) -> tuple[RolloutStatus, str]:
+        found = read_status(self._storage, self._name, lossy=lossy)
         if found is None or found[0].phase != "progressing":
             phase = f"the last one is {found[0].phase}" if found else "there was none yet"
             raise UserError(

@@ -11,7 +11,7 @@ from cluster.storage import Storage
 from services.rollout.evidence import stored_looks
 from services.rollout.judge import Judge, Look
 from services.rollout.policy import as_decision, decide
-from services.rollout.status import ANALYSIS, Decision, RolloutStatus, current_key, status_key
+from services.rollout.status import ANALYSIS, Decision, RolloutStatus, current_key, read_rollout_status
 
 
 @dataclass(frozen=True)
@@ -43,18 +43,21 @@ def read_rollout(storage: Storage, name: str, rollout_id: str | None = None) -> 
     if rollout_id is None and current is None:
         raise InputError(f"model {name}", "no rollout was ever started", "begin one: serinus canary start")
     chosen = rollout_id or (current.content.decode() if current else "")
-    blob = storage.read(status_key(name, chosen))
-    if blob is None:
+    status = read_rollout_status(storage, name, chosen)
+    if status is None:
         raise InputError(f"rollout {chosen}", f"is none of {name}", "`serinus canary status` names the last one")
-    return RolloutStatus.model_validate_json(blob.content)
+    return status
 
 
 def replay(storage: Storage, status: RolloutStatus) -> Iterator[Replayed]:
     """Each decision of `status` in order, and between them every look at which something else would be decided now.
 
     Raises:
-        InputError: the evidence ends before a decision that rested on it.
+        InputError: the evidence ends before a decision that rested on it, or another version decided by other rules.
     """
+    if status.lossy:
+        problem = "was decided by another version of serinus, by rules and a configuration that this one does not know"
+        raise InputError(f"rollout {status.id}", problem, "replay it with that version")
     judge, looks = Judge.start(status.config), list(stored_looks(storage, status))
     for number in range(1, len(status.decisions)):
         recorded = status.decisions[number]

@@ -6,10 +6,11 @@ rollouts/<name>/current              the id of the one rollout that is or was la
 
 from __future__ import annotations
 
+import json
 from datetime import datetime
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
-from pydantic import Field
+from pydantic import Field, ValidationError
 
 from cluster.config import StrictModel
 from cluster.errors import InputError
@@ -20,6 +21,9 @@ Phase = Literal["progressing", "promoting", "rolling_back", "promoted", "rolled_
 """`promoting` and `rolling_back` are under way and always come to `promoted`, and to `rolled_back` or `aborted`."""
 
 ENDED: Final = frozenset({"promoted", "rolled_back", "aborted"})
+
+MAX_MENDED: Final = 200
+"""Places left out of a status that another version wrote, before it is taken for something else."""
 
 Verdict = Literal["passed", "failed", "inconclusive"]
 
@@ -69,6 +73,8 @@ class RolloutStatus(StrictModel):
     held: bool = False
     """A person set the weight: evidence may still roll back, but moves nothing forward."""
     started_at: datetime
+    asked_at: datetime | None = None
+    """When a person asked for it, if it had to wait for another rollout."""
     step_started_at: datetime
     traffic_version: int | None = None
     """Of the traffic that this status asks for; None until it is written."""
@@ -79,6 +85,9 @@ class RolloutStatus(StrictModel):
     ended_at: datetime | None = None
     decisions: tuple[Decision, ...] = ()
     last_look: Decision | None = None
+    lossy: bool = False
+    """Another version of serinus wrote it, and this one does not know all that stood there: good for being shown and for being
+    ended, and its configuration may be the default one."""
 
     @property
     def ended(self) -> bool:
@@ -116,11 +125,14 @@ def folder(name: str, rollout_id: str) -> str:
     return f"rollouts/{name}/{rollout_id}"
 
 
-def read_status(storage: Storage, name: str) -> tuple[RolloutStatus, str] | None:
+def read_status(storage: Storage, name: str, *, lossy: bool = False) -> tuple[RolloutStatus, str] | None:
     """The current or last rollout of `name` with its storage version; None when there never was one.
 
+    Args:
+        lossy: take what can be read of one that another version wrote, though it is under way.
+
     Raises:
-        InputError: the status is damaged.
+        InputError: the status is damaged, or another version wrote it and it is under way.
     """
     current = storage.read(current_key(name))
     if current is None:
@@ -131,11 +143,79 @@ def read_status(storage: Storage, name: str) -> tuple[RolloutStatus, str] | None
         raise InputError(
             f"{storage.uri}/{key}", "is missing", f"restore it, or remove {current_key(name)} to start anew"
         )
+    return _parsed(storage, key, blob.content, lossy), blob.version
+
+
+def rollout_ids(storage: Storage, name: str) -> list[str]:
+    """All rollouts of `name`, oldest first."""
+    keys = (key for key in storage.list(f"rollouts/{name}") if key.endswith("/status.json"))
+    return sorted(key.rsplit("/", 2)[1] for key in keys)
+
+
+def read_rollout_status(storage: Storage, name: str, rollout_id: str) -> RolloutStatus | None:
+    """That rollout, ended or not; None when there is none of that id.
+
+    Raises:
+        InputError: its status cannot be read.
+    """
+    blob = storage.read(status_key(name, rollout_id))
+    return _parsed(storage, status_key(name, rollout_id), blob.content, lossy=True) if blob else None
+
+
+def _parsed(storage: Storage, key: str, content: bytes, lossy: bool) -> RolloutStatus:
     try:
-        return RolloutStatus.model_validate_json(blob.content), blob.version
-    except ValueError as error:
-        where, problem = f"{storage.uri}/{key}", str(error).splitlines()[0]
-        raise InputError(where, f"not a rollout's status ({problem})", "restore the file") from None
+        return RolloutStatus.model_validate_json(content)
+    except ValidationError as error:
+        where, detail = f"{storage.uri}/{key}", error.errors(include_url=False)[0]
+        problem = f"{'.'.join(str(part) for part in detail['loc']) or 'document'}: {detail['msg']}"
+        found = _of_another_version(content)
+        if found is None:
+            raise InputError(where, f"not a rollout's status ({problem})", "restore the file") from None
+        if found.ended or lossy:
+            return found
+        remedy = "go on with that version, or take the candidate out: serinus canary rollback"
+        raise InputError(where, f"was begun by another version of serinus ({problem})", remedy) from None
+
+
+def _of_another_version(content: bytes) -> RolloutStatus | None:
+    """What can be taken from a status with fields that this version does not know; None where it is no status at all."""
+    try:
+        raw = json.loads(content)
+    except ValueError:
+        return None
+    for _ in range(MAX_MENDED):
+        try:
+            return RolloutStatus.model_validate({**raw, "lossy": True})
+        except ValidationError as error:
+            if not all(_mend(raw, detail) for detail in error.errors(include_url=False)[:1]):
+                return None
+        except TypeError:  # no mapping
+            return None
+    return None
+
+
+def _mend(raw: dict[str, Any], detail: Any) -> bool:
+    """Leave out what does not fit: an unknown field, else the configuration, a decision or a look as a whole."""
+    place: Any = raw
+    *way, last = detail["loc"] or ("",)
+    try:
+        if detail["type"] == "extra_forbidden":
+            for part in way:
+                place = place[part]
+            del place[last]
+            return True
+        match detail["loc"]:
+            case ("config", *_) if raw["config"] != {}:
+                raw["config"] = {}
+            case ("decisions", int(number), *_):
+                del raw["decisions"][number]
+            case ("last_look", *_):
+                raw["last_look"] = None
+            case _:
+                return False
+    except (KeyError, IndexError, TypeError):
+        return False
+    return True
 
 
 def write_status(storage: Storage, status: RolloutStatus, *, expect: str = ABSENT) -> str:

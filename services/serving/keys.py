@@ -131,3 +131,14 @@ def read_keys(storage: Storage, name: str) -> tuple[KeyFile, str]:
     """The keys in force and their version in storage; no keys at all where none were published."""
     blob = storage.read(_document(name))
     return (KeyFile.model_validate_json(blob.content), blob.version) if blob else (KeyFile(), "")
+
+
+def changes(before: KeyFile, after: KeyFile) -> str:
+    """What was done to the keys, by their names, for the audit record; empty when nothing was."""
+    old, new = ({key.name: key for key in keys.keys} for keys in (before, after))
+    done = {
+        "added": new.keys() - old.keys(),
+        "removed": old.keys() - new.keys(),
+        "changed": {name for name in old.keys() & new.keys() if old[name] != new[name]},
+    }
+    return "; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in done.items() if names)

@@ -13,8 +13,8 @@ from typing import Any
 
 from cluster import registry
 from cluster.artifacts import Revision
-from cluster.storage import LocalStorage
-from services.config import RolloutConfig, StepConfig
+from cluster.storage import LocalStorage, Storage
+from services.config import RolloutConfig, ServingConfig, StepConfig
 from services.contract import RequestRecord, Traffic, read_traffic
 from services.rollout import controller
 from services.rollout.status import RolloutStatus
@@ -36,10 +36,6 @@ class FolderApplications:
     def __init__(self, root: Path) -> None:
         self.root = root
 
-    def load(self, revision: str) -> None:
-        self.root.mkdir(exist_ok=True)
-        (self.root / revision).touch()
-
     def running(self) -> set[str]:
         return {path.name for path in self.root.iterdir() if path.suffix != ".removed"}
 
@@ -47,6 +43,10 @@ class FolderApplications:
         (self.root / revision).unlink()
         with (self.root / f"{revision}.removed").open("a") as log:
             log.write("removed\n")
+
+    def load(self, revision: Revision, serving: ServingConfig, storage: Storage) -> None:
+        self.root.mkdir(exist_ok=True)
+        (self.root / revision.revision).touch()
 
     def num_removed(self, revision: str) -> int:
         log = self.root / f"{revision}.removed"
@@ -112,12 +112,16 @@ class Deployed:
         for number, revision in enumerate((self.stable, self.candidate)):
             made = Revision(key=f"{number:016x}", name=name, revision=revision, weights="w")
             registry.publish_revision(self.storage, made)
-            self.applications.load(revision)
+            self.load(revision)
         registry.move_alias(self.storage, name, "candidate", self.candidate)
         controller.ensure_traffic(self.storage, name, self.stable)
         self.actor = controller.ensure_controller(name, self.storage.uri, self.applications)
         self.gateway = Gateway(self.storage, name)
         self.gateway.start()
+
+    def load(self, revision: str) -> None:
+        made = registry.resolve(self.storage, self.name, revision)
+        self.applications.load(made, ServingConfig(), self.storage)
 
     def start(self, config: RolloutConfig = CONFIG, keep_revisions: int = 1) -> str:
         return controller.start_rollout(

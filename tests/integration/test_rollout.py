@@ -4,14 +4,19 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from cluster import registry
-from cluster.errors import UserError
+from cluster.artifacts import Revision
+from cluster.errors import InputError, UserError
 from cluster.storage import LocalStorage
+from services.config import ServingConfig
 from services.rollout import controller
+from services.rollout.waiting import Waiting, queue_up
+from services.serving.load import load_in_task
 from tests.integration.rollout_world import CONFIG, Deployed
 
 pytestmark = pytest.mark.integration
@@ -86,7 +91,7 @@ def test_a_person_takes_the_candidate_out_and_may_let_it_in_again(deployed: Depl
     assert aborted is not None
     status = deployed.wait(lambda s: s.ended)
     assert (status.id, status.phase, status.decisions[-1].who) == (first, "aborted", "ann")
-    deployed.applications.load(deployed.candidate)
+    deployed.load(deployed.candidate)
     assert deployed.start() != first
     assert deployed.wait(lambda s: s.ended).phase == "promoted"
 
@@ -104,3 +109,24 @@ def test_there_is_one_controller_a_name(deployed: Deployed) -> None:
     before = deployed.controller_pid()
     controller.ensure_controller(deployed.name, deployed.storage.uri)
     assert deployed.controller_pid() == before
+
+
+def test_who_waits_is_loaded_and_begins_when_its_turn_has_come(deployed: Deployed) -> None:
+    newer = f"{deployed.name}-00000003"
+    made = Revision(key=f"{3:016x}", name=deployed.name, revision=newer, weights="w")
+    registry.publish_revision(deployed.storage, made)
+    deployed.start()
+    config = CONFIG.replace(when_busy="replace", steps=CONFIG.steps[:1])
+    asked = Waiting(revision=newer, config=config, serving=ServingConfig(), who="ann", at=datetime.now(UTC))
+    assert queue_up(deployed.storage, deployed.name, asked) is not None
+    controller.wake(deployed.storage, deployed.name)
+    deployed.wait(lambda s: s.ended)
+    status = deployed.wait(lambda s: s.candidate == newer and s.ended)
+    assert (status.phase, deployed.traffic.stable) == ("promoted", newer)
+    assert deployed.applications.num_removed(deployed.candidate) == 1
+
+
+def test_what_cannot_be_loaded_in_the_cluster_says_why(deployed: Deployed) -> None:
+    revision = registry.resolve(deployed.storage, deployed.name, deployed.candidate)
+    with pytest.raises(InputError, match="not a model folder"):
+        load_in_task(revision, ServingConfig(), deployed.storage)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 
 import pyarrow as pa
@@ -9,9 +10,11 @@ import pyarrow.parquet as pq
 import pytest
 from typer.testing import CliRunner
 
-from cluster.errors import ConfigError
+from cluster.errors import ConfigError, UserError
 from serinus import app
+from services.rollout import scribe
 from tests.unit.services.rollout.test_loop import World
+from tests.unit.services.rollout.test_waiting import ask, made
 from tests.unit.test_check import GOOD, QUICKSTART
 
 
@@ -55,3 +58,63 @@ def test_a_replay_ends_with_1_when_a_decision_comes_out_differently(tmp_path: Pa
             pq.write_table(table.set_column(place, "outcome", pa.array(["ok"] * len(table))), str(world.root / key))
     code, printed = run("replay", rollout, "--recipe", str(recipe))
     assert (code, "OTHER" in printed) == (1, True)
+
+
+def test_the_history_tells_who_did_what_and_when_an_entry_is_missing(tmp_path: Path) -> None:
+    world = World(tmp_path / "store")
+    world.start()
+    world.run(2)
+    scribe.record(world.storage, "m")
+    world.loop.abort("bob")
+    world.run(10)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(GOOD.replace("name: smollm2", "name: m", 1))
+    code, printed = run("history", "--recipe", str(recipe), "--last", "2")
+    assert code == 0
+    assert [line.split()[0] for line in printed.splitlines()] == ["3", "-"]
+    assert "aborted      bob          taken out by bob" in printed
+    code, printed = run("history", "--recipe", str(recipe), "--json")
+    assert [json.loads(line)["kind"] for line in printed.splitlines() if json.loads(line)["who"] != "serinus"] == [
+        "started",
+        "aborted",
+    ]
+    scribe.record(world.storage, "m")
+    (world.root / "audit/m/00000003.json").unlink()
+    code, printed = run("history", "--recipe", str(recipe))
+    assert (code, "the record is not whole: missing: 3" in printed) == (1, True)
+
+
+def test_changes_of_keys_are_on_record_by_name_and_never_a_key(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(GOOD.replace("serve:\n", "serve:\n  admission: {keys: keys.yaml}\n", 1))
+    keys = ["keys", "add", "alice", "--recipe", str(recipe)]
+    token = CliRunner().invoke(app, keys).stdout.strip()
+    assert token.startswith("sk-serinus-")
+    CliRunner().invoke(app, ["keys", "apply", "--recipe", str(recipe)])
+    _, printed = run("history", "--recipe", str(recipe), "--json")
+    (line,) = printed.splitlines()
+    assert (json.loads(line)["kind"], json.loads(line)["message"]) == ("keys", "added: alice")
+    assert token not in printed
+
+
+def test_a_start_during_a_rollout_is_refused_before_anything_is_loaded(tmp_path: Path) -> None:
+    world = World(tmp_path / "store")
+    world.start()
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(GOOD.replace("name: smollm2", "name: m", 1))
+    with pytest.raises(UserError, match="is that of m-00000002 already"):
+        run("start", "--revision", "m-00000002", "--recipe", str(recipe))
+
+
+def test_who_waits_is_shown_and_withdrawn(tmp_path: Path) -> None:
+    world = made(tmp_path / "store")
+    world.start()
+    ask(world)
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(GOOD.replace("name: smollm2", "name: m", 1))
+    _, printed = run("status", "--recipe", str(recipe))
+    assert "waiting: m-00000003, asked for by bob" in printed
+    _, printed = run("withdraw", "--recipe", str(recipe))
+    assert "m-00000003 does not wait any more" in printed
+    with pytest.raises(UserError, match="no candidate waits"):
+        run("withdraw", "--recipe", str(recipe))

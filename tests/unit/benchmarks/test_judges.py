@@ -64,3 +64,38 @@ def test_every_scenario_runs_without_the_traces(monkeypatch: pytest.MonkeyPatch,
     assert (found["serinus"].needed < 200).all()
     bench_judges.report_harm("x", found, "requests", "harmed")
     assert "| serinus | 0.0% |" in capsys.readouterr().out
+
+
+def test_keys_are_counted_in_the_benchmark_as_the_judge_counts_users() -> None:
+    import bench_judges
+
+    from services.rollout.judge import _until_harm, _while_well
+
+    generator = np.random.default_rng(7)
+    counts, on_canary = generator.integers(0, 9, (3, 20)), generator.random((3, 20)) < 0.4
+    flags = [np.zeros((3, 20), bool) for _ in range(2)]
+    judged: list[dict[tuple[int, bool], set[float]]] = [{}, {}]
+    for _ in range(4):
+        harmful = generator.random((9, 3, 20)) < 0.3
+        found = bench_judges.count_keys(harmful, counts, on_canary, *flags)
+        for rollout, side in ((r, s) for r in range(3) for s in (False, True)):
+            answers = [(float(key), bool(harmful[place, rollout, key])) for key in range(20)
+                       for place in range(counts[rollout, key]) if on_canary[rollout, key] == side]  # fmt: skip
+            for rule, kept, seen in zip(
+                (_until_harm, _while_well), judged, (found.until_harm, found.while_well), strict=True
+            ):
+                num, hits = rule(answers, kept.setdefault((rollout, side), set()))
+                assert (seen[side][0][rollout], seen[side][1][rollout]) == (num[0], hits[0])
+
+
+def test_a_key_that_fails_on_any_revision_condemns_no_canary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    import bench_judges
+    import judge_traffic
+
+    monkeypatch.setattr(judge_traffic, "DATA", tmp_path)
+    monkeypatch.setattr(judge_traffic, "SCHEDULE", ((0.05, 200.0), (0.5, 300.0)))
+    traces = bench_judges.load_traces(np.random.default_rng(1))
+    found = bench_judges.run(traces, 60, 5, bench_judges.simulate_keys, "one bad", 0.0)
+    assert found["first harm"].rolled_back.mean() <= 0.05
+    assert found["again after a good answer"].rolled_back.mean() > found["first harm"].rolled_back.mean()
+    assert found["again after a good answer"].harmed.mean() > 0.8

@@ -11,7 +11,7 @@ import pytest
 from services.config import Metric, RolloutConfig
 from services.contract import Outcome, PairedScore, RequestRecord, Role
 from services.rollout.findings import Finding
-from services.rollout.judge import Judge, Look
+from services.rollout.judge import Judge, Look, _while_well
 from services.rollout.latency import NUM_STRATA, stratum
 from services.rollout.policy import harm_level
 
@@ -64,7 +64,51 @@ def test_nothing_of_a_user_counts_after_the_first_harm_in_a_stretch(role: Role) 
     assert (seen.num_canary, seen.num_stable) == ((2, 1) if role == "canary" else (1, 2))
     assert (seen.canary if role == "canary" else seen.stable) == 0.5
     counts = judge.canary if role == "canary" else judge.stable
-    assert (counts.num_requests, counts.num_harmful, counts.num_counted) == (5, 3, 2)  # messages tell all of it
+    assert (counts.num_requests, counts.num_harmful) == (5, 3)  # messages tell all of it
+    assert counts.num_counted == 3  # towards passing the user counts again once it was answered well
+
+
+def test_a_few_users_with_failures_now_and_then_keep_proving_that_a_canary_is_good() -> None:
+    """Four users a side, every fiftieth answer harmful: after the first rounds none would count any more."""
+    looks = []
+    for k in range(120):
+        looks.append([
+            record(role, user + (role == "canary") * 10.0, "empty" if (k * 8 + n) % 50 == user else "ok")
+            for role in ("stable", "canary") for user in range(4) for n in range(8)
+        ])  # fmt: skip
+    judge = judged(*looks)
+    assert judge.canary.num_counted > 3000
+    seen = found(judge, "errors")
+    assert seen.num_canary < 250
+    assert min(seen.log_pass) > PASSES
+
+
+@pytest.mark.parametrize(
+    ("outcomes", "counted"),
+    [
+        ("+++", (3, 0)),
+        ("-", (1, 1)),
+        ("--++", (2, 1)),
+        ("-+-+-+", (3, 3)),
+        ("+-+-", (3, 2)),
+        ("+-++-", (4, 2)),
+    ],
+)
+def test_the_good_answer_after_a_harm_lets_the_user_count_again_and_is_not_counted(
+    outcomes: str, counted: tuple[int, int]
+) -> None:
+    failing: set[float] = set()
+    num, hits = _while_well([(0.5, outcome == "-") for outcome in outcomes], failing)
+    assert (num[0], hits[0]) == counted
+
+
+def test_whether_a_user_counts_again_carries_over_looks_and_not_over_stretches() -> None:
+    harm = [record("canary", 0.5, "empty"), record("stable", 0.1)]
+    judge = judged(harm)
+    assert judge.failing["canary"] == {0.5}
+    assert judged([record("canary", 0.5)], judge=judge).canary.num_counted == 1
+    assert judged([record("canary", 0.5)], [record("canary", 0.5)], judge=judge).canary.num_counted == 2
+    assert judge.enter(2).failing["canary"] == frozenset()
 
 
 def test_in_the_next_stretch_the_user_counts_again() -> None:

@@ -10,9 +10,9 @@ import pytest
 
 from cluster import registry
 from cluster.artifacts import Revision
-from cluster.errors import UserError
-from cluster.storage import LocalStorage
-from services.config import RolloutConfig, StepConfig
+from cluster.errors import StageFailed, UserError
+from cluster.storage import LocalStorage, Storage
+from services.config import RolloutConfig, ServingConfig, StepConfig
 from services.contract import RequestRecord, Traffic, read_traffic, write_traffic
 from services.rollout.loop import Loop
 from services.rollout.status import RolloutStatus, read_status
@@ -53,6 +53,7 @@ class MortalStorage(LocalStorage):
 class FakeApplications:
     def __init__(self) -> None:
         self.loaded, self.removed = {STABLE, CANDIDATE}, []
+        self.broken, self.num_loads = set(), 0
 
     def running(self) -> set[str]:
         return set(self.loaded)
@@ -60,6 +61,12 @@ class FakeApplications:
     def remove(self, revision: str) -> None:
         self.loaded.remove(revision)
         self.removed.append(revision)
+
+    def load(self, revision: Revision, serving: ServingConfig, storage: Storage) -> None:
+        if revision.revision in self.broken:
+            raise StageFailed(f"{revision.revision} does not load")
+        self.loaded.add(revision.revision)
+        self.num_loads += 1
 
 
 class World:

@@ -1,0 +1,307 @@
+"""Brings the audit record to one webhook: signed, again and again until it is taken, each entry in its turn.
+
+How far it has come is in storage, and what waits is the record itself: a controller that is killed goes on from there, and a
+receiver that is dead costs no memory. At least once: a receiver that hears of a deed twice knows it by `webhook-id`.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import hashlib
+import hmac
+import json
+import random
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import Any, Final, NamedTuple, Protocol
+
+from pydantic import Field
+
+from cluster.artifacts import VERSION
+from cluster.config import StrictModel, variable
+from cluster.errors import ConfigError, Conflict
+from cluster.storage import ABSENT, Storage
+from cluster.telemetry import logger
+from services import audit
+from services.audit import Line, Stored
+from services.config import AuditKind, NotifyConfig, WebhookConfig, is_web_address
+
+log = logger("notify")
+
+FIRST_WAIT_S: Final = 1.0
+LONGEST_WAIT_S: Final = 300.0
+MAX_GIVEN_UP: Final = 100
+"""Ids remembered of what was never delivered; the oldest are forgotten first."""
+WORDS: Final[dict[AuditKind, str]] = {
+    "started": "rollout started",
+    "step": "next step",
+    "held": "weight set by hand",
+    "promoted": "promoted",
+    "rolled_back": "ROLLED BACK",
+    "aborted": "taken out",
+    "inconclusive": "rolled back, inconclusive",
+    "reverted": "STABLE CHANGED outside a rollout",
+    "waiting": "waiting for its turn",
+    "not_started": "NOT STARTED",
+    "published": "published",
+    "deployed": "deployed",
+    "keys": "API keys changed",
+}
+
+
+class Reply(NamedTuple):
+    """What became of one attempt."""
+
+    status: int | None
+    """None: no answer came."""
+    problem: str = ""
+    """Says no address and no secret."""
+    retry_after_s: float | None = None
+
+    @property
+    def delivered(self) -> bool:
+        return self.status is not None and 200 <= self.status < 300
+
+
+class Post(Protocol):
+    """Sends a body once, without following redirects."""
+
+    def __call__(self, url: str, headers: dict[str, str], body: bytes, timeout_s: float) -> Reply: ...
+
+
+class Receiver(StrictModel):
+    """A webhook as it is in force."""
+
+    webhook: WebhookConfig
+    since: int = 0
+    """Last entry of the record before the webhook was named: it hears what comes after."""
+    timeout_s: float
+    give_up_after_s: float
+
+    @property
+    def id(self) -> str:
+        """Tells receivers apart by their addresses, and tells no address."""
+        where = self.webhook.url or f"env:{self.webhook.url_env}"
+        return hashlib.sha256(where.encode()).hexdigest()[:12]
+
+    @property
+    def url(self) -> str:
+        """Raises ConfigError: the environment variable is not set, or is no address."""
+        if self.webhook.url is not None:
+            return self.webhook.url
+        url = _variable("url_env", str(self.webhook.url_env))
+        if not is_web_address(url):
+            found = f"the environment variable {self.webhook.url_env} is no address"
+            raise ConfigError("notify.webhooks.url_env", found, "should be such as https://host/path")
+        return url
+
+    @property
+    def secret(self) -> str | None:
+        """Raises ConfigError: the environment variable is not set."""
+        name = self.webhook.secret_env
+        return _variable("secret_env", name) if name else None
+
+
+def _variable(field: str, name: str) -> str:
+    found = variable(name)
+    if found is None:
+        remedy = f"set {name} where the head of the cluster is started (before `serinus up`, or in the head's pod)"
+        raise ConfigError(f"notify.webhooks.{field}", f"the controller's environment has no variable {name}", remedy)
+    return found
+
+
+class Receivers(StrictModel):
+    """All webhooks of one model, as the controller reads them."""
+
+    receivers: tuple[Receiver, ...] = ()
+
+
+class Cursor(StrictModel):
+    """How far one receiver has come."""
+
+    entry: int = 0
+    given_up: tuple[str, ...] = Field(default=())
+    """Ids of what was not delivered in time, the newest last."""
+
+
+def publish_receivers(storage: Storage, name: str, config: NotifyConfig) -> None:
+    """Put the recipe's webhooks in force: the controller of `name` reads them within seconds."""
+    known = {receiver.id: receiver for receiver in read_receivers(storage, name)}
+    end = audit.end(storage, name) if config.webhooks else None
+    made = []
+    for webhook in config.webhooks:
+        since = end.entry.number if end else 0
+        new = Receiver(webhook=webhook, since=since, timeout_s=config.timeout_s, give_up_after_s=config.give_up_after_s)
+        made.append(new.replace(since=known[new.id].since) if new.id in known else new)
+    if made or known:
+        storage.write(_receivers_key(name), Receivers(receivers=tuple(made)).model_dump_json(indent=1).encode())
+
+
+def read_receivers(storage: Storage, name: str) -> tuple[Receiver, ...]:
+    """Those in force, each once."""
+    blob = storage.read(_receivers_key(name))
+    found = Receivers.model_validate_json(blob.content).receivers if blob else ()
+    return tuple({receiver.id: receiver for receiver in found}.values())
+
+
+def check_receivers(storage: Storage, name: str) -> None:
+    """Raises ConfigError: what a webhook needs of this process's environment is not there."""
+    for receiver in read_receivers(storage, name):
+        receiver.url, receiver.secret  # noqa: B018
+
+
+def payload(stored: Stored) -> bytes:
+    """The body: `text` is what Slack and its like show, `data` is for machines. Layout as Standard Webhooks has it."""
+    line = stored.entry.line
+    data = {
+        "id": line.id,
+        "model": line.name,
+        "kind": line.kind,
+        "who": line.who,
+        "message": line.message,
+        **line.details,
+        "audit_number": stored.entry.number,
+        "audit_sha256": stored.sha256,
+    }
+    body: dict[str, Any] = {"type": f"serinus.{line.kind}", "timestamp": line.at.isoformat(), "text": text(line)}
+    return json.dumps({**body, "data": data}, ensure_ascii=False).encode()
+
+
+def text(line: Line) -> str:
+    """One line for people."""
+    about = line.details.get("candidate")
+    what = f" {about}" if about else ""
+    return f"{line.name}:{what} {WORDS[line.kind]} (by {line.who}): {line.message}"
+
+
+def signature(secret: str, message_id: str, timestamp_s: int, body: bytes) -> str:
+    """HMAC-SHA256 over id, time and body: Standard Webhooks 1.0, "signature scheme", symmetric. The time is part of it so that a
+    receiver can refuse what is old, and nobody can send it again as new."""
+    signed = f"{message_id}.{timestamp_s}.".encode() + body
+    return "v1," + base64.b64encode(hmac.new(_key_of(secret), signed, hashlib.sha256).digest()).decode()
+
+
+def _key_of(secret: str) -> bytes:
+    if secret.startswith("whsec_"):
+        try:
+            return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
+        except binascii.Error:
+            raise ConfigError("notify.webhooks.secret_env", "begins with whsec_ and goes on with no base64",
+                              "give whsec_ and base64, or any other text") from None  # fmt: skip
+    return secret.encode()
+
+
+def wait_s(attempt: int, asked_s: float | None, draw: Callable[[], float]) -> float:
+    """Until the next attempt after that many failed ones: doubled each time, half of it drawn ("equal jitter" in AWS' "Exponential
+    backoff and jitter"), so that many senders do not come back together. Never less than the receiver asked for, within bounds."""
+    whole = min(LONGEST_WAIT_S, FIRST_WAIT_S * 2.0 ** min(attempt - 1, 20))
+    return max(whole * (1 + draw()) / 2, min(asked_s or 0.0, LONGEST_WAIT_S))
+
+
+class Courier:
+    """One receiver's. Not for several threads."""
+
+    def __init__(
+        self,
+        storage: Storage,
+        name: str,
+        receiver: Receiver,
+        post: Post,
+        *,
+        clock: Callable[[], datetime],
+        draw: Callable[[], float] = random.random,
+    ) -> None:
+        self._storage, self._name, self.receiver = storage, name, receiver
+        self._post, self._clock, self._draw = post, clock, draw
+        self._cursor, self._version = self._read()
+        self._written = self._cursor
+        self._num_failed = 0
+        self._not_before: datetime | None = None
+
+    def turn(self, last: int) -> float | None:
+        """Deliver what waits up to the entry of number `last`; returns the seconds until the next attempt is due, None when
+        nothing waits."""
+        pause_s = None
+        while pause_s is None and (stored := self._next(last)) is not None:
+            pause_s = self._deliver(stored)
+        if self._cursor != self._written:
+            self._write()
+        return pause_s
+
+    def _next(self, last: int) -> Stored | None:
+        """The next entry that this receiver wants to hear of. Numbers that are missing from the record are passed over."""
+        while self._cursor.entry < last:
+            number = self._cursor.entry + 1
+            stored = audit.read(self._storage, self._name, number)
+            if stored is not None and stored.entry.line.kind in self.receiver.webhook.events:
+                return stored
+            self._cursor = self._cursor.replace(entry=number)
+        return None
+
+    def _deliver(self, stored: Stored) -> float | None:
+        """None: it is done with, delivered or given up."""
+        now, line = self._clock(), stored.entry.line
+        if now - line.at > timedelta(seconds=self.receiver.give_up_after_s):
+            log.error("webhook %s: %s was not delivered in time and is given up", self.receiver.id, line.id)
+            self._done(stored, (*self._cursor.given_up, line.id)[-MAX_GIVEN_UP:])
+            return None
+        if self._not_before is not None and now < self._not_before:
+            return (self._not_before - now).total_seconds()
+        reply = self._attempt(stored, now)
+        if reply.delivered:
+            self._done(stored, self._cursor.given_up)
+            self._write()  # at once: what is sent again after a kill is at most this one
+            return None
+        self._num_failed += 1
+        pause_s = wait_s(self._num_failed, reply.retry_after_s, self._draw)
+        self._not_before = now + timedelta(seconds=pause_s)
+        log.warning("webhook %s: %s not delivered (%s); again in %.0f s", self.receiver.id, line.id,
+                    reply.problem or f"status {reply.status}", pause_s)  # fmt: skip
+        return pause_s
+
+    def _attempt(self, stored: Stored, now: datetime) -> Reply:
+        body, message_id, at_s = payload(stored), stored.entry.line.id, int(now.timestamp())
+        headers = {
+            "content-type": "application/json",
+            "user-agent": f"serinus/{VERSION}",
+            "webhook-id": message_id,
+            "webhook-timestamp": str(at_s),
+        }
+        try:
+            url, secret = self.receiver.url, self.receiver.secret
+            if secret is not None:
+                headers["webhook-signature"] = signature(secret, message_id, at_s, body)
+        except ConfigError as error:
+            return Reply(None, error.found)
+        return self._post(url, headers, body, self.receiver.timeout_s)
+
+    def _done(self, stored: Stored, given_up: tuple[str, ...]) -> None:
+        self._cursor = Cursor(entry=stored.entry.number, given_up=given_up)
+        self._num_failed, self._not_before = 0, None
+
+    def _read(self) -> tuple[Cursor, str]:
+        blob = self._storage.read(self._key)
+        if blob is None:
+            return Cursor(entry=self.receiver.since), ABSENT
+        return Cursor.model_validate_json(blob.content), blob.version
+
+    def _write(self) -> None:
+        content = self._cursor.model_dump_json().encode()
+        try:
+            self._version = self._storage.write(self._key, content, expect=self._version)
+        except Conflict:  # a controller that was taken for dead delivers as well: whoever is further on is right
+            other, self._version = self._read()
+            if other.entry > self._cursor.entry:
+                self._cursor = other
+            else:
+                self._version = self._storage.write(self._key, content, expect=self._version)
+        self._written = self._cursor
+
+    @property
+    def _key(self) -> str:
+        return f"notifications/{self._name}/{self.receiver.id}.json"
+
+
+def _receivers_key(name: str) -> str:
+    return f"notifications/{name}/webhooks.json"
