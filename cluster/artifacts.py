@@ -99,6 +99,8 @@ class Dataset(Manifest):
     num_heldout: int = 0
     num_excluded_by_reason: dict[str, int] = {}
     num_changed_by_rule: dict[str, int] = {}
+    num_protected_by_kind: dict[str, int] = {}
+    """Values masked or hashed in kept documents."""
     num_characters_in: int = 0
     num_characters_kept: int = 0
     batches: tuple[Batch, ...] = ()

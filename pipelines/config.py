@@ -130,12 +130,49 @@ class DedupConfig(StrictModel):
     """14 x 8 finds pairs of Jaccard similarity 0.75 with probability 0.77 (FineWeb, section 3.4)."""
 
 
+ProtectedKind = Literal["email", "phone", "credit_card", "iban", "ip_address", "secret"]
+ProtectAction = Literal["mask", "hash", "drop"]
+
+
+class ProtectConfig(StrictModel):
+    """Personal data and secrets, by kind: `mask` puts `[EMAIL]` in the place of a value; `hash` puts `[EMAIL_1f0c...]`,
+    the same for the same value; `drop` leaves the document out. Kinds that are not named stay as they are."""
+
+    email: ProtectAction | None = None
+    phone: ProtectAction | None = None
+    """International numbers, North American ones, and groups of digits behind a 0 or brackets."""
+    credit_card: ProtectAction | None = None
+    """With a valid check digit."""
+    iban: ProtectAction | None = None
+    """With valid check digits."""
+    ip_address: ProtectAction | None = None
+    """Public ones, versions 4 and 6."""
+    secret: ProtectAction | None = None
+    """Access keys and tokens of well-known services, JSON Web Tokens, private keys."""
+    key_file: Location | None = None
+    """Holds the secret for `hash`, 16 to 64 bytes: without one anybody could hash all telephone numbers. Never recorded."""
+
+    @property
+    def actions(self) -> dict[ProtectedKind, ProtectAction]:
+        """Of the kinds that are named."""
+        kinds: tuple[ProtectedKind, ...] = get_args(ProtectedKind)
+        return {kind: action for kind in kinds if (action := getattr(self, kind))}
+
+    @model_validator(mode="after")
+    def _keyed(self) -> ProtectConfig:
+        if "hash" in self.actions.values() and self.key_file is None:
+            raise ValueError("hash needs a key_file with 16 to 64 secret bytes; `mask` needs none")
+        return self
+
+
 class DataConfig(StrictModel):
     """From raw documents to a dataset."""
 
     sources: tuple[SourceConfig, ...] = Field(min_length=1)
     rules: tuple[RuleConfig, ...] = DEFAULT_RULES
     """Applied in this order."""
+    protect: ProtectConfig = ProtectConfig()
+    """Comes behind the rules and before the filters."""
     filters: FilterConfig = FilterConfig()
     dedup: DedupConfig = DedupConfig()
     max_document_bytes: int = Field(10_000_000, ge=1)

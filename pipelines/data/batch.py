@@ -15,6 +15,7 @@ from pipelines.config import DataConfig, DedupConfig
 from pipelines.data import dedup, filters, language
 from pipelines.data.document import Document
 from pipelines.data.inventory import SourceFile
+from pipelines.data.protect import protect_column
 from pipelines.data.read import read_documents
 from pipelines.data.rules import Rule, compile_rules
 
@@ -53,11 +54,13 @@ class BatchCleaner:
 
     files: tuple[SourceFile, ...]
     config: DataConfig
+    key: bytes = b""
+    """Under which protected values are hashed."""
 
     def __call__(self, rows: dict[str, Any]) -> Iterator[pa.Table]:
         rules = compile_rules(self.config.rules)
         for batch in self._batches([int(index) for index in rows["file"]]):
-            yield clean_batch(batch, rules, self.config)
+            yield clean_batch(batch, rules, self.config, self.key)
 
     def _batches(self, indices: Sequence[int]) -> Iterator[list[Placed]]:
         """Of documents in order. Small files share a batch."""
@@ -96,12 +99,13 @@ def schema() -> pa.Schema:
             "num_characters_in": pa.int64(),
             "num_characters": pa.int64(),
             "changed_by": pa.list_(pa.string()),
+            "protected": pa.list_(pa.struct({"kind": pa.string(), "start": pa.int32(), "end": pa.int32()})),
             **{name: pa.binary() if name in ("fingerprint", "bands") else pa.string() for name in Verdict._fields},
         }
     )
 
 
-def clean_batch(batch: Sequence[Placed], rules: Sequence[Rule], config: DataConfig) -> pa.Table:
+def clean_batch(batch: Sequence[Placed], rules: Sequence[Rule], config: DataConfig, key: bytes = b"") -> pa.Table:
     """The documents' cleaned texts and verdicts."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -110,9 +114,16 @@ def clean_batch(batch: Sequence[Placed], rules: Sequence[Rule], config: DataConf
     originals = pa.array([document.text for document in documents], pa.large_string())
     readable = np.array([document.reason is None for document in documents])
     texts, changed_by = _rewrite(originals, readable, rules)
+    texts, protected = protect_column(texts, config.protect.actions, key)
+    originals = protect_column(originals, config.protect.actions, key)[0]  # they are kept where a document is excluded
     verdicts = [Verdict(document.reason or "", document.detail, "", b"", b"") for document in documents]
     for i, verdict in zip(np.flatnonzero(readable).tolist(), judge(texts.filter(readable), config), strict=True):
         verdicts[i] = verdict
+    for i, found in protected.items():
+        changed_by[i].append("protect")
+        if found.refused and not verdicts[i].reason:
+            kinds = ", ".join(sorted({span.kind for span in found.refused}))
+            verdicts[i] = Verdict("personal_data", kinds, verdicts[i].language, b"", b"")
     columns = {
         "file": [placed.file for placed in batch],
         "ordinal": [placed.ordinal for placed in batch],
@@ -124,6 +135,9 @@ def clean_batch(batch: Sequence[Placed], rules: Sequence[Rule], config: DataConf
         "num_characters_in": pc.utf8_length(originals),
         "num_characters": pc.utf8_length(texts),
         "changed_by": changed_by,
+        "protected": [
+            [span._asdict() for span in protected[i].spans] if i in protected else [] for i in range(len(batch))
+        ],
         **dict(zip(Verdict._fields, zip(*verdicts, strict=True), strict=True)),
     }
     return pa.table(columns, schema=schema())

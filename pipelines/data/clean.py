@@ -25,6 +25,7 @@ from pipelines.data.batch import TEXT_COLUMNS, BatchCleaner, schema
 from pipelines.data.decide import EXCLUDED, HELDOUT, SPLITS, TRAIN, Decision, decide
 from pipelines.data.filters import CHEAP_FILTERS
 from pipelines.data.inventory import SourceFile, inventory
+from pipelines.data.protect import key_id, read_key
 from pipelines.data.rules import VERSION, compile_rules
 from pipelines.data.shards import Row, plan, prepare_folder, write_shard
 from pipelines.progress import bar, say
@@ -61,7 +62,8 @@ def clean(config: DataConfig, storage: Storage) -> Dataset:
         ResourceError: no space left for the shards.
     """
     began_at = time.monotonic()
-    compile_rules(config.rules)  # a bad rule is told before anything is read
+    compile_rules(config.rules)  # a bad rule or key is told before anything is read
+    read_key(config.protect)
     files = inventory(config.sources)
     key = stage_key("clean", recorded_config(config), {file.name: file.sha256 for file in files})
     if made := load(storage, Dataset, key):
@@ -83,14 +85,15 @@ def recorded_config(config: DataConfig) -> dict[str, Any]:
 
     The names of the files, which begin with the last part of the source's path, are recorded with their hashes instead.
     """
-    dumped = config.model_dump(mode="json", exclude={"pool": True, "sources": {"__all__": {"path"}}})
-    return {**dumped, "rules_version": VERSION}
+    left_out: Any = {"pool": True, "sources": {"__all__": {"path"}}, "protect": {"key_file"}}
+    dumped = config.model_dump(mode="json", exclude=left_out)
+    return {**dumped, "rules_version": VERSION, "protect_key": key_id(read_key(config.protect))}
 
 
 def rules_digest(config: DataConfig) -> str:
     """Of everything that decides what becomes of a document."""
-    names = {"rules", "filters", "dedup", "max_document_bytes"}
-    return digest({**config.model_dump(mode="json", include=names), "version": VERSION})
+    names = ("rules", "protect", "filters", "dedup", "max_document_bytes", "protect_key", "rules_version")
+    return digest({name: recorded_config(config)[name] for name in names})
 
 
 def _read_and_judge(
@@ -107,7 +110,7 @@ def _read_and_judge(
     with ray.data.DataContext.current(context), bar("clean", None, "documents") as progress:
         items = [{"file": index} for index in range(len(files))]
         dataset = ray.data.from_items(items, override_num_blocks=num_blocks or _num_blocks(files))
-        cleaned = dataset.map_batches(BatchCleaner(tuple(files), config), batch_size=None)
+        cleaned = dataset.map_batches(BatchCleaner(tuple(files), config, read_key(config.protect)), batch_size=None)
         blocks: list[ray.ObjectRef[pa.Table]] = []
         read = 0
         for bundle in cleaned.iter_internal_ref_bundles():
@@ -246,12 +249,20 @@ def _manifest(
         num_heldout=splits[HELDOUT],
         num_excluded_by_reason=dict(sorted(reasons.items())),
         num_changed_by_rule={rule.name: changed[rule.name] for rule in config.rules},
+        num_protected_by_kind=_protected(documents, decisions) if config.protect.actions else {},
         num_characters_in=sum(documents["num_characters_in"].to_pylist()),
         num_characters_kept=sum(length for length, decision in lengths if decision.split != EXCLUDED),
     )
     assert dataset.num_documents == dataset.num_kept + dataset.num_excluded
     assert dataset.num_documents == sum(batch.num_documents for batch in dataset.batches)
     return dataset
+
+
+def _protected(documents: pa.Table, decisions: Sequence[Decision]) -> dict[str, int]:
+    """Values that were masked or hashed in the kept documents."""
+    rows = zip(documents["protected"].to_pylist(), decisions, strict=True)
+    counts = Counter(span["kind"] for spans, decision in rows if decision.split != EXCLUDED for span in spans)
+    return dict(sorted(counts.items()))
 
 
 def _refuse_if_empty(dataset: Dataset, storage: Storage) -> None:
@@ -272,6 +283,8 @@ def _tell(dataset: Dataset) -> None:
         say("clean", f"  excluded as  {reason:<26} {count}")
     for rule, count in dataset.num_changed_by_rule.items():
         say("clean", f"  rewritten by {rule:<26} {count}")
+    for kind, count in dataset.num_protected_by_kind.items():
+        say("clean", f"  protected    {kind:<26} {count}")
 
 
 def _counts(dataset: Dataset) -> str:

@@ -45,6 +45,7 @@ DropReason = Literal[
     "language",
     "language_uncertain",
     "few_stop_words",
+    "personal_data",
     # the document is there already
     "exact_duplicate",
     "near_duplicate",

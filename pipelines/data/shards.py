@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from pyarrow.fs import FileSystem
 
-KEPT_COLUMNS = ("id", "text", "source", "position", "language")
+KEPT_COLUMNS = ("id", "text", "source", "position", "language", "protected")
 EXCLUDED_COLUMNS = ("id", "text", "source", "position", "reason", "detail")
 
 
@@ -75,7 +75,7 @@ def _assemble(shard: Plan, blocks: dict[int, pa.Table]) -> pa.Table:
     import pyarrow as pa
 
     text = "original" if shard.split == EXCLUDED else "text"
-    names = ["id", text, "source", "position", "language"]
+    names = ["id", text, "source", "position", "language", "protected"]
     # Document order may leave a block and come back to it: take the rows block by block, then put them in order.
     order = sorted(range(len(shard.rows)), key=lambda i: shard.rows[i].block)
     parts = [

@@ -7,7 +7,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyarrow.fs import LocalFileSystem
 
-from pipelines.config import DataConfig, FilterConfig, RuleConfig, SourceConfig
+from pipelines.config import DataConfig, FilterConfig, ProtectConfig, RuleConfig, SourceConfig
 from pipelines.data.batch import MAX_BATCH_DOCUMENTS, BatchCleaner, Placed, clean_batch, schema
 from pipelines.data.decide import Decision
 from pipelines.data.dedup import fingerprints
@@ -52,6 +52,23 @@ def test_only_what_was_read_is_rewritten_and_what_is_excluded_keeps_its_reason()
     assert [row["bands"] for row in (first, second, third)] == [b""] * 3
 
 
+def test_personal_data_is_masked_in_what_is_kept_and_in_what_is_excluded() -> None:
+    config = CONFIG.replace(protect=ProtectConfig(email="mask", phone="drop"))
+    text = "Those who want to know more of the weather and of that house write to a@b.org, or call {}."
+    kept, refused, short = cleaned(
+        Document("a", text.format("no one"), "a.txt", 1),
+        Document("b", text.format("+49 30 12345678"), "b.txt", 1),
+        Document("c", "a@b.org", "c.txt", 1),
+        config=config,
+    )
+    (span,) = kept["protected"]
+    assert (kept["reason"], span["kind"], kept["text"][span["start"] : span["end"]]) == ("", "email", "[EMAIL]")
+    assert kept["changed_by"] == ["protect"]
+    assert (refused["reason"], refused["detail"], refused["bands"]) == ("personal_data", "phone", b"")
+    assert short["reason"] == "too_few_words"
+    assert not any(value in str(row) for row in (kept, refused, short) for value in ("a@b.org", "12345678"))
+
+
 def test_all_excluded_and_no_rules() -> None:
     config = CONFIG.replace(rules=())
     (row,) = cleaned(Document("b", "", "a.bin", 1, "unknown_format", "ending .bin"), config=config)
@@ -76,7 +93,7 @@ def test_a_large_file_comes_in_several_batches_numbered_through(tmp_path: Path) 
 def block(first: int, num: int) -> pa.Table:
     rows = range(first, first + num)
     columns = {name: [f"{name}{i}" for i in rows] for name in ("id", "source", "original", "text", "language")}
-    return pa.table({**columns, "position": list(rows)})
+    return pa.table({**columns, "position": list(rows), "protected": [[]] * num})
 
 
 def test_shards_are_planned_by_split_and_size() -> None:
@@ -97,7 +114,7 @@ def test_shard_takes_its_rows_in_document_order_from_several_blocks(tmp_path: Pa
     shard = Plan("train/part-00000.parquet", "train", rows)
     entry, batch = write_shard(LocalFileSystem(), str(tmp_path), shard, "rules", *(blocks[b] for b in shard.blocks))
     table = pq.read_table(tmp_path / entry.path)
-    assert table.column_names == ["id", "text", "source", "position", "language"]
+    assert table.column_names == ["id", "text", "source", "position", "language", "protected"]
     assert table["id"].to_pylist() == ["id12", "id0", "id10", "id2"]
     assert table["text"].to_pylist() == ["text12", "text0", "text10", "text2"]
     assert entry.num_bytes == (tmp_path / entry.path).stat().st_size
@@ -118,7 +135,10 @@ def test_excluded_shard_has_the_original_and_the_reason(tmp_path: Path) -> None:
 def test_hash_of_a_batch_sees_ids_texts_and_order_but_not_encoding() -> None:
     table = block(0, 3)
     same = table.cast(
-        pa.schema([(name, pa.large_string()) for name in table.column_names[:-1]] + [("position", pa.int8())])
+        pa.schema(
+            [(name, pa.large_string()) for name in table.column_names[:-2]]
+            + [("position", pa.int8()), table.schema.field("protected")]
+        )
     )
     assert hash_of(same) == hash_of(table)
     others = [table.take([1, 0, 2]), table.slice(1), table.set_column(0, "id", pa.array(["id0t", "id1", "id2"]))]

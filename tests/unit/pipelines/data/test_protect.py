@@ -1,0 +1,181 @@
+from __future__ import annotations
+
+import itertools
+import json
+import time
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import get_args
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from cluster.errors import ConfigError
+from pipelines.config import ProtectConfig, ProtectedKind
+from pipelines.data.protect import DETECTORS, candidates, find, key_id, luhn, mod_97, protect, protect_column, read_key
+from tests.unit.pipelines.data.strategies import column, texts
+
+KINDS: tuple[ProtectedKind, ...] = get_args(ProtectedKind)
+KEY = b"k" * 32
+PRIVATE = "-----BEGIN PRIVATE KEY-----"
+
+
+@pytest.mark.parametrize(
+    ("text", "kind", "value"),
+    [
+        ("Write to anna.b+list@mail.example.org.", "email", "anna.b+list@mail.example.org"),
+        ("mailto:a@b.co>", "email", "a@b.co"),
+        ("call +49 30 1234-5678, now", "phone", "+49 30 1234-5678"),
+        ("(555) 010-4477", "phone", "(555) 010-4477"),
+        ("tel 555-010-4477.", "phone", "555-010-4477"),
+        ("01.84.17.61.18", "phone", "01.84.17.61.18"),
+        ("0496 46 46 70 x", "phone", "0496 46 46 70"),
+        ("345-899-3560x4587", "phone", "345-899-3560x4587"),
+        ("(08) 8747 6301", "phone", "(08) 8747 6301"),
+        ("+41 (0)69 979 80 58", "phone", "+41 (0)69 979 80 58"),
+        ("card 4111 1111 1111 1111 ok", "credit_card", "4111 1111 1111 1111"),
+        ("378282246310005", "credit_card", "378282246310005"),
+        ("pay DE89 3704 0044 0532 0130 00 today", "iban", "DE89 3704 0044 0532 0130 00"),
+        ("GB82WEST12345698765432", "iban", "GB82WEST12345698765432"),
+        ("from 8.8.8.8 at noon", "ip_address", "8.8.8.8"),
+        ("host 2001:4860:4860::8888 is up", "ip_address", "2001:4860:4860::8888"),
+        ("id AKIAIOSFODNN7EXAMPLE;", "secret", "AKIAIOSFODNN7EXAMPLE"),
+        ("token ghp_" + "a1" * 18, "secret", "ghp_" + "a1" * 18),
+        ("k = sk-proj-" + "Ab1" * 8, "secret", "sk-proj-" + "Ab1" * 8),
+        ("-----BEGIN RSA PRIVATE KEY-----\nMIIB\nAAA=\n-----END RSA PRIVATE KEY-----", "secret", None),
+    ],
+)
+def test_finds(text: str, kind: ProtectedKind, value: str | None) -> None:
+    spans = find(text, KINDS)
+    assert [(span.kind, text[span.start : span.end]) for span in spans] == [(kind, value or text)]
+    assert candidates(column([text]), [kind]) == [0]
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "@ a@b user@localhost a@b.c 5@3.1415",
+        "in 1999-2004, 3.14159265358979, 1,234,567,890 and 2024-01-02 10:20:30, 01.02.2024, 01-02-2024",
+        "4111 1111 1111 1112",  # check digit
+        "DE89 3704 0044 0532 0130 01",  # check digits
+        "version 1.2.3.4.5, 10.0.0.1, 192.168.1.1, 127.0.0.1, 999.1.1.1, ::1, 203.0.113.7, 12:30:45",
+        "a sky-blue ask-me-anything task_force_alpha_bravo_charlie_delta",
+        "isbn 978-3-16-148410-0",
+    ],
+)
+def test_leaves_what_only_looks_alike(text: str) -> None:
+    assert find(text, KINDS) == []
+
+
+def test_masks_and_hashes_and_says_where_without_the_value() -> None:
+    text = "a@b.org or c@d.org or a@b.org, +1 555 010 4477"
+    found = protect(text, {"email": "hash", "phone": "mask"}, KEY)
+    words = found.text.split(" or ")
+    assert words[0] == words[2].split(",")[0] != words[1]
+    assert found.text.endswith(", [PHONE]")
+    assert [found.text[s.start : s.end] for s in found.spans] == [words[0], words[1], words[0], "[PHONE]"]
+    assert protect(text, {"email": "hash"}, b"o" * 32).text.split(" or ")[0] != words[0]
+    assert "a@b" not in repr(found)
+
+
+def test_kinds_that_are_not_named_stay() -> None:
+    assert protect("a@b.org +1 555 010 4477", {"phone": "mask"}).text == "a@b.org [PHONE]"
+
+
+def test_dropped_kinds_are_masked_and_told_apart() -> None:
+    found = protect("a@b.org +1 555 010 4477", {"phone": "mask", "email": "drop"})
+    assert found.text == "[EMAIL] [PHONE]"
+    assert [span.kind for span in found.refused] == ["email"]
+    assert [span.kind for span in found.spans] == ["phone"]
+
+
+values = st.sampled_from(
+    [
+        "a@b.org",
+        "+49 30 12345678",
+        "4111111111111111",
+        "DE89370400440532013000",
+        "8.8.8.8",
+        "AKIAIOSFODNN7EXAMPLE",
+        "(555) 010-4477",
+    ]
+)
+mixed = st.lists(st.one_of(values, texts, st.text(alphabet="0123456789 .-+()@:aAF", max_size=30))).map("".join)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(mixed, max_size=4))
+def test_column_is_as_each_text(texts: list[str]) -> None:
+    actions = dict.fromkeys(KINDS, "mask")
+    replaced, found = protect_column(column(texts), actions, b"")  # type: ignore[arg-type]
+    for i, text in enumerate(texts):
+        expected = protect(text, actions)  # type: ignore[arg-type]
+        assert replaced[i].as_py() == expected.text
+        assert (found[i] if i in found else protect("", {})).spans == expected.spans
+        spans = find(text, KINDS)
+        assert all(one.end <= other.start for one, other in itertools.pairwise(spans))
+
+
+@given(st.integers(10**11, 10**17 - 1))
+def test_luhn_holds_for_just_one_check_digit(number: int) -> None:
+    assert sum(luhn(f"4{number}{digit}") for digit in range(10)) == 1
+
+
+def test_mod_97_finds_any_two_neighbours_exchanged() -> None:
+    iban = "GB82WEST12345698765432"
+    swapped = [iban[:i] + iban[i + 1] + iban[i] + iban[i + 2 :] for i in range(4, 21)]
+    assert mod_97(iban)
+    assert not any(mod_97(other) for other in swapped if other != iban)
+
+
+@pytest.mark.parametrize("part", ["a", "a.", "a@", "1", "1 ", "1-", "a1:", "AB12", "eyJa.", "sk-", "a.b@c.", PRIVATE])
+def test_no_text_takes_long(part: str) -> None:
+    began = time.process_time()
+    find(part * (200_000 // len(part)), KINDS)
+    assert time.process_time() - began < 2
+
+
+def test_key_is_asked_for_and_checked(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="key_file"):
+        ProtectConfig(email="hash")
+    config = ProtectConfig(email="hash", key_file=str(tmp_path / "key"))
+    with pytest.raises(ConfigError, match="cannot be read"):
+        read_key(config)
+    (tmp_path / "key").write_bytes(b"short")
+    with pytest.raises(ConfigError, match="5 bytes"):
+        read_key(config)
+    (tmp_path / "key").write_bytes(KEY)
+    assert read_key(config) == KEY
+    assert key_id(KEY) != key_id(b"o" * 32)
+    assert key_id(b"") == ""
+    assert read_key(ProtectConfig(email="mask")) == b""
+
+
+SAME: dict[str, ProtectedKind] = {
+    "EMAIL_ADDRESS": "email",
+    "PHONE_NUMBER": "phone",
+    "CREDIT_CARD": "credit_card",
+    "IBAN_CODE": "iban",
+    "IP_ADDRESS": "ip_address",
+}
+
+
+def test_finds_the_planted_values_of_1500_texts(shared_data: Callable[[str], Path]) -> None:
+    planted, found = Counter[str](), Counter[str]()
+    for file in shared_data("pii_presidio").rglob("*.json"):
+        for record in json.loads(file.read_text(encoding="utf-8")):
+            spans = find(record["full_text"], KINDS)
+            for value in record["spans"]:
+                if kind := SAME.get(value["entity_type"]):
+                    planted[kind] += 1
+                    found[kind] += any(
+                        s.kind == kind and s.start <= value["start_position"] and s.end >= value["end_position"]
+                        for s in spans
+                    )
+    assert set(planted) <= set(DETECTORS)
+    recall = {kind: found[kind] / planted[kind] for kind in planted}
+    assert recall["email"] == recall["iban"] == 1
+    assert recall["credit_card"] >= 0.98
+    assert recall["phone"] >= 0.6  # many are local numbers without any mark of one
