@@ -198,6 +198,7 @@ def deploy(recipe: RecipePath) -> None:
         serving.deploy_revision(stable, loaded.serve, storage)
         controller.ensure_traffic(storage, loaded.name, stable.revision)
         controller.ensure_controller(loaded.name, storage.uri)
+        controller.ensure_probes(storage, loaded.name)
         say("deploy", "starting the gateway")
         serving.deploy_gateway(loaded.name, loaded.serve, storage.uri)
     _remember(recipe)
@@ -260,17 +261,23 @@ def _check_can_begin(storage: Storage, name: str, candidate: str) -> None:
 
 @canary.command("status")
 def canary_status(recipe: RecipeOption = None, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
-    """The rollout as it stands, with every decision and the numbers it rested on."""
+    """The rollout as it stands, with every decision; probes and feedback per revision; the watch over decay."""
+    from services.rollout.summary import lines, summary
+
     loaded = _recipe(recipe)
-    found = _rollout(open_storage(loaded.storage), loaded.name)
+    storage = open_storage(loaded.storage)
+    found = _rollout(storage, loaded.name)
+    quality = summary(storage, found)
     if as_json:
-        print(found.model_dump_json(indent=1))
+        print(json.dumps({**found.model_dump(mode="json"), **quality.model_dump(mode="json")}, indent=1))
         return
     from services.rollout import display
 
-    _print_traffic(open_storage(loaded.storage), loaded.name)
+    _print_traffic(storage, loaded.name)
     for line in display.rollout(found):
         out.print(line)
+    for line in lines(quality):
+        out.print(line, markup=False)
 
 
 @canary.command()

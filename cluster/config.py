@@ -225,3 +225,8 @@ def s3_endpoint() -> str | None:
 def user_name() -> str:
     """Who acts, for audit records."""
     return os.environ.get("SERINUS_USER") or os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown"
+
+
+def secret(variable: str) -> str | None:
+    """The value of an environment variable that a configuration names; secrets stand in none themselves."""
+    return os.environ.get(variable)

@@ -38,7 +38,8 @@ class QualityTest:
     log_harm_before: Array
     """Axes P, A."""
     log_pass_by_bet: Array
-    """Axes F, B: evidence since the present stretch began."""
+    """Axes F, B: evidence since the rollout began. An item is asked once in a rollout, and what it shows of the answers does not
+    depend on the weight, so a proof stays one at later steps."""
     num_beginnings: int = 1
 
     @staticmethod
@@ -107,7 +108,6 @@ class QualityTest:
         return replace(
             self,
             log_harm_before=before,
-            log_pass_by_bet=np.zeros_like(self.log_pass_by_bet),
             num_beginnings=self.num_beginnings + 1,
         )
 
@@ -120,7 +120,7 @@ class QualityTest:
 
     @property
     def log_pass(self) -> Array:
-        """Log e-values against "worse by the effect", axis F, since the step began."""
+        """Log e-values against "worse by the effect", axis F, over the whole rollout."""
         return mix(self.log_pass_by_bet, GOOD_WEIGHTS)
 
     @property
