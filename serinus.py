@@ -366,8 +366,25 @@ def replay(
         same &= found.same
         for line in display.replayed(found):
             out.print(line)
+    same &= _replay_decay(storage, status)
     out.print("every decision comes out the same" if same else "the stored evidence leads to other decisions")
     raise typer.Exit(0 if same else 1)
+
+
+def _replay_decay(storage: Storage, status: RolloutStatus) -> bool:
+    """What the watch over the promoted model decided, once more from its stored answers."""
+    from services.rollout import display
+    from services.rollout.decay_watch import judged_again, read_watch
+
+    found = read_watch(storage, status.name)
+    if found is None or found[0].id != status.id or found[0].decision is None:
+        return True
+    again = judged_again(storage, found[0])
+    same = again == found[0].last
+    out.print(f"round {found[0].round:>5}  {'same' if same else 'OTHER':<14}{display.decision_line(found[0].decision)}")
+    if not same and again:
+        out.print(f"{'':<13}now           {again.told(found[0].probes.decay)}")
+    return same
 
 
 # --- API keys ---------------------------------------------------------------------------------------------------------

@@ -27,6 +27,11 @@ BETA = 0.05
 """Level at which a round says that a drop of `effect_points` is excluded. It only informs: nothing is done because of it."""
 
 
+HARM_SCALES = (0.75, 1.5, 5.0, 15.0)
+HARM_WEIGHTS = (0.4, 0.2, 0.2, 0.2)
+"""Bets far beyond the effect too: it lies close to the margin, and what breaks a model mostly costs it many times as much."""
+
+
 class DecayFinding(StrictModel):
     """What one round comes to so far. Scores and drops are in [0, 1] and [-1, 1]; logarithms are natural."""
 
@@ -77,10 +82,16 @@ def level(config: DecayConfig, number: int) -> float:
     return config.alpha / (number * (number + 1))
 
 
+def start(config: DecayConfig, num_watches: int = 1) -> QualityTest:
+    """The test of a round, before its first item."""
+    margin, effect = config.max_accuracy_drop_points / 100, config.effect_points / 100
+    return QualityTest.start(margin, effect, (effect,), num_watches, scales=HARM_SCALES, weights=HARM_WEIGHTS)
+
+
 def judge_round(config: DecayConfig, number: int, answers: Sequence[ProbeAnswer]) -> DecayFinding:
     """The finding after `answers`, in the order in which they came."""
-    margin, effect = config.max_accuracy_drop_points / 100, config.effect_points / 100
-    test = QualityTest.start(margin, effect, (effect,))
+    margin = config.max_accuracy_drop_points / 100
+    test = start(config)
     highest = 0.0
     for answer in answers:
         test = test.take(np.zeros(1, int), np.array([answer.now - answer.before]))

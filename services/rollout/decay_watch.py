@@ -68,8 +68,7 @@ class WatchStatus(StrictModel):
     @property
     def file(self) -> str:
         """Where the answers of the present turn go."""
-        where = folder(self.name, self.id)
-        return f"{where}/recorded.jsonl" if self.phase == "recording" else f"{where}/round-{self.round:04d}.jsonl"
+        return f"{folder(self.name, self.id)}/recorded.jsonl" if self.phase == "recording" else _round_file(self)
 
 
 def watch_key(name: str) -> str:
@@ -90,6 +89,18 @@ def read_watch(storage: Storage, name: str) -> tuple[WatchStatus, str] | None:
     except ValueError as error:
         where, problem = f"{storage.uri}/{watch_key(name)}", str(error).splitlines()[0]
         raise InputError(where, f"not the status of a watch ({problem})", "restore the file, or remove it") from None
+
+
+def judged_again(storage: Storage, watch: WatchStatus) -> DecayFinding | None:
+    """What the stored answers of the decision's round come to now; None where nothing was decided. It equals `watch.last` unless
+    answers or code were changed."""
+    if watch.decision is None:
+        return None
+    return judge_round(watch.probes.decay, watch.round, read_answers(storage, _round_file(watch)))
+
+
+def _round_file(watch: WatchStatus) -> str:
+    return f"{folder(watch.name, watch.id)}/round-{watch.round:04d}.jsonl"
 
 
 class DecayWatch:

@@ -54,11 +54,16 @@ class Loop:
             following[1].add([RequestRecord.model_validate(record) for record in records])
 
     def score(self, scores: list[dict[str, Any]], rollout_id: str | None = None) -> None:
-        """Take in items that both revisions of the rollout under way answered, as PairedScore has them; if `rollout_id` is given,
-        only while that rollout is it."""
+        """Take in items that both revisions of the rollout under way answered, as PairedScore has them; those of the prober, which
+        name their rollout, only until it is decided: a candidate that is being removed answers nothing."""
         following = self._evidence
-        if following is not None and rollout_id in (None, following[0]):
-            following[1].add_scores([PairedScore.model_validate(score) for score in scores])
+        if following is None:
+            return
+        if rollout_id is not None:
+            task = self.probe_task()
+            if task is None or task.id != rollout_id:
+                return
+        following[1].add_scores([PairedScore.model_validate(score) for score in scores])
 
     def probe_task(self) -> ProbeTask | None:
         """What the rollout under way wants asked of both revisions; None without one, or without probes."""

@@ -16,7 +16,7 @@ from cluster.storage import LocalStorage
 from services.config import DecayConfig, ProbesConfig, ProbeSetConfig, RolloutConfig
 from services.contract import Traffic, read_traffic, write_traffic
 from services.rollout.decay import DecayFinding, items_needed, judge_round, level
-from services.rollout.decay_watch import FLUSH_S, DecayWatch, WatchStatus, read_watch
+from services.rollout.decay_watch import FLUSH_S, DecayWatch, WatchStatus, judged_again, read_watch
 from services.rollout.probes import ProbeAnswer, read_answers
 from services.rollout.status import Decision, RolloutStatus, make_current, write_status
 from services.rollout.summary import lines, summary
@@ -174,8 +174,7 @@ def test_a_decayed_model_is_replaced_by_the_one_before(tmp_path: Path, caplog: p
     assert status.decision is not None
     assert (status.decision.action, status.decision.reason, status.decision.who) == ("rollback", "decay", "analysis")
     assert "DECAY of m" in caplog.text
-    again = judge_round(status.probes.decay, status.round, read_answers(scene.storage, status.file))
-    assert again == status.last  # what it rested on is on record
+    assert judged_again(scene.storage, status) == status.last  # what it rested on is on record
     scene.run(3)
     assert scene.watch.task() is None
 

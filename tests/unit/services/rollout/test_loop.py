@@ -99,7 +99,7 @@ class World:
 
     def start(self, config: RolloutConfig = CONFIG, keep: int = 1) -> str:
         self.run(3)
-        return self.loop.start(config, CANDIDATE, keep, "ann")
+        return self.loop.start(config, CANDIDATE, keep, "ann", "items")
 
     def run(self, seconds: float) -> None:
         for _ in range(int(seconds * 2)):
