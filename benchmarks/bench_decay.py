@@ -115,9 +115,8 @@ def main() -> None:
             points = f"{config.max_accuracy_drop_points:g}", f"{drop * 100:g}", str(num_items)
             judges = share(found.ours), median, share(found.multiplied), share(found.plain)
             print(f"| {' | '.join((*points, *judges))} |", flush=True)
-    print(
-        f"\na paired z-test of level {DEFAULT.alpha:g} and power 95 %, told the moment: {fixed_sample(DEFAULT, 0.05)} items for 5 points"
-    )
+    needed = fixed_sample(DEFAULT, 0.05)
+    print(f"\na paired z-test of level {DEFAULT.alpha:g} and power 95 %, told the moment: {needed} items for 5 points")
     print(f"\n{time.monotonic() - began_s:.0f} s")
 
 
