@@ -214,7 +214,7 @@ def start(
     loaded = _recipe(recipe)
     storage = open_storage(loaded.storage)
     candidate = registry.resolve(storage, loaded.name, revision)
-    _check_can_begin(storage, loaded.name, candidate.revision)
+    _check_can_begin(storage, loaded, candidate.revision)
     with _in_public_cluster():
         from pipelines.progress import say
         from services.rollout import controller
@@ -242,10 +242,13 @@ def _in_public_cluster() -> Iterator[None]:
         yield
 
 
-def _check_can_begin(storage: Storage, name: str, candidate: str) -> None:
+def _check_can_begin(storage: Storage, loaded: Recipe, candidate: str) -> None:
     """Say before minutes of loading what would refuse the rollout after it."""
-    from services.rollout import controller
+    from services.rollout import controller, probes
 
+    name = loaded.name
+    for chosen in loaded.rollout.probes.sets:
+        probes.read_set(chosen)
     traffic = read_traffic(storage, name)
     if traffic is None:
         raise InputError(f"model {name}", "nothing is deployed", "deploy it first: serinus deploy RECIPE")
