@@ -203,6 +203,7 @@ def deploy(recipe: RecipePath) -> None:
         controller.ensure_traffic(storage, loaded.name, stable.revision)
         courier.publish_receivers(storage, loaded.name, loaded.notify)
         _ensure_controller(loaded.name, storage)
+        controller.ensure_probes(storage, loaded.name)
         say("deploy", "starting the gateway")
         with _key_changes(storage, loaded.name):
             serving.deploy_gateway(loaded.name, loaded.serve, storage.uri)
@@ -267,16 +268,20 @@ def _queue_up(loaded: Recipe, storage: Storage, candidate: str) -> str | None:
     """Do what the recipe says for a candidate that finds a rollout under way, before minutes of loading it; None: nothing is."""
     from datetime import UTC, datetime
 
+    from services.rollout import probes
     from services.rollout.waiting import Waiting, queue_up
 
+    for chosen in loaded.rollout.probes.sets:
+        probes.read_set(chosen)
     traffic = read_traffic(storage, loaded.name)
     if traffic is None:
         raise InputError(f"model {loaded.name}", "nothing is deployed", "deploy it first: serinus deploy RECIPE")
     if traffic[0].stable == candidate:
         raise InputError(f"revision {candidate}", "is stable already", "publish another one: serinus run RECIPE")
     keep, who = loaded.serve.keep_revisions, config.user_name()
+    items = probes.publish(storage, loaded.name, loaded.rollout.probes)
     asked = Waiting(revision=candidate, config=loaded.rollout, serving=loaded.serve, keep_revisions=keep, who=who,
-                    at=datetime.now(UTC))  # fmt: skip
+                    probe_items=items, at=datetime.now(UTC))  # fmt: skip
     return queue_up(storage, loaded.name, asked)
 
 
@@ -303,18 +308,24 @@ def withdraw(recipe: RecipeOption = None) -> None:
 
 @canary.command("status")
 def canary_status(recipe: RecipeOption = None, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
-    """The rollout as it stands, with every decision and the numbers it rested on."""
+    """The rollout as it stands, with every decision; probes and feedback per revision; the watch over decay."""
+    from services.rollout.summary import lines, summary
+
     loaded = _recipe(recipe)
-    found = _rollout(open_storage(loaded.storage), loaded.name)
+    storage = open_storage(loaded.storage)
+    found = _rollout(storage, loaded.name)
+    quality = summary(storage, found)
     if as_json:
-        print(found.model_dump_json(indent=1))
+        print(json.dumps({**found.model_dump(mode="json"), **quality.model_dump(mode="json")}, indent=1))
         return
     from services.rollout import display
 
-    _print_traffic(open_storage(loaded.storage), loaded.name)
+    _print_traffic(storage, loaded.name)
     for line in display.rollout(found):
         out.print(line)
-    _print_waiting(open_storage(loaded.storage), found)
+    _print_waiting(storage, found)
+    for line in lines(quality):
+        out.print(line, markup=False)
 
 
 @canary.command()
@@ -405,6 +416,7 @@ def replay(
         same &= found.same
         for line in display.replayed(found):
             out.print(line)
+    same &= _replay_decay(storage, status)
     out.print("every decision comes out the same" if same else "the stored evidence leads to other decisions")
     raise typer.Exit(0 if same else 1)
 
@@ -433,6 +445,22 @@ def history(
     for problem in found.broken:
         print(f"the record is not whole: {problem}", file=sys.stderr)
     raise typer.Exit(1 if found.broken else 0)
+
+
+def _replay_decay(storage: Storage, status: RolloutStatus) -> bool:
+    """What the watch over the promoted model decided, once more from its stored answers."""
+    from services.rollout import display
+    from services.rollout.decay_watch import judged_again, read_watch
+
+    found = read_watch(storage, status.name)
+    if found is None or found[0].id != status.id or found[0].decision is None:
+        return True
+    again = judged_again(storage, found[0])
+    same = again == found[0].last
+    out.print(f"round {found[0].round:>5}  {'same' if same else 'OTHER':<14}{display.decision_line(found[0].decision)}")
+    if not same and again:
+        out.print(f"{'':<13}now           {again.told(found[0].probes.decay)}")
+    return same
 
 
 # --- API keys ---------------------------------------------------------------------------------------------------------

@@ -9,6 +9,8 @@ REQUESTS, REFUSED = "serinus_requests", "serinus_refused_requests"
 TTFT, TPOT, TOKENS = "serinus_ttft_seconds", "serinus_tpot_seconds", "serinus_tokens"
 SHADOW_REPLIES, SHADOW_LENGTH = "serinus_shadow_replies", "serinus_shadow_length_ratio"
 
+FEEDBACK = "serinus_feedback"
+
 REVISION_LABELS = ("model", "revision", "role")
 """`model` is the public name."""
 

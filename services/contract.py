@@ -17,6 +17,12 @@ from cluster.storage import ABSENT, Storage
 
 Role = Literal["stable", "canary"]
 
+NAMESPACE = "serinus"
+"""Of our detached actors."""
+APPLICATION_PREFIX = "rev-"
+MODEL_DEPLOYMENT = "model"
+"""Name of the one deployment in every revision's application."""
+
 Outcome = Literal["ok", "http_error", "stream_error", "empty", "truncated", "timeout", "unavailable", "cancelled"]
 """`http_error`: the answer's status was 400 or more. `stream_error`: an error inside a 200 stream, or a stream that broke
 off. `empty`: success without a token. `truncated`: a stream with tokens that ended without a finish_reason. `timeout`: no
@@ -76,16 +82,29 @@ class RequestRecord(StrictModel):
     replica: str | None = None
     """The replica that died with this request before its first token. Each death is evidence once, however many requests it
     took along: they were not independent."""
+    owner: str = ""
+    """Hash of who may judge the answer (`POST /v1/feedback`): the API key's account. Empty where no keys are asked for. It goes
+    to the controller's memory and is never stored."""
 
 
 class PairedScore(StrictModel):
     """One item answered by both revisions and scored alike."""
 
     item: str
-    """Name of the item, for people who look at the evidence."""
+    """Name of the item. The same item asked again is no new evidence: it counts once in a rollout, the first time."""
     stable: float = Field(ge=0, le=1)
     canary: float = Field(ge=0, le=1)
     at: datetime
+
+
+def application_name(revision: str) -> str:
+    """Of that revision's model server."""
+    return APPLICATION_PREFIX + revision
+
+
+def actor_name(name: str) -> str:
+    """Of the rollout controller of the public name `name`: a detached actor in NAMESPACE."""
+    return f"serinus-rollout-{name}"
 
 
 def traffic_key(name: str) -> str:

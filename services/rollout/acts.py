@@ -158,7 +158,7 @@ def revert(storage: Storage, name: str, applications: Applications, who: str, no
         UserError: there is no previous revision, or it is not loaded.
         Conflict: the traffic was changed meanwhile.
     """
-    traffic, version = deployed_traffic(storage, name)
+    traffic, _ = deployed_traffic(storage, name)
     previous = registry.aliases(storage, name).get("previous")
     if previous is None or previous == traffic.stable:
         raise UserError(
@@ -167,10 +167,26 @@ def revert(storage: Storage, name: str, applications: Applications, who: str, no
     if previous not in applications.running():
         remedy = f"begin a rollout of it: serinus canary start --revision {previous}"
         raise UserError(f"revision {previous}", "was stable before, but is no longer loaded", remedy)
-    reverted = traffic.replace(
-        stable=previous, changed_at=now, reason=f"reverted by {who}", version=traffic.version + 1
-    )
-    write_traffic(storage, reverted, expect=version)
-    targets = {"stable": previous, "previous": traffic.stable}
-    registry.move_aliases(storage, name, targets, who=who, why="reverted", at=now)
-    return reverted
+    go_back(storage, name, traffic.stable, previous, who=who, why="reverted", now=now)
+    return deployed_traffic(storage, name)[0]
+
+
+def go_back(storage: Storage, name: str, stable: str, target: str, *, who: str, why: str, now: datetime) -> bool:
+    """Make `target` stable in the place of `stable`: traffic, then aliases; what is done already is left as it is.
+
+    Returns:
+        False: another revision is stable, and nothing was changed.
+
+    Raises:
+        Conflict: the traffic was changed meanwhile.
+    """
+    traffic, version = deployed_traffic(storage, name)
+    if traffic.stable not in (stable, target):
+        return False
+    if traffic.stable != target:
+        reverted = traffic.replace(
+            stable=target, changed_at=now, reason=f"reverted by {who}", version=traffic.version + 1
+        )
+        write_traffic(storage, reverted, expect=version)
+    registry.move_aliases(storage, name, {"stable": target, "previous": stable}, who=who, why=why, at=now)
+    return True

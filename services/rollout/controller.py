@@ -17,24 +17,31 @@ from cluster.errors import ClusterError, Conflict, SerinusError, UserError
 from cluster.storage import ABSENT, Storage, open_storage
 from cluster.telemetry import configure, logger
 from services.config import RolloutConfig, ServingConfig
-from services.contract import Traffic, read_traffic, write_traffic
+from services.contract import (
+    APPLICATION_PREFIX,
+    NAMESPACE,
+    Traffic,
+    actor_name,
+    application_name,
+    read_traffic,
+    write_traffic,
+)
+from services.rollout import prober, probes
 from services.rollout.acts import Applications
 from services.rollout.courier import check_receivers
+from services.rollout.decay_watch import DecayWatch, WatchStatus, read_watch
+from services.rollout.feedback import FeedbackBook, Thumb
 from services.rollout.loop import Loop
 from services.rollout.notifier import Notifier
+from services.rollout.probes import ProbeAnswer, ProbeTask
 from services.rollout.status import RolloutStatus, read_status
 
 log = logger("rollout")
 
-NAMESPACE = "serinus"
 MAX_CONCURRENCY = 16
 """Calls answered at once: records of many gateways never wait for a person's command."""
 ANSWER_TIMEOUT_S = 60.0
 """For the controller to start, or to come back after its process was killed."""
-
-
-def actor_name(name: str) -> str:
-    return f"serinus-rollout-{name}"
 
 
 Load = Callable[[Revision, ServingConfig, Storage], None]
@@ -58,12 +65,13 @@ class RayApplications:
     def running(self) -> set[str]:
         from ray import serve
 
-        return {name.removeprefix("rev-") for name in serve.status().applications if name.startswith("rev-")}
+        names = serve.status().applications
+        return {name.removeprefix(APPLICATION_PREFIX) for name in names if name.startswith(APPLICATION_PREFIX)}
 
     def remove(self, revision: str) -> None:
         from ray import serve
 
-        serve.delete(f"rev-{revision}")
+        serve.delete(application_name(revision))
 
 
 class Controller:
@@ -74,7 +82,11 @@ class Controller:
         self._storage_uri = storage_uri
         self._wake = threading.Event()
         self._name, self._storage = name, open_storage(storage_uri)
-        self._loop = Loop(self._storage, name, applications or RayApplications(), _now)
+        applications = applications or RayApplications()
+        self._loop = Loop(self._storage, name, applications, _now)
+        self._decay = DecayWatch(self._storage, name, applications, _now)
+        self._feedback = FeedbackBook(self._storage, name, _now())
+        self._asks_for: str | None = None
         self._notifier = Notifier(self._storage, name, _now)
         self._notifier.start()
         threading.Thread(target=self._run, name="rollout", daemon=True).start()
@@ -83,7 +95,7 @@ class Controller:
         while True:
             self._wake.clear()  # before the turn: what is asked for during it gets a turn of its own
             try:
-                pause_s = self._loop.tick()
+                pause_s = self._turn()
             except UserError as error:  # waits for a person: no traceback, and not every second
                 log.error("%s", error)
                 pause_s = IDLE_S
@@ -91,6 +103,21 @@ class Controller:
                 log.exception("the rollout's turn failed; trying again")
                 pause_s = 1.0
             self._wake.wait(IDLE_S if pause_s is None else pause_s)
+
+    def _turn(self) -> float | None:
+        """One turn of each; returns the seconds until the next is due, None when only a call makes one due."""
+        pauses = [self._loop.tick(), self._feedback.flush(_now())]
+        if pauses[0] is None:
+            pauses.append(self._decay.tick())
+        self._see_to_prober()
+        return min((pause_s for pause_s in pauses if pause_s is not None), default=None)
+
+    def _see_to_prober(self) -> None:
+        """Also for a candidate that waited: nobody is there then who would start one."""
+        task = self.probe_task()
+        if task is not None and task.id != self._asks_for:
+            prober.ensure_prober(self._name, self._storage_uri)
+            self._asks_for = task.id
 
     def storage_uri(self) -> str:
         return self._storage_uri
@@ -102,14 +129,45 @@ class Controller:
         return os.getpid()
 
     def record(self, gateway_id: str, traffic_version: int, records: list[dict[str, Any]]) -> None:
+        self._feedback.note(records)
         self._loop.record(gateway_id, traffic_version, records)
 
     def score(self, scores: list[dict[str, Any]]) -> None:
         self._loop.score(scores)
 
-    def start(self, config: RolloutConfig, revision_id: str, keep_revisions: int, who: str) -> str:
+    def probe_task(self) -> ProbeTask | None:
+        """What the prober is to ask now."""
+        return self._loop.probe_task() or self._decay.task()
+
+    def probed(self, turn: tuple[str, str, int], answers: list[ProbeAnswer]) -> None:
+        """What it was answered, on that turn of a task."""
+        if turn[0] == "rollout":
+            pairs = [{"item": a.item, "stable": a.before, "canary": a.now, "at": a.at} for a in answers]
+            self._loop.score(pairs, turn[1])
+        else:
+            self._decay.take(turn, answers)
+            self._stir()
+
+    def probes_finished(self, turn: tuple[str, str, int]) -> None:
+        """There is nothing left to ask on that turn."""
+        self._decay.finish(turn)
+        self._stir()
+
+    def feedback(
+        self, owner: str, request_id: str, thumb: Thumb, correction: str | None
+    ) -> dict[str, str | None] | None:
+        """Take a user's vote; returns the revision it concerns, its role and the thumb it replaces, None for an unknown answer."""
+        found = self._feedback.vote(owner, request_id, thumb, correction, _now())
+        if found is None:
+            return None
+        self._stir()
+        return {"revision": found[0].revision, "role": found[0].role, "before": found[1]}
+
+    def start(
+        self, config: RolloutConfig, revision_id: str, keep_revisions: int, who: str, probe_items: str = ""
+    ) -> str:
         check_receivers(self._storage, self._name)  # only here is the environment that their secrets are in
-        rollout_id = self._loop.start(config, revision_id, keep_revisions, who)
+        rollout_id = self._loop.start(config, revision_id, keep_revisions, who, probe_items)
         self._stir()
         return rollout_id
 
@@ -222,10 +280,29 @@ def start_rollout(
     """Begin the rollout of a revision whose model server runs; returns the rollout's id. In a joined cluster.
 
     Raises:
-        UserError: a rollout is under way, nothing is deployed, or the revision cannot be one's candidate.
+        UserError: a rollout is under way, nothing is deployed, the revision cannot be one's candidate, a file of probes is wrong,
+            or the key of a judge is not set on the head node.
     """
+    items = probes.publish(storage, name, config.probes)
     actor = ensure_controller(name, storage.uri)
-    return str(_answer(name, actor.start.remote(config, revision_id, keep_revisions, who)))
+    if items:
+        asker = prober.ensure_prober(name, storage.uri)
+        _answer(name, asker.check.remote(config.probes), "prober")
+    return str(_answer(name, actor.start.remote(config, revision_id, keep_revisions, who, items)))
+
+
+def ensure_probes(storage: Storage, name: str) -> None:
+    """Start the prober again where a rollout or a watch wants something asked, as after the cluster was restarted. In a joined
+    cluster."""
+    rollout, watch = status(storage, name), decay(storage, name)
+    if (rollout and not rollout.ended and rollout.probe_items) or (watch and watch.asks):
+        prober.ensure_prober(name, storage.uri)
+
+
+def decay(storage: Storage, name: str) -> WatchStatus | None:
+    """The watch over the promoted revision, or the last one. Needs no cluster."""
+    found = read_watch(storage, name)
+    return found[0] if found else None
 
 
 def wake(storage: Storage, name: str) -> None:
@@ -251,8 +328,8 @@ def abort(storage: Storage, name: str, *, who: str) -> RolloutStatus | None:
     return found
 
 
-def _answer(name: str, reference: Any) -> Any:
-    """What the controller answers; our own errors as themselves, not as Ray wraps them."""
+def _answer(name: str, reference: Any, who: str = "rollout controller") -> Any:
+    """What the controller (or the prober) answers; our own errors as themselves, not as Ray wraps them."""
     import ray
 
     try:
@@ -263,4 +340,4 @@ def _answer(name: str, reference: Any) -> Any:
         raise
     except (ray.exceptions.RayActorError, ray.exceptions.GetTimeoutError) as error:
         found = f"does not answer ({str(error).splitlines()[0]})"
-        raise ClusterError(f"rollout controller of {name}", found, "see `serinus status`, then try again") from None
+        raise ClusterError(f"{who} of {name}", found, "see `serinus status`, then try again") from None

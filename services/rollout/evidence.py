@@ -68,7 +68,7 @@ class EvidenceStore:
         self._known: dict[Role, dict[tuple[str, datetime], None]] = {"stable": {}, "canary": {}}
         self._records: list[RequestRecord] = []
         self._scores: list[PairedScore] = []
-        self._known_scores: set[PairedScore] = set()
+        self._known_items: set[str] = set()
         self._unwritten: dict[str, list[_Row]] = {"evidence": [], "scores": []}
         self._lock = threading.Lock()
         self._num_files = {kind: len(_keys(storage, self._folder, kind)) for kind in ("evidence", "scores")}
@@ -78,21 +78,20 @@ class EvidenceStore:
         for look in stored_looks(storage, status, restored.num_files):
             for record in look.records:
                 self._note(record)
-            self._known_scores |= set(look.scores)
+            self._known_items |= {score.item for score in look.scores}
             self._judge = self._judge.see(look)
 
     def _remember_recent(self, num_files: Mapping[str, int]) -> None:
         """Of what is in the snapshot, that which gateways may tell again, since its receipt was lost with the controller."""
         evidence, scores = (
-            _keys(self._storage, self._folder, kind)[max(0, num_files[kind] - RECENT_FILES) : num_files[kind]]
-            for kind in ("evidence", "scores")
+            _keys(self._storage, self._folder, kind)[: num_files[kind]] for kind in ("evidence", "scores")
         )
-        for key in evidence:
+        for key in evidence[-RECENT_FILES:]:
             columns = _columns(self._storage, key, "role", "request_id", "at", "replica")
             for role, request_id, at, replica in zip(*columns, strict=True):
                 self._known[role][_identity(request_id, at, replica)] = None
-        rows = _stored(self._storage, scores, PairedScore)
-        self._known_scores |= {row.seen for row in rows if isinstance(row.seen, PairedScore)}
+        for key in scores:  # all: an item counts once in a rollout, and there are thousands at most
+            self._known_items |= set(_columns(self._storage, key, "item")[0])
 
     def add(self, records: Iterable[RequestRecord]) -> None:
         """Take in what gateways tell; a record told twice, since its receipt was lost, counts once."""
@@ -100,11 +99,21 @@ class EvidenceStore:
             self._records += [record for record in records if self._note(record)]
 
     def add_scores(self, scores: Iterable[PairedScore]) -> None:
-        """Take in items that both revisions answered; the same answers told twice count once."""
+        """Take in items that both revisions answered; an item counts once, the first time.
+
+        The test takes items as draws from all the questions that they stand for. Asked once more, the same item is not another
+        draw: at temperature 0 it is the same number again, and a wealth that multiplied it would grow out of nothing.
+        """
         with self._lock:
-            new = [score for score in dict.fromkeys(scores) if score not in self._known_scores]
-            self._known_scores |= set(new)
-            self._scores += new
+            for score in scores:
+                if score.item not in self._known_items:
+                    self._known_items.add(score.item)
+                    self._scores.append(score)
+
+    def scored(self) -> frozenset[str]:
+        """Names of the items that count."""
+        with self._lock:
+            return frozenset(self._known_items)
 
     def _note(self, record: RequestRecord) -> bool:
         side = self._known[record.role]
@@ -219,6 +228,12 @@ def _snapshot_key(where: str) -> str:
     return f"{where}/judge.arrow"
 
 
+def stored_scores(storage: Storage, status: RolloutStatus) -> list[PairedScore]:
+    """The paired scores that were written, in the order in which they counted."""
+    rows = _stored(storage, _keys(storage, folder(status.name, status.id), "scores"), PairedScore)
+    return [row.seen for row in rows if isinstance(row.seen, PairedScore)]
+
+
 def _alone(status: RolloutStatus, window: int) -> bool:
     """Whether nobody was on stable in that stretch."""
     return status.decisions[window - 1].weight_percent >= 100
@@ -246,6 +261,7 @@ def _table(rows: list[_Row], fields: list[tuple[str, pa.DataType]]) -> pa.Table:
     import pyarrow as pa
 
     moment = pa.timestamp("us", tz="UTC")
+    # What the schema does not name (`owner`) is left out.
     schema = pa.schema([("look", pa.int32()), ("window", pa.int32()), ("looked_at", moment), *fields, ("at", moment)])
     places = ({"look": row.look, "window": row.window, "looked_at": row.looked_at, **dict(row.seen)} for row in rows)
     return pa.Table.from_pylist(list(places), schema=schema)

@@ -23,6 +23,7 @@ from services.rollout.acts import Applications
 from services.rollout.evidence import EvidenceStore
 from services.rollout.gateways import Gateways
 from services.rollout.policy import Hold, Rollback, as_decision, decide, measure
+from services.rollout.probes import ProbeTask
 from services.rollout.status import ANALYSIS, Decision, RolloutStatus, make_current, read_status, write_status
 from services.rollout.waiting import WaitingRoom
 
@@ -58,11 +59,34 @@ class Loop:
         if following is not None and records:
             following[1].add([RequestRecord.model_validate(record) for record in records])
 
-    def score(self, scores: list[dict[str, Any]]) -> None:
-        """Take in items that both revisions of the rollout under way answered, as PairedScore has them."""
+    def score(self, scores: list[dict[str, Any]], rollout_id: str | None = None) -> None:
+        """Take in items that both revisions of the rollout under way answered, as PairedScore has them; those of the prober, which
+        name their rollout, only until it is decided: a candidate that is being removed answers nothing."""
         following = self._evidence
-        if following is not None:
-            following[1].add_scores([PairedScore.model_validate(score) for score in scores])
+        if following is None:
+            return
+        if rollout_id is not None:
+            task = self.probe_task()
+            if task is None or task.id != rollout_id:
+                return
+        following[1].add_scores([PairedScore.model_validate(score) for score in scores])
+
+    def probe_task(self) -> ProbeTask | None:
+        """What the rollout under way wants asked of both revisions; None without one, or without probes."""
+        found, following = read_status(self._storage, self._name), self._evidence
+        if found is None or found[0].phase != "progressing" or not found[0].probe_items:
+            return None
+        status = found[0]
+        if following is None or following[0] != status.id:  # this process has not read yet what is known
+            return None
+        return ProbeTask(
+            kind="rollout",
+            id=status.id,
+            revisions=(status.stable, status.candidate),
+            items=status.probe_items,
+            probes=status.config.probes,
+            known=following[1].scored(),
+        )
 
     def _follow(self, status: RolloutStatus) -> EvidenceStore:
         """The evidence of that rollout, read from storage when this process has not seen it yet."""
@@ -181,18 +205,27 @@ class Loop:
 
     # --- what people ask for ------------------------------------------------------------------------------------------
 
-    def start(self, config: RolloutConfig, revision_id: str, keep_revisions: int, who: str) -> str:
-        """Begin a rollout of a published revision; returns its id.
+    def start(
+        self, config: RolloutConfig, revision_id: str, keep_revisions: int, who: str, probe_items: str = ""
+    ) -> str:
+        """Begin a rollout of a published revision; returns its id. `probe_items`: storage key, see `probes.publish`.
 
         Raises:
             UserError: one is under way, nothing is deployed, the revision is not published or is stable already.
             Conflict: another one was started at the same moment.
         """
         self._refuse_second()
-        return self._begin(config, revision_id, keep_revisions, who)
+        return self._begin(config, revision_id, keep_revisions, who, probe_items=probe_items)
 
     def _begin(
-        self, config: RolloutConfig, revision_id: str, keep_revisions: int, who: str, asked_at: datetime | None = None
+        self,
+        config: RolloutConfig,
+        revision_id: str,
+        keep_revisions: int,
+        who: str,
+        *,
+        probe_items: str,
+        asked_at: datetime | None = None,
     ) -> str:
         revision = registry.resolve(self._storage, self._name, revision_id).revision
         traffic = acts.check_candidate(self._storage, self._name, revision)
@@ -207,6 +240,7 @@ class Loop:
             stable=traffic.stable,
             config=config,
             keep_revisions=keep_revisions,
+            probe_items=probe_items,
             weight_percent=first.weight_percent,
             started_at=first.at,
             asked_at=asked_at,

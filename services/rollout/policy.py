@@ -1,7 +1,8 @@
 """What to do about a rollout, as a pure function of (configuration, status, evidence, now).
 
 Each metric has two e-values (see `sequential`): against "no worse than the margin allows", over the whole rollout, and against
-"worse by the effect", since the step began. The first at 1/alpha rolls back, at any moment; the second at 1/beta proves the step.
+"worse by the effect", since the step began (for quality: since the rollout began). The first at 1/alpha rolls back, at any moment;
+the second at 1/beta proves the step.
 """
 
 from __future__ import annotations

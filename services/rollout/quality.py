@@ -38,11 +38,23 @@ class QualityTest:
     log_harm_before: Array
     """Axes P, A."""
     log_pass_by_bet: Array
-    """Axes F, B: evidence since the present stretch began."""
+    """Axes F, B: evidence since the rollout began. An item is asked once in a rollout, and what it shows of the answers does not
+    depend on the weight, so a proof stays one at later steps."""
     num_beginnings: int = 1
+    scales: tuple[float, ...] = HARM_SCALES
+    weights: tuple[float, ...] = HARM_WEIGHTS
 
     @staticmethod
-    def start(margin: float, effect: float, excluded: tuple[float, ...], num_rollouts: int = 1) -> QualityTest:
+    def start(
+        margin: float,
+        effect: float,
+        excluded: tuple[float, ...],
+        num_rollouts: int = 1,
+        *,
+        scales: tuple[float, ...] = HARM_SCALES,
+        weights: tuple[float, ...] = HARM_WEIGHTS,
+    ) -> QualityTest:
+        """`scales`: bets against harm, as multiples of the one that suits the effect; `weights` sum to 1."""
         none = np.zeros(num_rollouts)
         return QualityTest(
             margin,
@@ -51,9 +63,11 @@ class QualityTest:
             none,
             none,
             none,
-            np.zeros((num_rollouts, len(HARM_SCALES))),
-            np.zeros((num_rollouts, len(START_WEIGHTS), len(HARM_SCALES))),
+            np.zeros((num_rollouts, len(scales))),
+            np.zeros((num_rollouts, len(START_WEIGHTS), len(scales))),
             np.zeros((num_rollouts, len(excluded), len(GOOD_SCALES))),
+            scales=scales,
+            weights=weights,
         )
 
     @property
@@ -93,7 +107,7 @@ class QualityTest:
 
     @property
     def _harm_bets(self) -> Array:
-        beyond = (self.effect - self.margin) * np.array(HARM_SCALES)
+        beyond = (self.effect - self.margin) * np.array(self.scales)
         return bet(beyond, self.variance[:, None], self.margin)
 
     @property
@@ -107,7 +121,6 @@ class QualityTest:
         return replace(
             self,
             log_harm_before=before,
-            log_pass_by_bet=np.zeros_like(self.log_pass_by_bet),
             num_beginnings=self.num_beginnings + 1,
         )
 
@@ -116,11 +129,11 @@ class QualityTest:
         """Log e-value against "not worse than the margin allows", over the whole rollout."""
         reached = min(self.num_beginnings, len(START_WEIGHTS))
         since = self.log_harm_by_bet[:, None] - self.log_harm_before[:, :reached]
-        return mix_beginnings(mix(since, HARM_WEIGHTS))
+        return mix_beginnings(mix(since, self.weights))
 
     @property
     def log_pass(self) -> Array:
-        """Log e-values against "worse by the effect", axis F, since the step began."""
+        """Log e-values against "worse by the effect", axis F, over the whole rollout."""
         return mix(self.log_pass_by_bet, GOOD_WEIGHTS)
 
     @property

@@ -67,6 +67,8 @@ class RolloutStatus(StrictModel):
     config: RolloutConfig
     keep_revisions: int = Field(default=1, ge=0)
     """Replaced revisions left running after a promotion."""
+    probe_items: str = ""
+    """Storage key of the items that both revisions are asked; empty without probes."""
     phase: Phase = "progressing"
     step: int = 0
     weight_percent: float

@@ -34,6 +34,8 @@ class Waiting(StrictModel):
     serving: ServingConfig
     """How to load it."""
     keep_revisions: int = 1
+    probe_items: str = ""
+    """Storage key, see `probes.publish`: the files may lie where the command ran alone."""
     who: str
     at: datetime
 
@@ -129,7 +131,14 @@ class Begin(Protocol):
     """Begins a rollout; returns its id."""
 
     def __call__(
-        self, config: RolloutConfig, revision_id: str, keep_revisions: int, who: str, asked_at: datetime | None
+        self,
+        config: RolloutConfig,
+        revision_id: str,
+        keep_revisions: int,
+        who: str,
+        *,
+        probe_items: str,
+        asked_at: datetime | None,
     ) -> str: ...
 
 
@@ -163,7 +172,14 @@ class WaitingRoom:
             if read_waiting(self._storage, self._name)[0] != waiting:  # another one took its place meanwhile
                 acts.unload(self._storage, self._name, waiting.revision, self._applications)
                 return 0.0
-            begin(waiting.config, waiting.revision, waiting.keep_revisions, waiting.who, waiting.at)
+            begin(
+                waiting.config,
+                waiting.revision,
+                waiting.keep_revisions,
+                waiting.who,
+                probe_items=waiting.probe_items,
+                asked_at=waiting.at,
+            )
         except Conflict:  # another rollout began first: this one goes on waiting
             return 0.0
         except SerinusError as error:

@@ -35,6 +35,8 @@ class Call:
     started_s: float
     deadline: Deadline
     num_body_bytes: int = 0
+    owner: str = ""
+    """Who may judge the answer, by a hash."""
     wanted: Role | None = None
     """The role that a tester asked for. Such a request is nobody's sample: it goes on no record."""
     max_tokens: int | None = None

@@ -34,6 +34,7 @@ from services.serving.asking import Asking, excused
 from services.serving.attempt import Attempt
 from services.serving.call import ROLE_HEADER, TIMEOUT_HEADER, Call, bounded, deadline_of, request_id_of
 from services.serving.door import Door, Keeper
+from services.serving.feedback import FeedbackDesk, FeedbackRequest, owner_of
 from services.serving.hops import REPLICA_ENVIRONMENT, streaming_handle
 from services.serving.keys import ApiKey
 from services.serving.listener import Listener
@@ -58,6 +59,7 @@ ENDPOINTS = {
     "chat": lambda app: app.post("/v1/chat/completions", responses=STREAMING),
     "completions": lambda app: app.post("/v1/completions", responses=STREAMING),
     "embeddings": lambda app: app.post("/v1/embeddings", responses=RESPONSES),
+    "feedback": lambda app: app.post("/v1/feedback", responses=RESPONSES),
 }
 
 
@@ -77,6 +79,7 @@ class Gateway(OpenAiIngress):
         self._handles: dict[str, Any] = {}
         storage = open_storage(storage_uri)
         self._measures = Measures(name)
+        self._feedback = FeedbackDesk(name)
         self._admission = Admission(serving.admission, serving.num_gateway_replicas)
         self._shadow = Shadow(serving.shadow, name, self._shadow_ended)
         self._keys = KeyWatch(storage, name)
@@ -139,6 +142,16 @@ class Gateway(OpenAiIngress):
     async def embeddings(self, body: EmbeddingRequest, request: Request) -> Response:
         return await self._answer(_picklable(body) if hasattr(body, "messages") else body, "embeddings", request)
 
+    async def feedback(self, body: FeedbackRequest, request: Request) -> Response:
+        try:
+            ticket = self._admission.charge(request.state.api_key, 0, time.monotonic())
+            found = await self._feedback.take(body, request.state.api_key)
+        except ApiError as error:
+            self.refused(error)
+            raise
+        self._measures.feedback(found, body.thumb)
+        return JSONResponse({"object": "feedback", "request_id": body.request_id}, headers=ticket.headers)
+
     def _card(self) -> dict[str, Any]:
         return {"id": self._name, "object": "model", "created": self._created, "owned_by": "serinus"}
 
@@ -173,6 +186,7 @@ class Gateway(OpenAiIngress):
             body=body,
             method=method,
             request_id=request_id,
+            owner=owner_of(request.state.api_key),
             place=bucket(self._user(body, request), traffic.salt),
             shadow=traffic.canary if copied else None,
             started_s=started_s,
@@ -268,7 +282,7 @@ class Gateway(OpenAiIngress):
             if call.wanted is None and not (
                 refused or both_failed or excused(attempt, self._watch.situation, now_s, absence_s)
             ):
-                self._outbox.add(record)
+                self._outbox.add(record.model_copy(update={"owner": call.owner}))
         if call.shadow is not None and last.watch.outcome == "ok":
             canary = call.shadow
             self._shadow.offer(canary, last.watch, lambda: self._chunks(canary, call))

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from services.contract import RequestRecord
 from services.serving.openai_errors import ApiError
 from services.serving.shadow import Comparison
@@ -37,6 +39,7 @@ class Measures:
             labels,
         )
 
+        self._feedback = Counter(names.FEEDBACK, "Users' votes on answers", (*labels, "thumb"))
         self._shadow = Counter(
             names.SHADOW_REPLIES, "Replies to copied requests, beside the user's", ("model", "result", "same_finish")
         )
@@ -68,6 +71,12 @@ class Measures:
         for kind, number in counts.items():
             if number:
                 self._tokens.inc(number, {**labels, "kind": kind})
+
+    def feedback(self, vote: Mapping[str, str | None], thumb: str) -> None:
+        """A user's vote. One that replaces another is counted as such, since counters cannot take back."""
+        kind = thumb if vote["before"] is None else "changed"
+        labels = {"model": self._name, "revision": vote["revision"], "role": vote["role"]}
+        self._feedback.inc(1, {**labels, "thumb": kind})
 
     def refused(self, error: ApiError) -> None:
         self._refused.inc(1, {"model": self._name, "code": str(error.code or error.status)})

@@ -8,11 +8,13 @@ from collections.abc import Callable
 from typing import Any, Protocol
 
 from cluster.telemetry import logger
-from services.contract import RequestRecord
+from services.contract import NAMESPACE as ACTOR_NAMESPACE
+from services.contract import RequestRecord, actor_name
+
+__all__ = ["ACTOR_NAMESPACE", "Delivery", "Outbox", "Send", "actor_name", "to_actor"]
 
 log = logger("gateway")
 
-ACTOR_NAMESPACE = "serinus"
 FLUSH_S = 0.5
 HEARTBEAT_S = 1.0
 """So often at least the actor hears which traffic version this gateway applies."""
@@ -21,11 +23,6 @@ MAX_BATCH = 2_000
 """Records a call, so that a long queue does not become one huge message."""
 GIVE_UP_S = 30.0
 """A call without an answer for so long is taken as lost."""
-
-
-def actor_name(name: str) -> str:
-    """Name of the detached actor that gathers the evidence for the public name `name`."""
-    return f"serinus-rollout-{name}"
 
 
 class Delivery(Protocol):

@@ -11,17 +11,25 @@ from typing import Any, NamedTuple
 
 from cluster.storage import Storage
 from cluster.telemetry import logger
-from services.contract import Traffic, read_traffic
+from services.contract import APPLICATION_PREFIX, MODEL_DEPLOYMENT, Traffic, application_name, read_traffic
 from services.serving.keys import KeyFile, read_keys
+
+__all__ = [
+    "APPLICATION_PREFIX",
+    "MODEL_DEPLOYMENT",
+    "Alive",
+    "KeyWatch",
+    "Situation",
+    "TrafficWatch",
+    "alive_revisions",
+    "application_name",
+]
 
 log = logger("gateway")
 
 POLL_S = 0.25
 LIVENESS_S = 1.0
 KEYS_S = 1.0
-APPLICATION_PREFIX = "rev-"
-MODEL_DEPLOYMENT = "model"
-"""Name of the one deployment in every revision's application."""
 
 
 class Alive(NamedTuple):
@@ -47,10 +55,6 @@ class Situation:
         """This view with what Serve tells now."""
         away = {revision: self.away_since_s.get(revision, now_s) for revision in alive.coming}
         return Situation(traffic, alive.answering, away)
-
-
-def application_name(revision: str) -> str:
-    return APPLICATION_PREFIX + revision
 
 
 def alive_revisions() -> Alive:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import shutil
 import socket
@@ -17,8 +18,10 @@ import pytest
 from cluster.artifacts import Revision
 from cluster.errors import InputError, ResourceError, StageFailed
 from cluster.storage import LocalStorage
-from services.config import ServingConfig
+from services.config import ProbesConfig, ServingConfig
 from services.contract import Traffic, write_traffic
+from services.rollout.asking import NoAnswer, ServeAsker
+from services.rollout.probes import ProbeItem
 
 pytestmark = pytest.mark.e2e
 
@@ -154,6 +157,51 @@ def test_a_revision_answers_under_the_public_name(
     # the short one would wait for two such rounds.
     assert told["slots"]["given_up"] == ["504"]
     assert told["slots"]["after_s"] < told["slots"]["alone_s"]
+
+
+def test_probes_ask_a_revision_directly_and_rank_choices_as_the_model_does(
+    serving: ServingConfig, shelf: LocalStorage, tiny_model: Path
+) -> None:
+    from services.serving import app
+
+    stable = revision(shelf, tiny_model, "0000000a")
+    app.deploy_revision(stable, serving, shelf)
+    asker, probes = ServeAsker(), ProbesConfig()
+    fields = {"scorer": "exact", "max_tokens": 8}
+    chat = ProbeItem(id="s/1", messages=({"role": "user", "content": "Lists?"},), **fields)
+    written = ProbeItem(id="s/2", prompt="The list", **fields)
+    choices = (" is a list", " of modules", " zebra")
+    chosen = ProbeItem(id="s/3", prompt="The class", choices=choices, **{**fields, "scorer": "choice"})
+    too_long = ProbeItem(id="s/4", prompt="list " * 2000, **fields)
+
+    async def ask() -> tuple[list[str], list[float]]:
+        texts = [await asker(stable.revision, item, probes) for item in (chat, written, written, chosen)]
+        told = [await asker._likelihood(stable.revision, str(chosen.prompt), choice, 0) for choice in choices]
+        for wrong, item in ((stable.revision, too_long), (f"{NAME}-none", written)):
+            with pytest.raises(NoAnswer):
+                await asker(wrong, item, probes.replace(timeout_s=5))
+        return texts, told
+
+    texts, told = asyncio.run(ask())
+    assert all(texts)
+    assert texts[1] == texts[2]  # at temperature 0
+    expected = [_likelihood(tiny_model, "The class", choice) for choice in choices]
+    assert told == pytest.approx(expected, rel=0.03)
+    assert texts[3] == choices[expected.index(max(expected))]
+
+
+def _likelihood(model: Path, prompt: str, choice: str) -> float:
+    """Log-probability per byte by transformers."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer, net = AutoTokenizer.from_pretrained(model), AutoModelForCausalLM.from_pretrained(model)
+    encoded = tokenizer(prompt + choice, return_tensors="pt", return_offsets_mapping=True)
+    tokens, ends = encoded["input_ids"], encoded["offset_mapping"][0, :, 1]
+    with torch.no_grad():
+        logs = torch.log_softmax(net(tokens).logits.float(), dim=-1)[0, :-1]
+    own = logs.gather(1, tokens[0, 1:, None])[:, 0]
+    return float(own[ends[1:] > len(prompt)].sum()) / len(choice.encode())
 
 
 def test_a_revision_that_cannot_load_says_why_and_leaves_nothing_running(

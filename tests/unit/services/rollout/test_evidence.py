@@ -10,7 +10,7 @@ from cluster.storage import LocalStorage
 from services.config import RolloutConfig
 from services.contract import Outcome, PairedScore, RequestRecord, Role
 from services.rollout import evidence as module
-from services.rollout.evidence import EvidenceStore, stored_looks
+from services.rollout.evidence import EvidenceStore, stored_looks, stored_scores
 from services.rollout.findings import Evidence
 from services.rollout.gateways import LIVE_S, SETTLE_S, Gateways
 from services.rollout.status import Decision, RolloutStatus
@@ -150,6 +150,20 @@ def test_a_write_that_fails_loses_nothing(storage: LocalStorage, monkeypatch: py
     store.flush()
     (look,) = stored_looks(storage, STATUS)
     assert (len(look.records), len(look.scores)) == (2, 1)
+
+
+def test_an_item_counts_once_in_a_rollout_also_after_a_crash(storage: LocalStorage) -> None:
+    store = EvidenceStore(storage, STATUS)
+    store.add_scores(
+        [PairedScore(item="i", stable=1, canary=0, at=NOW), PairedScore(item="j", stable=1, canary=1, at=NOW)]
+    )
+    assert store.scored() == {"i", "j"}
+    store.look(STATUS, NOW)
+    store.flush()
+    after = EvidenceStore(storage, STATUS)
+    after.add_scores([PairedScore(item="i", stable=1, canary=0, at=at(60))])  # asked again: the same number, no news
+    assert after.look(STATUS, at(60)).findings[3].num_canary == 2
+    assert [(score.item, score.canary) for score in stored_scores(storage, STATUS)] == [("i", 0), ("j", 1)]
 
 
 def at(seconds: float) -> datetime:

@@ -15,6 +15,7 @@ from cluster.storage import LocalStorage, Storage
 from services.config import RolloutConfig, ServingConfig, StepConfig
 from services.contract import RequestRecord, Traffic, read_traffic, write_traffic
 from services.rollout.loop import Loop
+from services.rollout.replay import replay
 from services.rollout.status import RolloutStatus, read_status
 
 STABLE, CANDIDATE = "m-00000001", "m-00000002"
@@ -105,7 +106,8 @@ class World:
 
     def start(self, config: RolloutConfig = CONFIG, keep: int = 1) -> str:
         self.run(3)
-        return self.loop.start(config, CANDIDATE, keep, "ann")
+        self.storage.write("items", b"")
+        return self.loop.start(config, CANDIDATE, keep, "ann", "items")
 
     def run(self, seconds: float) -> None:
         for _ in range(int(seconds * 2)):
@@ -203,6 +205,52 @@ def test_a_candidate_that_answers_worse_is_out_though_nothing_fails(world: World
         world.loop.score(items)
         world.turn()
     assert (world.status.decisions[-1].reason, world.status.decisions[-1].verdict) == ("quality", "failed")
+
+
+def score(world: World, rollout: str, names: range, canary: float = 1.0) -> None:
+    items = [{"item": f"set/{n}", "stable": 1.0, "canary": canary, "at": world.now} for n in names]
+    world.loop.score(items, rollout)
+
+
+def test_quality_is_proven_once_for_all_steps(world: World) -> None:
+    step = StepConfig(weight_percent=10, min_requests=10, min_duration_s=2, prove="quality")
+    rollout = world.start(CONFIG.replace(steps=(step, step.replace(weight_percent=50))))
+    world.run(8)
+    assert "scores are not down by 5 points (about" in world.status.last_look.message  # type: ignore[union-attr]
+    for number in range(0, 200, 10):
+        score(world, rollout, range(number, number + 10))
+        world.turn()
+    world.run(20)
+    assert world.status.phase == "promoted"
+    assert [look.same for look in replay(world.storage, world.status)] == [True, True]
+
+
+def test_the_prober_is_told_what_is_known_and_answers_to_another_rollout_do_not_count(world: World) -> None:
+    assert world.loop.probe_task() is None
+    world.run(3)
+    rollout = world.loop.start(CONFIG, CANDIDATE, 1, "ann", "items")
+    world.run(1)
+    score(world, rollout, range(3))
+    score(world, "an earlier one", range(9), canary=0.0)
+    task = world.loop.probe_task()
+    assert task is not None
+    assert (task.revisions, task.known) == ((STABLE, CANDIDATE), {"set/0", "set/1", "set/2"})
+    world.loop = world.process(world.storage)
+    assert world.loop.probe_task() is not None
+    world.loop.abort("bob")
+    assert world.loop.probe_task() is None
+
+
+def test_a_verdict_from_scores_comes_out_the_same_again(world: World) -> None:
+    rollout = world.start(
+        CONFIG.replace(steps=(StepConfig(weight_percent=10, min_requests=10**6),), step_timeout_s=600)
+    )
+    for number in range(0, 200, 10):
+        score(world, rollout, range(number, number + 10), canary=float(number % 20 > 0))
+        world.turn()
+    world.run(10)
+    assert (world.status.decisions[-1].reason, world.status.phase) == ("quality", "rolled_back")
+    assert all(look.same for look in replay(world.storage, world.status))
 
 
 def test_a_step_without_canary_traffic_times_out_and_goes_back(world: World) -> None:

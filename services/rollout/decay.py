@@ -1,0 +1,123 @@
+"""Has a promoted model decayed? Its scores now against those recorded at its promotion, item by item. Pure.
+
+What a drop means. The items are taken for a sample of all the questions they stand for, and the drop is the mean over all of
+those. On these very items it is known exactly after one round, which is no ground for acting: of 25 items one that tips over is 4
+points. So a round establishes a drop only where that many items can; with fewer the finding says how many would.
+
+Rounds. At temperature 0 a model that has not changed gives the same answers again. A second round is therefore no fresh sample:
+a wealth multiplied on over rounds would grow without end out of one unlucky set. Each round is a test of its own, which uses
+nothing of the rounds before, and round r has the level alpha / (r (r + 1)). These sum to alpha, so the watch as a whole keeps it by
+the union bound, whatever the rounds have in common. Within a round the test is that of a rollout's paired scores (`quality`).
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Literal
+
+import numpy as np
+
+from cluster.config import StrictModel
+from services.config import DecayConfig
+from services.rollout.probes import ProbeAnswer
+from services.rollout.quality import QualityTest
+
+BETA = 0.05
+"""Level at which a round says that a drop of `effect_points` is excluded. It only informs: nothing is done because of it."""
+
+
+HARM_SCALES = (0.75, 1.5, 5.0, 15.0)
+HARM_WEIGHTS = (0.4, 0.2, 0.2, 0.2)
+"""Bets far beyond the effect too: it lies close to the margin, and what breaks a model mostly costs it many times as much."""
+
+
+class DecayFinding(StrictModel):
+    """What one round comes to so far. Scores and drops are in [0, 1] and [-1, 1]; logarithms are natural."""
+
+    round: int
+    num_items: int
+    before: float = 0.0
+    """Mean recorded score of the items asked so far in this round."""
+    now: float = 0.0
+    log_harm: float = 0.0
+    """Of the e-value against "the drop is at most the margin"."""
+    log_threshold: float = 0.0
+    """What it must reach, in this round."""
+    log_pass: float = 0.0
+    """Of the e-value against "the drop is at least the effect"."""
+    needed: int | None = None
+    """Items in all that would establish a drop as large as the one seen; None when it is within the margin."""
+
+    @property
+    def drop(self) -> float:
+        return self.before - self.now
+
+    @property
+    def verdict(self) -> Literal["passed", "failed", "inconclusive"]:
+        """failed: decayed. passed: a drop of the effect's size is excluded."""
+        if self.log_harm >= self.log_threshold:
+            return "failed"
+        return "passed" if self.log_pass >= math.log(1 / BETA) else "inconclusive"
+
+    def told(self, config: DecayConfig) -> str:
+        """For people."""
+        seen = f"{self.before:.1%} then, {self.now:.1%} now on {self.num_items} items (round {self.round})"
+        margin, effect = config.max_accuracy_drop_points, config.effect_points
+        match self.verdict:
+            case "failed":
+                return f"{seen}: a drop of more than {margin:g} points is established"
+            case "passed":
+                return f"{seen}: a drop of {effect:g} points is excluded"
+        if self.needed is not None:
+            return (
+                f"{seen}: {self.drop * 100:.1f} points down, which this many items do not establish to be more than "
+                f"{margin:g}: about {self.needed} would"
+            )
+        return f"{seen}: no drop beyond {margin:g} points"
+
+
+def level(config: DecayConfig, number: int) -> float:
+    """The share of alpha of round `number` (1, 2, ...)."""
+    return config.alpha / (number * (number + 1))
+
+
+def start(config: DecayConfig, num_watches: int = 1) -> QualityTest:
+    """The test of a round, before its first item."""
+    margin, effect = config.max_accuracy_drop_points / 100, config.effect_points / 100
+    return QualityTest.start(margin, effect, (effect,), num_watches, scales=HARM_SCALES, weights=HARM_WEIGHTS)
+
+
+def judge_round(config: DecayConfig, number: int, answers: Sequence[ProbeAnswer]) -> DecayFinding:
+    """The finding after `answers`, in the order in which they came."""
+    margin = config.max_accuracy_drop_points / 100
+    test = start(config)
+    highest = 0.0
+    for answer in answers:
+        test = test.take(np.zeros(1, int), np.array([answer.now - answer.before]))
+        highest = max(highest, float(test.log_harm[0]))
+    before, now = (float(np.mean(side)) if answers else 0.0
+                   for side in ([a.before for a in answers], [a.now for a in answers]))  # fmt: skip
+    share = level(config, number)
+    return DecayFinding(
+        round=number,
+        num_items=len(answers),
+        before=before,
+        now=now,
+        log_harm=highest,  # what was established once stays so: the test is one of its highest value
+        log_threshold=math.log(1 / share),
+        log_pass=float(test.log_pass[0, 0]),
+        needed=items_needed(before - now, margin, float(test.variance[0]), share),
+    )
+
+
+def items_needed(drop: float, margin: float, variance: float, share: float) -> int | None:
+    """Items until a steady drop like this is established at the level `share`, in about half of all cases.
+
+    An item adds s g - s^2 (variance + g^2) / 2 to the logarithm, g being the drop beyond the margin (to the second order of
+    log(1 + x)); the best stake s makes that g^2 / (2 (variance + g^2)).
+    """
+    beyond = drop - margin
+    if beyond < 1e-6:  # on the margin, but for rounding
+        return None
+    return math.ceil(math.log(1 / share) * 2 * (variance + beyond**2) / beyond**2)

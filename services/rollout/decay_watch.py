@@ -1,0 +1,296 @@
+"""The watch over a promoted model: observe -> decide -> act -> persist, between rollouts. Who asks the items is the prober.
+
+    rollouts/<name>/decay.json               the one watch, changed by compare-and-set
+    rollouts/<name>/<id>/recorded.jsonl      each item's score right after the promotion of that rollout
+    rollouts/<name>/<id>/round-0001.jsonl    and in each round since
+
+A watch begins with a promotion, rests during the next rollout, and ends when its model is no longer stable.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Sequence
+from datetime import datetime, timedelta
+from typing import Literal
+
+from cluster import registry
+from cluster.config import StrictModel
+from cluster.errors import InputError
+from cluster.storage import ABSENT, Storage
+from cluster.telemetry import logger
+from services.config import ProbesConfig
+from services.contract import read_traffic
+from services.rollout import acts
+from services.rollout.acts import Applications
+from services.rollout.decay import DecayFinding, judge_round
+from services.rollout.probes import ProbeAnswer, ProbeTask, read_answers, write_answers
+from services.rollout.status import Decision, RolloutStatus, folder, read_status
+
+log = logger("decay")
+
+FLUSH_S = 30.0
+"""Answers are written at least so often: what a killed controller has to have asked again."""
+
+
+class WatchStatus(StrictModel):
+    """The watch over one promoted revision."""
+
+    id: str
+    """Of the rollout that promoted it."""
+    name: str
+    revision: str
+    probes: ProbesConfig
+    items: str
+    """Storage key."""
+    phase: Literal["recording", "watching", "reverting", "reverted", "alarmed", "ended"] = "recording"
+    """`alarmed`: it has decayed, and a person must act. `ended`: another revision is stable."""
+    round: int = 1
+    began_at: datetime
+    recorded: float | None = None
+    """Mean score at the promotion."""
+    num_recorded: int = 0
+    last: DecayFinding | None = None
+    """Of the present round, as it was last written; at a round's beginning of the one before."""
+    target: str | None = None
+    """Revision that is brought back."""
+    decision: Decision | None = None
+
+    @property
+    def asks(self) -> bool:
+        return self.phase in ("recording", "watching")
+
+    @property
+    def turn(self) -> tuple[str, str, int]:
+        """What an answer to its present questions belongs to, as ProbeTask has it."""
+        return ("record", self.id, 0) if self.phase == "recording" else ("decay", self.id, self.round)
+
+    @property
+    def file(self) -> str:
+        """Where the answers of the present turn go."""
+        return f"{folder(self.name, self.id)}/recorded.jsonl" if self.phase == "recording" else _round_file(self)
+
+
+def watch_key(name: str) -> str:
+    return f"rollouts/{name}/decay.json"
+
+
+def read_watch(storage: Storage, name: str) -> tuple[WatchStatus, str] | None:
+    """The watch of `name` with its storage version; None when there never was one.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    blob = storage.read(watch_key(name))
+    if blob is None:
+        return None
+    try:
+        return WatchStatus.model_validate_json(blob.content), blob.version
+    except ValueError as error:
+        where, problem = f"{storage.uri}/{watch_key(name)}", str(error).splitlines()[0]
+        raise InputError(where, f"not the status of a watch ({problem})", "restore the file, or remove it") from None
+
+
+def judged_again(storage: Storage, watch: WatchStatus) -> DecayFinding | None:
+    """What the stored answers of the decision's round come to now; None where nothing was decided. It equals `watch.last` unless
+    answers or code were changed."""
+    if watch.decision is None:
+        return None
+    return judge_round(watch.probes.decay, watch.round, read_answers(storage, _round_file(watch)))
+
+
+def _round_file(watch: WatchStatus) -> str:
+    return f"{folder(watch.name, watch.id)}/round-{watch.round:04d}.jsonl"
+
+
+class DecayWatch:
+    """The watches of one public name, one after another. Threads may bring answers while another takes its turn."""
+
+    def __init__(self, storage: Storage, name: str, applications: Applications, clock: Callable[[], datetime]) -> None:
+        self._storage, self._name, self._applications, self._clock = storage, name, applications, clock
+        self._turn: tuple[str, str, int] | None = None
+        self._answers: dict[str, ProbeAnswer] = {}
+        self._unwritten = self._finished = False
+        self._flushed_at = clock()
+        self._lock = threading.Lock()
+
+    # --- what the prober asks and tells -------------------------------------------------------------------------------
+
+    def task(self) -> ProbeTask | None:
+        """What the watch wants asked; None when it wants nothing, or rests during a rollout."""
+        found, rollout = read_watch(self._storage, self._name), read_status(self._storage, self._name)
+        if found is None or not found[0].asks or (rollout and not rollout[0].ended):
+            return None
+        watch = found[0]
+        with self._lock:
+            if self._turn != watch.turn:  # this process has not read what is known yet
+                return None
+            known = frozenset(self._answers)
+        kind: Literal["record", "decay"] = "record" if watch.phase == "recording" else "decay"
+        return ProbeTask(
+            kind=kind,
+            id=watch.id,
+            round=watch.turn[2],
+            revisions=(watch.revision,),
+            items=watch.items,
+            probes=watch.probes,
+            recorded=f"{folder(self._name, watch.id)}/recorded.jsonl",
+            known=known,
+        )
+
+    def take(self, turn: tuple[str, str, int], answers: Sequence[ProbeAnswer]) -> None:
+        """Take in answers; an item counts once in a round, and what belongs to another round does not."""
+        with self._lock:
+            for answer in answers if turn == self._turn else ():
+                self._answers.setdefault(answer.item, answer)
+                self._unwritten = True
+
+    def finish(self, turn: tuple[str, str, int]) -> None:
+        """The prober has asked all it can."""
+        with self._lock:
+            self._finished = self._finished or turn == self._turn
+
+    # --- the turn -----------------------------------------------------------------------------------------------------
+
+    def tick(self) -> float | None:
+        """One turn, when no rollout is under way; returns the seconds until the next one is due, None when answers will tell."""
+        found = self._current()
+        if found is None:
+            return None
+        watch, version = found
+        if watch.phase == "reverting":
+            self._revert(watch, version)
+            return None
+        answers, finished = self._seen(watch)
+        if watch.phase == "recording":
+            return self._record(watch, version, answers, finished)
+        return self._judge(watch, version, answers, finished)
+
+    def _current(self) -> tuple[WatchStatus, str] | None:
+        """The watch that is to go on, begun or ended where that is due."""
+        found, rollout = read_watch(self._storage, self._name), read_status(self._storage, self._name)
+        traffic = read_traffic(self._storage, self._name)
+        stable = traffic[0].stable if traffic else None
+        if rollout and _begins(rollout[0], stable) and (found is None or found[0].id != rollout[0].id):
+            watch = _first(rollout[0], self._clock())
+            return watch, self._write(watch, found[1] if found else ABSENT)
+        if found is None or not (found[0].asks or found[0].phase == "reverting"):
+            return None
+        if found[0].phase != "reverting" and stable != found[0].revision:
+            self._write(found[0].replace(phase="ended"), found[1])
+            return None
+        return found
+
+    def _write(self, watch: WatchStatus, expect: str) -> str:
+        content = watch.model_dump_json(indent=1).encode()
+        return self._storage.write(watch_key(self._name), content, expect=expect)
+
+    def _seen(self, watch: WatchStatus) -> tuple[list[ProbeAnswer], bool]:
+        """The answers of the present turn, read from storage by a process that has not seen them yet."""
+        with self._lock:
+            if self._turn != watch.turn:
+                self._answers = {answer.item: answer for answer in read_answers(self._storage, watch.file)}
+                self._turn, self._unwritten, self._finished = watch.turn, False, False
+            return list(self._answers.values()), self._finished
+
+    def _record(self, watch: WatchStatus, version: str, answers: list[ProbeAnswer], finished: bool) -> float | None:
+        if not finished or not answers:
+            return self._flush(watch, version, answers)
+        write_answers(self._storage, watch.file, answers)
+        mean = sum(answer.now for answer in answers) / len(answers)
+        log.info("%s: %.1f %% on %d items recorded at its promotion", watch.revision, mean * 100, len(answers))
+        self._write(watch.replace(phase="watching", recorded=mean, num_recorded=len(answers)), version)
+        return 0.0
+
+    def _judge(self, watch: WatchStatus, version: str, answers: list[ProbeAnswer], finished: bool) -> float | None:
+        finding = judge_round(watch.probes.decay, watch.round, answers)
+        if finding.verdict == "failed":
+            write_answers(
+                self._storage, watch.file, answers
+            )  # first: whoever reads the decision finds what it rested on
+            self._decide(watch.replace(last=finding), version)
+            return 0.0
+        if not finished:
+            return self._flush(watch.replace(last=finding), version, answers)
+        write_answers(self._storage, watch.file, answers)
+        say = log.warning if finding.needed is not None and finding.verdict != "passed" else log.info
+        say("%s: %s", watch.revision, finding.told(watch.probes.decay))
+        self._write(watch.replace(last=finding, round=watch.round + (1 if answers else 0)), version)
+        with self._lock:
+            self._finished = False
+        return 0.0 if answers else None
+
+    def _flush(self, watch: WatchStatus, version: str, answers: list[ProbeAnswer]) -> float | None:
+        if not self._unwritten:
+            return None
+        due_s = FLUSH_S - (self._clock() - self._flushed_at) / timedelta(seconds=1)
+        if due_s > 0:
+            return due_s
+        write_answers(self._storage, watch.file, answers)
+        self._write(watch, version)
+        self._flushed_at = self._clock()
+        with self._lock:
+            self._unwritten = len(self._answers) > len(answers)
+        return FLUSH_S
+
+    # --- the way back -------------------------------------------------------------------------------------------------
+
+    def _decide(self, watch: WatchStatus, version: str) -> None:
+        """Back to the previous revision if it can be; persisted before it is carried out."""
+        assert watch.last is not None, "it was just judged"
+        previous = registry.aliases(self._storage, self._name).get("previous")
+        problem = self._problem(watch, previous)
+        message = f"{watch.revision} has decayed: {watch.last.told(watch.probes.decay)}"
+        told = f"{message}; {problem}" if problem else f"{message}; back to {previous}"
+        decision = Decision(
+            action="hold" if problem else "rollback",
+            verdict="failed",
+            reason="decay",
+            message=told,
+            numbers={"before": watch.last.before, "now": watch.last.now, "items": float(watch.last.num_items),
+                     "log_harm": watch.last.log_harm, "log_threshold": watch.last.log_threshold},
+            look=watch.round,
+            at=self._clock(),
+        )  # fmt: skip
+        log.error("DECAY of %s: %s", self._name, told)
+        phase = "alarmed" if problem else "reverting"
+        self._write(watch.replace(phase=phase, target=None if problem else previous, decision=decision), version)
+
+    def _problem(self, watch: WatchStatus, previous: str | None) -> str | None:
+        """Why nothing can be done without a person, and what that person should do."""
+        if not watch.probes.decay.rollback:
+            return "probes.decay.rollback is off: to go back, type serinus canary rollback"
+        if previous is None or previous == watch.revision:
+            return (
+                "there is no previous revision to go back to: publish a better one and let it in (serinus canary start)"
+            )
+        if previous not in self._applications.running():
+            return f"{previous}, stable before, is no longer loaded: type serinus canary start --revision {previous}"
+        return None
+
+    def _revert(self, watch: WatchStatus, version: str) -> None:
+        """Every act looks at what is there, so that doing it again after a crash changes nothing."""
+        assert watch.target is not None, "it was decided"
+        assert watch.decision is not None, "it was decided"
+        who, why, now = watch.decision.who, watch.decision.message, self._clock()
+        back = acts.go_back(self._storage, self._name, watch.revision, watch.target, who=who, why=why, now=now)
+        if back:
+            log.error("DECAY of %s: everybody is on %s again", self._name, watch.target)
+        else:
+            log.error("DECAY of %s: another revision was made stable meanwhile; nothing was changed", self._name)
+        self._write(watch.replace(phase="reverted" if back else "ended"), version)
+
+
+def _begins(rollout: RolloutStatus, stable: str | None) -> bool:
+    return rollout.phase == "promoted" and bool(rollout.probe_items) and stable == rollout.candidate
+
+
+def _first(rollout: RolloutStatus, now: datetime) -> WatchStatus:
+    return WatchStatus(
+        id=rollout.id,
+        name=rollout.name,
+        revision=rollout.candidate,
+        probes=rollout.config.probes,
+        items=rollout.probe_items,
+        began_at=now,
+    )

@@ -1,0 +1,98 @@
+"""Votes: who may judge which answer, the last one counts, bounded memory, and a record that survives."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from cluster.errors import StageFailed
+from cluster.storage import LocalStorage
+from services.rollout import feedback as module
+from services.rollout.feedback import FLUSH_S, FeedbackBook, FeedbackCounts, feedback
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def record(request_id: str, revision: str = "m-1", owner: str = "", role: str = "stable") -> dict[str, object]:
+    return {"request_id": request_id, "revision": revision, "role": role, "owner": owner}
+
+
+def at(seconds: float) -> datetime:
+    return NOW + timedelta(seconds=seconds)
+
+
+@pytest.fixture
+def book(storage: LocalStorage) -> FeedbackBook:
+    return FeedbackBook(storage, "m", NOW)
+
+
+def test_a_vote_finds_the_revision_that_answered(book: FeedbackBook) -> None:
+    book.note([record("a", "m-2", role="canary"), record("a", "m-1"), record("b", "m-2", role="canary")])
+    found = book.vote("", "a", "down", None, NOW)
+    assert found is not None
+    assert (found[0].revision, found[0].role, found[1]) == ("m-1", "stable", None)  # it failed over: stable answered
+    assert book.vote("", "unknown", "up", None, NOW) is None
+
+
+def test_only_the_key_that_asked_may_judge_and_ids_of_others_do_not_collide(book: FeedbackBook) -> None:
+    book.note([record("a", "m-1", owner="alice"), record("a", "m-2", owner="mallory")])
+    assert book.vote("bob", "a", "down", None, NOW) is None
+    found = book.vote("alice", "a", "down", None, NOW)
+    assert found is not None
+    assert found[0].revision == "m-1"
+
+
+def test_the_last_vote_counts_and_corrections_are_kept(book: FeedbackBook, storage: LocalStorage) -> None:
+    book.note([record(str(n), "m-2" if n % 2 else "m-1") for n in range(10)])
+    for n in range(10):
+        book.vote("", str(n), "down" if n < 4 else "up", None, NOW)
+    changed = book.vote("", "0", "up", "Paris", NOW)
+    assert changed is not None
+    assert changed[1] == "down"
+    assert book.flush(at(1)) == pytest.approx(FLUSH_S - 1)
+    assert book.flush(at(FLUSH_S)) is None
+    book.vote("", "1", "up", None, NOW)
+    assert book.flush(at(3 * FLUSH_S)) is None
+    assert feedback(storage, "m") == {
+        "m-1": FeedbackCounts(up=4, down=1, corrected=1),
+        "m-2": FeedbackCounts(up=4, down=1),
+    }
+    files = [key for key in storage.list("rollouts/m") if key.endswith(".jsonl")]
+    assert files == [f"rollouts/m/before/feedback-00000{n}.jsonl" for n in (1, 2)]
+    assert b'"correction":"Paris"' in storage.read(files[0]).content  # type: ignore[union-attr]
+
+
+def test_votes_lie_with_the_rollout(book: FeedbackBook, storage: LocalStorage) -> None:
+    storage.write("rollouts/m/current", b"r7")
+    book.note([record("a")])
+    book.vote("", "a", "up", None, NOW)
+    book.flush(at(FLUSH_S))
+    assert feedback(storage, "m", "r7") == feedback(storage, "m") == {"m-1": FeedbackCounts(up=1)}
+    assert feedback(storage, "m", "r6") == {}
+
+
+def test_the_oldest_answers_are_forgotten_first(book: FeedbackBook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_KNOWN", 5)
+    book.note([record(str(n)) for n in range(20)])
+    assert [n for n in range(20) if book.vote("", str(n), "up", None, NOW)] == list(range(15, 20))
+
+
+def test_a_storage_that_is_away_loses_no_vote_and_fills_no_memory(
+    book: FeedbackBook, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book.note([record("a")])
+    book.vote("", "a", "up", None, NOW)
+
+    def full(*_: object, **__: object) -> str:
+        raise OSError("no space left")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write", full)
+        with pytest.raises(OSError, match="no space"):
+            book.flush(at(FLUSH_S))
+        patch.setattr(module, "MAX_UNWRITTEN", 1)
+        with pytest.raises(StageFailed):
+            book.vote("", "a", "down", None, NOW)
+    book.flush(at(FLUSH_S))
+    assert feedback(storage, "m") == {"m-1": FeedbackCounts(up=1)}
