@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 app = typer.Typer(help=__doc__, add_completion=False, rich_markup_mode=None)
 canary = typer.Typer(help="Let a candidate into production step by step.")
 app.add_typer(canary, name="canary")
+gate = typer.Typer(help="The verdict on a model that was made.")
+app.add_typer(gate, name="gate")
 keys = typer.Typer(help="Who may ask the gateway, and how much.")
 app.add_typer(keys, name="keys")
 
@@ -135,6 +137,24 @@ def run(
     if (candidate := registry.aliases(storage, loaded.name).get("candidate")) not in (None, before):
         _let_wait(loaded, storage, str(candidate))
     out.print(f"took {time.monotonic() - began:.0f} s")
+
+
+@gate.command("explain")
+def gate_explain(
+    report: Annotated[
+        str | None, typer.Argument(help="a gate's key, digest or manifest.json; default: the last")
+    ] = None,
+    recipe: RecipeOption = None,
+) -> None:
+    """Say in words what a gate compared, what it found, and what more items would settle."""
+    from pipelines.evaluation import explain, verdict
+
+    if report is not None and report.endswith(".json"):
+        found = verdict.read_report(report)
+    else:
+        found = verdict.find_report(open_storage(_recipe(recipe).storage), report)
+    for line in explain.lines(found):
+        out.print(line, markup=False)
 
 
 @app.command()

@@ -229,28 +229,69 @@ class Difference(StrictModel):
     higher_is_better: bool = True
 
 
+Outcome = Literal["passed", "failed", "inconclusive"]
+
+
 class Check(StrictModel):
-    """One bound of a gate and what was found."""
+    """One requirement of a gate on one task, and what was found. Harm is how much worse the new model is: in points of a score
+    (0 to 100), in percent of a perplexity; negative where it is better."""
 
     name: str
-    found: float
-    bound: float
-    passed: bool
+    """<task>: <new> vs <old>."""
+    task: str
+    metric: str
+    priority: Literal["must", "should", "could"]
+    outcome: Outcome
     message: str
+    method: str
+    """The test; empty where the figures are taken as they are."""
+    num_items: int
+    old: float
+    new: float
+    harm: float
+    harm_low: float
+    harm_high: float
+    """One-sided bounds: at least `harm_low` with a confidence of 1 - alpha, at most `harm_high` with one of 1 - beta."""
+    margin: float
+    effect: float
+    p_margin: float | None = None
+    """Of "the harm is the margin or less"."""
+    p_margin_adjusted: float | None = None
+    """The same after Holm's adjustment over all tests of that priority: failed when at most alpha."""
+    p_effect: float | None = None
+    """Of "the harm is the effect or more": passed when at most beta."""
+    num_items_if_equal: int | None = None
+    """Items on which a model as good as the old one passes with a chance of `power`; None: out of reach."""
+    num_items_if_as_found: int | None = None
+    """Items on which the harm as found would be settled, one way or the other."""
 
 
 class GateReport(Manifest):
     """The verdict on a model. `differences` maps "trained vs base", "quantized vs trained", "quantized vs base"."""
 
     kind: Literal["gate"] = "gate"
+    outcome: Outcome = "inconclusive"
+    """Of the musts together: failed when one failed, else inconclusive when one is, else passed."""
     passed: bool = False
+    """Whether the model may be published: the outcome is passed, or inconclusive and the recipe lets that through."""
     checks: tuple[Check, ...] = ()
     differences: dict[str, tuple[Difference, ...]] = {}
 
     @property
+    def warnings(self) -> tuple[Check, ...]:
+        """What people should know of a model that is let through."""
+        return tuple(
+            check
+            for check in self.checks
+            if check.outcome != "passed" and (check.priority == "should" or (check.priority == "must" and self.passed))
+        )
+
+    @property
     def summary(self) -> str:
-        num_passed = sum(check.passed for check in self.checks)
-        return f"{'passed' if self.passed else 'failed'}: {num_passed} of {len(self.checks)} bounds hold"
+        musts = [check for check in self.checks if check.priority == "must"]
+        num_passed = sum(check.outcome == "passed" for check in musts)
+        warned = f", {len(self.warnings)} warning(s)" if self.warnings else ""
+        return f"{self.outcome}: {num_passed} of {len(musts)} musts passed{warned}"
 
 
 class Revision(Manifest):

@@ -7,7 +7,7 @@
     │   ├── ResourceError           memory, disk, a port, CPUs or GPUs of a pool
     │   └── ClusterError            no cluster, a wrong token, a node that did not start
     ├── Conflict                    a compare-and-set lost the race: read again and decide again
-    ├── GateFailed                  the model missed a bound: an answer, not a mistake (exit code 1)
+    ├── GateFailed                  the model did not pass its gate: an answer, not a mistake (exit code 1)
     └── StageFailed                 a stage broke off though its input was good; what it had made is kept (exit code 3)
 
 Anything else that escapes is a defect of serinus and is shown with its traceback.
@@ -62,7 +62,7 @@ class Conflict(SerinusError):
 
 
 class GateFailed(SerinusError):
-    """A model missed at least one bound of its gate."""
+    """A model did not pass its gate, which says so or cannot say."""
 
     exit_code = 1
 

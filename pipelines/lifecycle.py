@@ -62,7 +62,7 @@ def run(
         Role -> manifest: dataset, base, trained, base_report, trained_report, quantized, quantized_report, gate, revision.
 
     Raises:
-        GateFailed: the model missed a bound.
+        GateFailed: the model did not pass the gate.
         UserError: something in the recipe, the input or the machine must be mended first.
     """
     work = Run(recipe.name, storage, until, remake_from)

@@ -12,11 +12,14 @@ from pipelines.progress import say
 
 
 def check_passed(name: str, gate: GateReport, storage: Storage) -> None:
-    """Raises GateFailed if the gate did not pass; the message names each bound that was missed."""
+    """Raises GateFailed if the gate does not let the model through; the message names each must that was not passed."""
     if not gate.passed:
-        missed = "\n".join(f"  - {check.message}" for check in gate.checks if not check.passed)
+        missed = "\n".join(f"  - {c.message}" for c in gate.checks if c.priority == "must" and c.outcome != "passed")
+        says = "says no" if gate.outcome == "failed" else "cannot say"
         where = f"{storage.uri}/{gate.location}/manifest.json"
-        raise GateFailed(f"{name} is not published: the gate says no\n{missed}\n  all numbers: {where}")
+        raise GateFailed(
+            f"{name} is not published: the gate {says}\n{missed}\n  in words: serinus gate explain {where}"
+        )
 
 
 def publish_candidate(name: str, weights: QuantizedModel, gate: GateReport, storage: Storage) -> Revision:

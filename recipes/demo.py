@@ -32,6 +32,7 @@ from cluster import artifacts, registry  # noqa: E402
 from cluster.artifacts import Checkpoint, Dataset, EvalReport, GateReport, QuantizedModel, Revision  # noqa: E402
 from cluster.config import load_yaml  # noqa: E402
 from cluster.storage import Storage, open_storage  # noqa: E402
+from pipelines.evaluation.explain import mark  # noqa: E402
 from serinus import Recipe  # noqa: E402
 from services.rollout import controller  # noqa: E402
 from services.rollout.status import RolloutStatus, read_rollout_status, rollout_ids  # noqa: E402
@@ -173,7 +174,7 @@ def summarize(recipe: Recipe, storage: Storage, good: RolloutStatus, bad: Rollou
     figures("training", [chain.trained.summary], manifest(chain.trained))
     figures("evaluation", list(comparison(chain)), manifest(chain.gate))
     figures("quantized", [chain.quantized.summary], manifest(chain.quantized))
-    figures("gate", [("ok   " if c.passed else "FAIL ") + c.message for c in chain.gate.checks], manifest(chain.gate))
+    figures("gate", [mark(c) + c.message for c in chain.gate.checks], manifest(chain.gate))
     for title, status in (("rollout", good), ("broken", bad)):
         figures(title, list(rollout_lines(status)), f"rollouts/{status.name}/{status.id}/status.json")
         log = LOADS / f"{status.candidate}.jsonl"

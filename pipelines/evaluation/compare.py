@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from cluster.artifacts import Difference, EvalReport, Score
 from cluster.errors import InputError
 from cluster.storage import Storage
+from pipelines.evaluation.gate import Pair
+from pipelines.evaluation.paired.binary import Binary
+from pipelines.evaluation.paired.bounded import Bounded
+from pipelines.evaluation.paired.likelihood import Likelihood
+from pipelines.evaluation.paired.sample import Sample
 
 if TYPE_CHECKING:
     import numpy as np
@@ -20,6 +25,10 @@ INTERVAL = (2.5, 97.5)
 
 METRICS = {"perplexity": "perplexity", "continuation": "chrf", "multiple_choice": "accuracy"}
 """Task kind -> metric."""
+RIGHT_OR_WRONG = frozenset({"accuracy"})
+"""Metrics of which an item has 1 or 0."""
+SCALES = {"chrf": 100.0}
+"""An item's best score, where it is not 1."""
 
 Row = dict[str, Any]
 
@@ -46,8 +55,18 @@ def compare(storage: Storage, old: EvalReport, new: EvalReport) -> tuple[Differe
     Raises:
         InputError: the two did not get the same items.
     """
-    before, after = read_items(storage, old), read_items(storage, new)
-    return tuple(_difference(score, before.get(score.task, []), after.get(score.task, [])) for score in old.scores)
+    return tuple(_difference(score, before, after) for score, before, after in _matched(storage, old, new))
+
+
+def pairs(storage: Storage, old: EvalReport, new: EvalReport) -> tuple[Pair, ...]:
+    """The same as the gate takes it: each task's items, ready to be tested.
+
+    Raises:
+        InputError: the two did not get the same items, an item's figure is not finite, or their tokenizers differ.
+    """
+    return tuple(
+        _pair(score, new.score(score.task), before, after) for score, before, after in _matched(storage, old, new)
+    )
 
 
 def read_items(storage: Storage, report: EvalReport) -> dict[str, list[Row]]:
@@ -61,14 +80,53 @@ def read_items(storage: Storage, report: EvalReport) -> dict[str, list[Row]]:
     return {task: sorted(rows, key=lambda row: row["id"]) for task, rows in by_task.items()}
 
 
+def _matched(storage: Storage, old: EvalReport, new: EvalReport) -> Iterator[tuple[Score, list[Row], list[Row]]]:
+    before, after = read_items(storage, old), read_items(storage, new)
+    for score in old.scores:
+        was, now = before.get(score.task, []), after.get(score.task, [])
+        if [row["id"] for row in was] != [row["id"] for row in now]:
+            odd = sorted({row["id"] for row in was} ^ {row["id"] for row in now})
+            raise InputError(
+                f"evaluation task {score.task}",
+                f"the two models did not answer the same items ({len(odd)} differ, first {odd[:1]})",
+                "evaluate both with the same recipe and dataset",
+            )
+        yield score, was, now
+
+
+def _pair(old: Score, new: Score, before: list[Row], after: list[Row]) -> Pair:
+    perplexity = old.metric == "perplexity"
+    was, now = (_figures(old.task, rows, "nll" if perplexity else "score") for rows in (before, after))
+    sample: Sample
+    if perplexity:
+        tokens = _figures(old.task, before, "num_tokens")
+        if (tokens != _figures(old.task, after, "num_tokens")).any():
+            raise InputError(
+                f"evaluation task {old.task}",
+                "the two models cut its text into other tokens, and a perplexity is per token",
+                "compare models that share a tokenizer, or leave perplexity out of the gate",
+            )
+        sample, method = Likelihood(now - was, tokens), "studentized bootstrap of the paired log-likelihoods"
+    elif old.metric in RIGHT_OR_WRONG:
+        lost, gained = int((was > now).sum()), int((was < now).sum())
+        sample, method = Binary(len(was), lost, gained), "exact test of paired proportions on Tango's statistic"
+    else:
+        sample, method = Bounded((was - now) / SCALES.get(old.metric, 1.0)), "betting on the paired differences"
+    return Pair(old.task, old.metric, old.value, new.value, method, sample)
+
+
+def _figures(task: str, rows: Sequence[Row], name: str) -> NDArray[np.float64]:
+    import numpy as np
+
+    figures = np.array([row[name] for row in rows], dtype=np.float64)
+    if not np.isfinite(figures).all():
+        holes = [row["id"] for row, good in zip(rows, np.isfinite(figures), strict=True) if not good]
+        found = f"{len(holes)} item(s) have no finite {name} (first {holes[0]})"
+        raise InputError(f"evaluation task {task}", found, "evaluate that model again: serinus run --from evaluate")
+    return figures
+
+
 def _difference(score: Score, before: list[Row], after: list[Row]) -> Difference:
-    if [row["id"] for row in before] != [row["id"] for row in after]:
-        odd = sorted({row["id"] for row in before} ^ {row["id"] for row in after})
-        raise InputError(
-            f"evaluation task {score.task}",
-            f"the two models did not answer the same items ({len(odd)} differ, first {odd[:1]})",
-            "evaluate both with the same recipe and dataset",
-        )
     # The same items are drawn for both, so what is hard about an item cancels out.
     old, new = _resampled(score.task, score.metric, before), _resampled(score.task, score.metric, after)
     low, high = _interval(new[1:] - old[1:])

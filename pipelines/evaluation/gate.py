@@ -1,55 +1,165 @@
-"""The gate: a pure function of three reports and the bounds. No heavy imports."""
+"""The gate: a pure function of paired samples and requirements. No heavy imports.
+
+One rule for every comparison, the rollouts' (docs/rollouts.md): harm beyond the margin established is failed, a harm of the effect
+excluded is passed, neither is inconclusive. Failing is a union (one is enough), so its level is shared by Holm's procedure (Holm
+1979, Scandinavian Journal of Statistics 6) among the tests of a priority. Passing is an intersection (all must), which keeps its
+level without sharing (Berger 1982, Technometrics 24).
+"""
 
 from __future__ import annotations
 
-from cluster.artifacts import Check, EvalReport, Score
-from pipelines.config import GateConfig
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from cluster.artifacts import Check, Outcome
+from pipelines.config import GateConfig, RequirementConfig, asked_of
+from pipelines.evaluation.explain import finding, recovery
+from pipelines.evaluation.paired.sample import MAX_ITEMS, Sample, highest, lowest
 
 
-def judge(config: GateConfig, base: EvalReport, trained: EvalReport, quantized: EvalReport) -> tuple[Check, ...]:
-    """Hold every score of the three reports, which must be of the same tasks, against its bound."""
-    checks: list[Check] = []
-    for score in base.scores:
-        after, small = trained.score(score.task), quantized.score(score.task)
-        if score.metric == "perplexity":
-            checks += [_dropped(config, score, after), _kept_perplexity(config, after, small)]
-        else:
-            checks.append(_recovered(config, score, small))
-    return tuple(checks)
+@dataclass(frozen=True)
+class Pair:
+    """One task's figures on two models, and their items."""
+
+    task: str
+    metric: str
+    old: float
+    new: float
+    method: str
+    sample: Sample
+
+    @property
+    def is_perplexity(self) -> bool:
+        return self.metric == "perplexity"
+
+    @property
+    def recovery(self) -> float:
+        """new / old, of perplexity old / new. A model that scored nothing leaves nothing to lose."""
+        old, new = (self.new, self.old) if self.is_perplexity else (self.old, self.new)
+        return new / old if old else 1.0
 
 
-def _dropped(config: GateConfig, base: Score, trained: Score) -> Check:
-    found, bound = 100 * (1 - trained.value / base.value), config.min_perplexity_drop_percent
-    moved = f"fell by {found:.1f} %" if found >= 0 else f"rose by {-found:.1f} %"
-    wanted = f"a fall of at least {bound:g} % wanted" if bound >= 0 else f"a rise of at most {-bound:g} % allowed"
-    return Check(
-        name=f"{base.task}: trained against base",
-        found=found,
-        bound=bound,
-        passed=found >= bound,
-        message=f"{base.task} {moved} with training ({base.value:.2f} to {trained.value:.2f}), {wanted}",
+@dataclass(frozen=True)
+class Question:
+    """A requirement asked of one pair."""
+
+    requirement: RequirementConfig
+    pair: Pair
+
+    @property
+    def is_tested(self) -> bool:
+        return self.requirement.min_recovery_percent is None
+
+
+def judge(config: GateConfig, pairs: Mapping[str, Sequence[Pair]]) -> tuple[Check, ...]:
+    """One check for each requirement and task it is asked of, in the recipe's order.
+
+    Args:
+        pairs: comparison ("trained vs base", ...) -> its tasks.
+    """
+    questions = [
+        Question(requirement, pair)
+        for requirement in config.requirements
+        for pair in pairs[requirement.compare]
+        if asked_of(requirement, pair.task, pair.is_perplexity)
+    ]
+    p_margins = [_p_margin(question) for question in questions]
+    adjusted = _adjusted(questions, p_margins)
+    return tuple(
+        _tested(config, question, p, p_adjusted) if question.is_tested else _estimated(config, question)
+        for question, p, p_adjusted in zip(questions, p_margins, adjusted, strict=True)
     )
 
 
-def _kept_perplexity(config: GateConfig, trained: Score, quantized: Score) -> Check:
-    found, bound = quantized.value / trained.value, config.max_quantized_perplexity_ratio
-    return Check(
-        name=f"{trained.task}: quantized against trained",
-        found=found,
-        bound=bound,
-        passed=found <= bound,
-        message=f"{trained.task} is {found:.3f} times the trained model's once quantized, at most {bound:g} allowed",
+def outcome_of(checks: Sequence[Check]) -> Outcome:
+    """The musts together."""
+    musts = {check.outcome for check in checks if check.priority == "must"}
+    if "failed" in musts:
+        return "failed"
+    return "passed" if musts == {"passed"} else "inconclusive"
+
+
+def is_let_through(config: GateConfig, outcome: Outcome) -> bool:
+    return outcome == "passed" or (outcome == "inconclusive" and config.inconclusive_must == "publish")
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusted p-values: rejecting those at most alpha errs anywhere with a chance of at most alpha, however they depend."""
+    adjusted, largest = [1.0] * len(p_values), 0.0
+    for rank, index in enumerate(sorted(range(len(p_values)), key=p_values.__getitem__)):
+        largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
+        adjusted[index] = largest
+    return adjusted
+
+
+def _p_margin(question: Question) -> float:
+    return question.pair.sample.p_at_most(question.requirement.margin_percent / 100) if question.is_tested else 1.0
+
+
+def _adjusted(questions: Sequence[Question], p_values: Sequence[float]) -> list[float]:
+    """Holm's within each priority: what could hold does not make it harder to see that a must fails."""
+    adjusted = [1.0] * len(questions)
+    for priority in ("must", "should", "could"):
+        family = [i for i, q in enumerate(questions) if q.is_tested and q.requirement.priority == priority]
+        for index, p in zip(family, holm([p_values[i] for i in family]), strict=True):
+            adjusted[index] = p
+    return adjusted
+
+
+def _tested(config: GateConfig, question: Question, p_margin: float, p_adjusted: float) -> Check:
+    asked, sample = question.requirement, question.pair.sample
+    margin, effect = asked.margin_percent / 100, asked.effect_percent / 100
+    p_effect = sample.p_at_least(effect)
+    outcome: Outcome = "inconclusive"
+    if p_adjusted <= config.alpha:
+        outcome = "failed"
+    elif p_effect <= config.beta:
+        outcome = "passed"
+    # Between margin and effect either verdict may come: the limit that is farther off takes fewer items.
+    found = sample.harm
+    limit, level = (margin, config.alpha) if found > (margin + effect) / 2 else (effect, config.beta)
+    return _check(
+        config,
+        question,
+        outcome,
+        p_margin=p_margin,
+        p_margin_adjusted=p_adjusted,
+        p_effect=p_effect,
+        num_items_if_equal=_whole(sample.items_needed(effect, 0.0, config.beta, config.power)) if effect > 0 else None,
+        num_items_if_as_found=_whole(sample.items_needed(limit, found, level, config.power)),
     )
 
 
-def _recovered(config: GateConfig, base: Score, quantized: Score) -> Check:
-    # A base model that scores nothing leaves nothing to lose.
-    found, bound = quantized.value / base.value if base.value else 1.0, config.min_recovery
-    return Check(
-        name=f"{base.task}: quantized against base",
-        found=found,
-        bound=bound,
-        passed=found >= bound,
-        message=f"{base.task} keeps {100 * found:.1f} % of the base model's {base.metric} "
-        f"({base.value:.3f} to {quantized.value:.3f}), at least {100 * bound:g} % wanted",
+def _estimated(config: GateConfig, question: Question) -> Check:
+    wanted = question.requirement.min_recovery_percent
+    assert wanted is not None
+    return _check(config, question, "passed" if 100 * question.pair.recovery >= wanted - 1e-9 else "failed")
+
+
+def _check(config: GateConfig, question: Question, outcome: Outcome, **figures: float | int | None) -> Check:
+    asked, pair = question.requirement, question.pair
+    check = Check(
+        name=f"{pair.task}: {asked.compare}",
+        task=pair.task,
+        metric=pair.metric,
+        priority=asked.priority,
+        outcome=outcome,
+        message="",
+        method=pair.method if question.is_tested else "",
+        num_items=pair.sample.num_items,
+        old=pair.old,
+        new=pair.new,
+        harm=100 * pair.sample.harm,
+        harm_low=100 * lowest(pair.sample, config.alpha),
+        harm_high=100 * highest(pair.sample, config.beta),
+        margin=asked.margin_percent if question.is_tested else 0.0,
+        effect=asked.effect_percent if question.is_tested else 0.0,
+        **figures,  # type: ignore[arg-type]
     )
+    said = finding(check) if question.is_tested else recovery(100 * pair.recovery, asked.min_recovery_percent or 0)
+    return check.replace(message=f"{check.name}: {pair.metric} {pair.old:.4g} to {pair.new:.4g}, {said}")
+
+
+def _whole(items: float) -> int | None:
+    return math.ceil(items) if items < MAX_ITEMS else None

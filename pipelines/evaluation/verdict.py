@@ -7,45 +7,50 @@ import time
 from cluster import artifacts
 from cluster.artifacts import EvalReport, GateReport
 from cluster.errors import InputError
-from cluster.storage import Storage
+from cluster.storage import Storage, open_storage
 from pipelines.config import GateConfig
-from pipelines.evaluation.compare import compare
-from pipelines.evaluation.gate import judge
+from pipelines.evaluation.compare import compare, pairs
+from pipelines.evaluation.explain import mark
+from pipelines.evaluation.gate import is_let_through, judge, outcome_of
 from pipelines.progress import say
+
+VERSION = 1
+"""Raise it when the same items lead to another verdict: gates judged before are then judged anew."""
 
 
 def gate(
     config: GateConfig, base: EvalReport, trained: EvalReport, quantized: EvalReport, storage: Storage
 ) -> GateReport:
-    """Judge the quantized model. A missed bound is in the report (`passed` is False), not an exception.
+    """Judge the quantized model. A no is in the report (`passed` is False), not an exception.
 
     Raises:
-        InputError: the reports are not of the same tasks and items.
+        InputError: the reports are not of the same tasks and items, or an item's figure is missing.
     """
     began = time.monotonic()
     inputs = {"base": base.digest, "trained": trained.digest, "quantized": quantized.digest}
-    settings = config.model_dump(mode="json")
+    settings = {**config.model_dump(mode="json"), "rule_version": VERSION}
     key = artifacts.stage_key("gate", settings, inputs)
     if (found := artifacts.load(storage, GateReport, key)) is not None:
-        say("gate", f"already judged: {'passed' if found.passed else 'NOT passed'}")
+        say("gate", f"already judged: {found.summary}")
         return found
     _check_same_tasks(base, trained, quantized)
-    checks = judge(config, base, trained, quantized)
+    compared = {"trained vs base": (base, trained), "quantized vs trained": (trained, quantized)}
+    compared["quantized vs base"] = (base, quantized)
+    checks = judge(config, {name: pairs(storage, *reports) for name, reports in compared.items()})
+    outcome = outcome_of(checks)
     report = GateReport(
         key=key,
         inputs=inputs,
         config=settings,
-        passed=all(check.passed for check in checks),
+        outcome=outcome,
+        passed=is_let_through(config, outcome),
         checks=checks,
-        differences={
-            "trained vs base": compare(storage, base, trained),
-            "quantized vs trained": compare(storage, trained, quantized),
-            "quantized vs base": compare(storage, base, quantized),
-        },
+        differences={name: compare(storage, *reports) for name, reports in compared.items()},
         took_s=time.monotonic() - began,
     )
     for check in checks:
-        say("gate", f"{'passed' if check.passed else 'MISSED'}  {check.message}")
+        say("gate", f"{mark(check)}{check.message}{'  <- WARNING' if check in report.warnings else ''}")
+    say("gate", report.summary)
     return artifacts.save(storage, report)
 
 
@@ -58,3 +63,37 @@ def _check_same_tasks(base: EvalReport, *others: EvalReport) -> None:
                 f"its tasks are not those of the base model's report: {', '.join(sorted(odd))}",
                 "evaluate all models with the same recipe",
             )
+
+
+def find_report(storage: Storage, wanted: str | None = None) -> GateReport:
+    """A gate's report by its key, digest or the beginning of one of them; without any the one made last.
+
+    Raises:
+        InputError: there is none, or more than one.
+    """
+    keys = [key.split("/")[2] for key in storage.list("artifacts/gate") if key.endswith("/manifest.json")]
+    reports = [found for key in keys if (found := artifacts.load(storage, GateReport, key)) is not None]
+    if wanted is not None:
+        reports = [found for found in reports if found.key.startswith(wanted) or found.digest.startswith(wanted)]
+    if len(reports) == 1 or (reports and wanted is None):
+        return max(reports, key=lambda report: report.made_at)
+    why = f"{len(reports)} gate reports match {wanted}" if reports else f"no gate report {wanted or 'yet'}"
+    raise InputError(f"{storage.uri}/artifacts/gate", why, "make one: serinus run RECIPE")
+
+
+def read_report(path: str) -> GateReport:
+    """A gate's report from its manifest.json, wherever that lies.
+
+    Raises:
+        InputError: there is none, or it is no gate's.
+    """
+    folder, _, name = path.rpartition("/")
+    blob = open_storage(folder or ".").read(name)
+    if blob is None:
+        raise InputError(path, "no such file", "name the manifest.json of a gate, or its key")
+    try:
+        return GateReport.model_validate_json(blob.content)
+    except ValueError as error:
+        raise InputError(
+            path, f"not a gate's report ({str(error).splitlines()[0]})", "name the manifest.json of a gate"
+        ) from None

@@ -14,7 +14,7 @@ from cluster import artifacts
 from cluster.artifacts import Dataset, ImportedModel
 from cluster.errors import InputError, ResourceError
 from cluster.storage import LocalStorage
-from pipelines.config import EvaluateConfig, GateConfig, QuantizeConfig, TaskConfig
+from pipelines.config import EvaluateConfig, GateConfig, QuantizeConfig, RequirementConfig, TaskConfig
 from pipelines.evaluation.compare import read_items
 from pipelines.evaluation.evaluate import evaluate, read_documents
 from pipelines.evaluation.tasks import build_items
@@ -96,8 +96,12 @@ def test_evaluate_quantize_evaluate_judge(storage: LocalStorage, dataset: Datase
     assert {r["id"] for rows in read_items(storage, after).values() for r in rows} == {
         r["id"] for rows in items.values() for r in rows
     }
-    verdict = gate(GateConfig(min_recovery=0.01), before, before, after, storage)
-    assert verdict.passed
+    requirements = (
+        RequirementConfig(compare="quantized vs trained", tasks="all", margin_percent=50, effect_percent=90),
+    )
+    verdict = gate(GateConfig(requirements=requirements), before, before, after, storage)
+    assert verdict.outcome != "failed"
+    assert {check.task for check in verdict.checks} == {task.name for task in TASKS}
     assert len(verdict.differences["quantized vs base"]) == len(TASKS)
 
 

@@ -114,8 +114,10 @@ def test_training_helps_and_quantization_keeps_it(demo: Demo) -> None:
     gate = artifacts.load(demo.storage, GateReport, one_key(demo, "gate"))
 
     assert gate is not None
-    assert gate.passed
-    assert any("perplexity" in check.name for check in gate.checks)
+    assert (gate.outcome, gate.passed) == ("passed", True)
+    musts = [check for check in gate.checks if check.priority == "must"]
+    assert {check.name for check in musts} >= {"heldout_perplexity: trained vs base", "general: quantized vs base"}
+    assert all(check.outcome == "passed" and check.method for check in musts)
     revision = registry.resolve(demo.storage, demo.recipe.name, "stable")
     weights = artifacts.find(demo.storage, revision.inputs["weights"])
     assert isinstance(weights, QuantizedModel)
@@ -169,6 +171,14 @@ def test_the_openai_client_gets_answers_from_the_public_name(demo: Demo) -> None
     assert models == f"['{demo.recipe.name}']"
     assert len(answer) > len(models)
     assert int(chunks) >= 2
+
+
+def test_the_gate_explains_itself(demo: Demo) -> None:
+    done = demo.command("-m", "serinus", "gate", "explain")
+
+    assert done.returncode == 0, done.stderr
+    assert "may be published" in done.stdout
+    assert "general: quantized vs base: passed" in done.stdout
 
 
 def test_lineage_goes_back_to_the_input_files(demo: Demo) -> None:

@@ -39,7 +39,8 @@ evaluate:
     - {name: heldout_continuation, kind: continuation}
     - {name: general, kind: multiple_choice, path: general.jsonl}
 gate:
-  min_recovery: 0.98
+  requirements:
+    - {compare: quantized vs base, tasks: scores, effect_percent: 10}
 serve:
   engine: {max_model_len: 1024, max_num_seqs: 16}
 rollout:
@@ -74,8 +75,24 @@ BROKEN = [
     ("max_num_seqs: 16", "max_num_seq: 16", "serve.engine.max_num_seq", "did you mean `max_num_seqs`?"),
     ("data:\n", "data: []\nrest:\n", "data", "should be a mapping of fields"),
     ("gate:\n", "gate:\n\tx: 1\n", "", "not valid YAML"),
+    ("effect_percent: 10", "margin_percent: 10", "gate.requirements[0]", "is above effect_percent"),
+    ("effect_percent: 10", "min_recovery_percent: 98", "gate.requirements[0]", "a must rests on a test"),
+    ("quantized vs base", "quantised", "gate.requirements[0].compare", "'quantized vs base'"),
     ("evaluate:\n", "evaluate: {tasks: [}\n", "", "not valid YAML"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("tasks", "says"),
+    [
+        ("tasks: [genral]", "no evaluation task is named genral (there are general, heldout_choice"),
+        ("tasks: scores, priority: should", "no must is asked of any evaluation task"),
+    ],
+)
+def test_a_gate_that_judges_nothing_is_refused(tmp_path: Path, tasks: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_yaml(broken(tmp_path, "tasks: scores", tasks), Recipe)
+    assert says in str(caught.value)
 
 
 def test_the_recipe_that_the_cases_break_is_good(tmp_path: Path) -> None:

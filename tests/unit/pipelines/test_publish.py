@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cluster import artifacts, registry
-from cluster.artifacts import Check, GateReport, QuantizedModel
+from cluster.artifacts import Check, GateReport, Outcome, QuantizedModel
 from cluster.errors import GateFailed, InputError
 from cluster.storage import LocalStorage
 from pipelines.lifecycle import Run
@@ -16,10 +16,14 @@ def weights(storage: LocalStorage, key: str = "11" * 8) -> QuantizedModel:
     return artifacts.save(storage, QuantizedModel(key=key, scheme="W8A8"))
 
 
-def gate(storage: LocalStorage, *, passed: bool = True, bound: float = 0.98) -> GateReport:
-    check = Check(name="recovery", found=0.97 if not passed else 0.99, bound=bound, passed=passed, message="keeps 97 %")
-    key = artifacts.stage_key("gate", bound, {})
-    return artifacts.save(storage, GateReport(key=key, passed=passed, checks=(check,)))
+def gate(storage: LocalStorage, *, outcome: Outcome = "passed", effect: float = 2.0) -> GateReport:
+    check = Check(
+        name="choice: quantized vs base", task="choice", metric="accuracy", priority="must", outcome=outcome,
+        message="choice keeps 97 %", method="a test", num_items=500, old=0.8, new=0.776, harm=2.4, harm_low=1, harm_high=4,
+        margin=1, effect=effect,
+    )  # fmt: skip
+    key = artifacts.stage_key("gate", effect, {})
+    return artifacts.save(storage, GateReport(key=key, outcome=outcome, passed=outcome == "passed", checks=(check,)))
 
 
 def test_what_passed_is_the_candidate_and_leads_back_to_its_weights_and_gate(storage: LocalStorage) -> None:
@@ -32,9 +36,12 @@ def test_what_passed_is_the_candidate_and_leads_back_to_its_weights_and_gate(sto
     assert revision.weights == made.folder
 
 
-def test_what_failed_is_not_published_and_the_message_names_the_bound(storage: LocalStorage) -> None:
-    with pytest.raises(GateFailed, match="keeps 97 %"):
-        publish_candidate("m", weights(storage), gate(storage, passed=False), storage)
+@pytest.mark.parametrize(("outcome", "says"), [("failed", "says no"), ("inconclusive", "cannot say")])
+def test_what_did_not_pass_is_not_published_and_the_message_names_the_must(
+    storage: LocalStorage, outcome: Outcome, says: str
+) -> None:
+    with pytest.raises(GateFailed, match=rf"{says}\n  - choice keeps 97 %\n.*serinus gate explain .*manifest.json"):
+        publish_candidate("m", weights(storage), gate(storage, outcome=outcome), storage)
 
     assert registry.aliases(storage, "m") == {}
 
@@ -53,8 +60,8 @@ def test_publishing_again_moves_no_alias(storage: LocalStorage) -> None:
 def test_the_same_weights_judged_by_another_gate_are_another_revision(storage: LocalStorage) -> None:
     made = weights(storage)
 
-    first = publish_candidate("m", made, gate(storage, bound=0.98), storage)
-    second = publish_candidate("m", made, gate(storage, bound=0.97), storage)
+    first = publish_candidate("m", made, gate(storage, effect=2), storage)
+    second = publish_candidate("m", made, gate(storage, effect=3), storage)
 
     assert first.revision != second.revision
     assert first.weights == second.weights

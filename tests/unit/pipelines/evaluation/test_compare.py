@@ -9,11 +9,11 @@ import pytest
 from cluster.artifacts import EvalReport, GateReport, load, save
 from cluster.errors import InputError
 from cluster.storage import LocalStorage
-from pipelines.config import GateConfig
-from pipelines.evaluation.compare import Row, compare, score_of
+from pipelines.config import GateConfig, RequirementConfig
+from pipelines.evaluation.compare import Row, compare, pairs, score_of
 from pipelines.evaluation.evaluate import _check_complete, _write_items
 from pipelines.evaluation.tasks import Item
-from pipelines.evaluation.verdict import gate
+from pipelines.evaluation.verdict import find_report, gate, read_report
 
 Answers = list[tuple[float, float]]
 """(nats, right or wrong) of each item."""
@@ -82,16 +82,63 @@ def test_other_items_cannot_be_compared(make: Callable[[str, Answers], EvalRepor
         compare(storage, make("a", HARD_AND_EASY), make("b", HARD_AND_EASY[:-1]))
 
 
+GAIN = RequirementConfig(compare="trained vs base", tasks="perplexity", margin_percent=-15, effect_percent=-15)
+TOO_MUCH = GAIN.replace(margin_percent=-40, effect_percent=-40)
+
+
 def test_the_verdict_is_kept_whether_yes_or_no(
     make: Callable[[str, Answers], EvalReport], storage: LocalStorage
 ) -> None:
     base, better = make("a", HARD_AND_EASY), make("b", [(nll - 3, right) for nll, right in HARD_AND_EASY])
-    for bounds, passed in ((GateConfig(min_perplexity_drop_percent=15), True), (GateConfig(min_recovery=1.2), False)):
-        verdict = gate(bounds, base, better, better, storage)
-        assert verdict.passed is passed
-        assert load(storage, GateReport, verdict.key) == verdict == gate(bounds, base, better, better, storage)
+    for wanted, outcome in ((GAIN, "passed"), (TOO_MUCH, "failed")):
+        config = GateConfig(requirements=(wanted,))
+        verdict = gate(config, base, better, better, storage)
+        assert (verdict.outcome, verdict.passed) == (outcome, outcome == "passed")
+        assert load(storage, GateReport, verdict.key) == verdict == gate(config, base, better, better, storage)
         assert set(verdict.differences) == {"trained vs base", "quantized vs trained", "quantized vs base"}
         assert verdict.inputs == {"base": base.digest, "trained": better.digest, "quantized": better.digest}
+
+
+def test_reports_are_found_by_key_digest_or_file(
+    make: Callable[[str, Answers], EvalReport], storage: LocalStorage
+) -> None:
+    with pytest.raises(InputError, match="no gate report yet"):
+        find_report(storage)
+    base = make("a", HARD_AND_EASY)
+    first, last = (gate(GateConfig(requirements=(asked,)), base, base, base, storage) for asked in (GAIN, TOO_MUCH))
+    assert find_report(storage) == last
+    assert find_report(storage, first.key) == find_report(storage, first.digest[:12]) == first
+    assert read_report(f"{storage.uri}/{first.location}/manifest.json") == first
+    with pytest.raises(InputError, match="no gate report xyz"):
+        find_report(storage, "xyz")
+    with pytest.raises(InputError, match="2 gate reports match"):
+        find_report(storage, "")
+    with pytest.raises(InputError, match="no such file"):
+        read_report(f"{storage.uri}/none.json")
+    with pytest.raises(InputError, match="not a gate's report"):
+        read_report(f"{storage.uri}/{base.location}/manifest.json")
+
+
+@pytest.mark.parametrize("hole", ["nll", "score"])
+def test_a_figure_that_is_not_finite_is_named(
+    make: Callable[[str, Answers], EvalReport], storage: LocalStorage, hole: str
+) -> None:
+    old = make("a", HARD_AND_EASY)
+    new = old.replace(key="c" * 16)
+    _write_items(storage, new, [{**row, hole: math.nan} if row["id"] == "00" else row for row in rows(HARD_AND_EASY)])
+    with pytest.raises(InputError, match=f"1 item\\(s\\) have no finite {hole} \\(first 00\\)"):
+        pairs(storage, old, new)
+
+
+def test_perplexities_of_other_tokenizers_are_not_compared(
+    make: Callable[[str, Answers], EvalReport], storage: LocalStorage
+) -> None:
+    old = make("a", HARD_AND_EASY)
+    other = [{**row, "num_tokens": 11} for row in rows(HARD_AND_EASY)]
+    new = old.replace(key="c" * 16)
+    _write_items(storage, new, other)
+    with pytest.raises(InputError, match="other tokens"):
+        pairs(storage, old, new)
 
 
 def test_reports_of_other_tasks_are_refused(make: Callable[[str, Answers], EvalReport], storage: LocalStorage) -> None:

@@ -1,0 +1,1 @@
+"""Paired tests of two models on the same items. Pure: numpy alone."""
