@@ -23,6 +23,9 @@ from services.config import AuditKind, NotifyConfig, RolloutConfig, ServingConfi
 from services.contract import read_traffic
 
 if TYPE_CHECKING:
+    from cluster.demand import Demand
+    from cluster.kuberay.settings import Workload
+    from cluster.topology import Topology
     from services.rollout.status import RolloutStatus
 
 app = typer.Typer(help=__doc__, add_completion=False, rich_markup_mode=None)
@@ -32,6 +35,10 @@ gate = typer.Typer(help="The verdict on a model that was made.")
 app.add_typer(gate, name="gate")
 keys = typer.Typer(help="Who may ask the gateway, and how much.")
 app.add_typer(keys, name="keys")
+machines = typer.Typer(help="The cluster's declaration.")
+app.add_typer(machines, name="cluster")
+k8s = typer.Typer(help="The same cluster on Kubernetes.")
+app.add_typer(k8s, name="k8s")
 
 LOOKS_EVERY_S = 10.0
 """`canary watch` prints every decision, and of the looks that decided nothing one now and then."""
@@ -98,6 +105,116 @@ def status() -> None:
             application.name, application.status, str(application.num_replicas), application.message.split("\n")[0]
         )
     out.print(nodes, applications if found.applications else "no applications")
+
+
+TopologyOption = Annotated[
+    Path | None, typer.Option("--topology", help="the cluster's declaration; default: ray_cluster.yaml")
+]
+
+
+@machines.command("check")
+def check_cluster(
+    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="YAML file of the lifecycle")] = None,
+    topology: TopologyOption = None,
+) -> None:
+    """Say what `ray up` would refuse, and what of the recipe the cluster could never run. Exit code 1 when there is any."""
+    from cluster.demand import findings
+    from cluster.launcher import check_launcher
+    from cluster.topology import load_topology, topology_file
+
+    file = topology_file(topology)
+    found_topology = load_topology(file)
+    check_launcher(file)
+    if recipe is None:
+        out.print(f"{file}: good")
+        return
+    loaded = load_yaml(recipe, Recipe)
+    asked, size = _demands(loaded)
+    found = findings(found_topology, asked)
+    for where, what, remedy in found:
+        out.print(f"{where}: {what}\n  -> {remedy}", markup=False)
+    known = f"{size / 1e9:.2f} B parameters" if size else "its size is not known here, so memory was not checked"
+    out.print(f"{recipe} on {file}: {len(found) or 'no'} likely mistake(s); model {loaded.model.source}: {known}")
+    raise typer.Exit(1 if found else 0)
+
+
+@machines.command("flags")
+def start_flags(topology: Path) -> None:
+    """The options of `ray start` that put this machine into its pool, where TOPOLOGY names machines."""
+    import shlex
+    import socket
+
+    import psutil
+
+    from cluster.topology import load_topology, pool_of
+    from cluster.topology import start_flags as flags
+
+    kinds = (socket.AF_INET, socket.AF_INET6)
+    addresses = {a.address for all_of in psutil.net_if_addrs().values() for a in all_of if a.family in kinds}
+    pool = pool_of(load_topology(topology), addresses)
+    if pool is None:
+        raise ConfigError(
+            f"{topology}: provider.pools", "no pool has this machine", f"add {', '.join(sorted(addresses))}"
+        )
+    print(shlex.join(flags(pool)))
+
+
+def _demands(loaded: Recipe) -> tuple[list[Demand], int | None]:
+    """What the recipe asks of the cluster, and how many parameters its model has where that is known."""
+    from pipelines import demand as lifecycle
+    from pipelines.model_size import num_parameters
+    from services import demand as serving
+
+    size = num_parameters(loaded.model.source)
+    return [*lifecycle.demands(loaded, size), *serving.demands(loaded.serve, size)], size
+
+
+@k8s.command("render")
+def render_k8s(
+    recipe: Annotated[
+        Path | None, typer.Argument(metavar="[RECIPE]", help="also its jobs and its place in the cluster")
+    ] = None,
+    folder: Annotated[Path, typer.Option("--out", help="folder to write to")] = Path("k8s"),
+    overlay: Annotated[list[str] | None, typer.Option(help="dev, gpu, production; default: all")] = None,
+    image: Annotated[str | None, typer.Option(help="registry/name:tag in place of the overlay's")] = None,
+    topology: TopologyOption = None,
+) -> None:
+    """Write the Kubernetes documents of the cluster and, with RECIPE, its jobs: a base and overlays for `kubectl apply -k`."""
+    from cluster.kuberay import render
+    from cluster.kuberay.settings import OVERLAYS
+    from cluster.topology import load_topology
+
+    loaded = load_topology(topology)
+    files: dict[str, str] = {}
+    for name in overlay or OVERLAYS:
+        files |= render.render(loaded, name, _workload(recipe, name, loaded), image=image)
+    render.write(files, folder)
+    out.print(
+        f"{len(files)} files in {folder}. Next: kubectl apply -k {folder}/overlays/{(overlay or list(OVERLAYS))[0]}"
+    )
+
+
+def _workload(path: Path | None, overlay: str, topology: Topology) -> Workload | None:
+    if path is None:
+        return None
+    from cluster.demand import stage_nodes
+    from cluster.kuberay.recipe import in_cluster
+    from cluster.kuberay.render import settings_of
+    from cluster.kuberay.settings import PROJECT_FOLDER, Workload, shaped
+    from cluster.session import package_root
+    from pipelines.demand import demands
+
+    loaded, settings, root = load_yaml(path, Recipe), settings_of(overlay), package_root()
+    dumped = loaded.model_dump(mode="json", exclude_unset=True)
+    script = path.resolve().parent / path.stem / "prepare.py"
+    known = script.exists() and script.is_relative_to(root)
+    return Workload(
+        name=loaded.name,
+        recipe=in_cluster(dumped, str(path), root, settings),
+        port=loaded.serve.port,
+        prepare=f"python {PROJECT_FOLDER / script.relative_to(root)}" if known else None,
+        nodes={**stage_nodes(shaped(topology, settings), demands(loaded)), "publish": {}},
+    )
 
 
 # --- making models ----------------------------------------------------------------------------------------------------

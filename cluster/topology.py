@@ -2,101 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Iterable
 from pathlib import Path
-from typing import Annotated, Any, Self
-
-from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from cluster.config import StrictModel, load_yaml
+from cluster.launcher import HEAD, POOL_LABEL, POOLS, LauncherFile, LocalPool, LocalProvider, NodeType
 
-POOL_LABEL = "serinus.io/pool"
-"""Node label that tells the pools apart."""
-
-HEAD = "head"
-POOLS = ("data", "train", "serve")
-"""Pools that stages and services ask for; each must be in the topology once."""
+__all__ = ["FILE_NAME", "HEAD", "MIN_CPUS", "POOLS", "POOL_LABEL", "LocalNode", "Pool", "Topology", "load_topology"]
 
 FILE_NAME = "ray_cluster.yaml"
-
-Count = Annotated[int, Field(ge=0)]
-
-
-class NodeType(StrictModel):
-    """One entry of `available_node_types`, with the keys of Ray's own schema (ray/autoscaler/ray-schema.json)."""
-
-    resources: dict[str, Count]
-    """Spelled out (CPU, GPU): the topology is read without asking the cloud what an instance type has."""
-    labels: dict[str, str]
-    node_config: dict[str, Any]
-    min_workers: Count = 0
-    max_workers: Count = 0
-    idle_timeout_s: float | None = None
-    priority: int | None = None
-    initialization_commands: list[Any] = []
-    worker_setup_commands: list[Any] = []
-    docker: dict[str, Any] = {}
-
-    @field_validator("labels")
-    @classmethod
-    def _labelled(cls, labels: dict[str, str]) -> dict[str, str]:
-        known = (HEAD, *POOLS)
-        if labels.get(POOL_LABEL) not in known:
-            raise ValueError(f"must hold `{POOL_LABEL}` with one of {', '.join(known)}")
-        return labels
-
-    @model_validator(mode="after")
-    def _ordered(self) -> Self:
-        if self.min_workers > self.max_workers:
-            raise ValueError(f"min_workers ({self.min_workers}) is above max_workers ({self.max_workers})")
-        return self
-
-
-class LauncherFile(StrictModel):
-    """The keys of a cluster-launcher file. Only those with a plain type are read here; `ray up` checks the others."""
-
-    cluster_name: str = Field(pattern=r"^[a-z]([a-z0-9-]*[a-z0-9])?$")
-    """Lower-case letters, digits and hyphens: it also names the Kubernetes cluster."""
-    provider: dict[str, Any]
-    available_node_types: dict[str, NodeType]
-    head_node_type: str
-    max_workers: Count = 2
-    upscaling_speed: float = 1.0
-    idle_timeout_minutes: float = 5.0
-    auth: Any = None
-    docker: Any = None
-    file_mounts: Any = None
-    cluster_synced_files: Any = None
-    file_mounts_sync_continuously: bool = False
-    rsync_exclude: Any = None
-    rsync_filter: Any = None
-    metadata: Any = None
-    initialization_commands: Any = None
-    setup_commands: Any = None
-    head_setup_commands: Any = None
-    worker_setup_commands: Any = None
-    head_start_ray_commands: Any = None
-    worker_start_ray_commands: Any = None
-    no_restart: bool = False
-
-    @field_validator("available_node_types")
-    @classmethod
-    def _each_pool_once(cls, types: dict[str, NodeType]) -> dict[str, NodeType]:
-        pools = [node.labels[POOL_LABEL] for node in types.values()]
-        for pool in (HEAD, *POOLS):
-            if (found := pools.count(pool)) != 1:
-                raise ValueError(f"exactly one node type must be labelled `{POOL_LABEL}: {pool}`, there are {found}")
-        for name, node in types.items():
-            if node.labels[POOL_LABEL] != HEAD and not (node.resources.get("CPU") and node.max_workers):
-                raise ValueError(f"`{name}` must have at least 1 CPU in `resources` and `max_workers` of at least 1")
-        return types
-
-    @field_validator("head_node_type")
-    @classmethod
-    def _head_is_there(cls, name: str, info: ValidationInfo) -> str:
-        types = info.data.get("available_node_types")
-        if types is not None and (name not in types or types[name].labels[POOL_LABEL] != HEAD):
-            raise ValueError(f"must name the node type labelled `{POOL_LABEL}: {HEAD}`")
-        return name
 
 
 class Pool(StrictModel):
@@ -111,6 +26,10 @@ class Pool(StrictModel):
     labels: dict[str, str]
     resources: dict[str, int] = {}
     """Custom resources, beside CPU and GPU."""
+    instance_type: str | None = None
+    """As the cloud names the machine."""
+    hosts: tuple[str, ...] = ()
+    """Addresses of machines that are there already."""
 
 
 class Topology(StrictModel):
@@ -120,6 +39,8 @@ class Topology(StrictModel):
     head: Pool
     pools: tuple[Pool, ...]
     idle_timeout_s: float = 300.0
+    max_workers: int | None = None
+    """Nodes of all pools together, without the head; None when the pools' own limits are all there is."""
 
     def pool(self, name: str) -> Pool:
         return next(pool for pool in (self.head, *self.pools) if pool.name == name)
@@ -131,18 +52,60 @@ def load_topology(path: str | Path | None = None) -> Topology:
     Raises:
         ConfigError: no such file, or it lacks a pool, a resource or a label; with file, line and field.
     """
+    return _topology(load_yaml(topology_file(path), LauncherFile))
+
+
+def topology_file(path: str | Path | None = None) -> Path:
+    """`path`, else the file of the working folder, else the one beside the packages."""
     beside = Path(__file__).resolve().parent.parent / FILE_NAME
-    file = Path(path) if path else Path(FILE_NAME) if Path(FILE_NAME).exists() else beside
-    return _topology(load_yaml(file, LauncherFile))
+    return Path(path) if path else Path(FILE_NAME) if Path(FILE_NAME).exists() else beside
+
+
+def pool_of(topology: Topology, addresses: Iterable[str]) -> Pool | None:
+    """The pool of the machine with these addresses, where the topology names machines."""
+    ours = set(addresses)
+    return next((pool for pool in (topology.head, *topology.pools) if ours & set(pool.hosts)), None)
+
+
+def start_flags(pool: Pool) -> list[str]:
+    """Options of `ray start` for a machine of that pool."""
+    labels = ",".join(f"{name}={value}" for name, value in pool.labels.items())
+    flags = [f"--num-cpus={pool.num_cpus}", f"--num-gpus={pool.num_gpus}", f"--labels={labels}"]
+    return flags + ([f"--resources={json.dumps(pool.resources)}"] if pool.resources else [])
 
 
 def _topology(launcher: LauncherFile) -> Topology:
+    if isinstance(launcher.provider, LocalProvider):
+        return _on_premise(launcher, launcher.provider)
     pools = {node.labels[POOL_LABEL]: _pool(node) for node in launcher.available_node_types.values()}
     return Topology(
         name=launcher.cluster_name,
         head=pools[HEAD].replace(min_nodes=1, max_nodes=1),
         pools=tuple(pools[name] for name in POOLS),
         idle_timeout_s=launcher.idle_timeout_minutes * 60,
+        max_workers=launcher.max_workers,
+    )
+
+
+def _on_premise(launcher: LauncherFile, provider: LocalProvider) -> Topology:
+    return Topology(
+        name=launcher.cluster_name,
+        head=Pool(name=HEAD, num_cpus=0, labels={POOL_LABEL: HEAD}, hosts=(provider.head_ip,)),
+        pools=tuple(_local_pool(name, provider.pools[name]) for name in POOLS),
+        idle_timeout_s=launcher.idle_timeout_minutes * 60,
+    )
+
+
+def _local_pool(name: str, pool: LocalPool) -> Pool:
+    return Pool(
+        name=name,
+        num_cpus=pool.resources["CPU"],
+        num_gpus=pool.resources.get("GPU", 0),
+        min_nodes=len(pool.ips),
+        max_nodes=len(pool.ips),
+        labels={POOL_LABEL: name, **pool.labels},
+        resources={key: count for key, count in pool.resources.items() if key not in ("CPU", "GPU")},
+        hosts=pool.ips,
     )
 
 
@@ -154,6 +117,7 @@ def _pool(node: NodeType) -> Pool:
         min_nodes=node.min_workers,
         max_nodes=node.max_workers,
         labels=node.labels,
+        instance_type=node.node_config.get("InstanceType"),
         resources={name: count for name, count in node.resources.items() if name not in ("CPU", "GPU")},
     )
 

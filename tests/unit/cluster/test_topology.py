@@ -13,9 +13,11 @@ import pytest
 import yaml
 
 from cluster.errors import ConfigError
-from cluster.topology import HEAD, MIN_CPUS, POOL_LABEL, POOLS, load_topology, scaled, share_gpus
+from cluster.launcher import check_launcher
+from cluster.topology import HEAD, MIN_CPUS, POOL_LABEL, POOLS, load_topology, pool_of, scaled, share_gpus
 
 FILE = Path(__file__).resolve().parents[3] / "ray_cluster.yaml"
+ON_PREMISE = FILE.with_name("ray_cluster_on_premise.yaml")
 
 
 def launcher() -> dict[str, Any]:
@@ -47,16 +49,71 @@ def test_ray_refuses_a_broken_one(broken: dict[str, Any]) -> None:
         validate_config(prepare_config({**launcher(), **broken}))
 
 
-def test_reference_schema_accepts_the_shipped_file(shared_data: Callable[[str], Path]) -> None:
+def test_ray_accepts_the_on_premise_file_and_knows_every_machine() -> None:
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
+    prepared = prepare_config(yaml.safe_load(ON_PREMISE.read_text()))
+    validate_config(prepared)
+    node = prepared["available_node_types"]["local.cluster.node"]
+    assert node["min_workers"] == node["max_workers"] == 5
+
+
+@pytest.mark.parametrize("file", [FILE, ON_PREMISE], ids=lambda file: file.name)
+def test_reference_schema_accepts_the_shipped_files(file: Path, shared_data: Callable[[str], Path]) -> None:
     jsonschema = pytest.importorskip("jsonschema")
     schema = json.loads((shared_data("ray-schema") / "ray-schema.json").read_text())
-    jsonschema.validate(launcher(), schema)
+    jsonschema.validate(yaml.safe_load(file.read_text()), schema)
 
 
-def test_the_shipped_file_holds_no_secret_and_opens_nothing() -> None:
-    text = FILE.read_text()
+@pytest.mark.parametrize("file", [FILE, ON_PREMISE], ids=lambda file: file.name)
+def test_our_own_check_accepts_the_shipped_files(file: Path) -> None:
+    check_launcher(file)
+
+
+def test_machines_on_the_premises_are_pools_with_hosts() -> None:
+    topology = load_topology(ON_PREMISE)
+    assert [(pool.name, pool.min_nodes, pool.max_nodes) for pool in topology.pools] == [
+        ("data", 2, 2),
+        ("train", 1, 1),
+        ("serve", 2, 2),
+    ]
+    found = {ip: pool_of(topology, ["127.0.0.1", ip]) for ip in ("10.0.0.10", "10.0.0.21", "10.0.0.99")}
+    assert {ip: pool and pool.name for ip, pool in found.items()} == {
+        "10.0.0.10": HEAD,
+        "10.0.0.21": "train",
+        "10.0.0.99": None,
+    }
+    assert topology.pool("train").labels == {POOL_LABEL: "train", "ray.io/accelerator-type": "H100"}
+
+
+@pytest.mark.parametrize(
+    ("breaking", "says"),
+    [
+        (lambda p: p["pools"].pop("serve"), "must be data, train, serve"),
+        (lambda p: p["pools"]["data"]["ips"].append("10.0.0.21"), "must be in one pool"),
+        (lambda p: p["worker_ips"].append("10.0.0.40"), "must be in one pool"),
+        (lambda p: p["pools"]["data"]["resources"].pop("CPU"), "at least 1 CPU"),
+        (lambda p: p["pools"]["data"].update(ips=[]), "at least 1 item"),
+        (lambda p: p.pop("head_ip"), "required and not given"),
+        (lambda p: p["pools"]["data"].update(ip=[]), "did you mean `ips`?"),
+    ],
+)
+def test_a_broken_on_premise_file_is_refused(tmp_path: Path, breaking: Callable[[Any], object], says: str) -> None:
+    document = yaml.safe_load(ON_PREMISE.read_text())
+    breaking(document["provider"])
+    file = tmp_path / "on_premise.yaml"
+    file.write_text(yaml.safe_dump(document, sort_keys=False))
+    with pytest.raises(ConfigError) as refused:
+        load_topology(file)
+    assert says in str(refused.value)
+    assert "provider" in str(refused.value)
+
+
+@pytest.mark.parametrize("file", [FILE, ON_PREMISE], ids=lambda file: file.name)
+def test_the_shipped_files_hold_no_secret_and_open_nothing(file: Path) -> None:
+    text = file.read_text()
     assert "0.0.0.0" not in text
-    assert not any(word in text.lower() for word in ("password", "aws_secret", "access_key", "private_key"))
+    assert not any(word in text.lower() for word in ("password", "aws_secret", "access_key", "begin openssh"))
 
 
 BROKEN: list[tuple[str, Callable[[dict[str, Any]], object], str, str]] = [

@@ -1,0 +1,95 @@
+"""What Prometheus reads, and when it calls someone. Alerts rest on metrics that exist: a test looks each of them up."""
+
+from __future__ import annotations
+
+from cluster.kuberay.access import RAY_PODS, metrics_network
+from cluster.kuberay.settings import Document, metadata
+from cluster.telemetry import REFUSED, REQUESTS, TTFT
+
+HARMFUL = "empty|http_error|stream_error|timeout|truncated|unavailable"
+NOT_COUNTED = "cancelled|refused"
+"""What the client did is no failure of ours. Both as in services/contract.py, which a test compares."""
+
+STABLE_ERROR_SHARE = 0.01
+"""The usual objective of 99 % answered well; the rollout's margin is set by it too (RolloutConfig)."""
+STABLE_TTFT_S = 10.0
+"""A tenth of all users waits longer for a first token: nobody waits longer than that without a word (Nielsen 1993, chapter 5)."""
+REFUSED_SHARE = 0.05
+MEMORY_SHARE = 0.9
+"""Ray begins to end tasks at 0.95 of a node's memory (RAY_memory_usage_threshold)."""
+
+
+def documents(cluster_name: str) -> list[Document]:
+    """PodMonitor, PrometheusRule and the way in for the Prometheus operator (monitoring.coreos.com/v1)."""
+    return [_pod_monitor(), rules(cluster_name), metrics_network()]
+
+
+def _pod_monitor() -> Document:
+    return {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PodMonitor",
+        "metadata": metadata("serinus-ray", "monitoring"),
+        "spec": {
+            "selector": RAY_PODS,
+            "podMetricsEndpoints": [{"port": "metrics", "interval": "15s"}],
+            "podTargetLabels": ["ray.io/cluster", "ray.io/group"],
+        },
+    }
+
+
+def rules(cluster_name: str) -> Document:
+    """The alerts. Rollouts judge canaries by themselves, so none of these is about a canary."""
+    return {
+        "apiVersion": "monitoring.coreos.com/v1",
+        "kind": "PrometheusRule",
+        "metadata": metadata("serinus", "monitoring"),
+        "spec": {"groups": [{"name": "serinus", "rules": [*_serving(), *_cluster(cluster_name)]}]},
+    }
+
+
+def _serving() -> list[Document]:
+    stable = f'ray_{REQUESTS}_total{{role="stable"'
+    share = (
+        f'sum by (model) (rate({stable}, outcome=~"{HARMFUL}"}}[5m])) / '
+        f'sum by (model) (rate({stable}, outcome!~"{NOT_COUNTED}"}}[5m])) > {STABLE_ERROR_SHARE:g}'
+    )
+    wait = (
+        "histogram_quantile(0.9, sum by (model, le) "
+        f'(rate(ray_{TTFT}_bucket{{role="stable"}}[5m]))) > {STABLE_TTFT_S:g}'
+    )
+    # No request may have got through at all: then the first part is absent, and adding it would make the sum absent too.
+    full = f'sum by (model) (rate(ray_{REFUSED}_total{{code=~"queue_full|service_unavailable|503"}}[5m]))'
+    through = f"(sum by (model) (rate(ray_{REQUESTS}_total[5m])) or {full} * 0)"
+    crowded = f"{full} / ({full} + {through}) > {REFUSED_SHARE:g}"
+    unhealthy = "min by (application, deployment) (ray_serve_deployment_replica_healthy) == 0"
+    model, percent = "{{ $labels.model }}", "{{ $value | humanizePercentage }}"
+    slow = f"a tenth of the users of {model} waits over {{{{ $value | humanizeDuration }}}}"
+    return [
+        _alert("SerinusHarmfulAnswers", share, "5m", f"{percent} of stable's answers to {model} are harmful"),
+        _alert("SerinusSlowFirstToken", wait, "10m", slow),
+        _alert("SerinusTurnsUsersAway", crowded, "5m", f"{percent} of the requests to {model} find no room"),
+        _alert("SerinusReplicaUnhealthy", unhealthy, "5m", "a replica of {{ $labels.application }} is not healthy"),
+    ]
+
+
+def _cluster(name: str) -> list[Document]:
+    memory = f"max by (instance) (ray_node_mem_used / ray_node_mem_total) > {MEMORY_SHARE:g}"
+    disk = "min by (instance) (ray_node_disk_free / (ray_node_disk_free + ray_node_disk_usage)) < 0.1"
+    away = f'absent(up{{ray_io_cluster="{name}", ray_io_group="headgroup"}} == 1)'
+    no_head = "no head answers: nothing is scheduled, and without Redis nothing is served"
+    node, percent = "{{ $labels.instance }}", "{{ $value | humanizePercentage }}"
+    return [
+        _alert("SerinusHeadAway", away, "2m", no_head),
+        _alert("SerinusNodeMemory", memory, "5m", f"{node} uses {percent} of its memory: Ray will end tasks", "ticket"),
+        _alert("SerinusNodeDisk", disk, "10m", f"{node} has {percent} of its disk left", "ticket"),
+    ]
+
+
+def _alert(name: str, expression: str, lasting: str, summary: str, severity: str = "page") -> Document:
+    return {
+        "alert": name,
+        "expr": expression,
+        "for": lasting,
+        "labels": {"severity": severity},
+        "annotations": {"summary": summary},
+    }

@@ -1,0 +1,63 @@
+"""A recipe as it holds inside the cluster: where its paths lead there, where the gateway listens, where its keys are."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from cluster.errors import ConfigError
+from cluster.kuberay.settings import BUILD_FOLDER, KEYS_FOLDER, PROJECT_FOLDER, Settings
+
+LOCATIONS = frozenset({"path", "storage", "source"})
+"""Fields of a recipe that hold a place; a test compares them with the recipe's types. serve.admission.keys is a Secret here."""
+
+
+def in_cluster(recipe: Mapping[str, Any], where: str, root: Path, settings: Settings) -> str:
+    """The recipe as YAML for a ConfigMap.
+
+    Args:
+        recipe: with absolute paths, as it was read.
+        where: the recipe's file, for errors.
+        root: the project's folder, which the images have at PROJECT_FOLDER.
+
+    Raises:
+        ConfigError: a path leads nowhere in the cluster.
+    """
+    moved = {key: _moved(value, key, key, where, root) for key, value in recipe.items()}
+    _check_storage(moved["storage"], where, settings)
+    serve = dict(moved.get("serve", {}))
+    serve["host"] = "0.0.0.0"  # noqa: S104  # the pod's address: the Service and the NetworkPolicy stand in front
+    if (admission := serve.get("admission", {})).get("keys"):
+        serve["admission"] = {**admission, "keys": f"{KEYS_FOLDER}/keys.yaml"}
+    return yaml.safe_dump({**moved, "serve": serve}, sort_keys=False, width=120)
+
+
+def _moved(value: Any, key: str, field: str, where: str, root: Path) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _moved(part, name, f"{field}.{name}", where, root) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_moved(part, key, f"{field}[{index}]", where, root) for index, part in enumerate(value)]
+    if key in LOCATIONS and isinstance(value, str) and "://" not in value:
+        return _place(Path(value), field, where, root)
+    return value
+
+
+def _place(path: Path, field: str, where: str, root: Path) -> str:
+    if path.is_relative_to(PROJECT_FOLDER):
+        return str(path)
+    if not path.is_relative_to(root):
+        found = f"{path} is on this machine alone"
+        remedy = "use s3://, hf:// for a model, or a path in the project's folder, which the images have"
+        raise ConfigError(f"{where}: {field}", found, remedy)
+    return str(PROJECT_FOLDER / path.relative_to(root))
+
+
+def _check_storage(storage: str, where: str, settings: Settings) -> None:
+    if storage.startswith("s3://") or (settings.shared_folder and Path(storage).is_relative_to(BUILD_FOLDER)):
+        return
+    found = f"{storage} is a folder, and the pods of overlay `{settings.name}` share none"
+    shared = [f"or below {BUILD_FOLDER}"] if settings.shared_folder else []
+    raise ConfigError(f"{where}: storage", found, " ".join(["use s3://bucket/folder", *shared]))

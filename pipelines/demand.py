@@ -1,0 +1,59 @@
+"""What a lifecycle asks of the pools, stage by stage. Pure: the figures are those that the stages reserve."""
+
+from __future__ import annotations
+
+from cluster.demand import Demand
+from pipelines.config import LifecycleConfig, TrainConfig
+from pipelines.training.zero3 import host_bytes, state_bytes
+
+WEIGHT_BYTES = 2
+"""bfloat16, in which base and trained models are evaluated."""
+ENGINE_CPUS = QUANTIZE_CPUS = 0.5
+"""Bookkeeping of pipelines/evaluation and pipelines/quantization."""
+
+
+def demands(recipe: LifecycleConfig, num_parameters: int | None = None) -> tuple[Demand, ...]:
+    """In the order of the stages, gate and publish aside, which run in the driver.
+
+    Args:
+        num_parameters: of the base model; None leaves memory out.
+    """
+    train, evaluate, quantize = recipe.train, recipe.evaluate, recipe.quantize
+    weights = WEIGHT_BYTES * (num_parameters or 0)
+    engine = Demand(
+        field="evaluate.num_gpus",
+        stage="evaluate",
+        pool=evaluate.pool,
+        cpus=ENGINE_CPUS,
+        gpus=evaluate.num_gpus,
+        gpu_bytes=weights // max(evaluate.num_gpus, 1),
+    )
+    return (
+        Demand(field="data.pool", stage="clean", pool=recipe.data.pool, cpus=1),
+        Demand(field="data.pool", stage="train", pool="data", cpus=1),  # tokenising
+        Demand(
+            field="train.num_workers",
+            stage="train",
+            pool=train.pool,
+            count=train.num_workers,
+            cpus=train.cpus_per_worker,
+            gpus=train.gpus_per_worker,
+            gpu_bytes=_per_rank(num_parameters or 0, train),
+            memory_field="train.zero",
+        ),
+        engine,
+        Demand(
+            field="quantize.num_gpus",
+            stage="quantize",
+            pool=quantize.pool,
+            cpus=QUANTIZE_CPUS,
+            gpus=quantize.num_gpus,
+        ),
+        engine.replace(stage="quantize"),
+    )
+
+
+def _per_rank(num_parameters: int, train: TrainConfig) -> int:
+    """Bytes of model states on each rank's GPU, activations aside."""
+    on_gpus = state_bytes(num_parameters, train) - host_bytes(num_parameters, train)
+    return on_gpus // train.num_workers // max(train.gpus_per_worker, 1)

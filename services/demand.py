@@ -1,0 +1,34 @@
+"""What serving asks of its pool while a rollout is under way. Pure."""
+
+from __future__ import annotations
+
+from cluster.demand import Demand
+from services.config import ServingConfig
+
+LIVE = 2
+"""Stable and canary."""
+WEIGHT_BYTES = 1
+"""What is served was quantized to 8 bits (W8A8)."""
+
+
+def demands(serving: ServingConfig, num_parameters: int | None = None) -> tuple[Demand, ...]:
+    """Replicas at their least for every revision that runs during a rollout, and one revision's at their most."""
+    engine, replicas = serving.engine, serving.replicas
+    spans = engine.tensor_parallel_size
+    share = (num_parameters or 0) * WEIGHT_BYTES / spans
+    worker = Demand(
+        field="serve.replicas.min",
+        stage="serve",
+        pool=serving.pool,
+        cpus=engine.num_cpus / spans,
+        gpus=engine.num_gpus / spans,
+        gpu_bytes=int(share / engine.gpu_memory_utilization) if engine.num_gpus else 0,
+        memory_field="serve.engine.num_gpus",
+    )
+    # One is loaded even where none are kept, to see that it answers.
+    at_least = max(1, replicas.min) * spans
+    revisions = LIVE + serving.keep_revisions
+    return (
+        worker.replace(count=at_least * revisions),
+        worker.replace(field="serve.replicas.max", count=max(1, replicas.max) * spans, gpu_bytes=0),
+    )

@@ -1,0 +1,55 @@
+"""Alerts rest on metrics that exist, and each of them fires once in a real Prometheus's rule test."""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+import yaml
+
+from cluster import telemetry
+from cluster.kuberay import monitoring
+from services.contract import HARMFUL, Outcome
+
+HERE = Path(__file__).parent
+OURS = {telemetry.REQUESTS, telemetry.REFUSED, telemetry.TTFT, telemetry.TPOT, telemetry.TOKENS}
+SPEC = monitoring.rules("serinus")["spec"]
+
+
+def test_every_metric_of_an_alert_exists() -> None:
+    used = {name for rule in SPEC["groups"][0]["rules"] for name in re.findall(r"\bray_(?!io_)(\w+)", rule["expr"])}
+    assert used >= {"serinus_requests_total", "node_mem_used"}
+    found = importlib.util.find_spec("ray")
+    assert found is not None
+    assert found.origin is not None
+    ray = Path(found.origin).parent
+    sources = [ray / "dashboard/modules/reporter/reporter_agent.py", *(ray / "serve/_private").glob("*.py")]
+    text = "\n".join(path.read_text() for path in sources)
+    for name in used:
+        ours = re.sub(r"_(total|bucket)$", "", name)
+        assert ours in OURS or f'"{name}"' in text, name
+
+
+def test_what_counts_as_harmful_is_what_a_rollout_counts() -> None:
+    assert set(monitoring.HARMFUL.split("|")) == HARMFUL
+    assert set(monitoring.NOT_COUNTED.split("|")) - {"refused"} <= set(Outcome.__args__) - HARMFUL  # type: ignore[attr-defined]
+
+
+def test_every_alert_has_its_case() -> None:
+    cases = yaml.safe_load((HERE / "alerts_test.yaml").read_text())["tests"]
+    tested = {alert["alertname"] for case in cases for alert in case.get("alert_rule_test", ()) if alert["exp_alerts"]}
+    assert tested == {rule["alert"] for rule in SPEC["groups"][0]["rules"]}
+
+
+@pytest.mark.skipif(shutil.which("promtool") is None, reason="promtool is not installed (Debian: prometheus)")
+def test_each_alert_fires_once_and_is_silent_when_all_is_well(tmp_path: Path) -> None:
+    (tmp_path / "serinus.rules.yaml").write_text(yaml.safe_dump(SPEC))
+    (tmp_path / "alerts_test.yaml").write_text((HERE / "alerts_test.yaml").read_text())
+    done = subprocess.run(
+        ["promtool", "test", "rules", "alerts_test.yaml"], cwd=tmp_path, capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

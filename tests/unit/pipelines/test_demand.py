@@ -1,0 +1,45 @@
+"""What a lifecycle asks of the pools."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cluster.config import load_yaml
+from pipelines.demand import demands
+from serinus import Recipe
+
+ROOT = Path(__file__).resolve().parents[3]
+
+
+def recipe(name: str) -> Recipe:
+    return load_yaml(ROOT / "recipes" / name, Recipe)
+
+
+def test_stages_ask_in_their_order_for_what_they_reserve() -> None:
+    found = demands(recipe("gpu.yaml"))
+    assert [demand.stage for demand in found] == ["clean", "train", "train", "evaluate", "quantize", "quantize"]
+    (train,) = [demand for demand in found if demand.field == "train.num_workers"]
+    assert (train.pool, train.count, train.cpus, train.gpus, train.gpu_bytes) == ("train", 16, 8, 1, 0)
+
+
+def test_the_memory_of_a_rank_is_its_share_of_the_states() -> None:
+    loaded = recipe("gpu.yaml")
+    seven = 7 * 10**9
+
+    def bytes_of(**changes: object) -> int:
+        train = loaded.train.replace(**changes)
+        found = demands(loaded.replace(train=train), seven)
+        return next(demand.gpu_bytes for demand in found if demand.field == "train.num_workers")
+
+    # 16 bytes a parameter in all, sharded 16 ways (Rajbhandari et al. 2020, section 3.1 and figure 1)
+    assert bytes_of() == 16 * seven // 16
+    assert bytes_of(zero={"stage": 0}) == 16 * seven
+    assert bytes_of(zero={"stage": 1}) == 4 * seven + 12 * seven // 16
+    assert bytes_of(zero={"stage": 3, "offload_optimizer": True}) == 4 * seven // 16
+
+
+def test_evaluation_holds_the_weights_on_its_gpus() -> None:
+    loaded = recipe("gpu.yaml")
+    two = loaded.replace(evaluate=loaded.evaluate.replace(num_gpus=2))
+    held = [d.gpu_bytes for d in demands(two, 10**9) if d.field == "evaluate.num_gpus"]
+    assert held == [10**9, 10**9], "bfloat16 over two GPUs, for trained and for quantized"
