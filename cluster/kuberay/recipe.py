@@ -12,7 +12,8 @@ from cluster.errors import ConfigError
 from cluster.kuberay.settings import BUILD_FOLDER, KEYS_FOLDER, PROJECT_FOLDER, Settings
 
 LOCATIONS = frozenset({"path", "storage", "source"})
-"""Fields of a recipe that hold a place; a test compares them with the recipe's types. serve.admission.keys is a Secret here."""
+"""Fields of a recipe that hold a place; a test compares them with the recipe's types. serve.admission.keys is a Secret here,
+and data.protect.key_file, a secret too, is refused: no pod of the data pool mounts one."""
 
 
 def in_cluster(recipe: Mapping[str, Any], where: str, root: Path, settings: Settings) -> str:
@@ -26,6 +27,9 @@ def in_cluster(recipe: Mapping[str, Any], where: str, root: Path, settings: Sett
     Raises:
         ConfigError: a path leads nowhere in the cluster.
     """
+    if (recipe.get("data") or {}).get("protect", {}).get("key_file"):
+        found = "a secret file of this machine, which the pods do not have"
+        raise ConfigError(f"{where}: data.protect.key_file", found, "choose `mask` or `drop` instead of `hash`")
     moved = {key: _moved(value, key, key, where, root) for key, value in recipe.items()}
     _check_storage(moved["storage"], where, settings)
     serve = dict(moved.get("serve", {}))

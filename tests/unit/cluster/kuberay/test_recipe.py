@@ -52,6 +52,7 @@ def test_the_projects_paths_are_the_images_and_the_keys_a_secret() -> None:
         ("gpu", {"data": {"sources": [{"path": "/data"}]}}, "data.sources[0].path", "use s3://"),
         ("gpu", {"storage": "/home/someone/serinus/build/store"}, "storage", "use s3://bucket/folder"),
         ("dev", {"storage": "/home/someone/serinus/store"}, "storage", "or below /opt/serinus/build"),
+        ("gpu", {"data": {"protect": {"key_file": "/k"}}}, "data.protect.key_file", "choose `mask`"),
     ],
 )
 def test_a_path_that_leads_nowhere_in_the_cluster_is_refused(
@@ -76,7 +77,7 @@ def test_what_is_rendered_is_a_recipe(overlay: str, tmp_path: Path) -> None:
 
 
 def test_every_field_that_holds_a_place_is_known() -> None:
-    assert set(_fields_with_places(Recipe)) == LOCATIONS | {"keys"}
+    assert set(_fields_with_places(Recipe)) == LOCATIONS | {"keys", "key_file"}
 
 
 def _fields_with_places(model: type[BaseModel]) -> set[str]:
