@@ -106,7 +106,7 @@ def binary(drawer: np.random.Generator, n: int, harm: float) -> Sample:
 
 def bounded(drawer: np.random.Generator, n: int, harm: float) -> Sample:
     """Mostly nothing, now and then an answer that is lost altogether."""
-    return Bounded(np.where(drawer.random(n) < harm, 1.0, 0.0) + drawer.normal(0, 0.05, n).clip(-0.2, 0))
+    return Bounded(np.where(drawer.random(n) < harm, 1.0, drawer.normal(0, 0.05, n).clip(-1, 1)))
 
 
 def likelihood(skew: float) -> Callable[[np.random.Generator, int, float], Sample]:

@@ -262,15 +262,23 @@ class TaskConfig(StrictModel):
     """One evaluation task. Items come from the dataset's held-out documents, or from a JSONL file."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    kind: Literal["perplexity", "continuation", "multiple_choice"]
+    kind: Literal["perplexity", "continuation", "multiple_choice", "qa", "written_choice"]
     """`perplexity`: of text. `continuation`: generate what comes next, scored by chrF against what did. `multiple_choice`:
-    the most likely of several answers by log-likelihood per byte."""
+    the most likely of several answers by log-likelihood per byte. `qa`: a short answer, by SQuAD 2.0's F1. `written_choice`:
+    the choices are shown with letters, and the letter is read from what the model writes."""
     path: Location | None = None
     """JSONL with `id`, `prompt` and `answer` (continuation), `prompt`, `choices` and `answer` as an index (multiple_choice),
-    or `text` (perplexity). Without it the items are built from the held-out documents."""
+    `prompt` and `answers` as a list, empty for a question that has none (qa), or `text` (perplexity). written_choice takes the
+    files of multiple_choice. Without a path the items are built from the held-out documents (not qa, not written_choice)."""
     num_items: int = Field(100, ge=1)
     """At most so many, chosen by the seed."""
     max_new_tokens: int = Field(48, ge=1)
+
+    @model_validator(mode="after")
+    def _has_questions(self) -> TaskConfig:
+        if self.kind in ("qa", "written_choice") and self.path is None:
+            raise ValueError(f"a {self.kind} task needs a file with questions: `path:`")
+        return self
 
 
 class EvaluateConfig(StrictModel):

@@ -23,7 +23,13 @@ NUM_RESAMPLES = 2000
 INTERVAL = (2.5, 97.5)
 """Percentiles of the bootstrap distribution (Efron 1979): a 95 % interval."""
 
-METRICS = {"perplexity": "perplexity", "continuation": "chrf", "multiple_choice": "accuracy"}
+METRICS = {
+    "perplexity": "perplexity",
+    "continuation": "chrf",
+    "multiple_choice": "accuracy",
+    "qa": "f1",
+    "written_choice": "accuracy",
+}
 """Task kind -> metric."""
 RIGHT_OR_WRONG = frozenset({"accuracy"})
 """Metrics of which an item has 1 or 0."""

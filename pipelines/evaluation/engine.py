@@ -13,8 +13,9 @@ from typing import Any
 
 from cluster.errors import InputError, ResourceError
 from cluster.storage import local_copy, open_storage
+from pipelines.evaluation import written
 from pipelines.evaluation.compare import Row
-from pipelines.evaluation.tasks import Item
+from pipelines.evaluation.tasks import WRITTEN, Item
 
 GIB = 1 << 30
 
@@ -94,12 +95,11 @@ class Scorer:
 
     def answer(self, items: Sequence[Item]) -> list[Row]:
         """One row for each item: see `pipelines.evaluation.evaluate.SCHEMA`."""
-        written = [item for item in items if item.kind == "continuation"]
-        scored = [item for item in items if item.kind != "continuation"]
-        return [*self._write(written), *self._score(scored)]
+        to_write = [item for item in items if item.kind in WRITTEN]
+        to_score = [item for item in items if item.kind not in WRITTEN]
+        return [*self._write(to_write), *self._score(to_score)]
 
     def _write(self, items: Sequence[Item]) -> list[Row]:
-        from sacrebleu.metrics.chrf import CHRF
         from vllm import SamplingParams
 
         if not items:
@@ -111,14 +111,12 @@ class Scorer:
             prompts.append({"prompt_token_ids": tokens[-room:]})
             limits.append(SamplingParams(temperature=0, max_tokens=self.settings.max_model_len - room))
         outputs = self.llm.generate(prompts, limits, use_tqdm=False)
-        # Character n-grams up to 6, beta 2 (Popovic 2015, "chrF: character n-gram F-score"): sacrebleu's defaults.
-        chrf = CHRF()
         rows = []
         for item, output in zip(items, outputs, strict=True):
-            reference, text = item.answers[0].strip(), output.outputs[0].text
-            # No longer than the reference: a model is not charged for going on, as it was told to.
-            score = chrf.sentence_score(text.strip()[: len(reference)], [reference]).score
-            rows.append(_row(item, score=score, num_tokens=len(output.outputs[0].token_ids), output=text))
+            text = output.outputs[0].text
+            found = written.score(item, text)
+            num_tokens = len(output.outputs[0].token_ids)
+            rows.append(_row(item, score=found.score, correct=found.correct, num_tokens=num_tokens, output=text))
         return rows
 
     def _score(self, items: Sequence[Item]) -> list[Row]:

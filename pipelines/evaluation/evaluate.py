@@ -16,13 +16,14 @@ from cluster.storage import Storage, local_copy, sha256_of, staged_folder
 from pipelines.config import EvaluateConfig
 from pipelines.evaluation.compare import Row, score_of
 from pipelines.evaluation.engine import ENVIRONMENT, EngineSettings, Scorer
-from pipelines.evaluation.tasks import VERSION, Item, build_items, file_digest, is_number
+from pipelines.evaluation.tasks import VERSION, WRITTEN, Item, build_items, file_digest, is_number
+from pipelines.evaluation.written import is_unread
 from pipelines.progress import Bar, bar, say
 
 BATCH_ITEMS = 24
 """Given to the engine at once: enough to fill it, little enough to show progress."""
 POLL_S = 2.0
-NEEDED = {"perplexity": ("score", "nll"), "multiple_choice": ("score", "nll"), "continuation": ("score",)}
+NEEDED = {"perplexity": ("score", "nll"), "multiple_choice": ("score", "nll")} | dict.fromkeys(WRITTEN, ("score",))
 """Figures every item of that kind must have."""
 
 
@@ -45,6 +46,7 @@ def evaluate(config: EvaluateConfig, model: Weights, dataset: Dataset, storage: 
     say("evaluate", f"{model.kind} {model.key}: {len(items)} items of {len(config.tasks)} tasks")
     rows = _answer(config, model, storage, items)
     _check_complete(model, items, rows)
+    _say_what_was_not_read(items, rows)
     report = EvalReport(key=key, inputs=inputs, config=settings, model=model.digest, scores=_scores(config, rows))
     report = report.replace(files=(_write_items(storage, report, rows),), took_s=time.monotonic() - began)
     for score in report.scores:
@@ -188,6 +190,18 @@ def _check_complete(model: Weights, items: Sequence[Item], rows: Sequence[Row]) 
             )
 
 
+def _say_what_was_not_read(items: Sequence[Item], rows: Sequence[Row]) -> None:
+    """An answer without a choice is not right, which a person should be able to tell from a wrong one."""
+    outputs = {(row["task"], row["id"]): row["output"] for row in rows}
+    found = [(item.task, outputs[item.task, item.id]) for item in items if is_unread(item, outputs[item.task, item.id])]
+    for task, count in Counter(task for task, _ in found).items():
+        empty = sum(name == task and not text.strip() for name, text in found)
+        say(
+            "evaluate",
+            f"{task}: no choice could be read from {count} answer(s), {empty} of them empty: counted as not right",
+        )
+
+
 def _scores(config: EvaluateConfig, rows: Sequence[Row]) -> tuple[Score, ...]:
     by_task = {
         task.name: sorted((r for r in rows if r["task"] == task.name), key=lambda r: r["id"]) for task in config.tasks
@@ -203,7 +217,7 @@ def _write_items(storage: Storage, report: EvalReport, rows: Sequence[Row]) -> F
         [
             ("task", pa.string()),
             ("id", pa.string()),
-            ("score", pa.float64()),  # chrF 0 to 100, right 1 or wrong 0, or log-likelihood per byte in nats
+            ("score", pa.float64()),  # chrF 0 to 100, F1 0 to 1, right 1 or wrong 0, or log-likelihood per byte in nats
             ("nll", pa.float64()),  # negative log-likelihood of the text or the right answer, in nats; null if written
             ("num_tokens", pa.int64()),
             ("num_bytes", pa.int64()),

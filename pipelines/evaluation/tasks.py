@@ -7,13 +7,16 @@ import json
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from string import ascii_uppercase
 from typing import Any, Literal
 
 from cluster.errors import InputError
 from cluster.storage import open_storage
 from pipelines.config import TaskConfig
 
-Kind = Literal["perplexity", "continuation", "multiple_choice"]
+Kind = Literal["perplexity", "continuation", "multiple_choice", "qa", "written_choice"]
+WRITTEN: frozenset[Kind] = frozenset({"continuation", "qa", "written_choice"})
+"""Kinds for which the model writes; of the others the likelihood is taken."""
 
 VERSION = 1
 """Raise it when the same configuration gives other items: reports made before are then made anew."""
@@ -89,6 +92,8 @@ def _from_documents(task: TaskConfig, documents: Sequence[tuple[str, str]], seed
             ]
         case "multiple_choice":
             items = _choices(task, list(_passages(documents, CONTEXT_CHARACTERS, CHOICE_CHARACTERS)), seed)
+        case "qa" | "written_choice":
+            raise AssertionError(f"TaskConfig lets no {task.kind} through without a path")
     if not items:
         raise InputError(
             f"evaluate task {task.name}",
@@ -183,8 +188,17 @@ def _parse(task: TaskConfig, line: str, number: int) -> Item:
         case "continuation":
             prompt, answer = _text(where, record, "prompt"), _spaced(record, _text(where, record, "answer"))
             return Item(task.name, task.kind, name, prompt, (answer,), max_new_tokens=task.max_new_tokens)
-        case "multiple_choice":
+        case "multiple_choice" | "written_choice":
             return _parse_choices(task, where, name, record)
+        case "qa":
+            return _parse_question(task, where, name, record)
+
+
+def _parse_question(task: TaskConfig, where: str, name: str, record: dict[str, Any]) -> Item:
+    prompt, answers = _text(where, record, "prompt"), record.get("answers")
+    if not isinstance(answers, list) or not all(isinstance(a, str) and a.strip() for a in answers):
+        raise InputError(where, "`answers` is not a list of texts", "list the right answers; [] says there is none")
+    return Item(task.name, task.kind, name, prompt, tuple(answers), max_new_tokens=task.max_new_tokens)
 
 
 def _parse_choices(task: TaskConfig, where: str, name: str, record: dict[str, Any]) -> Item:
@@ -193,7 +207,14 @@ def _parse_choices(task: TaskConfig, where: str, name: str, record: dict[str, An
         raise InputError(where, "`choices` is not a list of at least two texts", "list the possible answers")
     if not isinstance(gold, int) or isinstance(gold, bool) or not 0 <= gold < len(choices):
         raise InputError(where, f"`answer` is {gold!r}", f"give the index of the right choice, 0 to {len(choices) - 1}")
-    return Item(task.name, task.kind, name, prompt, tuple(_spaced(record, c) for c in choices), gold)
+    if task.kind == "multiple_choice":
+        return Item(task.name, task.kind, name, prompt, tuple(_spaced(record, c) for c in choices), gold)
+    if len(choices) > len(ascii_uppercase):
+        raise InputError(where, f"{len(choices)} choices are more than there are letters", "offer at most 26")
+    shown = "\n".join(
+        [prompt, *(f"{letter}. {c}" for letter, c in zip(ascii_uppercase, choices, strict=False)), "Answer:"]
+    )
+    return Item(task.name, task.kind, name, shown, tuple(choices), gold, task.max_new_tokens)
 
 
 def _text(where: str, record: dict[str, Any], field: str) -> str:

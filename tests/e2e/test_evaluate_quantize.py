@@ -21,10 +21,12 @@ from pipelines.evaluation.tasks import build_items
 from pipelines.evaluation.verdict import gate
 from pipelines.quantization.quantize import quantize
 
+QUESTIONS = Path(__file__).resolve().parents[2] / "recipes" / "quickstart" / "general.jsonl"
 TASKS = (
     TaskConfig(name="text", kind="perplexity", num_items=6),
     TaskConfig(name="choice", kind="multiple_choice", num_items=6),
     TaskConfig(name="writing", kind="continuation", num_items=4, max_new_tokens=8),
+    TaskConfig(name="letters", kind="written_choice", path=str(QUESTIONS), num_items=3, max_new_tokens=4),
 )
 CONFIG = EvaluateConfig(tasks=TASKS, max_model_len=512, kv_cache_gib=0.25)
 
@@ -67,12 +69,12 @@ def reference_nll(folder: Path, text: str) -> float:
 def test_evaluate_quantize_evaluate_judge(storage: LocalStorage, dataset: Dataset, model: ImportedModel) -> None:
     before = evaluate(CONFIG, model, dataset, storage)
     items = read_items(storage, before)
-    assert {task: len(rows) for task, rows in items.items()} == {"text": 6, "choice": 6, "writing": 4}
+    assert {task: len(rows) for task, rows in items.items()} == {"text": 6, "choice": 6, "writing": 4, "letters": 3}
     asked = {item.id: item for item in build_items(TASKS[0], read_documents(storage, dataset), CONFIG.seed)}
     for row in items["text"]:
         expected = reference_nll(storage.root / model.folder, asked[row["id"]].answers[0])
         assert row["nll"] == pytest.approx(expected, rel=0.01)  # bfloat16 against float32
-    assert all(row["correct"] is not None for row in items["choice"])
+    assert all(row["correct"] is not None for row in items["choice"] + items["letters"])
     assert (
         before.files[0].sha256
         == hashlib.sha256((storage.root / before.location / "items.parquet").read_bytes()).hexdigest()

@@ -1,0 +1,1 @@
+"""Metrics of published benchmarks, one a module: each reproduces published figures (tests/unit/pipelines/evaluation/metrics)."""

@@ -1,0 +1,43 @@
+"""What a model wrote, held against what was wanted: the scores of tasks that generate. Pure."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from pipelines.evaluation.metrics import choice, squad
+from pipelines.evaluation.tasks import Item
+
+
+@dataclass(frozen=True)
+class Written:
+    """An item's score: chrF 0 to 100, F1 0 to 1, or 1 for the right choice; `correct` is None where nothing is right or wrong."""
+
+    score: float
+    correct: bool | None = None
+
+
+def score(item: Item, text: str) -> Written:
+    """Of `text`, written in answer to an item of a kind in `tasks.WRITTEN`."""
+    match item.kind:
+        case "qa":
+            # A model that was told to answer in a line and goes on is charged for the line alone.
+            answer = text.strip().split("\n", 1)[0]
+            return Written(squad.f1(answer, item.answers), bool(squad.exact_match(answer, item.answers)))
+        case "written_choice":
+            right = choice.read_choice(text, item.answers) == item.gold
+            return Written(float(right), right)
+        case _:
+            return Written(_chrf(item.answers[0].strip(), text.strip()))
+
+
+def is_unread(item: Item, text: str) -> bool:
+    """Whether no choice could be read from an answer that should have shown one."""
+    return item.kind == "written_choice" and choice.read_choice(text, item.answers) is None
+
+
+def _chrf(reference: str, text: str) -> float:
+    from sacrebleu.metrics.chrf import CHRF
+
+    # Character n-grams up to 6, beta 2 (Popovic 2015, "chrF: character n-gram F-score"): sacrebleu's defaults.
+    # No longer than the reference: a model is not charged for going on, as it was told to.
+    return float(CHRF().sentence_score(text[: len(reference)], [reference]).score)
