@@ -79,7 +79,10 @@ def worker_pod(pool: Pool, settings: Settings, gateway_port: int) -> Document:
     if pool.name == "serve":
         ports["gateway"] = gateway_port
         ready = {"exec": {"command": ["bash", "-c", _serves(gateway_port)]}}
-    spec = _spec(_container("ray-worker", settings, resources, ports, ready), settings)
+    container = _container("ray-worker", settings, resources, ports, ready)
+    if pool.name == "train" and settings.train_image:
+        container["image"] = settings.train_image
+    spec = _spec(container, settings)
     spec = {"automountServiceAccountToken": False, **spec}
     if pool.num_gpus:
         spec["tolerations"] = [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]

@@ -33,6 +33,9 @@ def in_cluster(recipe: Mapping[str, Any], where: str, root: Path, settings: Sett
     moved = {key: _moved(value, key, key, where, root) for key, value in recipe.items()}
     _check_storage(moved["storage"], where, settings)
     serve = dict(moved.get("serve", {}))
+    if serve.get("entry") == "direct":
+        found = "gateway replicas would listen, and pods without one would get requests all the same"
+        raise ConfigError(f"{where}: serve.entry", found, "use `proxy` (which `auto` is here): Serve's proxies listen")
     serve["host"] = "0.0.0.0"  # noqa: S104  # the pod's address: the Service and the NetworkPolicy stand in front
     if (admission := serve.get("admission", {})).get("keys"):
         serve["admission"] = {**admission, "keys": f"{KEYS_FOLDER}/keys.yaml"}

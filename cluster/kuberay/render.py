@@ -66,13 +66,13 @@ def render(topology: Topology, overlay_name: str, work: Workload | None = None, 
     """Every file below the folder to write to: the base, an overlay, and in it the jobs of the recipe.
 
     Args:
-        image: takes the place of the overlay's image.
+        image: takes the place of the overlay's images.
 
     Raises:
         ConfigError: no such overlay, or a document that the operator or our own rules refuse.
     """
     settings = settings_of(overlay_name)
-    settings = settings.replace(image=image) if image else settings
+    settings = settings.replace(image=image, train_image=None) if image else settings
     below = _overlay_files(topology, settings, work)
     return {**_base_files(topology), **{f"overlays/{overlay_name}/{path}": text for path, text in below.items()}}
 

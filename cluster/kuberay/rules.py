@@ -25,7 +25,7 @@ SECRET_NAME = re.compile(r"TOKEN|SECRET|PASSWORD|CREDENTIAL|ACCESS_KEY")
 HARMLESS = frozenset({"TOKENIZERS_PARALLELISM"})
 """Has a suspicious name and holds no secret."""
 MIN_RAY_FOR_TOKENS = (2, 52)
-OWNED_PORTS = ("dashboard", "gcs")
+RAY_PORTS = (6379, 8265, 10001)
 
 
 class Problem(NamedTuple):
@@ -60,9 +60,6 @@ def problems(documents: Sequence[Document]) -> list[Problem]:
         *_selected(documents),
         *_closed(documents),
     ]
-
-
-# --- KubeRay ----------------------------------------------------------------------------------------------------------
 
 
 def _names(document: Document) -> Iterator[Problem]:
@@ -138,9 +135,6 @@ def _jobs(document: Document) -> Iterator[Problem]:
         yield Problem(where, "may hold its nodes for ever", "set activeDeadlineSeconds above 0")
 
 
-# --- pods -------------------------------------------------------------------------------------------------------------
-
-
 def _pods(document: Document) -> Iterator[Problem]:
     for name, pod in pods(document):
         where = f"{_where(document)}, {name}"
@@ -180,9 +174,6 @@ def _container(where: str, container: Document, pod: Document) -> Iterator[Probl
         yield Problem(where, f"mounts {', '.join(sorted(adrift))}, which no volume is", "add the volume")
 
 
-# --- access -----------------------------------------------------------------------------------------------------------
-
-
 def _roles(document: Document) -> Iterator[Problem]:
     if document["kind"] in ("ClusterRole", "ClusterRoleBinding"):
         yield Problem(_where(document), "reaches beyond its namespace", "use a Role and a RoleBinding")
@@ -202,7 +193,7 @@ def _services(document: Document) -> Iterator[Problem]:
             _where(document), "is reachable from outside", "use ClusterIP, and an Ingress or Gateway with TLS"
         )
     for port in document["spec"]["ports"]:
-        if port["targetPort"] in (*OWNED_PORTS, 6379, 8265, 10001) and document["metadata"]["name"] != "serinus-redis":
+        if port["targetPort"] in RAY_PORTS and document["metadata"]["name"] != "serinus-redis":
             yield Problem(_where(document), "opens a port of Ray", "only the gateway is for users")
 
 
@@ -213,9 +204,6 @@ def _budgets(document: Document) -> Iterator[Problem]:
 
 
 RULES: tuple[Rule, ...] = (_names, _clusters, _jobs, _pods, _roles, _services, _budgets)
-
-
-# --- documents together -----------------------------------------------------------------------------------------------
 
 
 def _selected(documents: Sequence[Document]) -> Iterator[Problem]:

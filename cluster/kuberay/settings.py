@@ -55,6 +55,8 @@ class Settings(StrictModel):
     name: str = "base"
     image: str = f"serinus:{VERSION}"
     """With Ray, vLLM and the packages; see k8s/images."""
+    train_image: str | None = None
+    """Of the pool that quantizes, where that needs more packages than `image` has."""
     gpus: bool = True
     """False renders the pools without their GPUs."""
     gpu_nodes_only: bool = False
@@ -80,10 +82,18 @@ OVERLAYS: Mapping[str, Settings] = {
     "dev": Settings(
         name="dev", image=f"serinus:{VERSION}-cpu", gpus=False, small=True, shared_folder=True, disk_gib=10
     ),
-    "gpu": Settings(name="gpu", image=f"serinus:{VERSION}-gpu", gpu_nodes_only=True, own_disk=True, disk_gib=300),
+    "gpu": Settings(
+        name="gpu",
+        image=f"serinus:{VERSION}-gpu",
+        train_image=f"serinus:{VERSION}-quantize",
+        gpu_nodes_only=True,
+        own_disk=True,
+        disk_gib=300,
+    ),
     "production": Settings(
         name="production",
         image=f"serinus:{VERSION}-gpu",
+        train_image=f"serinus:{VERSION}-quantize",
         gpu_nodes_only=True,
         own_disk=True,
         disk_gib=300,

@@ -51,6 +51,7 @@ def test_the_projects_paths_are_the_images_and_the_keys_a_secret() -> None:
         ("gpu", {"model": {"source": "/home/someone/model.gguf"}}, "model.source", "use s3://"),
         ("gpu", {"data": {"sources": [{"path": "/data"}]}}, "data.sources[0].path", "use s3://"),
         ("gpu", {"storage": "/home/someone/serinus/build/store"}, "storage", "use s3://bucket/folder"),
+        ("gpu", {"serve": {"entry": "direct"}}, "serve.entry", "use `proxy`"),
         ("dev", {"storage": "/home/someone/serinus/store"}, "storage", "or below /opt/serinus/build"),
         ("gpu", {"data": {"protect": {"key_file": "/k"}}}, "data.protect.key_file", "choose `mask`"),
     ],
