@@ -114,7 +114,9 @@ class Controller:
 
     def _see_to_prober(self) -> None:
         """Also for a candidate that waited: nobody is there then who would start one."""
-        task = self.probe_task()
+        import ray
+
+        task = self.probe_task() if ray.is_initialized() else None  # a call would start a cluster where there is none
         if task is not None and task.id != self._asks_for:
             prober.ensure_prober(self._name, self._storage_uri)
             self._asks_for = task.id
