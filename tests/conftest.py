@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 from hypothesis import settings
 
+from cluster.session import prepare_environment
 from cluster.storage import LocalStorage
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -34,6 +35,8 @@ def pytest_configure() -> None:
     interrupt with it. Not at import: Serve replicas import this module in a thread, where signals cannot be set.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Before a unit test imports Ray, which reads then whether it is to show a token.
+    prepare_environment()
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
