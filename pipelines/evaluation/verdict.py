@@ -71,14 +71,30 @@ def find_report(storage: Storage, wanted: str | None = None) -> GateReport:
     Raises:
         InputError: there is none, or more than one.
     """
-    keys = [key.split("/")[2] for key in storage.list("artifacts/gate") if key.endswith("/manifest.json")]
-    reports = [found for key in keys if (found := artifacts.load(storage, GateReport, key)) is not None]
+    reports, unreadable = _reports(storage)
     if wanted is not None:
         reports = [found for found in reports if found.key.startswith(wanted) or found.digest.startswith(wanted)]
     if len(reports) == 1 or (reports and wanted is None):
         return max(reports, key=lambda report: report.made_at)
     why = f"{len(reports)} gate reports match {wanted}" if reports else f"no gate report {wanted or 'yet'}"
+    if unreadable:
+        why += f" ({unreadable} of another version cannot be read)"
     raise InputError(f"{storage.uri}/artifacts/gate", why, "make one: serinus run RECIPE")
+
+
+def _reports(storage: Storage) -> tuple[list[GateReport], int]:
+    """All that can be read, and how many cannot: those of an earlier version say less, and stay for the lineage."""
+    found, unreadable = [], 0
+    for key in storage.list("artifacts/gate"):
+        if not key.endswith("/manifest.json"):
+            continue
+        try:
+            report = artifacts.load(storage, GateReport, key.split("/")[2])
+        except InputError:
+            unreadable += 1
+            continue
+        found += [report] if report is not None else []
+    return found, unreadable
 
 
 def read_report(path: str) -> GateReport:

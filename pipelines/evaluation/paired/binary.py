@@ -37,6 +37,10 @@ class Binary:
     num_gained: int
 
     @property
+    def most(self) -> float:
+        return 1.0
+
+    @property
     def harm(self) -> float:
         return (self.num_lost - self.num_gained) / self.num_items
 

@@ -35,6 +35,10 @@ class Bounded:
         return len(self.harms)
 
     @property
+    def most(self) -> float:
+        return 1.0
+
+    @property
     def harm(self) -> float:
         return float(self.harms.mean())
 

@@ -39,6 +39,10 @@ class Likelihood:
         return len(self.worse)
 
     @property
+    def most(self) -> float:
+        return math.inf
+
+    @property
     def harm(self) -> float:
         return math.expm1(self.worse.sum() / self.tokens.sum())
 

@@ -9,6 +9,8 @@ from typing import Protocol
 
 MAX_ITEMS = 10_000_000
 """More items than anyone evaluates: said as "out of reach"."""
+MAX_HARM = 1024.0
+"""A thousand times as bad: beyond it nobody asks how bad."""
 BISECTIONS = 14
 """Halvings of an interval of at most 2: a bound is found to 0.00013."""
 
@@ -22,6 +24,11 @@ class Sample(Protocol):
     @property
     def harm(self) -> float:
         """As observed; negative where the new model is better."""
+        ...
+
+    @property
+    def most(self) -> float:
+        """Harm that cannot be exceeded: 1 of a score, infinity of a perplexity."""
         ...
 
     def p_at_least(self, limit: float) -> float:
@@ -40,7 +47,10 @@ class Sample(Protocol):
 
 def highest(sample: Sample, level: float) -> float:
     """Upper confidence bound of the harm: the smallest limit that is excluded at `level`, by inverting the test."""
-    return _edge(sample.harm, 1.0, lambda limit: sample.p_at_least(limit) > level)
+    far = 1.0
+    while far < min(sample.most, MAX_HARM) and sample.p_at_least(far) > level:
+        far *= 2
+    return _edge(sample.harm, far, lambda limit: sample.p_at_least(limit) > level)
 
 
 def lowest(sample: Sample, level: float) -> float:

@@ -111,6 +111,10 @@ def test_reports_are_found_by_key_digest_or_file(
     assert read_report(f"{storage.uri}/{first.location}/manifest.json") == first
     with pytest.raises(InputError, match="no gate report xyz"):
         find_report(storage, "xyz")
+    storage.write("artifacts/gate/old/manifest.json", b'{"kind": "gate", "checks": [{"found": 1, "bound": 2}]}')
+    assert find_report(storage) == last
+    with pytest.raises(InputError, match="1 of another version"):
+        find_report(storage, "xyz")
     with pytest.raises(InputError, match="2 gate reports match"):
         find_report(storage, "")
     with pytest.raises(InputError, match="no such file"):

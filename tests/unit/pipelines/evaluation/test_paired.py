@@ -133,3 +133,12 @@ def test_bounds_are_where_the_test_turns(kind: str) -> None:
     assert low < sample.harm < high
     assert sample.p_at_least(high) <= 0.05 < sample.p_at_least(high - 0.001)
     assert sample.p_at_most(low) <= 0.01 < sample.p_at_most(low + 0.001)
+
+
+def test_the_bound_of_a_perplexity_four_times_as_high_lies_beyond_it() -> None:
+    drawer = np.random.default_rng(0)
+    tokens = np.full(60, 100.0)
+    sample = Likelihood(math.log(4) * tokens + drawer.normal(0, 5, 60), tokens)
+    assert sample.harm == pytest.approx(3, rel=0.1)
+    assert lowest(sample, 0.01) < sample.harm < highest(sample, 0.05) < 4
+    assert highest(Binary(30, 30, 0), 0.05) == 1
