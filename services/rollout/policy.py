@@ -200,6 +200,8 @@ def _missing(config: RolloutConfig, step: StepConfig, evidence: Evidence, elapse
         lacks.append("requests to stable to compare with")
     if elapsed_s < step.min_duration_s:
         lacks.append(f"{math.ceil(step.min_duration_s - elapsed_s)} s more at this step")
+    if "errors" in step.prove and (found := _rise_of_all(config, step, evidence)):
+        lacks.append(found)
     told = {finding.metric for finding in evidence.findings if finding.num_stable}
     for outcome in outcomes(config, step, evidence, elapsed_s):
         # Models that tell no waits at all cannot be asked to prove them; items are asked for until they come.
@@ -207,6 +209,23 @@ def _missing(config: RolloutConfig, step: StepConfig, evidence: Evidence, elapse
         if asked and outcome.verdict != "passed":
             lacks.append(_proof(config, step, outcome))
     return ", ".join(lacks)
+
+
+def _rise_of_all(config: RolloutConfig, step: StepConfig, evidence: Evidence) -> str:
+    """Harmful answers over all requests where they are up by the effect, whatever is proven of those that count.
+
+    A user who gets no good answer at all counts once: a canary that fails all requests of one back end would pass on the others'.
+    """
+    stable, canary = evidence.stable, evidence.canary
+    if not (stable.num_requests and canary.num_requests):
+        return ""
+    shares = [side.num_harmful / side.num_requests for side in (stable, canary)]
+    if shares[1] - shares[0] < config.effect("errors", step):
+        return ""
+    return (
+        f"fewer harmful answers: {shares[1]:.2%} of all canary requests, stable {shares[0]:.2%}; "
+        "too few users carry them to call it the canary's fault"
+    )
 
 
 def _proof(config: RolloutConfig, step: StepConfig, outcome: Outcome) -> str:

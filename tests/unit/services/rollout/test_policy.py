@@ -108,6 +108,13 @@ FAILS = 4 / 0.01 / 0.95 + 1
         (judge(seen(20, 200, finding("ttft", FAILS))), Rollback, "latency"),
         (judge(seen(20, 200, finding("tpot", FAILS))), Rollback, "tpot"),
         (judge(seen(20, 200, finding("quality", FAILS))), Rollback, "quality"),
+        (judge(seen(100, 200, harmful=4)), SetWeight, "step_passed"),
+        (
+            judge(seen(100, 200, harmful=5)),
+            Hold,
+            "not_enough_evidence",
+        ),  # proven, but some users get no good answer at all
+        (judge(seen(100, 200, harmful=5), after_s=600), Rollback, "inconclusive"),
         (judge(seen(20, 200), held=True), Hold, "held"),
         (judge(seen(0, 200), held=True, after_s=6000), Hold, "held"),
         (judge(seen(20, 200, finding("errors", FAILS)), held=True), Rollback, "error_rate"),
@@ -146,10 +153,10 @@ def test_a_metric_is_failed_passed_or_inconclusive() -> None:
 
 @pytest.mark.parametrize(("step", "weight"), [(0, 10.0), (1, 100.0)])
 def test_a_decision_keeps_the_numbers_it_rested_on(step: int, weight: float) -> None:
-    evidence = seen(40, 200, harmful=1)
+    evidence = seen(100, 200, harmful=1)
     action = judge(evidence, step=step)
     decision = as_decision(action, status(step), START, evidence.look)
-    assert decision.numbers["canary_requests"] == 40
+    assert decision.numbers["canary_requests"] == 100
     assert decision.numbers["canary_harmful"] == 1
     assert decision.numbers["errors_pass_e_value_0.05"] == pytest.approx(20.1)
     assert (decision.who, decision.weight_percent, decision.look) == ("analysis", weight, 7)
