@@ -107,6 +107,19 @@ def test_a_command_runs_on_the_cluster_that_serves_and_a_stage_does_not() -> Non
     assert made["train"]["spec"]["entrypoint"] == "serinus run /etc/serinus/recipe/recipe.yaml --until train"
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_ended_job_holds_its_nodes_for_minutes_and_is_not_tried_again(overlay: str) -> None:
+    made = jobs(shipped(), OVERLAYS[overlay], WORK)
+    own = {name: job["spec"].get("jobTemplate", job["spec"]) for name, job in made.items()}
+    own = {name: spec for name, spec in own.items() if "rayClusterSpec" in spec}
+    assert set(own) == set(made) - {"deploy", "canary"}
+    for spec in own.values():
+        assert 0 < spec["ttlSecondsAfterFinished"] <= 600
+        assert spec["backoffLimit"] == 0
+    nightly = own["nightly"]
+    assert nightly["activeDeadlineSeconds"] + nightly["ttlSecondsAfterFinished"] < 24 * 3600, "two nights would overlap"
+
+
 @pytest.mark.parametrize(
     ("model", "name"),
     [
