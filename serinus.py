@@ -197,10 +197,10 @@ def render_k8s(
 def _workload(path: Path | None, overlay: str, topology: Topology) -> Workload | None:
     if path is None:
         return None
-    from cluster.demand import stage_nodes
+    from cluster.kuberay.fit import pods_of_stages
     from cluster.kuberay.recipe import in_cluster
     from cluster.kuberay.render import settings_of
-    from cluster.kuberay.settings import PROJECT_FOLDER, Workload, shaped
+    from cluster.kuberay.settings import PROJECT_FOLDER, Workload
     from cluster.session import package_root
     from pipelines.demand import demands
 
@@ -213,7 +213,7 @@ def _workload(path: Path | None, overlay: str, topology: Topology) -> Workload |
         recipe=in_cluster(dumped, str(path), root, settings),
         port=loaded.serve.port,
         prepare=f"python {PROJECT_FOLDER / script.relative_to(root)}" if known else None,
-        nodes={**stage_nodes(shaped(topology, settings), demands(loaded)), "publish": {}},
+        nodes={**pods_of_stages(topology, settings, demands(loaded), str(path)), "publish": {}},
     )
 
 

@@ -20,9 +20,10 @@ from cluster.kuberay.settings import (
     Document,
     Settings,
     labels,
+    shaped,
 )
 from cluster.session import ENVIRONMENT
-from cluster.topology import Pool
+from cluster.topology import Pool, Topology
 
 GPU = "nvidia.com/gpu"
 GIB_PER_CPU = 4
@@ -101,6 +102,17 @@ def pod_resources(pool: Pool) -> dict[str, str]:
     if pool.num_gpus:
         resources[GPU] = str(pool.num_gpus)
     return resources
+
+
+def granted(topology: Topology, settings: Settings) -> Topology:
+    """The overlay's topology with the CPUs that its pods have, which is what Ray counts there.
+
+    A job's nodes are not held to `max_workers`: each has a cluster of its own, and no launcher counts them together.
+    """
+    pools = shaped(topology, settings).pools
+    given = (SMALL_LIMIT if settings.small else pod_resources(pool) for pool in pools)
+    pools = tuple(pool.replace(num_cpus=int(pod["cpu"])) for pool, pod in zip(pools, given, strict=True))
+    return topology.replace(pools=pools, max_workers=None)
 
 
 def environment() -> list[dict[str, str]]:
