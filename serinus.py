@@ -178,6 +178,11 @@ def render_k8s(
     overlay: Annotated[list[str] | None, typer.Option(help="dev, gpu, production; default: all")] = None,
     image: Annotated[str | None, typer.Option(help="registry/name:tag in place of the overlay's")] = None,
     topology: TopologyOption = None,
+    *,
+    egress: Annotated[
+        list[str] | None,
+        typer.Option(help="let pods reach ADDRESS:PORT, NAMESPACE:PORT or a cloud's workload identity"),
+    ] = None,
 ) -> None:
     """Write the Kubernetes documents of the cluster and, with RECIPE, its jobs: a base and overlays for `kubectl apply -k`."""
     from cluster.kuberay import render
@@ -187,7 +192,7 @@ def render_k8s(
     loaded = load_topology(topology)
     files: dict[str, str] = {}
     for name in overlay or OVERLAYS:
-        files |= render.render(loaded, name, _workload(recipe, name, loaded), image=image)
+        files |= render.render(loaded, name, _workload(recipe, name, loaded), image=image, egress=egress or ())
     render.write(files, folder)
     out.print(
         f"{len(files)} files in {folder}. Next: kubectl apply -k {folder}/overlays/{(overlay or list(OVERLAYS))[0]}"

@@ -69,6 +69,9 @@ class Settings(StrictModel):
     """For models and compiled kernels, per pod."""
     own_disk: bool = False
     """Give each pod a volume of its own for them; else they lie on the machine's disk."""
+    egress: tuple[str, ...] = ()
+    """What Ray's pods may reach outside beside ports 443 and 6443 (`--egress`; cluster/kuberay/egress.py). By default nothing:
+    neither a cloud's metadata service nor an S3 server on a port of its own."""
     min_serve_nodes: int = 0
     """At least so many, whatever the topology says."""
     survives_head: bool = False
