@@ -30,6 +30,9 @@ S3_SECRET = "serinus-s3"  # noqa: S105
 workload identity there is none."""
 KEYS_SECRET = "serinus-api-keys"  # noqa: S105
 """Key `keys.yaml`: the file of serve.admission.keys. It has hashes alone, but also who may do what."""
+ENVIRONMENT_SECRET = "serinus-environment"  # noqa: S105
+"""Variables that the recipe names: notify.webhooks[].url_env and secret_env, a judge's key_env. Controller, prober and drivers
+run on the head, so that no other pod has them."""
 REDIS_SECRET = "serinus-redis"  # noqa: S105
 """Key `password`."""
 RECIPE = "serinus-recipe"

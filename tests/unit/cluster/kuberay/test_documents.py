@@ -153,6 +153,18 @@ def test_only_the_head_may_ask_the_api_and_only_for_what_the_autoscaler_needs() 
     assert rights == {("pods", "get"), ("pods", "list"), ("rayclusters", "get"), ("rayclusters", "patch")}
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_variables_that_a_recipe_names_are_on_every_head_and_nowhere_else(overlay: str) -> None:
+    made = jobs(shipped(), OVERLAYS[overlay], WORK)
+    jobs_specs = [job["spec"].get("jobTemplate", job["spec"]).get("rayClusterSpec") for job in made.values()]
+    specs = [ray_cluster(shipped(), OVERLAYS[overlay])["spec"], *(spec for spec in jobs_specs if spec)]
+    named = {"secretRef": {"name": "serinus-environment", "optional": True}}
+    for spec in specs:
+        assert named in spec["headGroupSpec"]["template"]["spec"]["containers"][0]["envFrom"]
+        for group in spec["workerGroupSpecs"]:
+            assert named not in group["template"]["spec"]["containers"][0]["envFrom"]
+
+
 def test_nobody_but_submitters_and_the_operator_reaches_the_dashboard() -> None:
     policies = {policy["metadata"]["name"]: policy["spec"] for policy in access.network(8000)}
     open_to = [
