@@ -178,6 +178,11 @@ def render_k8s(
     overlay: Annotated[list[str] | None, typer.Option(help="dev, gpu, production; default: all")] = None,
     image: Annotated[str | None, typer.Option(help="registry/name:tag in place of the overlay's")] = None,
     topology: TopologyOption = None,
+    *,
+    egress: Annotated[
+        list[str] | None,
+        typer.Option(help="let pods reach ADDRESS:PORT, NAMESPACE:PORT or a cloud's workload identity"),
+    ] = None,
 ) -> None:
     """Write the Kubernetes documents of the cluster and, with RECIPE, its jobs: a base and overlays for `kubectl apply -k`."""
     from cluster.kuberay import render
@@ -187,7 +192,7 @@ def render_k8s(
     loaded = load_topology(topology)
     files: dict[str, str] = {}
     for name in overlay or OVERLAYS:
-        files |= render.render(loaded, name, _workload(recipe, name, loaded), image=image)
+        files |= render.render(loaded, name, _workload(recipe, name, loaded), image=image, egress=egress or ())
     render.write(files, folder)
     out.print(
         f"{len(files)} files in {folder}. Next: kubectl apply -k {folder}/overlays/{(overlay or list(OVERLAYS))[0]}"
@@ -197,10 +202,10 @@ def render_k8s(
 def _workload(path: Path | None, overlay: str, topology: Topology) -> Workload | None:
     if path is None:
         return None
-    from cluster.demand import stage_nodes
+    from cluster.kuberay.fit import pods_of_stages
     from cluster.kuberay.recipe import in_cluster
     from cluster.kuberay.render import settings_of
-    from cluster.kuberay.settings import PROJECT_FOLDER, Workload, shaped
+    from cluster.kuberay.settings import PROJECT_FOLDER, Workload
     from cluster.session import package_root
     from pipelines.demand import demands
 
@@ -213,7 +218,7 @@ def _workload(path: Path | None, overlay: str, topology: Topology) -> Workload |
         recipe=in_cluster(dumped, str(path), root, settings),
         port=loaded.serve.port,
         prepare=f"python {PROJECT_FOLDER / script.relative_to(root)}" if known else None,
-        nodes={**stage_nodes(shaped(topology, settings), demands(loaded)), "publish": {}},
+        nodes={**pods_of_stages(topology, settings, demands(loaded), str(path)), "publish": {}},
     )
 
 

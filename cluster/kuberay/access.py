@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
-from cluster.kuberay import redis
+from cluster.kuberay import egress, redis
 from cluster.kuberay.settings import (
     APP,
     CLIENT_LABEL,
@@ -20,8 +21,6 @@ from cluster.kuberay.settings import (
 
 RAY_PODS = {"matchExpressions": [{"key": "ray.io/is-ray-node", "operator": "In", "values": ["yes"]}]}
 """All nodes of all our clusters; KubeRay labels them."""
-METADATA_SERVICE = "169.254.0.0/16"
-"""Where clouds hand a machine's own credentials to whoever asks from it: never to a pod."""
 TLS_PORT, API_SERVER_PORT, DNS_PORT = 443, 6443, 53
 
 
@@ -52,8 +51,15 @@ def accounts() -> list[Document]:
     return [account, role, binding]
 
 
-def network(gateway_port: int) -> list[Document]:
-    """Nothing comes in or goes out but what is named here. Ports of the operator's pods are not ours to close."""
+def network(gateway_port: int, allowed: Sequence[str] = ()) -> list[Document]:
+    """Nothing comes in or goes out but what is named here. Ports of the operator's pods are not ours to close.
+
+    Args:
+        allowed: what Ray's pods may reach outside beside the usual, as `egress.rules` takes it.
+
+    Raises:
+        ConfigError: one of `allowed` cannot be read.
+    """
     ours = {"matchLabels": {NAME_LABEL: APP}}
     return [
         _policy("serinus-default-deny", ours, ["Ingress", "Egress"]),
@@ -63,7 +69,7 @@ def network(gateway_port: int) -> list[Document]:
             ["Ingress", "Egress"],
             # Ray's nodes open ports of their choice to each other; they ask for the token there.
             ingress=[{"from": [{"podSelector": RAY_PODS}]}],
-            egress=[{"to": [{"podSelector": RAY_PODS}]}, _name_service(), _outside()],
+            egress=[{"to": [{"podSelector": RAY_PODS}]}, _name_service(), _outside(), *egress.rules(allowed)],
         ),
         _policy(
             "serinus-head",
@@ -185,6 +191,6 @@ def _name_service() -> Document:
 def _outside() -> Document:
     """S3, model hubs and, for the autoscaler, the API server."""
     return {
-        "to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": [METADATA_SERVICE]}}],
+        "to": [{"ipBlock": {"cidr": "0.0.0.0/0", "except": [str(egress.METADATA_SERVICES[0])]}}],
         "ports": [_port(TLS_PORT), _port(API_SERVER_PORT)],
     }

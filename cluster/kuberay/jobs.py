@@ -19,10 +19,13 @@ from cluster.topology import Topology
 
 DAY_S = 24 * 3600
 LIFECYCLE_DEADLINE_S, COMMAND_DEADLINE_S = 7 * DAY_S, 3600
-KEPT_AFTER_S = DAY_S
-"""An ended job stays so long for its status and log; then it goes, and its cluster with it."""
-RETRIES = 2
-"""Of a lifecycle: it goes on where it broke off, since each stage's result is in storage."""
+KEPT_AFTER_S = 300
+"""How long the cluster of an ended job stays. Short, since minReplicas hold its GPU nodes, paid for, until it goes; long enough
+to look at a node that broke off. The job's status and log need no cluster: the RayJob and the submitting pod stay."""
+RETRIES = 0
+"""Of a lifecycle. The operator repeats whatever ended with another code than 0, each time on a new cluster: a gate's no (1) and a
+recipe's mistake (2) would come out the same. One that broke off (3) goes on where it was when its job is created again, since
+each stage's result is in storage."""
 SUBMITTER_RESOURCES = {"cpu": "500m", "memory": "1Gi"}
 NIGHTLY = "17 2 * * *"
 """At 02:17, off the full hour at which everyone's jobs start."""

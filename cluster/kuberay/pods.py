@@ -8,6 +8,7 @@ from cluster.kuberay.settings import (
     AGENT_PORT,
     BUILD_FOLDER,
     DASHBOARD_PORT,
+    ENVIRONMENT_SECRET,
     GCS_PORT,
     HOME_FOLDER,
     KEYS_FOLDER,
@@ -20,9 +21,10 @@ from cluster.kuberay.settings import (
     Document,
     Settings,
     labels,
+    shaped,
 )
 from cluster.session import ENVIRONMENT
-from cluster.topology import Pool
+from cluster.topology import Pool, Topology
 
 GPU = "nvidia.com/gpu"
 GIB_PER_CPU = 4
@@ -55,7 +57,8 @@ SMALL_LIMIT = {"cpu": "4", "memory": "8Gi"}
 
 
 def head_pod(settings: Settings, gateway_port: int) -> Document:
-    """Pod template of a head; a driver of a job runs in it, so that it has the recipe and the API keys."""
+    """Pod template of a head; a driver of a job runs in it, so that it has the recipe, the API keys and the
+    variables that the recipe names."""
     resources = HEAD_RESOURCES if not settings.small else SMALL_LIMIT
     ports = {"gcs": GCS_PORT, "dashboard": DASHBOARD_PORT, "gateway": gateway_port, "metrics": METRICS_PORT}
     ready = {"httpGet": {"path": "/api/gcs_healthz", "port": DASHBOARD_PORT}}
@@ -65,6 +68,7 @@ def head_pod(settings: Settings, gateway_port: int) -> Document:
         ("keys", KEYS_FOLDER, {"secret": {"secretName": KEYS_SECRET, "optional": True}}),
     ]
     container["volumeMounts"] += [{"name": name, "mountPath": path, "readOnly": True} for name, path, _ in files]
+    container["envFrom"].append({"secretRef": {"name": ENVIRONMENT_SECRET, "optional": True}})
     spec = _spec(container, settings)
     spec["volumes"] += [{"name": name, **source} for name, _, source in files]
     spec = {"serviceAccountName": SERVICE_ACCOUNT, "automountServiceAccountToken": True, **spec}
@@ -101,6 +105,17 @@ def pod_resources(pool: Pool) -> dict[str, str]:
     if pool.num_gpus:
         resources[GPU] = str(pool.num_gpus)
     return resources
+
+
+def granted(topology: Topology, settings: Settings) -> Topology:
+    """The overlay's topology with the CPUs that its pods have, which is what Ray counts there.
+
+    A job's nodes are not held to `max_workers`: each has a cluster of its own, and no launcher counts them together.
+    """
+    pools = shaped(topology, settings).pools
+    given = (SMALL_LIMIT if settings.small else pod_resources(pool) for pool in pools)
+    pools = tuple(pool.replace(num_cpus=int(pod["cpu"])) for pool, pod in zip(pools, given, strict=True))
+    return topology.replace(pools=pools, max_workers=None)
 
 
 def environment() -> list[dict[str, str]]:

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from cluster.errors import ConfigError
-from cluster.kuberay.settings import BUILD_FOLDER, KEYS_FOLDER, PROJECT_FOLDER, Settings
+from cluster.kuberay.settings import BUILD_FOLDER, ENVIRONMENT_SECRET, KEYS_FOLDER, PROJECT_FOLDER, Settings
 
 LOCATIONS = frozenset({"path", "storage", "source"})
 """Fields of a recipe that hold a place; a test compares them with the recipe's types. serve.admission.keys is a Secret here,
@@ -25,11 +25,12 @@ def in_cluster(recipe: Mapping[str, Any], where: str, root: Path, settings: Sett
         root: the project's folder, which the images have at PROJECT_FOLDER.
 
     Raises:
-        ConfigError: a path leads nowhere in the cluster.
+        ConfigError: a path leads nowhere in the cluster, or a webhook's address would be in the ConfigMap.
     """
     if (recipe.get("data") or {}).get("protect", {}).get("key_file"):
         found = "a secret file of this machine, which the pods do not have"
         raise ConfigError(f"{where}: data.protect.key_file", found, "choose `mask` or `drop` instead of `hash`")
+    _check_webhooks(recipe, where)
     moved = {key: _moved(value, key, key, where, root) for key, value in recipe.items()}
     _check_storage(moved["storage"], where, settings)
     serve = dict(moved.get("serve", {}))
@@ -40,6 +41,15 @@ def in_cluster(recipe: Mapping[str, Any], where: str, root: Path, settings: Sett
     if (admission := serve.get("admission", {})).get("keys"):
         serve["admission"] = {**admission, "keys": f"{KEYS_FOLDER}/keys.yaml"}
     return yaml.safe_dump({**moved, "serve": serve}, sort_keys=False, width=120)
+
+
+def _check_webhooks(recipe: Mapping[str, Any], where: str) -> None:
+    """Such an address is often all that it takes to write there, and a ConfigMap is read by many and kept in repositories."""
+    for index, webhook in enumerate((recipe.get("notify") or {}).get("webhooks", ())):
+        if webhook.get("url"):
+            found = "the address would be in a ConfigMap, in plain text"
+            remedy = f"name a variable with `url_env`, and put the address into the Secret {ENVIRONMENT_SECRET}"
+            raise ConfigError(f"{where}: notify.webhooks[{index}].url", found, remedy)
 
 
 def _moved(value: Any, key: str, field: str, where: str, root: Path) -> Any:

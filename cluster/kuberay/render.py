@@ -34,7 +34,7 @@ def base(topology: Topology, settings: Settings = BASE, gateway_port: int = GATE
     return {
         "raycluster.yaml": [ray_cluster(topology, settings, gateway_port)],
         "access.yaml": access.accounts(),
-        "network.yaml": access.network(gateway_port),
+        "network.yaml": access.network(gateway_port, settings.egress),
         "gateway.yaml": [access.gateway(topology.name, gateway_port)],
     }
 
@@ -62,17 +62,25 @@ def overlay(topology: Topology, settings: Settings, work: Workload | None = None
     return [document for documents in parts.values() for document in documents]
 
 
-def render(topology: Topology, overlay_name: str, work: Workload | None = None, image: str | None = None) -> Files:
+def render(
+    topology: Topology,
+    overlay_name: str,
+    work: Workload | None = None,
+    image: str | None = None,
+    egress: Sequence[str] = (),
+) -> Files:
     """Every file below the folder to write to: the base, an overlay, and in it the jobs of the recipe.
 
     Args:
         image: takes the place of the overlay's images.
+        egress: what Ray's pods may reach outside, beside what the overlay lets them.
 
     Raises:
-        ConfigError: no such overlay, or a document that the operator or our own rules refuse.
+        ConfigError: no such overlay, an egress that cannot be read, or a document that the operator or our own rules refuse.
     """
     settings = settings_of(overlay_name)
     settings = settings.replace(image=image, train_image=None) if image else settings
+    settings = settings.replace(egress=(*settings.egress, *egress))
     below = _overlay_files(topology, settings, work)
     return {**_base_files(topology), **{f"overlays/{overlay_name}/{path}": text for path, text in below.items()}}
 

@@ -30,6 +30,9 @@ S3_SECRET = "serinus-s3"  # noqa: S105
 workload identity there is none."""
 KEYS_SECRET = "serinus-api-keys"  # noqa: S105
 """Key `keys.yaml`: the file of serve.admission.keys. It has hashes alone, but also who may do what."""
+ENVIRONMENT_SECRET = "serinus-environment"  # noqa: S105
+"""Variables that the recipe names: notify.webhooks[].url_env and secret_env, a judge's key_env. Controller, prober and drivers
+run on the head, so that no other pod has them."""
 REDIS_SECRET = "serinus-redis"  # noqa: S105
 """Key `password`."""
 RECIPE = "serinus-recipe"
@@ -69,6 +72,9 @@ class Settings(StrictModel):
     """For models and compiled kernels, per pod."""
     own_disk: bool = False
     """Give each pod a volume of its own for them; else they lie on the machine's disk."""
+    egress: tuple[str, ...] = ()
+    """What Ray's pods may reach outside beside ports 443 and 6443 (`--egress`; cluster/kuberay/egress.py). By default nothing:
+    neither a cloud's metadata service nor an S3 server on a port of its own."""
     min_serve_nodes: int = 0
     """At least so many, whatever the topology says."""
     survives_head: bool = False

@@ -107,6 +107,19 @@ def test_a_command_runs_on_the_cluster_that_serves_and_a_stage_does_not() -> Non
     assert made["train"]["spec"]["entrypoint"] == "serinus run /etc/serinus/recipe/recipe.yaml --until train"
 
 
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_an_ended_job_holds_its_nodes_for_minutes_and_is_not_tried_again(overlay: str) -> None:
+    made = jobs(shipped(), OVERLAYS[overlay], WORK)
+    own = {name: job["spec"].get("jobTemplate", job["spec"]) for name, job in made.items()}
+    own = {name: spec for name, spec in own.items() if "rayClusterSpec" in spec}
+    assert set(own) == set(made) - {"deploy", "canary"}
+    for spec in own.values():
+        assert 0 < spec["ttlSecondsAfterFinished"] <= 600
+        assert spec["backoffLimit"] == 0
+    nightly = own["nightly"]
+    assert nightly["activeDeadlineSeconds"] + nightly["ttlSecondsAfterFinished"] < 24 * 3600, "two nights would overlap"
+
+
 @pytest.mark.parametrize(
     ("model", "name"),
     [
@@ -138,6 +151,18 @@ def test_only_the_head_may_ask_the_api_and_only_for_what_the_autoscaler_needs() 
     (role,) = [document for document in access.accounts() if document["kind"] == "Role"]
     rights = {(resource, verb) for rule in role["rules"] for resource in rule["resources"] for verb in rule["verbs"]}
     assert rights == {("pods", "get"), ("pods", "list"), ("rayclusters", "get"), ("rayclusters", "patch")}
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_the_variables_that_a_recipe_names_are_on_every_head_and_nowhere_else(overlay: str) -> None:
+    made = jobs(shipped(), OVERLAYS[overlay], WORK)
+    jobs_specs = [job["spec"].get("jobTemplate", job["spec"]).get("rayClusterSpec") for job in made.values()]
+    specs = [ray_cluster(shipped(), OVERLAYS[overlay])["spec"], *(spec for spec in jobs_specs if spec)]
+    named = {"secretRef": {"name": "serinus-environment", "optional": True}}
+    for spec in specs:
+        assert named in spec["headGroupSpec"]["template"]["spec"]["containers"][0]["envFrom"]
+        for group in spec["workerGroupSpecs"]:
+            assert named not in group["template"]["spec"]["containers"][0]["envFrom"]
 
 
 def test_nobody_but_submitters_and_the_operator_reaches_the_dashboard() -> None:

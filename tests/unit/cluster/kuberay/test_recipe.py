@@ -53,6 +53,12 @@ def test_the_projects_paths_are_the_images_and_the_keys_a_secret() -> None:
         ("gpu", {"storage": "/home/someone/serinus/build/store"}, "storage", "use s3://bucket/folder"),
         ("gpu", {"serve": {"entry": "direct"}}, "serve.entry", "use `proxy`"),
         ("dev", {"storage": "/home/someone/serinus/store"}, "storage", "or below /opt/serinus/build"),
+        (
+            "gpu",
+            {"notify": {"webhooks": [{"url_env": "A"}, {"url": "https://h/s"}]}},
+            "notify.webhooks[1].url",
+            "`url_env`",
+        ),
         ("gpu", {"data": {"protect": {"key_file": "/k"}}}, "data.protect.key_file", "choose `mask`"),
     ],
 )

@@ -13,8 +13,8 @@ import yaml
 
 from cluster.errors import ConfigError
 from cluster.kuberay import render
-from cluster.kuberay.settings import OVERLAYS
-from tests.unit.cluster.kuberay.conftest import REPOSITORY, shipped, workload
+from cluster.kuberay.settings import CLIENT_LABEL, OVERLAYS
+from tests.unit.cluster.kuberay.conftest import REPOSITORY, rendered, shipped, workload
 
 K8S = REPOSITORY / "k8s"
 
@@ -102,6 +102,26 @@ def test_rendering_imports_nothing_heavy(tmp_path: Path) -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
+
+
+def _secrets(part: Any) -> set[str]:
+    """Names of all Secrets that a part of a document refers to."""
+    if isinstance(part, list):
+        return {name for item in part for name in _secrets(item)}
+    if not isinstance(part, dict):
+        return set()
+    named = {part["secretName"]} if "secretName" in part else set()
+    named |= {part[key]["name"] for key in ("secretRef", "secretKeyRef") if key in part}
+    return named.union(*map(_secrets, part.values()))
+
+
+@pytest.mark.parametrize("page", ["k8s/README.md", "docs/kubernetes.md"])
+def test_the_pages_name_every_secret_and_the_label_of_clients(page: str) -> None:
+    text = (REPOSITORY / page).read_text()
+    wanted = {name for overlay in OVERLAYS for document in rendered(overlay) for name in _secrets(document)}
+    assert {"serinus-auth-token", "serinus-redis", "serinus-environment"} <= wanted
+    assert {name for name in wanted if f"| `{name}` |" not in text} == set()
+    assert f"{CLIENT_LABEL}=true" in text
 
 
 def _key(document: dict[str, Any]) -> tuple[str, str]:
