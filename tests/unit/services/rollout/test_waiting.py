@@ -10,7 +10,7 @@ import pytest
 
 from cluster import registry
 from cluster.artifacts import Revision
-from cluster.errors import UserError
+from cluster.errors import InputError, UserError
 from services import audit
 from services.config import RolloutConfig, ServingConfig
 from services.rollout.status import RolloutStatus, rollout_ids
@@ -165,7 +165,7 @@ def test_who_waits_may_become_one_that_replaces(world: World) -> None:
 def test_a_person_takes_it_out_again(world: World) -> None:
     world.start()
     ask(world)
-    assert withdraw(world.storage, "m", "bob", world.now).revision == NEWER
+    assert withdraw(world.storage, "m", "bob", world.now) == f"{NEWER} does not wait any more"
     world.run(60)
     assert [candidate for candidate, _, _ in ends(world)] == [CANDIDATE]
     with pytest.raises(UserError, match="no candidate waits"):
@@ -252,3 +252,35 @@ def _two_rollouts(world: World, storage: MortalStorage, busy: Busy) -> list[tupl
             break
     assert waiting(world) is None
     return ends(world)
+
+
+def unreadable(world: World) -> None:
+    """As another version might have left it."""
+    world.storage.write("rollouts/m/waiting.json", b'{"waiting": null, "of_another_version": 1}')
+
+
+def test_a_place_that_cannot_be_read_stops_no_rollout(world: World) -> None:
+    world.start()
+    world.run(1)
+    unreadable(world)
+    with pytest.raises(InputError, match="canary withdraw"):
+        read_waiting(world.storage, "m")
+    world.loop.abort("ann")
+    world.run(10)
+    assert ends(world) == [(CANDIDATE, STABLE, "aborted")]
+    assert world.loop.tick() is None  # the decay watch has its turn
+    assert world.loop.start(CONFIG, NEWER, 1, "ann")
+
+
+def test_a_place_that_cannot_be_read_may_be_emptied_and_taken(world: World) -> None:
+    unreadable(world)
+    assert ask(world) is None
+    world.start()
+    unreadable(world)
+    done = ask(world)
+    assert done is not None
+    assert done.endswith("takes the place of one that this version could not read")
+    assert waiting(world) == NEWER
+    unreadable(world)
+    assert "does not wait any more" in withdraw(world.storage, "m", "bob", world.now)
+    assert waiting(world) is None
