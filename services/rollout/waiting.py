@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from cluster import registry
 from cluster.config import StrictModel
-from cluster.errors import Conflict, InputError, SerinusError, UserError
+from cluster.errors import Conflict, InputError, SerinusError, StageFailed, UserError
 from cluster.storage import ABSENT, Storage
 from cluster.telemetry import logger
 from services import audit
@@ -204,7 +204,7 @@ class WaitingRoom:
         if waiting is None:
             return None
         try:
-            self._load(waiting)
+            self._tried(waiting)
             if _look(self._storage, self._name)[0] != waiting:  # another one took its place meanwhile
                 acts.unload(self._storage, self._name, waiting.revision, self._applications)
                 return 0.0
@@ -228,10 +228,24 @@ class WaitingRoom:
         acts.check_candidate(self._storage, self._name, revision.revision)
         self._applications.load(revision, waiting.serving, self._storage)
 
+    def _tried(self, waiting: Waiting) -> None:
+        """Load it. Whatever that fails of would fail again, each time at the price of a load: it is our own error then."""
+        try:
+            self._load(waiting)
+        except SerinusError:
+            raise
+        except Exception as error:  # Ray's, pydantic's, a cloud's: loading runs through all of them
+            log.exception("%s could not be loaded", waiting.revision)
+            raise StageFailed(f"{type(error).__name__}: {str(error)[:500]}") from None
+
     def _drop(self, waiting: Waiting, error: SerinusError) -> None:
         """What cannot be loaded is not tried again and again: people are told."""
-        with contextlib.suppress(SerinusError):  # nothing is deployed any more: then nothing was loaded either
+        try:
             acts.unload(self._storage, self._name, waiting.revision, self._applications)
+        except (
+            Exception
+        ) as failure:  # nothing is deployed any more, or Serve is away: people are to be told all the same
+            log.warning("%s could not be unloaded: %s", waiting.revision, failure)
         message = f"{waiting.revision} waited and cannot begin: {error}"
         now, revision = self._clock(), waiting.revision
         audit.note(self._storage, self._name, "not_started", message, who="serinus", at=now, candidate=revision)

@@ -182,6 +182,23 @@ def test_what_does_not_load_is_dropped_and_told(world: World) -> None:
     assert recorded(world, "not_started") == [f"{NEWER} waited and cannot begin: {NEWER} does not load"]
 
 
+def test_what_fails_to_load_with_a_foreign_error_is_dropped_and_told_too(world: World) -> None:
+    world.start()
+    ask(world)
+    tries = []
+
+    def mistyped(revision: Revision, *_: object) -> None:
+        tries.append(revision.revision)
+        raise ValueError("engine_kwargs: no such option")
+
+    world.applications.load = mistyped  # type: ignore[method-assign]
+    world.run(40)
+    assert tries == [NEWER]
+    assert waiting(world) is None
+    told = f"{NEWER} waited and cannot begin: ValueError: engine_kwargs: no such option"
+    assert recorded(world, "not_started") == [told]
+
+
 def test_one_that_became_stable_meanwhile_does_not_begin(world: World) -> None:
     world.start()
     ask(world, STABLE)
