@@ -21,7 +21,7 @@ from cluster.errors import Conflict, InputError, SerinusError, StageFailed, User
 from cluster.storage import ABSENT, Storage
 from cluster.telemetry import logger
 from services import audit
-from services.config import RolloutConfig, ServingConfig
+from services.config import ProbesConfig, RolloutConfig, ServingConfig
 from services.rollout import acts
 from services.rollout.acts import Applications
 from services.rollout.status import RolloutStatus, read_status
@@ -171,10 +171,22 @@ class Begin(Protocol):
     ) -> str: ...
 
 
+CheckProbes = Callable[[ProbesConfig], None]
+"""Raises ConfigError where probes run without what they need, as a judge's key."""
+
+
 class WaitingRoom:
     """The place as the controller uses it. Killed anywhere, the next turn does what is missing."""
 
-    def __init__(self, storage: Storage, name: str, applications: Applications, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        name: str,
+        applications: Applications,
+        clock: Callable[[], datetime],
+        check_probes: CheckProbes | None = None,
+    ) -> None:
+        self._check_probes = check_probes
         self._storage, self._name, self._applications, self._clock = storage, name, applications, clock
         self._unread = ""
 
@@ -226,6 +238,8 @@ class WaitingRoom:
     def _load(self, waiting: Waiting) -> None:
         revision = registry.resolve(self._storage, self._name, waiting.revision)
         acts.check_candidate(self._storage, self._name, revision.revision)
+        if waiting.probe_items and self._check_probes is not None:  # before minutes of loading
+            self._check_probes(waiting.config.probes)
         self._applications.load(revision, waiting.serving, self._storage)
 
     def _tried(self, waiting: Waiting) -> None:

@@ -10,9 +10,10 @@ import pytest
 
 from cluster import registry
 from cluster.artifacts import Revision
-from cluster.errors import InputError, UserError
+from cluster.errors import ConfigError, InputError, UserError
 from services import audit
-from services.config import RolloutConfig, ServingConfig
+from services.config import ProbesConfig, RolloutConfig, ServingConfig
+from services.rollout.loop import Loop
 from services.rollout.status import RolloutStatus, rollout_ids
 from services.rollout.waiting import Waiting, queue_up, read_waiting, withdraw
 from tests.unit.services.rollout.test_loop import CANDIDATE, CONFIG, STABLE, Killed, MortalStorage, World
@@ -197,6 +198,21 @@ def test_what_fails_to_load_with_a_foreign_error_is_dropped_and_told_too(world: 
     assert waiting(world) is None
     told = f"{NEWER} waited and cannot begin: ValueError: engine_kwargs: no such option"
     assert recorded(world, "not_started") == [told]
+
+
+def test_one_whose_probes_cannot_be_asked_is_dropped_before_it_is_loaded(world: World) -> None:
+    def check(_: ProbesConfig) -> None:
+        raise ConfigError("judge.key_env KEY", "is not set where probes run", "set it")
+
+    world.loop = Loop(world.storage, "m", world.applications, lambda: world.now, check)
+    world.start()
+    asked = Waiting(revision=NEWER, config=CONFIG.replace(when_busy="wait"), serving=ServingConfig(), who="bob",
+                    probe_items="items", at=world.now)  # fmt: skip
+    queue_up(world.storage, "m", asked)
+    world.run(40)
+    assert ends(world) == [(CANDIDATE, STABLE, "promoted")]
+    assert world.applications.num_loads == 0
+    assert "judge.key_env KEY: is not set" in recorded(world, "not_started")[0]
 
 
 def test_one_that_became_stable_meanwhile_does_not_begin(world: World) -> None:
