@@ -444,8 +444,7 @@ def withdraw(recipe: RecipeOption = None) -> None:
 
     loaded = _recipe(recipe)
     who = config.user_name()
-    found = waiting.withdraw(open_storage(loaded.storage), loaded.name, who, datetime.now(UTC))
-    out.print(f"{found.revision} does not wait any more")
+    out.print(waiting.withdraw(open_storage(loaded.storage), loaded.name, who, datetime.now(UTC)))
 
 
 @canary.command("status")
@@ -678,7 +677,11 @@ def _print_traffic(storage: Storage, name: str) -> None:
 def _print_waiting(storage: Storage, last: RolloutStatus) -> None:
     from services.rollout.waiting import read_waiting
 
-    waiting, _ = read_waiting(storage, last.name)
+    try:
+        waiting, _ = read_waiting(storage, last.name)
+    except InputError as error:
+        out.print(f"waiting: {error}", markup=False)
+        return
     if waiting is not None and not waiting.began(last):
         out.print(f"waiting: {waiting.revision}, asked for by {waiting.who} at {waiting.at:%Y-%m-%d %H:%M:%S}")
 

@@ -16,7 +16,7 @@ from cluster.artifacts import Revision
 from cluster.errors import ClusterError, Conflict, SerinusError, UserError
 from cluster.storage import ABSENT, Storage, open_storage
 from cluster.telemetry import configure, logger
-from services.config import RolloutConfig, ServingConfig
+from services.config import ProbesConfig, RolloutConfig, ServingConfig
 from services.contract import (
     APPLICATION_PREFIX,
     NAMESPACE,
@@ -83,7 +83,7 @@ class Controller:
         self._wake = threading.Event()
         self._name, self._storage = name, open_storage(storage_uri)
         applications = applications or RayApplications()
-        self._loop = Loop(self._storage, name, applications, _now)
+        self._loop = Loop(self._storage, name, applications, _now, self._check_probes)
         self._decay = DecayWatch(self._storage, name, applications, _now)
         self._feedback = FeedbackBook(self._storage, name, _now())
         self._asks_for: str | None = None
@@ -120,6 +120,9 @@ class Controller:
         if task is not None and task.id != self._asks_for:
             prober.ensure_prober(self._name, self._storage_uri)
             self._asks_for = task.id
+
+    def _check_probes(self, config: ProbesConfig) -> None:
+        _check_probes(self._name, self._storage_uri, config)
 
     def storage_uri(self) -> str:
         return self._storage_uri
@@ -288,9 +291,13 @@ def start_rollout(
     items = probes.publish(storage, name, config.probes)
     actor = ensure_controller(name, storage.uri)
     if items:
-        asker = prober.ensure_prober(name, storage.uri)
-        _answer(name, asker.check.remote(config.probes), "prober")
+        _check_probes(name, storage.uri, config.probes)
     return str(_answer(name, actor.start.remote(config, revision_id, keep_revisions, who, items)))
+
+
+def _check_probes(name: str, storage_uri: str, config: ProbesConfig) -> None:
+    """Start the prober, and let it look whether it has what these probes need."""
+    _answer(name, prober.ensure_prober(name, storage_uri).check.remote(config), "prober")
 
 
 def ensure_probes(storage: Storage, name: str) -> None:

@@ -25,7 +25,7 @@ from services.rollout.gateways import Gateways
 from services.rollout.policy import Hold, Rollback, as_decision, decide, measure
 from services.rollout.probes import ProbeTask
 from services.rollout.status import ANALYSIS, Decision, RolloutStatus, make_current, read_status, write_status
-from services.rollout.waiting import WaitingRoom
+from services.rollout.waiting import CheckProbes, WaitingRoom
 
 SOON_S = 0.2
 """Until the next turn while something is under way that needs no evidence."""
@@ -39,10 +39,18 @@ NUM_ATTEMPTS = 20
 class Loop:
     """The rollouts of one public name, one after another."""
 
-    def __init__(self, storage: Storage, name: str, applications: Applications, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        name: str,
+        applications: Applications,
+        clock: Callable[[], datetime],
+        check_probes: CheckProbes | None = None,
+    ) -> None:
+        """`check_probes` is asked before a candidate that waited begins; for others whoever starts them does."""
         self._storage, self._name, self._applications, self._clock = storage, name, applications, clock
         self._gateways = Gateways(clock())
-        self._room = WaitingRoom(storage, name, applications, clock)
+        self._room = WaitingRoom(storage, name, applications, clock, check_probes)
         self._evidence: tuple[str, EvidenceStore] | None = None
         self._looked_at = self._flushed_at = self._saved_at = datetime.min.replace(tzinfo=clock().tzinfo)
         self._turns = threading.Lock()

@@ -13,7 +13,6 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from cluster.errors import StageFailed
 from cluster.storage import Storage, open_storage
 from cluster.telemetry import configure, logger
 from services.config import ProbesConfig
@@ -74,6 +73,8 @@ class Probing:
         if not batch:
             await self._finish(task)
             return IDLE_S
+        if task.kind == "decay":
+            self._before(task)  # a storage that is away is no item's fault: this turn fails as a whole
         found = await asyncio.gather(*(self._answer(task, item) for item in batch))
         if answers := [answer for answer in found if answer is not None]:
             await self._desk.deliver(task, answers)
@@ -111,11 +112,12 @@ class Probing:
 
     async def _answer(self, task: ProbeTask, item: ProbeItem) -> ProbeAnswer | None:
         """The item's scores; None when it is no evidence."""
-        texts = await asyncio.gather(*(self._text(task, revision, item) for revision in task.revisions))
+        texts: list[str | None] = []
         try:
+            texts += await asyncio.gather(*(self._text(task, revision, item) for revision in task.revisions))
             scores = await self._scores(task, item, *texts)
-        except StageFailed as error:
-            log.warning("%s: %s", item.id, error)
+        except Exception as error:  # no verdict, no key, a defect of a scorer: one item must not keep the others
+            log.warning("%s: %s: %s", item.id, type(error).__name__, error)
             scores = None
         if scores is None:
             self._tries[item.id] = self._tried(item) + 1

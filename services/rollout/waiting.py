@@ -13,15 +13,20 @@ from collections.abc import Callable
 from datetime import datetime
 from typing import Final, Protocol
 
+from pydantic import ValidationError
+
 from cluster import registry
 from cluster.config import StrictModel
-from cluster.errors import Conflict, SerinusError, UserError
+from cluster.errors import Conflict, InputError, SerinusError, StageFailed, UserError
 from cluster.storage import ABSENT, Storage
+from cluster.telemetry import logger
 from services import audit
-from services.config import RolloutConfig, ServingConfig
+from services.config import ProbesConfig, RolloutConfig, ServingConfig
 from services.rollout import acts
 from services.rollout.acts import Applications
 from services.rollout.status import RolloutStatus, read_status
+
+log = logger("rollout")
 
 NUM_ATTEMPTS: Final = 20
 
@@ -56,27 +61,48 @@ class Place(StrictModel):
 
 
 def read_waiting(storage: Storage, name: str) -> tuple[Waiting | None, str]:
-    """Who waits, and the place's storage version."""
+    """Who waits, and the place's storage version.
+
+    Raises:
+        InputError: the place is damaged, or another version wrote it.
+    """
+    waiting, version, problem = _look(storage, name)
+    if problem is not None:
+        raise problem
+    return waiting, version
+
+
+def _look(storage: Storage, name: str) -> tuple[Waiting | None, str, InputError | None]:
+    """As `read_waiting`, for those who may write over what they cannot read: the last one says why they cannot."""
     blob = storage.read(_key(name))
-    return (Place.model_validate_json(blob.content).waiting, blob.version) if blob else (None, ABSENT)
+    if blob is None:
+        return None, ABSENT, None
+    try:
+        return Place.model_validate_json(blob.content).waiting, blob.version, None
+    except ValidationError as error:
+        detail = error.errors(include_url=False)[0]
+        place = ".".join(str(part) for part in detail["loc"]) or "document"
+        found = f"holds no waiting candidate that this version can read ({place}: {detail['msg']})"
+        remedy = "go on with the version that wrote it, or take the candidate out: serinus canary withdraw"
+        return None, blob.version, InputError(f"{storage.uri}/{_key(name)}", found, remedy)
 
 
 def queue_up(storage: Storage, name: str, asked: Waiting) -> str | None:
     """Do as the recipe says if something is in the way of the rollout that is asked for: what was done, for people. None: nothing
-    is, so begin.
+    is, so begin. A place that cannot be read is written over.
 
     Raises:
         UserError: something is, and the recipe says to refuse; or it is the very revision that is asked for.
         Conflict: others kept changing the place.
     """
     for _ in range(NUM_ATTEMPTS):
-        waiting, version = read_waiting(storage, name)
+        waiting, version, problem = _look(storage, name)
         found = read_status(storage, name)
         status = found[0] if found and not found[0].ended else None
         if waiting is not None and found is not None and waiting.began(found[0]):
             waiting = None
         if status is None and waiting is None:
-            return None
+            return None  # what cannot be read is in nobody's way either
         in_the_way = _refuse(status, waiting, asked)
         try:
             _write(storage, name, asked, expect=version)
@@ -85,6 +111,8 @@ def queue_up(storage: Storage, name: str, asked: Waiting) -> str | None:
         done = f"{asked.revision} {'replaces' if asked.replaces else 'waits for'} {in_the_way}"
         if waiting is not None:
             done += f", and takes the place of {waiting.revision}, which waited"
+        elif problem is not None:
+            done += ", and takes the place of one that this version could not read"
         before = waiting.revision if waiting else None
         audit.note(storage, name, "waiting", done, who=asked.who, at=asked.at, candidate=asked.revision, before=before)
         return done
@@ -112,19 +140,20 @@ def _refuse(status: RolloutStatus | None, waiting: Waiting | None, asked: Waitin
     return in_the_way
 
 
-def withdraw(storage: Storage, name: str, who: str, at: datetime) -> Waiting:
-    """Take the waiting candidate out of its place.
+def withdraw(storage: Storage, name: str, who: str, at: datetime) -> str:
+    """Take the waiting candidate out of its place, also one that cannot be read; returns what was done, for people.
 
     Raises:
         UserError: nobody waits.
     """
-    waiting, version = read_waiting(storage, name)
-    if waiting is None:
+    waiting, version, problem = _look(storage, name)
+    if waiting is None and problem is None:
         raise UserError(f"model {name}", "no candidate waits", "see `serinus canary status`")
     _write(storage, name, None, expect=version)
-    message = f"{waiting.revision} does not wait any more"
-    audit.note(storage, name, "waiting", message, who=who, at=at, candidate=waiting.revision)
-    return waiting
+    revision = waiting.revision if waiting else None
+    message = f"{revision or 'the candidate, of which this version could read nothing,'} does not wait any more"
+    audit.note(storage, name, "waiting", message, who=who, at=at, candidate=revision)
+    return message
 
 
 class Begin(Protocol):
@@ -142,15 +171,34 @@ class Begin(Protocol):
     ) -> str: ...
 
 
+CheckProbes = Callable[[ProbesConfig], None]
+"""Raises ConfigError where probes run without what they need, as a judge's key."""
+
+
 class WaitingRoom:
     """The place as the controller uses it. Killed anywhere, the next turn does what is missing."""
 
-    def __init__(self, storage: Storage, name: str, applications: Applications, clock: Callable[[], datetime]) -> None:
+    def __init__(
+        self,
+        storage: Storage,
+        name: str,
+        applications: Applications,
+        clock: Callable[[], datetime],
+        check_probes: CheckProbes | None = None,
+    ) -> None:
+        self._check_probes = check_probes
         self._storage, self._name, self._applications, self._clock = storage, name, applications, clock
+        self._unread = ""
 
     def next(self, last: RolloutStatus | None) -> Waiting | None:
-        """Who waits beyond the rollout `last`; the place of one whose rollout that is gets emptied."""
-        waiting, _ = read_waiting(self._storage, self._name)
+        """Who waits beyond the rollout `last`; the place of one whose rollout that is gets emptied.
+
+        Nobody does in a place that cannot be read: it must stop neither the rollout under way nor the watch after it.
+        """
+        waiting, version, problem = _look(self._storage, self._name)
+        if problem is not None and self._unread != version:  # said once
+            log.error("%s", problem)
+        self._unread = version if problem is not None else ""
         if waiting is not None and last is not None and waiting.began(last):
             self._clear(waiting)
             return None
@@ -168,8 +216,8 @@ class WaitingRoom:
         if waiting is None:
             return None
         try:
-            self._load(waiting)
-            if read_waiting(self._storage, self._name)[0] != waiting:  # another one took its place meanwhile
+            self._tried(waiting)
+            if _look(self._storage, self._name)[0] != waiting:  # another one took its place meanwhile
                 acts.unload(self._storage, self._name, waiting.revision, self._applications)
                 return 0.0
             begin(
@@ -190,19 +238,35 @@ class WaitingRoom:
     def _load(self, waiting: Waiting) -> None:
         revision = registry.resolve(self._storage, self._name, waiting.revision)
         acts.check_candidate(self._storage, self._name, revision.revision)
+        if waiting.probe_items and self._check_probes is not None:  # before minutes of loading
+            self._check_probes(waiting.config.probes)
         self._applications.load(revision, waiting.serving, self._storage)
+
+    def _tried(self, waiting: Waiting) -> None:
+        """Load it. Whatever that fails of would fail again, each time at the price of a load: it is our own error then."""
+        try:
+            self._load(waiting)
+        except SerinusError:
+            raise
+        except Exception as error:  # Ray's, pydantic's, a cloud's: loading runs through all of them
+            log.exception("%s could not be loaded", waiting.revision)
+            raise StageFailed(f"{type(error).__name__}: {str(error)[:500]}") from None
 
     def _drop(self, waiting: Waiting, error: SerinusError) -> None:
         """What cannot be loaded is not tried again and again: people are told."""
-        with contextlib.suppress(SerinusError):  # nothing is deployed any more: then nothing was loaded either
+        try:
             acts.unload(self._storage, self._name, waiting.revision, self._applications)
+        except (
+            Exception
+        ) as failure:  # nothing is deployed any more, or Serve is away: people are to be told all the same
+            log.warning("%s could not be unloaded: %s", waiting.revision, failure)
         message = f"{waiting.revision} waited and cannot begin: {error}"
         now, revision = self._clock(), waiting.revision
         audit.note(self._storage, self._name, "not_started", message, who="serinus", at=now, candidate=revision)
 
     def _clear(self, waiting: Waiting) -> None:
         """Unless another one took the place."""
-        present, version = read_waiting(self._storage, self._name)
+        present, version, _ = _look(self._storage, self._name)
         if present == waiting:
             with contextlib.suppress(Conflict):
                 _write(self._storage, self._name, None, expect=version)

@@ -2,11 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any, Final
+
 from cluster.artifacts import Revision
-from cluster.errors import ClusterError, SerinusError
+from cluster.errors import ClusterError, SerinusError, StageFailed
 from cluster.session import on_pool
 from cluster.storage import Storage, open_storage
 from services.config import ServingConfig
+
+MAX_TOLD: Final = 500
+"""Characters of a foreign failure that are told."""
 
 
 def load_in_task(revision: Revision, serving: ServingConfig, storage: Storage) -> None:
@@ -14,7 +19,7 @@ def load_in_task(revision: Revision, serving: ServingConfig, storage: Storage) -
     that the caller, a controller on the head, must not hold for good.
 
     Raises:
-        UserError, StageFailed: as there.
+        UserError, StageFailed: as there; whatever else it failed of is a StageFailed too.
         ClusterError: the process was lost.
     """
     import ray
@@ -26,12 +31,20 @@ def load_in_task(revision: Revision, serving: ServingConfig, storage: Storage) -
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, SerinusError):
             raise error.cause from None
-        raise
+        raise StageFailed(f"{revision.revision} was not loaded: {_told(error)}") from None
     except ray.exceptions.RayError as error:
         where = f"revision {revision.revision}"
         raise ClusterError(
             where, f"was not loaded ({str(error).splitlines()[0]})", "begin again: serinus canary start"
         ) from None
+
+
+def _told(error: Any) -> str:
+    """What a task failed of, without its traceback."""
+    if error.cause is None:
+        return str(error).strip().splitlines()[-1]
+    told = " ".join(str(error.cause).split())  # pydantic's last line is a link, botocore's only line is all
+    return f"{type(error.cause).__name__}: {told[:MAX_TOLD]}"
 
 
 def _deploy(revision: Revision, serving: ServingConfig, storage_uri: str) -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.errors import InputError
+from cluster.errors import ConfigError, InputError
 from cluster.storage import LocalStorage
 from services.config import DecayConfig, JudgeConfig, ProbesConfig, ProbeSetConfig
 from services.rollout.asking import NoAnswer
@@ -245,3 +245,16 @@ def test_a_judge_compares_with_the_other_revision_and_later_with_what_was_record
     watching = Scene(storage, items, "decay")
     watching.run(Models(stable="poor"), 1, judge)
     assert [(a.before, a.now) for a in watching.desk.answers.values()] == [(1.0, 0.0)]
+
+
+def test_an_item_that_fails_otherwise_keeps_no_other_from_being_asked(storage: LocalStorage) -> None:
+    def judge(_: object) -> object:
+        raise ConfigError("judge.key_env", "is not set", "set it")
+
+    judged = made(1, scorer="judge", answers=())
+    others = [item.replace(id=f"set/other-{n}") for n, item in enumerate(made(3))]
+    scene, models = Scene(storage, [*judged, *others]), Models(stable="yes", canary="no")
+    scene.run(models, 12, judge)
+    assert set(scene.desk.answers) == {item.id for item in others}
+    assert len(models.asked) == 2 * (3 + NUM_TRIES)
+    assert scene.desk.num_finished > 0

@@ -10,9 +10,10 @@ import pytest
 
 from cluster import registry
 from cluster.artifacts import Revision
-from cluster.errors import UserError
+from cluster.errors import ConfigError, InputError, UserError
 from services import audit
-from services.config import RolloutConfig, ServingConfig
+from services.config import ProbesConfig, RolloutConfig, ServingConfig
+from services.rollout.loop import Loop
 from services.rollout.status import RolloutStatus, rollout_ids
 from services.rollout.waiting import Waiting, queue_up, read_waiting, withdraw
 from tests.unit.services.rollout.test_loop import CANDIDATE, CONFIG, STABLE, Killed, MortalStorage, World
@@ -165,7 +166,7 @@ def test_who_waits_may_become_one_that_replaces(world: World) -> None:
 def test_a_person_takes_it_out_again(world: World) -> None:
     world.start()
     ask(world)
-    assert withdraw(world.storage, "m", "bob", world.now).revision == NEWER
+    assert withdraw(world.storage, "m", "bob", world.now) == f"{NEWER} does not wait any more"
     world.run(60)
     assert [candidate for candidate, _, _ in ends(world)] == [CANDIDATE]
     with pytest.raises(UserError, match="no candidate waits"):
@@ -180,6 +181,38 @@ def test_what_does_not_load_is_dropped_and_told(world: World) -> None:
     assert ends(world) == [(CANDIDATE, STABLE, "promoted")]
     assert waiting(world) is None
     assert recorded(world, "not_started") == [f"{NEWER} waited and cannot begin: {NEWER} does not load"]
+
+
+def test_what_fails_to_load_with_a_foreign_error_is_dropped_and_told_too(world: World) -> None:
+    world.start()
+    ask(world)
+    tries = []
+
+    def mistyped(revision: Revision, *_: object) -> None:
+        tries.append(revision.revision)
+        raise ValueError("engine_kwargs: no such option")
+
+    world.applications.load = mistyped  # type: ignore[method-assign]
+    world.run(40)
+    assert tries == [NEWER]
+    assert waiting(world) is None
+    told = f"{NEWER} waited and cannot begin: ValueError: engine_kwargs: no such option"
+    assert recorded(world, "not_started") == [told]
+
+
+def test_one_whose_probes_cannot_be_asked_is_dropped_before_it_is_loaded(world: World) -> None:
+    def check(_: ProbesConfig) -> None:
+        raise ConfigError("judge.key_env KEY", "is not set where probes run", "set it")
+
+    world.loop = Loop(world.storage, "m", world.applications, lambda: world.now, check)
+    world.start()
+    asked = Waiting(revision=NEWER, config=CONFIG.replace(when_busy="wait"), serving=ServingConfig(), who="bob",
+                    probe_items="items", at=world.now)  # fmt: skip
+    queue_up(world.storage, "m", asked)
+    world.run(40)
+    assert ends(world) == [(CANDIDATE, STABLE, "promoted")]
+    assert world.applications.num_loads == 0
+    assert "judge.key_env KEY: is not set" in recorded(world, "not_started")[0]
 
 
 def test_one_that_became_stable_meanwhile_does_not_begin(world: World) -> None:
@@ -252,3 +285,35 @@ def _two_rollouts(world: World, storage: MortalStorage, busy: Busy) -> list[tupl
             break
     assert waiting(world) is None
     return ends(world)
+
+
+def unreadable(world: World) -> None:
+    """As another version might have left it."""
+    world.storage.write("rollouts/m/waiting.json", b'{"waiting": null, "of_another_version": 1}')
+
+
+def test_a_place_that_cannot_be_read_stops_no_rollout(world: World) -> None:
+    world.start()
+    world.run(1)
+    unreadable(world)
+    with pytest.raises(InputError, match="canary withdraw"):
+        read_waiting(world.storage, "m")
+    world.loop.abort("ann")
+    world.run(10)
+    assert ends(world) == [(CANDIDATE, STABLE, "aborted")]
+    assert world.loop.tick() is None  # the decay watch has its turn
+    assert world.loop.start(CONFIG, NEWER, 1, "ann")
+
+
+def test_a_place_that_cannot_be_read_may_be_emptied_and_taken(world: World) -> None:
+    unreadable(world)
+    assert ask(world) is None
+    world.start()
+    unreadable(world)
+    done = ask(world)
+    assert done is not None
+    assert done.endswith("takes the place of one that this version could not read")
+    assert waiting(world) == NEWER
+    unreadable(world)
+    assert "does not wait any more" in withdraw(world.storage, "m", "bob", world.now)
+    assert waiting(world) is None
