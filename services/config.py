@@ -256,6 +256,9 @@ class DecayConfig(StrictModel):
     """Chance that a model within the margin is ever called decayed, over the whole watch however long it goes on."""
     items_per_minute: float = Field(6.0, gt=0, le=6000)
     """Pace of the watch; recording the scores right after a promotion goes at the pace of a rollout."""
+    round_every_h: float = Field(24.0, ge=0)
+    """A round over all items begins so long after the one before has ended. Each takes its share of alpha: rounds without a pause
+    would spend in a day what is to last for weeks."""
     rollback: bool = True
     """False: say so, and leave what to do to people."""
 

@@ -31,6 +31,8 @@ log = logger("notify")
 
 FIRST_WAIT_S: Final = 1.0
 LONGEST_WAIT_S: Final = 300.0
+REFUSED: Final = frozenset({400, 404, 410, 413, 422})
+"""Answers that another attempt with the same body would get again: it must not keep a rollback's message waiting."""
 MAX_GIVEN_UP: Final = 100
 """Ids remembered of what was never delivered; the oldest are forgotten first."""
 WORDS: Final[dict[AuditKind, str]] = {
@@ -242,9 +244,9 @@ class Courier:
     def _deliver(self, stored: Stored) -> float | None:
         """None: it is done with, delivered or given up."""
         now, line = self._clock(), stored.entry.line
-        if now - line.at > timedelta(seconds=self.receiver.give_up_after_s):
-            log.error("webhook %s: %s was not delivered in time and is given up", self.receiver.id, line.id)
-            self._done(stored, (*self._cursor.given_up, line.id)[-MAX_GIVEN_UP:])
+        too_old = now - line.at > timedelta(seconds=self.receiver.give_up_after_s)
+        if too_old and self._num_failed:  # what has waited behind another one is tried once all the same
+            self._give_up(stored, "not delivered in time")
             return None
         if self._not_before is not None and now < self._not_before:
             return (self._not_before - now).total_seconds()
@@ -253,12 +255,19 @@ class Courier:
             self._done(stored, self._cursor.given_up)
             self._write()  # at once: what is sent again after a kill is at most this one
             return None
+        if reply.status in REFUSED:
+            self._give_up(stored, f"refused with status {reply.status}")
+            return None
         self._num_failed += 1
         pause_s = wait_s(self._num_failed, reply.retry_after_s, self._draw)
         self._not_before = now + timedelta(seconds=pause_s)
         log.warning("webhook %s: %s not delivered (%s); again in %.0f s", self.receiver.id, line.id,
                     reply.problem or f"status {reply.status}", pause_s)  # fmt: skip
         return pause_s
+
+    def _give_up(self, stored: Stored, why: str) -> None:
+        log.error("webhook %s: %s is given up: %s", self.receiver.id, stored.entry.line.id, why)
+        self._done(stored, (*self._cursor.given_up, stored.entry.line.id)[-MAX_GIVEN_UP:])
 
     def _attempt(self, stored: Stored, now: datetime) -> Reply:
         body, message_id, at_s = payload(stored), stored.entry.line.id, int(now.timestamp())
@@ -284,7 +293,10 @@ class Courier:
         blob = self._storage.read(self._key)
         if blob is None:
             return Cursor(entry=self.receiver.since), ABSENT
-        return Cursor.model_validate_json(blob.content), blob.version
+        found = Cursor.model_validate_json(blob.content)
+        if found.entry < self.receiver.since:  # taken out and put back: it hears of what comes from then on
+            found = found.replace(entry=self.receiver.since)
+        return found, blob.version
 
     def _write(self) -> None:
         content = self._cursor.model_dump_json().encode()

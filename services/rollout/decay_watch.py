@@ -29,6 +29,8 @@ from services.rollout.status import Decision, RolloutStatus, folder, read_status
 
 log = logger("decay")
 
+RETRY = timedelta(minutes=10)
+"""After a round in which fewer than half of the items were answered."""
 FLUSH_S = 30.0
 """Answers are written at least so often: what a killed controller has to have asked again."""
 
@@ -46,6 +48,8 @@ class WatchStatus(StrictModel):
     phase: Literal["recording", "watching", "reverting", "reverted", "alarmed", "ended"] = "recording"
     """`alarmed`: it has decayed, and a person must act. `ended`: another revision is stable."""
     round: int = 1
+    next_round_at: datetime | None = None
+    """Nothing is asked before."""
     began_at: datetime
     recorded: float | None = None
     """Mean score at the promotion."""
@@ -122,6 +126,8 @@ class DecayWatch:
         if found is None or not found[0].asks or (rollout and not rollout[0].ended):
             return None
         watch = found[0]
+        if watch.next_round_at is not None and self._clock() < watch.next_round_at:
+            return None
         with self._lock:
             if self._turn != watch.turn:  # this process has not read what is known yet
                 return None
@@ -215,7 +221,12 @@ class DecayWatch:
         write_answers(self._storage, watch.file, answers)
         say = log.warning if finding.needed is not None and finding.verdict != "passed" else log.info
         say("%s: %s", watch.revision, finding.told(watch.probes.decay))
-        self._write(watch.replace(last=finding, round=watch.round + (1 if answers else 0)), version)
+        pause = timedelta(hours=watch.probes.decay.round_every_h)
+        if len(answers) * 2 < watch.num_recorded:  # an outage: the rest is asked for before this round's share is spent
+            self._write(watch.replace(last=finding, next_round_at=self._clock() + RETRY), version)
+        else:
+            following = {"round": watch.round + 1, "next_round_at": self._clock() + pause}
+            self._write(watch.replace(last=finding, **following), version)
         with self._lock:
             self._finished = False
         return 0.0 if answers else None

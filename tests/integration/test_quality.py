@@ -71,7 +71,7 @@ class World:
     @property
     def config(self) -> RolloutConfig:
         chosen = ProbeSetConfig(name="hello", path=str(self.folder / "items.jsonl"))
-        decay = {"items_per_minute": 6000}
+        decay = {"items_per_minute": 6000, "round_every_h": 0}
         probes = ProbesConfig.model_validate(
             {"sets": (chosen,), "items_per_minute": 6000, "max_concurrent": 8, "decay": decay}
         )

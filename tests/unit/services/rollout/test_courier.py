@@ -117,7 +117,7 @@ def test_the_signature_of_the_published_example() -> None:
 
 
 def test_a_dead_receiver_is_asked_again_later_and_later_and_then_gets_all_in_order(world: World) -> None:
-    world.replies = [Reply(None, "ConnectError"), Reply(503), Reply(302, "redirect"), Reply(404)]
+    world.replies = [Reply(None, "ConnectError"), Reply(503), Reply(302, "redirect"), Reply(401)]
     courier, last = world.courier(), world.write("started", "step")
     waits = []
     while (pause_s := courier.turn(last)) is not None:
@@ -147,14 +147,27 @@ def test_waits_double_within_bounds_are_drawn_and_heed_the_receiver(
 
 
 def test_what_is_too_old_is_given_up_and_the_rest_goes_on(world: World, caplog: pytest.LogCaptureFixture) -> None:
+    """Not without one attempt: it may have waited behind another one."""
     world.write("started")
     world.now += timedelta(hours=2)
-    world.courier().turn(world.write("promoted"))
+    world.replies = [Reply(503)]
+    courier, last = world.courier(), world.write("promoted")
+    pause_s = courier.turn(last)
+    assert pause_s is not None
+    world.now += timedelta(seconds=pause_s)
+    assert courier.turn(last) is None
     assert world.taken == ["m/promoted/0"]
-    assert "m/started/0 was not delivered in time" in caplog.text
+    assert "m/started/0 is given up: not delivered in time" in caplog.text
     stored = world.storage.read(f"notifications/m/{world.receiver.id}.json")
     assert stored is not None
     assert json.loads(stored.content) == {"entry": 2, "given_up": ["m/started/0"]}
+
+
+def test_what_is_refused_for_good_keeps_nothing_waiting(world: World) -> None:
+    world.replies = [Reply(400)]
+    assert world.courier().turn(world.write("started", "rolled_back")) is None
+    assert world.taken == ["m/rolled_back/1"]
+    assert len(world.posted) == 2
 
 
 @pytest.mark.parametrize("before", [True, False], ids=["before a write", "after a write"])

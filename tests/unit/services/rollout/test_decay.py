@@ -89,7 +89,9 @@ class Scene:
             registry.publish_revision(self.storage, Revision(key=f"{number:016x}", **names))
         registry.move_aliases(self.storage, "m", {"stable": NEW, "previous": OLD})
         write_traffic(self.storage, Traffic(name="m", stable=NEW, changed_at=NOW))
-        probes = ProbesConfig.model_validate({"sets": (ProbeSetConfig(name="set", path="x"),), "decay": decay})
+        probes = ProbesConfig.model_validate(
+            {"sets": (ProbeSetConfig(name="set", path="x"),), "decay": {"round_every_h": 0, **decay}}
+        )
         self.rollout("r1", probes)
         self.watch = self.process(self.storage)
         self.share_lost = 0.0

@@ -13,7 +13,7 @@ import pytest
 from cluster import registry
 from cluster.artifacts import Revision
 from cluster.storage import LocalStorage
-from services.config import ProbesConfig, ProbeSetConfig, RolloutConfig, StepConfig
+from services.config import DecayConfig, ProbeSetConfig, ProbesConfig, RolloutConfig, StepConfig
 from services.contract import read_traffic
 from services.rollout import controller as module
 from services.rollout import probes
@@ -54,7 +54,7 @@ class Scene:
         items = [{"id": f"{n:03d}", "prompt": "p", "answer": "yes"} for n in range(NUM_ITEMS)]
         (root / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
         sets = (ProbeSetConfig(name="set", path=str(root / "items.jsonl")),)
-        self.probes = ProbesConfig(sets=sets, max_concurrent=5)
+        self.probes = ProbesConfig(sets=sets, max_concurrent=5, decay=DecayConfig(round_every_h=0))
         self.controller = Controller("m", self.storage.uri, self.applications)
         self.probing = Probing(self.storage, Desk(self.controller), self._ask)
         self.now_s = 0.0
