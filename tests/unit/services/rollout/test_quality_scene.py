@@ -13,7 +13,7 @@ import pytest
 from cluster import registry
 from cluster.artifacts import Revision
 from cluster.storage import LocalStorage
-from services.config import DecayConfig, ProbeSetConfig, ProbesConfig, RolloutConfig, StepConfig
+from services.config import DecayConfig, ProbesConfig, ProbeSetConfig, RolloutConfig, StepConfig
 from services.contract import read_traffic
 from services.rollout import controller as module
 from services.rollout import probes
