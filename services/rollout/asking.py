@@ -95,6 +95,15 @@ class ServeAsker:
         return found
 
 
+def has_replica(revision: str) -> bool:
+    """Whether a replica of that revision's model server runs now. Asks Serve's controller: not for an event loop."""
+    from ray import serve
+
+    application = serve.status().applications.get(application_name(revision))
+    deployment = application.deployments.get(MODEL_DEPLOYMENT) if application else None
+    return deployment is not None and deployment.replica_states.get("RUNNING", 0) > 0
+
+
 def likelihood(logprobs: dict[str, Any], prompt: str, choice: str) -> float:
     """Log-probability per byte of the choice's tokens in an echoed completion; nan where the answer has none.
 

@@ -30,7 +30,7 @@ from services.rollout import prober, probes
 from services.rollout.acts import Applications
 from services.rollout.courier import check_receivers
 from services.rollout.decay_watch import DecayWatch, WatchStatus, read_watch
-from services.rollout.feedback import FeedbackBook, Thumb
+from services.rollout.feedback import FeedbackBook, Thumb, TooManyVotes
 from services.rollout.loop import Loop
 from services.rollout.notifier import Notifier
 from services.rollout.probes import ProbeAnswer, ProbeTask
@@ -102,7 +102,7 @@ class Controller:
             except Exception:  # this thread's outermost loop: storage or Serve may be away for a while
                 log.exception("the rollout's turn failed; trying again")
                 pause_s = 1.0
-            self._wake.wait(IDLE_S if pause_s is None else pause_s)
+            self._wake.wait(IDLE_S if pause_s is None else min(pause_s, IDLE_S))  # votes come without waking it
 
     def _turn(self) -> float | None:
         """One turn of each; returns the seconds until the next is due, None when only a call makes one due."""
@@ -155,17 +155,22 @@ class Controller:
 
     def probes_finished(self, turn: tuple[str, str, int]) -> None:
         """There is nothing left to ask on that turn."""
+        if turn[0] == "rollout":  # its evidence says what is missing; it is told of again and again
+            return
         self._decay.finish(turn)
         self._stir()
 
     def feedback(
         self, owner: str, request_id: str, thumb: Thumb, correction: str | None
     ) -> dict[str, str | None] | None:
-        """Take a user's vote; returns the revision it concerns, its role and the thumb it replaces, None for an unknown answer."""
-        found = self._feedback.vote(owner, request_id, thumb, correction, _now())
+        """Take a user's vote; returns the revision it concerns, its role and the thumb it replaces, None for an unknown answer;
+        only `refused`, and why, for a vote that was changed too often. It wakes nobody: the next turn writes it."""
+        try:
+            found = self._feedback.vote(owner, request_id, thumb, correction, _now())
+        except TooManyVotes as error:
+            return {"refused": str(error)}
         if found is None:
             return None
-        self._stir()
         return {"revision": found[0].revision, "role": found[0].role, "before": found[1]}
 
     def start(

@@ -27,7 +27,11 @@ Thumb = Literal["up", "down"]
 MAX_KNOWN = 200_000
 """Answers that can still be judged; the oldest are forgotten first. About 100 MB at most, with ids of 64 characters."""
 MAX_UNWRITTEN = 2_000
-"""Votes held while storage is away; then no more are taken."""
+"""Answers whose votes are held while storage is away; then no more are taken."""
+MAX_UNWRITTEN_BYTES = 16 * 2**20
+"""Of these votes with their corrections."""
+MAX_REVOTES = 5
+"""A vote is written so often anew: whoever changes it without end must not fill storage."""
 FLUSH_S = 5.0
 """Votes are written at least so often: what a killed controller can lose."""
 
@@ -52,11 +56,17 @@ class FeedbackCounts(StrictModel):
     corrected: int = Field(default=0, ge=0)
 
 
+class TooManyVotes(StageFailed):
+    """The vote on that answer was changed too often."""
+
+
 @dataclass(slots=True)
 class _Answer:
     revision: str
     role: str
     thumb: Thumb | None = None
+    num_written: int = 0
+    """Of the votes on that request id, whoever answered it: an id can be used again."""
 
 
 class FeedbackBook:
@@ -65,8 +75,12 @@ class FeedbackBook:
     def __init__(self, storage: Storage, name: str, now: datetime) -> None:
         self._storage, self._name = storage, name
         self._answers: dict[tuple[str, str], _Answer] = {}
-        self._votes: list[Vote] = []
+        self._lines: dict[tuple[str, str], bytes] = {}
+        """The votes that are not written yet, the last one of each request."""
+        self._num_bytes = 0
         self._flushed_at = now
+        self._next = ("", 0)
+        """The folder written to last, and the number of its next file."""
         self._lock = threading.Lock()
 
     def note(self, records: Iterable[dict[str, Any]]) -> None:
@@ -76,7 +90,8 @@ class FeedbackBook:
                 place = (record.get("owner", ""), record["request_id"])
                 known = self._answers.pop(place, None)  # to the end: the newest are kept
                 thumb = known.thumb if known and known.revision == record["revision"] else None
-                self._answers[place] = _Answer(record["revision"], record["role"], thumb)
+                num_written = known.num_written if known else 0
+                self._answers[place] = _Answer(record["revision"], record["role"], thumb, num_written)
             while len(self._answers) > MAX_KNOWN:
                 del self._answers[next(iter(self._answers))]
 
@@ -86,37 +101,57 @@ class FeedbackBook:
         """The vote and the thumb it replaces; None when `owner` has no such answer (any more).
 
         Raises:
+            TooManyVotes: see the class.
             StageFailed: votes cannot be written at the moment.
         """
+        place = owner, request_id
         with self._lock:
-            if len(self._votes) >= MAX_UNWRITTEN:
-                raise StageFailed("votes cannot be written: storage is away")
-            found = self._answers.get((owner, request_id))
+            found = self._answers.get(place)
             if found is None:
                 return None
-            before, found.thumb = found.thumb, thumb
+            if found.num_written > MAX_REVOTES:
+                raise TooManyVotes(f"the vote on {request_id} was changed {MAX_REVOTES} times")
             vote = Vote(request_id=request_id, revision=found.revision, role=found.role, thumb=thumb,
                         correction=correction, at=at)  # fmt: skip
-            self._votes.append(vote)
+            self._hold(place, (vote.model_dump_json() + "\n").encode())
+            before, found.thumb = found.thumb, thumb
             return vote, before
+
+    def _hold(self, place: tuple[str, str], line: bytes) -> None:
+        """In the place of one that is not written yet."""
+        num_bytes = self._num_bytes + len(line) - len(self._lines.get(place, b""))
+        if num_bytes > MAX_UNWRITTEN_BYTES or (place not in self._lines and len(self._lines) >= MAX_UNWRITTEN):
+            raise StageFailed("votes cannot be written: storage is away")
+        self._lines[place], self._num_bytes = line, num_bytes
 
     def flush(self, now: datetime) -> float | None:
         """Write what is due; returns the seconds until something is, None when there is nothing to write."""
         with self._lock:
-            votes = list(self._votes)
-        if not votes:
+            lines = dict(self._lines)
+        if not lines:
             return None
         due_s = FLUSH_S - (now - self._flushed_at) / timedelta(seconds=1)
         if due_s > 0:
             return due_s
         where = _where(self._storage, self._name)
-        number = len(_files(self._storage, where)) + 1
-        content = "".join(vote.model_dump_json() + "\n" for vote in votes).encode()
-        self._storage.write(f"{where}/feedback-{number:06d}.jsonl", content)
-        with self._lock:  # kept until storage has them
-            del self._votes[: len(votes)]
+        if self._next[0] != where:  # only then: the folder grows with each file, and this process alone writes them
+            self._next = where, len(_files(self._storage, where)) + 1
+        number = self._next[1]
+        self._storage.write(f"{where}/feedback-{number:06d}.jsonl", b"".join(lines.values()))
+        self._next = where, number + 1
+        self._written(lines)
         self._flushed_at = now
         return None
+
+    def _written(self, lines: dict[tuple[str, str], bytes]) -> None:
+        """Votes are kept until storage has them, and those that came meanwhile until it has these."""
+        with self._lock:
+            for place, line in lines.items():
+                if self._lines[place] is line:
+                    del self._lines[place]
+                    self._num_bytes -= len(line)
+                if (answer := self._answers.get(place)) is not None:
+                    answer.num_written += 1
 
 
 def feedback(storage: Storage, name: str, rollout_id: str | None = None) -> dict[str, FeedbackCounts]:

@@ -18,7 +18,7 @@ from cluster.telemetry import configure, logger
 from services.config import ProbesConfig
 from services.contract import NAMESPACE
 from services.contract import actor_name as controller_name
-from services.rollout.asking import NoAnswer, ServeAsker
+from services.rollout.asking import NoAnswer, ServeAsker, has_replica
 from services.rollout.llm_judge import Ask, asking, compare
 from services.rollout.probes import ProbeAnswer, ProbeItem, ProbeTask, load, order, read_answers
 from services.rollout.scoring import score
@@ -31,6 +31,8 @@ REFRESH_S = 5.0
 """So often the controller is asked what is to be done, while something is."""
 NUM_TRIES = 3
 """An item that nobody answered is tried so often, the others in between; then it is left out of the round."""
+AGAIN_S = 60.0
+"""Then a rollout's items that were left out are tried again: a replica that was away may be back."""
 CONTROLLER_TIMEOUT_S = 30.0
 
 AskRevision = Callable[[str, ProbeItem, ProbesConfig], Awaitable[str]]
@@ -51,13 +53,23 @@ class Desk(Protocol):
 class Probing:
     """One task after another, at its pace."""
 
-    def __init__(self, storage: Storage, desk: Desk, ask: AskRevision, judge: Callable[[Any], Ask] = asking) -> None:
-        self._storage, self._desk, self._ask, self._judge = storage, desk, ask, judge
+    def __init__(
+        self,
+        storage: Storage,
+        desk: Desk,
+        ask: AskRevision,
+        judge: Callable[[Any], Ask] = asking,
+        runs: Callable[[str], bool] = has_replica,
+    ) -> None:
+        """`runs`: whether a revision has a replica at the moment; it may block."""
+        self._storage, self._desk, self._ask, self._judge, self._runs = storage, desk, ask, judge, runs
         self._task: ProbeTask | None = None
         self._fetched_s = float("-inf")
         self._done: set[str] = set()
         """Told to the controller since the task was fetched."""
         self._tries: dict[str, int] = {}
+        self._left_since_s: float | None = None
+        """When a rollout's items were first found to be left out."""
         self._finished: tuple[str, str, int] | None = None
         self._items: tuple[str, tuple[ProbeItem, ...]] = ("", ())
         self._recorded: tuple[str, dict[str, ProbeAnswer]] = ("", {})
@@ -71,7 +83,7 @@ class Probing:
             return IDLE_S
         batch = self._next(task)
         if not batch:
-            await self._finish(task)
+            await self._finish(task, now_s)
             return IDLE_S
         if task.kind == "decay":
             self._before(task)  # a storage that is away is no item's fault: this turn fails as a whole
@@ -84,7 +96,7 @@ class Probing:
     async def _fetch(self, now_s: float) -> None:
         task = await self._desk.task()
         if task is None or self._task is None or task.turn != self._task.turn:
-            self._tries = {}
+            self._tries, self._left_since_s = {}, None
         self._task, self._fetched_s = task, now_s
         self._done = set(task.known) if task else set()
 
@@ -98,7 +110,7 @@ class Probing:
     def _tried(self, item: ProbeItem) -> int:
         return self._tries.get(item.id, 0)
 
-    async def _finish(self, task: ProbeTask) -> None:
+    async def _finish(self, task: ProbeTask, now_s: float) -> None:
         left = [item for item, tries in self._tries.items() if tries >= NUM_TRIES]
         if left and self._finished != task.turn:
             log.warning("%d item(s) had no answer in %d tries and are left out (%s)", len(left), NUM_TRIES, left[0])
@@ -107,6 +119,10 @@ class Probing:
         self._fetched_s = float("-inf")
         if task.kind != "rollout":  # a round in which nobody answered anything is asked again
             self._tries = {}
+        elif left and self._left_since_s is None:
+            self._left_since_s = now_s
+        elif self._left_since_s is not None and now_s - self._left_since_s >= AGAIN_S:
+            self._tries, self._left_since_s = {}, None
 
     # --- one item -----------------------------------------------------------------------------------------------------
 
@@ -154,15 +170,17 @@ class Probing:
     async def _pair(
         self, task: ProbeTask, item: ProbeItem, stable: str | None, canary: str | None
     ) -> tuple[float, float] | None:
-        """No answer from one side is a score of 0 for it; from both, no evidence."""
-        if stable is None and canary is None:
+        """A canary that is there and gives no answer scores 0. Stable's silence is no evidence: that it is away, or too slow, makes
+        no candidate better; nor is that of a canary without a replica, which is no worse for it."""
+        if stable is None or (canary is None and not await asyncio.to_thread(self._runs, task.revisions[1])):
             return None
         if item.scorer != "judge":
             expected = _expected(item)
-            values = [0.0 if text is None else score(item.scorer, text, expected) for text in (stable, canary)]
-            return values[0], values[1]
-        if stable is None or canary is None:
-            return float(stable is not None), float(canary is not None)
+            return score(item.scorer, stable, expected), score(
+                item.scorer, canary, expected
+            ) if canary is not None else 0.0
+        if canary is None:
+            return 1.0, 0.0
         return await self._judged(task, item, stable, canary)
 
     async def _judged(self, task: ProbeTask, item: ProbeItem, before: str, now: str) -> tuple[float, float]:

@@ -51,7 +51,7 @@ class FeedbackDesk:
         """What the controller says of the vote: revision, role, and the thumb it replaces.
 
         Raises:
-            ApiError: 404, no such answer, or another key's; 429, too many votes at once; 503, the controller is away.
+            ApiError: 404, no such answer, or another key's; 429, too many votes at once, or on it; 503, the controller is away.
         """
         if self._num_under_way >= MAX_CONCURRENT:
             raise ApiError(429, "too much feedback at the moment; try again", code="queue_full",
@@ -68,6 +68,9 @@ class FeedbackDesk:
         if found is None:
             message = "There is no answer with that request id, or it is too old to be judged"
             raise ApiError(404, message, code="request_not_found", param="request_id")
+        if "refused" in found:
+            message = "The vote on this answer was changed too often; the last one stays"
+            raise ApiError(429, message, code="vote_final", param="request_id")
         return found
 
     async def _tell(self, *arguments: Any) -> dict[str, str | None] | None:

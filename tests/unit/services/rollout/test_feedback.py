@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from cluster.errors import StageFailed
 from cluster.storage import LocalStorage
+from services.rollout import controller
 from services.rollout import feedback as module
-from services.rollout.feedback import FLUSH_S, FeedbackBook, FeedbackCounts, feedback
+from services.rollout.feedback import FLUSH_S, MAX_REVOTES, FeedbackBook, FeedbackCounts, TooManyVotes, feedback
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
@@ -92,7 +94,98 @@ def test_a_storage_that_is_away_loses_no_vote_and_fills_no_memory(
         with pytest.raises(OSError, match="no space"):
             book.flush(at(FLUSH_S))
         patch.setattr(module, "MAX_UNWRITTEN", 1)
+        book.note([record("b")])
         with pytest.raises(StageFailed):
-            book.vote("", "a", "down", None, NOW)
+            book.vote("", "b", "down", None, NOW)
     book.flush(at(FLUSH_S))
     assert feedback(storage, "m") == {"m-1": FeedbackCounts(up=1)}
+
+
+def written(storage: LocalStorage) -> list[bytes]:
+    blobs = [storage.read(key) for key in storage.list("rollouts/m") if "/feedback-" in key]
+    return [blob.content for blob in blobs if blob is not None]
+
+
+def test_a_vote_takes_the_place_of_one_that_is_not_written_yet(book: FeedbackBook, storage: LocalStorage) -> None:
+    book.note([record("a")])
+    for number in range(100):
+        book.vote("", "a", "down" if number % 2 else "up", f"try {number}", NOW)
+    book.flush(at(FLUSH_S))
+    (content,) = written(storage)
+    assert content.count(b"\n") == 1
+    assert b"try 99" in content
+
+
+def test_one_answer_is_voted_on_so_often_and_no_more_also_when_its_id_is_used_again(
+    book: FeedbackBook, storage: LocalStorage
+) -> None:
+    book.note([record("a"), record("b")])
+    for number in range(MAX_REVOTES + 1):
+        book.note([record("a", "m-2" if number % 2 else "m-1")])
+        assert book.vote("", "a", "up", None, NOW)
+        book.flush(at((number + 1) * FLUSH_S))
+    with pytest.raises(TooManyVotes):
+        book.vote("", "a", "down", None, NOW)
+    assert book.vote("", "b", "up", None, NOW)
+    assert len(written(storage)) == MAX_REVOTES + 1
+
+
+def test_a_vote_that_comes_while_another_is_written_is_not_lost(
+    book: FeedbackBook, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    book.note([record("a")])
+    book.vote("", "a", "up", None, NOW)
+    write = storage.write
+
+    def slowly(key: str, content: bytes) -> str:
+        book.vote("", "a", "down", None, NOW)
+        return write(key, content)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "write", slowly)
+        book.flush(at(FLUSH_S))
+    book.flush(at(2 * FLUSH_S))
+    assert feedback(storage, "m") == {"m-1": FeedbackCounts(down=1)}
+
+
+def test_what_is_not_written_yet_is_bounded_in_bytes(book: FeedbackBook, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "MAX_UNWRITTEN_BYTES", 10_000)
+    book.note([record("a"), record("b")])
+    for _ in range(5):
+        book.vote("", "a", "up", "x" * 6_000, NOW)  # in the place of the one before
+    with pytest.raises(StageFailed):
+        book.vote("", "b", "up", "x" * 6_000, NOW)
+    assert book.vote("", "b", "up", None, NOW) is not None
+
+
+def test_the_folder_is_listed_once(book: FeedbackBook, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage.write("rollouts/m/before/feedback-000001.jsonl", b"")
+    listed: list[str] = []
+    listing = storage.list
+
+    def noted(where: str) -> list[str]:
+        listed.append(where)
+        return list(listing(where))
+
+    monkeypatch.setattr(storage, "list", noted)
+    book.note([record(str(n)) for n in range(3)])
+    for number in range(3):
+        book.vote("", str(number), "up", None, NOW)
+        book.flush(at((number + 1) * FLUSH_S))
+    assert listed == ["rollouts/m/before"]
+    assert len(written(storage)) == 4
+
+
+def test_votes_and_a_rollouts_last_probe_wake_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(controller, "configure", lambda: None)
+    monkeypatch.setattr(controller.Notifier, "start", lambda self: None)
+    monkeypatch.setattr(controller.Controller, "_run", lambda self: None)
+    one = controller.Controller("m", str(tmp_path))
+    stirred: list[bool] = []
+    monkeypatch.setattr(one, "_stir", lambda: stirred.append(True))
+    one.record("g", 1, [record("a")])
+    assert one.feedback("", "a", "up", None) == {"revision": "m-1", "role": "stable", "before": None}
+    one.probes_finished(("rollout", "r", 0))
+    assert stirred == []
+    one.probes_finished(("decay", "r", 1))
+    assert stirred == [True]

@@ -14,7 +14,7 @@ from cluster.errors import ConfigError, InputError
 from cluster.storage import LocalStorage
 from services.config import DecayConfig, JudgeConfig, ProbesConfig, ProbeSetConfig
 from services.rollout.asking import NoAnswer
-from services.rollout.prober import NUM_TRIES, REFRESH_S, Probing
+from services.rollout.prober import AGAIN_S, NUM_TRIES, REFRESH_S, Probing
 from services.rollout.probes import ProbeAnswer, ProbeItem, ProbeTask, load, order, publish, read_set, write_answers
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
@@ -150,9 +150,11 @@ class Scene:
         fields = {"kind": kind, "id": "r", "round": 0, "revisions": revisions, "items": "items", "probes": config}
         self.desk = Desk(ProbeTask.model_validate({**fields, "recorded": "recorded"}))
         self.now_s = 0.0
+        self.running = set(revisions)
 
     def run(self, models: Models, turns: int, judge: object = None) -> Probing:
-        probing = Probing(self.storage, self.desk, models, *([judge] if judge else []))  # type: ignore[arg-type]
+        judges = {"judge": judge} if judge else {}
+        probing = Probing(self.storage, self.desk, models, runs=self.running.__contains__, **judges)  # type: ignore[arg-type]
         for _ in range(turns):
             self.now_s += asyncio.run(probing.turn(self.now_s))
         return probing
@@ -190,14 +192,40 @@ def test_a_killed_prober_goes_on_where_it_was_and_what_was_lost_is_asked_again(s
 
 
 @pytest.mark.parametrize(
-    ("stable", "canary", "scores"), [("yes", None, (1.0, 0.0)), (None, "yes", (0.0, 1.0)), (None, "no", (0.0, 0.0))]
+    ("stable", "canary", "running", "scores"),
+    [
+        ("yes", None, {"stable", "canary"}, [(1.0, 0.0)]),
+        ("yes", None, {"stable"}, []),
+        (None, "yes", {"canary"}, []),
+        (None, "yes", {"stable", "canary"}, []),
+        (None, "no", {"stable", "canary"}, []),
+    ],
 )
-def test_no_answer_from_one_side_is_a_score_of_0_for_it(
-    storage: LocalStorage, stable: str | None, canary: str | None, scores: tuple[float, float]
+@pytest.mark.parametrize("scorer", ["exact", "judge"])
+def test_only_a_canary_that_is_there_scores_0_for_no_answer(
+    storage: LocalStorage,
+    stable: str | None,
+    canary: str | None,
+    running: set[str],
+    scores: list[tuple[float, float]],
+    scorer: str,
 ) -> None:
-    scene = Scene(storage, made(1))
+    scene = Scene(storage, made(1, scorer=scorer))
+    scene.running = running
     scene.run(Models(stable=stable, canary=canary), 1)
-    assert [(a.before, a.now) for a in scene.desk.answers.values()] == [scores]
+    assert [(a.before, a.now) for a in scene.desk.answers.values()] == scores
+
+
+def test_what_was_no_evidence_is_asked_again_when_the_replica_may_be_back(storage: LocalStorage) -> None:
+    scene, models = Scene(storage, made(3)), Models(stable=None, canary="yes")
+    probing = scene.run(models, 3 * NUM_TRIES + 1)
+    assert scene.desk.num_finished == 1
+    models.says["stable"] = "yes"
+    scene.now_s += AGAIN_S
+    for _ in range(5):
+        scene.now_s += asyncio.run(probing.turn(scene.now_s))
+    assert {(a.before, a.now) for a in scene.desk.answers.values()} == {(1.0, 1.0)}
+    assert len(scene.desk.answers) == 3
 
 
 def test_no_answer_from_both_is_no_evidence_and_is_tried_a_few_times(storage: LocalStorage) -> None:

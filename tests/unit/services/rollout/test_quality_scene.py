@@ -56,8 +56,11 @@ class Scene:
         sets = (ProbeSetConfig(name="set", path=str(root / "items.jsonl")),)
         self.probes = ProbesConfig(sets=sets, max_concurrent=5, decay=DecayConfig(round_every_h=0))
         self.controller = Controller("m", self.storage.uri, self.applications)
-        self.probing = Probing(self.storage, Desk(self.controller), self._ask)
+        self.probing = Probing(self.storage, Desk(self.controller), self._ask, runs=self._runs)
         self.now_s = 0.0
+
+    def _runs(self, revision: str) -> bool:
+        return revision in self.applications.running()
 
     async def _ask(self, revision: str, item: ProbeItem, _: ProbesConfig) -> str:
         if revision not in self.applications.running():
