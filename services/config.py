@@ -124,15 +124,17 @@ class ServingConfig(StrictModel):
 
 
 AuditKind = Literal[
-    "started", "step", "held", "promoted", "rolled_back", "aborted", "inconclusive", "reverted", "waiting", "not_started",
-    "published", "deployed", "keys",
+    "started", "step", "held", "promoted", "rolled_back", "aborted", "inconclusive", "reverted", "decayed", "waiting",
+    "not_started", "published", "deployed", "keys",
 ]  # fmt: skip
 """What the audit record tells of, and webhooks. `held`: a person set the weight. `rolled_back`: the analysis found harm;
 `aborted`: a person took the candidate out, or another one took its place; `inconclusive`: not enough evidence in time.
-`reverted`: stable was changed outside a rollout. `waiting`: a candidate has to wait for the rollout under way, or gave its
-place up; `not_started`: its turn came and it could not be loaded."""
+`reverted`: stable was changed outside a rollout, by a person or by the watch over decay. `decayed`: stable has, and a person
+must act. `waiting`: a candidate has to wait for the rollout under way, or gave its place up; `not_started`: its turn came and
+it could not be loaded."""
 TOLD: Final[tuple[AuditKind, ...]] = (
-    "started", "step", "held", "promoted", "rolled_back", "aborted", "inconclusive", "reverted", "waiting", "not_started",
+    "started", "step", "held", "promoted", "rolled_back", "aborted", "inconclusive", "reverted", "decayed", "waiting",
+    "not_started",
 )  # fmt: skip
 
 

@@ -45,6 +45,7 @@ WORDS: Final[dict[AuditKind, str]] = {
     "inconclusive": "rolled back, inconclusive",
     "reverted": "STABLE CHANGED outside a rollout",
     "waiting": "waiting for its turn",
+    "decayed": "HAS DECAYED",
     "not_started": "NOT STARTED",
     "published": "published",
     "deployed": "deployed",

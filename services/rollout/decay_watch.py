@@ -19,6 +19,7 @@ from cluster.config import StrictModel
 from cluster.errors import InputError
 from cluster.storage import ABSENT, Storage
 from cluster.telemetry import logger
+from services import audit
 from services.config import ProbesConfig
 from services.contract import read_traffic
 from services.rollout import acts
@@ -73,6 +74,14 @@ class WatchStatus(StrictModel):
     def file(self) -> str:
         """Where the answers of the present turn go."""
         return f"{folder(self.name, self.id)}/recorded.jsonl" if self.phase == "recording" else _round_file(self)
+
+
+def _line(watch: WatchStatus, decision: Decision) -> audit.Line:
+    """Told again after a kill it has the same id."""
+    about = audit.details(rollout=watch.id, candidate=watch.revision, reason=decision.reason)
+    line_id = f"{watch.name}/decayed/{watch.id}-{watch.round}"
+    return audit.Line(id=line_id, kind="decayed", name=watch.name, who=decision.who, at=decision.at,
+                      message=decision.message, details=about)  # fmt: skip
 
 
 def watch_key(name: str) -> str:
@@ -264,6 +273,8 @@ class DecayWatch:
             at=self._clock(),
         )  # fmt: skip
         log.error("DECAY of %s: %s", self._name, told)
+        if problem:  # going back is told as the move of an alias; here nothing moves, and a person must hear of it
+            audit.append(self._storage, _line(watch, decision))
         phase = "alarmed" if problem else "reverting"
         self._write(watch.replace(phase=phase, target=None if problem else previous, decision=decision), version)
 

@@ -13,6 +13,7 @@ import pytest
 from cluster import registry
 from cluster.artifacts import Revision
 from cluster.storage import LocalStorage
+from services import audit
 from services.config import DecayConfig, ProbesConfig, ProbeSetConfig, RolloutConfig
 from services.contract import Traffic, read_traffic, write_traffic
 from services.rollout.decay import DecayFinding, items_needed, judge_round, level
@@ -224,6 +225,9 @@ def test_where_there_is_no_way_back_it_says_loudly_what_to_do(
     assert remedy in caplog.text
     assert scene.status.decision is not None
     assert (scene.status.decision.action, scene.status.decision.verdict) == ("hold", "failed")
+    told = [stored.entry.line for stored in audit.entries(scene.storage, "m")]
+    assert [(line.kind, line.who) for line in told] == [("decayed", "analysis")]
+    assert remedy in told[0].message
 
 
 def test_the_watch_rests_during_a_rollout_and_ends_with_its_model(tmp_path: Path) -> None:
