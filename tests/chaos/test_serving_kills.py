@@ -50,16 +50,23 @@ def load(world: World) -> Clients:
     return Clients(world.url, NAME, num=10, pause_s=0.05)
 
 
-def report(what: str, clients: Clients, in_gateway: list[Seen]) -> list[Seen]:
-    """Prints what users met; returns the requests lost without a token, those in flight at a killed gateway left out."""
+DYING_S = 0.2
+"""A killed gateway's socket takes connections for a moment after the signal, and takes them along."""
+
+
+def report(what: str, clients: Clients, gateway_died: tuple[float, float] | None) -> list[Seen]:
+    """Prints what users met; returns the requests lost without a token, those at a gateway that was killed within these moments
+    left out: their connection broke, and there was no answer of any kind."""
     lost = [seen for seen in clients.seen if seen.lost]
-    excused = [seen for seen in lost if any(seen is one for one in in_gateway)]
+    since, until = gateway_died or (0.0, 0.0)
+    excused = [s for s in lost if not s.status and s.began_at <= until + DYING_S and s.ended_at >= since]
     broken = [seen for seen in clients.seen if seen.problem and seen.num_tokens]
     print(
         f"{what}: {len(clients.seen)} requests, {len(lost) - len(excused)} lost without a token; "
         f"{len(excused)} in flight at a killed gateway, {len(broken)} streams broken after a token"
     )
     assert len(clients.seen) > 50
+    assert len(excused) <= clients.num
     return [seen for seen in lost if seen not in excused]
 
 
@@ -79,13 +86,14 @@ def test_replicas_and_a_gateway_die_while_a_good_revision_becomes_stable(world: 
         kill_one(of(ONE))
         clients.wait_for(20)
         world.wait(lambda s: s.step == 1 and s.weight_applied_at is not None)
-        in_flight = clients.in_flight()
+        since = time.time()
         killed = kill_one(GATEWAY)
+        died = since, time.time()
         clients.wait_for(20)
         status = world.wait(lambda s: s.ended)
         eventually(world.whole, 180)  # a gateway that starts later has its first requests here
         clients.wait_for(60)
-    assert report("a replica of each revision and a gateway killed", clients, in_flight) == []
+    assert report("a replica of each revision and a gateway killed", clients, died) == []
     assert status.phase == "promoted", status.decisions
     assert actions(status) == ["set_weight", "set_weight", "promote"]
     assert world.traffic.stable == OTHER
@@ -141,7 +149,7 @@ def test_all_replicas_of_a_canary_die_at_once_and_the_controller_in_every_phase(
         world.kill_controller()  # draining
         status = world.wait(lambda s: s.ended)
         clients.wait_for(20)
-    assert report("both canary replicas and the controller five times killed", clients, []) == []
+    assert report("both canary replicas and the controller five times killed", clients, None) == []
     assert (status.phase, actions(status)) == ("promoted", ["set_weight", "set_weight", "promote"])
     assert (world.traffic.stable, status.stable) == (candidate, stable)
 
@@ -154,7 +162,7 @@ def test_a_whole_node_dies_while_a_good_revision_becomes_stable(world: World) ->
         world.wait(lambda s: s.weight_applied_at is not None)
         clients.wait_for(20)
         on_node = list(replicas(GATEWAY).values()).count(world.node.id)
-        in_flight = clients.in_flight()
+        since = time.time()
         num_processes = world.node.kill()
         killed_at = time.time()
         status = world.wait(lambda s: s.ended, 120)
@@ -162,7 +170,7 @@ def test_a_whole_node_dies_while_a_good_revision_becomes_stable(world: World) ->
         eventually(world.whole, 180)
         clients.wait_for(60)
     what = f"a node with {num_processes} processes, {on_node} of {NUM_GATEWAYS} gateways among them, killed"
-    assert report(what, clients, in_flight if on_node else []) == []
+    assert report(what, clients, (since, killed_at) if on_node else None) == []
     slowest = max(seen.ended_at - seen.began_at for seen in clients.seen if seen.ended_at > killed_at)
     print(f"slowest answer since: {slowest:.1f} s")
     assert (status.phase, actions(status)) == ("promoted", ["set_weight", "set_weight", "promote"])
@@ -181,7 +189,7 @@ def test_a_broken_canary_is_rolled_back_though_the_controller_dies(world: World)
         world.kill_controller()  # draining
         status = world.wait(lambda s: s.ended)
         clients.wait_for(20)
-    assert report("a rollback, the controller killed twice", clients, []) == []
+    assert report("a rollback, the controller killed twice", clients, None) == []
     assert (status.phase, actions(status)[-1], status.decisions[-1].reason) == ("rolled_back", "rollback", "error_rate")
     assert (world.traffic.stable, world.traffic.canary) == (stable, None)
     assert world.traffic.version == version + len(status.decisions)  # each weight was written once
