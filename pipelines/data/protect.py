@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -195,6 +196,14 @@ def protect(text: str, actions: Mapping[ProtectedKind, ProtectAction], key: byte
     return Protected("".join((*parts, text[done:])), spans, refused)
 
 
+def showing_more(before: pa.Array, after: pa.Array, indices: list[int], kinds: Sequence[ProtectedKind]) -> list[int]:
+    """Of these texts, the indices of those in which values are found after a change that were not found before it."""
+    some = candidates(after.take(np.array(indices, np.int64)), kinds)
+    return [
+        i for i in (indices[j] for j in some) if _values(after[i].as_py(), kinds) - _values(before[i].as_py(), kinds)
+    ]
+
+
 def candidates(texts: pa.Array, kinds: Sequence[ProtectedKind]) -> list[int]:
     """Indices of the texts that may hold something of these kinds."""
     import pyarrow.compute as pc
@@ -203,6 +212,10 @@ def candidates(texts: pa.Array, kinds: Sequence[ProtectedKind]) -> list[int]:
     for kind in kinds:
         hinted |= np.asarray(pc.match_substring_regex(texts, DETECTORS[kind].hint))
     return np.flatnonzero(hinted).tolist()
+
+
+def _values(text: str, kinds: Sequence[ProtectedKind]) -> Counter[tuple[str, str]]:
+    return Counter((kind, text[start:end]) for kind, start, end in find(text, kinds))
 
 
 def _matches(text: str, kind: ProtectedKind) -> Iterator[Span]:
