@@ -88,8 +88,10 @@ TOKENS = (
     r"sk[-_](?:live[-_]|test[-_]|proj-|ant-)?[A-Za-z0-9_-]{20,250}",  # OpenAI, Stripe, Anthropic
     r"eyJ[A-Za-z0-9_-]{10,4000}\.[A-Za-z0-9_-]{10,4000}\.[A-Za-z0-9_-]{10,4000}",  # JSON Web Token (RFC 7519)
 )
+# Up to the next mark and no further: a text full of beginnings is looked through once.
 PRIVATE_KEY = (
-    r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----[A-Za-z0-9+/=\s:,-]{1,20000}?-----END [A-Z ]{0,30}PRIVATE KEY-----"
+    r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----(?:[A-Za-z0-9+/=\s:,]|-(?!----(?:BEGIN|END) )){1,20000}+"
+    r"-----END [A-Z ]{0,30}PRIVATE KEY-----"
 )
 
 DETECTORS: dict[ProtectedKind, Detector] = {  # in this order: what one has claimed no later one looks at
@@ -176,9 +178,13 @@ def protect_column(
 def find(text: str, kinds: Sequence[ProtectedKind]) -> list[Span]:
     """What of these kinds is in the text, from left to right; no two overlap."""
     spans: list[Span] = []
+    claimed = bytearray(len(text))  # one for each character: asking all spans would take for ever in a long log
     for kind in DETECTORS:
         if kind in kinds:
-            spans += [span for span in _matches(text, kind) if not _overlaps(span, spans)]
+            free = [span for span in _matches(text, kind) if claimed.find(1, span.start, span.end) < 0]
+            for _, start, end in free:
+                claimed[start:end] = b"\1" * (end - start)
+            spans += free
     return sorted(spans, key=lambda span: span.start)
 
 
@@ -223,10 +229,6 @@ def _matches(text: str, kind: ProtectedKind) -> Iterator[Span]:
     for match in detector.pattern.finditer(text):
         if detector.holds(match.group()):
             yield Span(kind, *match.span())
-
-
-def _overlaps(span: Span, others: Sequence[Span]) -> bool:
-    return any(span.start < other.end and other.start < span.end for other in others)
 
 
 def _keyed_hash(value: str, key: bytes) -> str:
