@@ -11,13 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.errors import StageFailed
-from pipelines.config import DataConfig, DedupConfig
+from pipelines.config import DataConfig, DedupConfig, ProtectConfig
 from pipelines.data import dedup, filters, language
 from pipelines.data.document import Document
 from pipelines.data.inventory import SourceFile
-from pipelines.data.protect import protect_column
+from pipelines.data.protect import protect_column, showing_more
 from pipelines.data.read import read_documents
-from pipelines.data.rules import Rule, compile_rules
+from pipelines.data.rules import REPAIR, Rule, compile_rules, repair_column
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -113,9 +113,13 @@ def clean_batch(batch: Sequence[Placed], rules: Sequence[Rule], config: DataConf
     documents = [placed.document for placed in batch]
     originals = pa.array([document.text for document in documents], pa.large_string())
     readable = np.array([document.reason is None for document in documents])
-    texts, changed_by = _rewrite(originals, readable, rules)
-    texts, protected = protect_column(texts, config.protect.actions, key)
-    originals = protect_column(originals, config.protect.actions, key)[0]  # they are kept where a document is excluded
+    num_characters_in = pc.utf8_length(originals)
+    repaired = repair_column(originals) if config.protect.actions else None
+    texts, changed_by = _rewrite(originals, readable, rules, repaired)
+    rewritten, (texts, protected) = texts, protect_column(texts, config.protect.actions, key)
+    if repaired is not None:  # the originals are kept where a document is excluded
+        originals = _most_telling(originals, repaired, rewritten, list(protected), config.protect)
+        originals = protect_column(originals, config.protect.actions, key)[0]
     verdicts = [Verdict(document.reason or "", document.detail, "", b"", b"") for document in documents]
     for i, verdict in zip(np.flatnonzero(readable).tolist(), judge(texts.filter(readable), config), strict=True):
         verdicts[i] = verdict
@@ -132,7 +136,7 @@ def clean_batch(batch: Sequence[Placed], rules: Sequence[Rule], config: DataConf
         "position": [document.position for document in documents],
         "original": originals,
         "text": texts,
-        "num_characters_in": pc.utf8_length(originals),
+        "num_characters_in": num_characters_in,
         "num_characters": pc.utf8_length(texts),
         "changed_by": changed_by,
         "protected": [
@@ -143,18 +147,46 @@ def clean_batch(batch: Sequence[Placed], rules: Sequence[Rule], config: DataConf
     return pa.table(columns, schema=schema())
 
 
+def _most_telling(
+    originals: pa.Array, repaired: pa.Array, rewritten: pa.Array, with_values: list[int], config: ProtectConfig
+) -> pa.Array:
+    """The originals, but the repaired text where repair or the rules show values that the original does not: they are
+    spelt with entities in it, say, or invisible characters stand between the digits. Only what is seen can be masked."""
+    import pyarrow.compute as pc
+
+    kinds = tuple(config.actions)
+    changed = pc.indices_nonzero(pc.not_equal(originals, repaired)).to_pylist()
+    shown = showing_more(originals, repaired, changed, kinds)
+    originals = _put(originals, shown, _chosen(repaired, shown))
+    shown = showing_more(originals, rewritten, with_values, kinds)
+    return _put(originals, shown, repair_column(_chosen(rewritten, shown)))  # the rules need not end with a repair
+
+
+def _put(texts: pa.Array, indices: list[int], others: pa.Array) -> pa.Array:
+    """The texts, with the others at these places; the indices ascend."""
+    import pyarrow.compute as pc
+
+    mask = np.zeros(len(texts), np.bool_)
+    mask[indices] = True
+    return pc.replace_with_mask(texts, mask, others)
+
+
 def _rewrite(
-    originals: pa.Array, readable: NDArray[np.bool_], rules: Sequence[Rule]
+    originals: pa.Array, readable: NDArray[np.bool_], rules: Sequence[Rule], repaired: pa.Array | None = None
 ) -> tuple[pa.Array, list[list[str]]]:
-    """The texts after all rules, and for each document the rules that changed it. What was not read stays as it is."""
+    """The texts after all rules, and for each document the rules that changed it. What was not read stays as it is.
+
+    `repaired` is what the repair makes of the originals, where that is known already: it costs most of all rules.
+    """
     import pyarrow as pa
     import pyarrow.compute as pc
 
     changed_by: list[list[str]] = [[] for _ in readable]
     places = np.flatnonzero(readable).tolist()
     column = originals.filter(readable)
-    for rule in rules:
-        before, column = column, rule.apply(column)
+    for i, rule in enumerate(rules):
+        known = repaired.filter(readable) if repaired is not None and i == 0 and rule.name == REPAIR else None
+        before, column = column, rule.apply(column) if known is None else known
         for row in pc.indices_nonzero(pc.not_equal(before, column)).to_pylist():
             changed_by[places[row]].append(rule.name)
     return pc.replace_with_mask(originals, pa.array(readable), column), changed_by

@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import ipaddress
 import re
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -87,8 +88,10 @@ TOKENS = (
     r"sk[-_](?:live[-_]|test[-_]|proj-|ant-)?[A-Za-z0-9_-]{20,250}",  # OpenAI, Stripe, Anthropic
     r"eyJ[A-Za-z0-9_-]{10,4000}\.[A-Za-z0-9_-]{10,4000}\.[A-Za-z0-9_-]{10,4000}",  # JSON Web Token (RFC 7519)
 )
+# Up to the next mark and no further: a text full of beginnings is looked through once.
 PRIVATE_KEY = (
-    r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----[A-Za-z0-9+/=\s:,-]{1,20000}?-----END [A-Z ]{0,30}PRIVATE KEY-----"
+    r"-----BEGIN [A-Z ]{0,30}PRIVATE KEY-----(?:[A-Za-z0-9+/=\s:,]|-(?!----(?:BEGIN|END) )){1,20000}+"
+    r"-----END [A-Z ]{0,30}PRIVATE KEY-----"
 )
 
 DETECTORS: dict[ProtectedKind, Detector] = {  # in this order: what one has claimed no later one looks at
@@ -175,9 +178,13 @@ def protect_column(
 def find(text: str, kinds: Sequence[ProtectedKind]) -> list[Span]:
     """What of these kinds is in the text, from left to right; no two overlap."""
     spans: list[Span] = []
+    claimed = bytearray(len(text))  # one for each character: asking all spans would take for ever in a long log
     for kind in DETECTORS:
         if kind in kinds:
-            spans += [span for span in _matches(text, kind) if not _overlaps(span, spans)]
+            free = [span for span in _matches(text, kind) if claimed.find(1, span.start, span.end) < 0]
+            for _, start, end in free:
+                claimed[start:end] = b"\1" * (end - start)
+            spans += free
     return sorted(spans, key=lambda span: span.start)
 
 
@@ -195,6 +202,14 @@ def protect(text: str, actions: Mapping[ProtectedKind, ProtectAction], key: byte
     return Protected("".join((*parts, text[done:])), spans, refused)
 
 
+def showing_more(before: pa.Array, after: pa.Array, indices: list[int], kinds: Sequence[ProtectedKind]) -> list[int]:
+    """Of these texts, the indices of those in which values are found after a change that were not found before it."""
+    some = candidates(after.take(np.array(indices, np.int64)), kinds)
+    return [
+        i for i in (indices[j] for j in some) if _values(after[i].as_py(), kinds) - _values(before[i].as_py(), kinds)
+    ]
+
+
 def candidates(texts: pa.Array, kinds: Sequence[ProtectedKind]) -> list[int]:
     """Indices of the texts that may hold something of these kinds."""
     import pyarrow.compute as pc
@@ -205,15 +220,15 @@ def candidates(texts: pa.Array, kinds: Sequence[ProtectedKind]) -> list[int]:
     return np.flatnonzero(hinted).tolist()
 
 
+def _values(text: str, kinds: Sequence[ProtectedKind]) -> Counter[tuple[str, str]]:
+    return Counter((kind, text[start:end]) for kind, start, end in find(text, kinds))
+
+
 def _matches(text: str, kind: ProtectedKind) -> Iterator[Span]:
     detector = DETECTORS[kind]
     for match in detector.pattern.finditer(text):
         if detector.holds(match.group()):
             yield Span(kind, *match.span())
-
-
-def _overlaps(span: Span, others: Sequence[Span]) -> bool:
-    return any(span.start < other.end and other.start < span.end for other in others)
 
 
 def _keyed_hash(value: str, key: bytes) -> str:

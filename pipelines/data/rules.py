@@ -17,8 +17,9 @@ from pipelines.config import RuleConfig
 if TYPE_CHECKING:
     import pyarrow as pa
 
-VERSION = 2
-"""Part of the rule set's digest: raise it when a built-in rule, a filter or the deduplication changes its meaning."""
+VERSION = 3
+"""Part of the rule set's digest: raise it when a built-in rule, protection, a filter or the deduplication changes its
+meaning."""
 
 REFERENCE = r"\[(?:[1-9]\d{0,2}(?:\s?[,;–-]\s?[1-9]\d{0,2})*|citation needed|note \d{1,3})\]"
 
@@ -41,7 +42,8 @@ PATTERNS: dict[str, tuple[tuple[str, str], ...]] = {
 }
 """Built-in rules that are RE2 replacements, in order."""
 
-BUILT_IN = ("repair_unicode", *PATTERNS, "c4_lines")
+REPAIR = "repair_unicode"
+BUILT_IN = (REPAIR, *PATTERNS, "c4_lines")
 
 # Zero-width space, word joiner, byte-order mark, soft hyphen, directional marks: no reader sees them, a tokenizer does.
 # Zero-width joiner and non-joiner stay: Persian, Indic scripts and emoji are spelt with them.
@@ -81,8 +83,8 @@ def _compile(config: RuleConfig) -> Rule:
 
 
 def _built_in(name: str) -> Rule:
-    if name == "repair_unicode":
-        return Rule(name, _repair_column)
+    if name == REPAIR:
+        return Rule(name, repair_column)
     if name == "c4_lines":
         return Rule(name, _keep_c4_lines)
     return Rule(name, _replacing(PATTERNS[name]))
@@ -119,7 +121,7 @@ def _keep_c4_lines(texts: pa.Array) -> pa.Array:
     return array(kept_lines(buffers(texts)))
 
 
-def _repair_column(texts: pa.Array) -> pa.Array:
+def repair_column(texts: pa.Array) -> pa.Array:
     """As `repair_unicode` of each text, which is asked only where the kernels cannot tell the answer."""
     import pyarrow as pa
     import pyarrow.compute as pc

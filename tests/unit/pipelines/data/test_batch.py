@@ -5,9 +5,10 @@ from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 from pyarrow.fs import LocalFileSystem
 
-from pipelines.config import DataConfig, FilterConfig, ProtectConfig, RuleConfig, SourceConfig
+from pipelines.config import DataConfig, FilterConfig, ProtectAction, ProtectConfig, RuleConfig, SourceConfig
 from pipelines.data.batch import MAX_BATCH_DOCUMENTS, BatchCleaner, Placed, clean_batch, schema
 from pipelines.data.decide import Decision
 from pipelines.data.dedup import fingerprints
@@ -67,6 +68,45 @@ def test_personal_data_is_masked_in_what_is_kept_and_in_what_is_excluded() -> No
     assert (refused["reason"], refused["detail"], refused["bands"]) == ("personal_data", "phone", b"")
     assert short["reason"] == "too_few_words"
     assert not any(value in str(row) for row in (kept, refused, short) for value in ("a@b.org", "12345678"))
+
+
+SENTENCE = "Those who want to know more of the weather and of that house have only to write to {} again."
+NO_REPAIR = tuple(RuleConfig(name=name) for name in ("strip_urls", "collapse_white_space"))
+
+
+@pytest.mark.parametrize("action", ["mask", "drop"])
+@pytest.mark.parametrize("rules", [CONFIG.rules, NO_REPAIR])
+@pytest.mark.parametrize(
+    ("spelt", "mark", "leaks"),
+    [
+        ("bob.smith&#64;example.org", "[EMAIL]", ("bob.smith", "example.org")),
+        ("bob.smith\uff20example.org", "[EMAIL]", ("bob.smith", "example.org")),
+        ("4111\u00ad1111\u200b1111\u20601111", "[CREDIT_CARD]", ("1111",)),
+        ("http://x.org/?q=bob.smith&#64;example.org", "[EMAIL]", ("bob.smith", "example.org")),
+        ("4111 1111  1111 1111", "[CREDIT_CARD]", ("1111",)),  # not repair, but white space collapsed shows it
+    ],
+)
+def test_what_only_rewriting_shows_is_masked_in_what_is_excluded(
+    action: ProtectAction, rules: tuple[RuleConfig, ...], spelt: str, mark: str, leaks: tuple[str, ...]
+) -> None:
+    config = CONFIG.replace(protect=ProtectConfig(email=action, credit_card=action), rules=rules)
+    rows = cleaned(
+        Document("a", SENTENCE.format(spelt), "a.txt", 1),  # refused for the value, or as a duplicate later
+        Document("b", f"to {spelt} again", "b.txt", 1),
+        Document("c", f"{{ torn {spelt.replace('  ', ' ')}", "c.jsonl", 1, "broken_json", "line 1"),
+        config=config,
+    )
+    assert [mark in row["original"] for row in rows] == [True] * 3
+    assert not any(leak in row["original"] for row in rows for leak in leaks)
+    assert rows[0]["num_characters_in"] == len(SENTENCE.format(spelt))
+    if action == "drop" and rules == CONFIG.rules and "http" not in spelt:
+        assert [row["reason"] for row in rows] == ["personal_data", "too_few_words", "broken_json"]
+
+
+def test_the_original_is_kept_as_it_was_where_repair_shows_no_more_values() -> None:
+    config = CONFIG.replace(protect=ProtectConfig(email="mask"))
+    (row,) = cleaned(Document("a", "ZÃ¼rich &amp;  b@c.org", "a.txt", 1), config=config)
+    assert row["original"] == "ZÃ¼rich &amp;  [EMAIL]"
 
 
 def test_all_excluded_and_no_rules() -> None:

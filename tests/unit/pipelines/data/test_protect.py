@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import sys
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -179,3 +180,31 @@ def test_finds_the_planted_values_of_1500_texts(shared_data: Callable[[str], Pat
     assert recall["email"] == recall["iban"] == 1
     assert recall["credit_card"] >= 0.98
     assert recall["phone"] >= 0.6  # many are local numbers without any mark of one
+
+
+def num_steps(text: str) -> int:
+    """Calls made while it is searched, generators' resumptions among them."""
+    steps = 0
+
+    def count(frame: object, event: str, argument: object) -> None:
+        nonlocal steps
+        steps += 1
+
+    sys.setprofile(count)
+    try:
+        find(text, KINDS)
+    finally:
+        sys.setprofile(None)
+    return steps
+
+
+def test_the_work_grows_as_the_text_does() -> None:
+    lines = "8.8.8.8 - a@b.org 4111111111111111 +49 30 12345678\n"
+    find(lines, KINDS)
+    assert num_steps(lines * 400) <= 2.5 * num_steps(lines * 200)
+
+
+def test_a_begin_ends_the_search_for_the_end_of_the_one_before() -> None:
+    match = DETECTORS["secret"].pattern.search(f"{PRIVATE}\nMIIB\n{PRIVATE}\nMIIC\n{PRIVATE.replace('BEGIN', 'END')}")
+    assert match
+    assert match.group().count("BEGIN") == 1

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from pipelines.data.kernels import repair
 from pipelines.data.kernels.characters import buffers
-from pipelines.data.rules import TRANSLATION, _repair_column, repair_unicode
+from pipelines.data.rules import TRANSLATION, repair_column, repair_unicode
 from tests.unit.pipelines.data.strategies import column, columns
 
 ALL = "".join(map(chr, (*range(0x80, 0xD800), *range(0xE000, 0x10000))))
@@ -36,7 +36,7 @@ def misread(draw: st.DrawFn) -> str:
 
 
 def repaired(texts: list[str]) -> list[str]:
-    found: list[str] = _repair_column(column(texts)).to_pylist()
+    found: list[str] = repair_column(column(texts)).to_pylist()
     return found
 
 
