@@ -10,7 +10,7 @@ from typing import Any, TypeVar, cast
 
 from numba import njit
 from numba.core import config
-from numba.core.caching import InTreeCacheLocator, UserWideCacheLocator
+from numba.core.caching import InTreeCacheLocator, UserProvidedCacheLocator, UserWideCacheLocator
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -27,6 +27,10 @@ class _Stamped:
         return _sources_digest()
 
 
+class AsSet(_Stamped, UserProvidedCacheLocator):
+    """In the folder that NUMBA_CACHE_DIR names, where it names one."""
+
+
 class BesideSource(_Stamped, InTreeCacheLocator):
     """In __pycache__, where that can be written."""
 
@@ -35,11 +39,19 @@ class OfUser(_Stamped, UserWideCacheLocator):
     """In the user's cache folder."""
 
 
+LOCATORS = ",".join(f"{__name__}.{locator.__name__}" for locator in (AsSet, BesideSource, OfUser))
+
+
 def kernel(function: F) -> F:
-    """Machine code for `function`, without the interpreter's lock. Took a second each when compiled, milliseconds after."""
+    """Machine code for `function`, without the interpreter's lock. Took a second each when compiled, milliseconds after.
+
+    Where no folder can be written to keep it (a read-only installation, no home) each process compiles anew.
+    """
     before = config.CACHE_LOCATOR_CLASSES
-    config.CACHE_LOCATOR_CLASSES = ",".join(f"{__name__}.{locator.__name__}" for locator in (BesideSource, OfUser))
+    config.CACHE_LOCATOR_CLASSES = LOCATORS
     try:
         return cast(F, njit(cache=True, nogil=True)(function))
+    except RuntimeError:  # "cannot cache function": no locator found a folder
+        return cast(F, njit(nogil=True)(function))
     finally:
         config.CACHE_LOCATOR_CLASSES = before

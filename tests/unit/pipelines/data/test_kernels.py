@@ -12,10 +12,11 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from numba.core import config
 
 from pipelines.config import FilterConfig, FineWebConfig
 from pipelines.data.filters import cheap_drops
-from pipelines.data.kernels import characters, repetition, signatures, spelling, tokens
+from pipelines.data.kernels import characters, compiled, repetition, signatures, spelling, tokens
 from pipelines.data.kernels.characters import buffers
 from tests.unit.pipelines.data import reference
 from tests.unit.pipelines.data.strategies import column, columns
@@ -196,9 +197,27 @@ def shingle(words: Any) -> int:
 
 
 def test_kernels_are_compiled_anew_when_any_source_changes() -> None:
-    from pipelines.data.kernels import compiled
-
     sources = sorted(Path(compiled.__file__).parent.glob("*.py"))
     stamp = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
     assert compiled.BesideSource(test_repetition, __file__).get_source_stamp() == stamp
     assert tokens._words._cache._impl.locator.get_source_stamp() == stamp
+
+
+def double(number: int) -> int:
+    return 2 * number
+
+
+def test_kernels_are_kept_where_the_user_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(config, "CACHE_DIR", str(tmp_path))
+    doubled: Any = compiled.kernel(double)
+    assert doubled(2) == 4
+    assert list(tmp_path.rglob("*.nbi"))
+    assert doubled._cache._impl.locator.get_source_stamp() == tokens._words._cache._impl.locator.get_source_stamp()
+
+
+def test_kernels_work_where_no_folder_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: object) -> None:
+        raise PermissionError
+
+    monkeypatch.setattr("numba.core.caching._CacheLocator.ensure_cache_path", refuse)
+    assert compiled.kernel(double)(2) == 4
