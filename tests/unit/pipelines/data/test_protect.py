@@ -208,3 +208,33 @@ def test_a_begin_ends_the_search_for_the_end_of_the_one_before() -> None:
     match = DETECTORS["secret"].pattern.search(f"{PRIVATE}\nMIIB\n{PRIVATE}\nMIIC\n{PRIVATE.replace('BEGIN', 'END')}")
     assert match
     assert match.group().count("BEGIN") == 1
+
+
+LINE = "MIIEvQIBADANBgkqhkiG9w0BAQEFAASCBKcwggSjAgEAAoIBAQC7VJTUt9Us8cKB"
+END = PRIVATE.replace("BEGIN", "END")
+PGP = "-----BEGIN PGP PRIVATE KEY BLOCK-----"
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        rf"{PRIVATE}\n{LINE}\n{LINE}\nAb3=\n{END}",  # as in JSON and .env
+        rf"{PRIVATE}\r\n{LINE}\r\n{END}",
+        rf"{PRIVATE}\\n{LINE}\\n{END}",  # JSON in JSON
+        f"{PGP}\nVersion: GnuPG v2.0.22 (GNU/Linux)\nComment: https://x.org/?a_b\n\n{LINE}\n=aB3d\n{PGP.replace('BEGIN', 'END')}",
+        f"-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\nDEK-Info: AES-128-CBC,0A\n\n{LINE}\n"
+        "-----END RSA PRIVATE KEY-----",
+        f"{PRIVATE}\n{LINE}\n{LINE}\nAb3",  # cut off
+        rf"{PRIVATE}\n{LINE}\n{LINE}",
+        f"{PGP}\nVersion: GnuPG v1.4 (MingW32)\n\n{LINE}\n{LINE}",
+    ],
+)
+def test_finds_the_whole_of_a_private_key(key: str) -> None:
+    assert find(f'a "{key}"', KINDS) == [("secret", 3, 3 + len(key))]
+
+
+def test_a_key_without_an_end_goes_no_further_than_what_looks_like_one() -> None:
+    text = f"{PRIVATE}\n{LINE}\n\nThe weather is better than last week."
+    assert protect(text, {"secret": "mask"}).text.endswith(" weather is better than last week.")
+    assert find(f"A file with {PRIVATE} in its first line holds a key.", KINDS) == []
+    assert max(span.end - span.start for span in find(PRIVATE + f"\n{LINE}" * 3_000, KINDS)) < 70_000
