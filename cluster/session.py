@@ -216,6 +216,13 @@ def on_pool(pool: str) -> dict[str, str]:
     return {POOL_LABEL: pool} if any(node.get("Labels", {}).get(POOL_LABEL) == pool for node in nodes) else {}
 
 
+def num_nodes(selector: dict[str, str]) -> int:
+    """Living nodes with these labels. In a joined cluster."""
+    import ray
+
+    return sum(node["Alive"] and selector.items() <= node.get("Labels", {}).items() for node in ray.nodes())
+
+
 def check_gpus(pool: str, num_gpus: int, field: str) -> None:
     """Refuse at once what no node of the pool could ever hold: a task that waits for it would wait for ever.
 

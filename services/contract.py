@@ -43,7 +43,7 @@ class Traffic(StrictModel):
     weight_percent: float = 0.0
     """Share of users on the canary, 0 to 100."""
     salt: str = ""
-    """Mixed into the hash of users, changed with each rollout: not always the same users try what is new."""
+    """Id of the last rollout, mixed into the hash of users: not always the same users try what is new."""
     changed_at: datetime
     reason: str = ""
     version: int = 1
@@ -82,6 +82,9 @@ class RequestRecord(StrictModel):
     replica: str | None = None
     """The replica that died with this request before its first token. Each death is evidence once, however many requests it
     took along: they were not independent."""
+    rollout: str | None = None
+    """Id of the rollout whose traffic placed the user (Traffic.salt); None where it is not told. Not stored: a rollout
+    keeps no other's records."""
     owner: str = ""
     """Hash of who may judge the answer (`POST /v1/feedback`): the API key's account. Empty where no keys are asked for. It goes
     to the controller's memory and is never stored."""

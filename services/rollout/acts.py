@@ -60,7 +60,13 @@ def apply_traffic(storage: Storage, status: RolloutStatus, now: datetime) -> int
     for _ in range(NUM_ATTEMPTS):
         present, version = deployed_traffic(storage, status.name)
         stable, canary, weight = wanted_traffic(status, present)
-        if (present.stable, present.canary, present.weight_percent) == (stable, canary, weight):
+        # The salt too: by it the records of this rollout are told from those of others.
+        if (present.stable, present.canary, present.weight_percent, present.salt) == (
+            stable,
+            canary,
+            weight,
+            status.id,
+        ):
             return present.version
         traffic = present.replace(
             stable=stable,

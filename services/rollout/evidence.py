@@ -63,7 +63,7 @@ class EvidenceStore:
     def __init__(self, storage: Storage, status: RolloutStatus) -> None:
         import pyarrow.parquet  # noqa: F401  (takes a second the first time: not in a rollback's way)
 
-        self._storage, self._folder = storage, folder(status.name, status.id)
+        self._storage, self._folder, self._id = storage, folder(status.name, status.id), status.id
         self._revisions: dict[Role, str] = {"stable": status.stable, "canary": status.candidate}
         self._known: dict[Role, dict[tuple[str, datetime], None]] = {"stable": {}, "canary": {}}
         self._records: list[RequestRecord] = []
@@ -94,9 +94,11 @@ class EvidenceStore:
             self._known_items |= set(_columns(self._storage, key, "item")[0])
 
     def add(self, records: Iterable[RequestRecord]) -> None:
-        """Take in what gateways tell; a record told twice, since its receipt was lost, counts once."""
+        """Take in what gateways tell; a record told twice, since its receipt was lost, counts once. One of another rollout does not
+        count: the same candidate may be tried again while its last answers are still on their way here."""
         with self._lock:
-            self._records += [record for record in records if self._note(record)]
+            ours = (record for record in records if record.rollout in (self._id, None))
+            self._records += [record for record in ours if self._note(record)]
 
     def add_scores(self, scores: Iterable[PairedScore]) -> None:
         """Take in items that both revisions answered; an item counts once, the first time.

@@ -35,6 +35,8 @@ class Call:
     started_s: float
     deadline: Deadline
     num_body_bytes: int = 0
+    rollout: str = ""
+    """Id of the rollout that salted `place`."""
     owner: str = ""
     """Who may judge the answer, by a hash."""
     wanted: Role | None = None

@@ -25,6 +25,7 @@ from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionReq
 from starlette.exceptions import HTTPException
 from vllm.exceptions import VLLMClientError
 
+from cluster.session import num_nodes
 from cluster.storage import open_storage
 from services.config import ServingConfig
 from services.contract import HARMFUL, Role, Traffic
@@ -188,6 +189,7 @@ class Gateway(OpenAiIngress):
             request_id=request_id,
             owner=owner_of(request.state.api_key),
             place=bucket(self._user(body, request), traffic.salt),
+            rollout=traffic.salt,
             shadow=traffic.canary if copied else None,
             started_s=started_s,
             deadline=deadline,
@@ -282,7 +284,7 @@ class Gateway(OpenAiIngress):
             if call.wanted is None and not (
                 refused or both_failed or excused(attempt, self._watch.situation, now_s, absence_s)
             ):
-                self._outbox.add(record.model_copy(update={"owner": call.owner}))
+                self._outbox.add(record.model_copy(update={"owner": call.owner, "rollout": call.rollout}))
         if call.shadow is not None and last.watch.outcome == "ok":
             canary = call.shadow
             self._shadow.offer(canary, last.watch, lambda: self._chunks(canary, call))
@@ -323,6 +325,12 @@ def max_ongoing(serving: ServingConfig) -> int:
     return max(MAX_ONGOING_REQUESTS, 2 * serving.admission.max_waiting_requests)
 
 
+def most_per_node(num_replicas: int, num_nodes: int) -> int | None:
+    """Of three gateways or more no node gets all, or its death would be everybody's: Serve spreads what it starts together, but not
+    what it starts again. There is room for one that takes another's place. None: without a bound, on a single node."""
+    return math.ceil((num_replicas + 1) / num_nodes) if num_nodes > 1 else None
+
+
 def build(name: str, serving: ServingConfig, storage_uri: str, selector: dict[str, str], settings: str) -> Any:
     """The gateway's Serve application. `selector` picks the pool's nodes by label (empty: any node)."""
     options: dict[str, Any] = {"num_cpus": 0, **({"label_selector": selector} if selector else {})}
@@ -339,6 +347,7 @@ def build(name: str, serving: ServingConfig, storage_uri: str, selector: dict[st
         health_check_period_s=5,
         graceful_shutdown_timeout_s=60,
         max_surge_percent=math.ceil(100 / serving.num_gateway_replicas),  # a new one is there before an old one goes
+        max_replicas_per_node=most_per_node(serving.num_gateway_replicas, num_nodes(selector)),
     )
     return deployment.bind(name, storage_uri, serving, settings)
 

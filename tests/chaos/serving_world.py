@@ -158,9 +158,10 @@ class World:
         return url
 
     def whole(self) -> bool:
-        """Whether all replicas run."""
-        revisions = all(len(replicas(of(revision))) == (2 if self.node.alive else 1) for revision in (ONE, OTHER))
-        return revisions and len(replicas(GATEWAY)) == NUM_GATEWAYS
+        """Whether all replicas run that there is room for."""
+        num_replicas, num_gateways = (2, NUM_GATEWAYS) if self.node.alive else (1, NUM_GATEWAYS - 1)
+        revisions = all(len(replicas(of(revision))) == num_replicas for revision in (ONE, OTHER))
+        return revisions and len(replicas(GATEWAY)) == num_gateways
 
     def start(self, revision: str, config: RolloutConfig = CONFIG) -> None:
         """Begin a rollout whose replaced revision stays for the next one."""

@@ -62,6 +62,15 @@ def test_a_record_told_twice_counts_once_and_other_revisions_do_not_count(storag
     assert counts(store.look(STATUS, NOW)) == (1, 0, 1, 0)
 
 
+def test_what_is_told_late_of_an_earlier_rollout_of_the_same_candidate_does_not_count(storage: LocalStorage) -> None:
+    store = EvidenceStore(storage, STATUS)
+    late, own = (
+        record(number, outcome="truncated").replace(rollout=id) for number, id in ((1, "earlier"), (2, STATUS.id))
+    )
+    store.add([late, late.replace(role="stable", revision="m-1"), own])
+    assert counts(store.look(STATUS, NOW)) == (0, 0, 1, 1)
+
+
 def test_a_replicas_death_counts_once_however_many_requests_it_took_along(storage: LocalStorage) -> None:
     store = EvidenceStore(storage, STATUS)
     lost = [record(number, outcome="unavailable", ttft_s=None) for number in range(1, 6)]
