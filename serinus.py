@@ -340,15 +340,14 @@ def deploy(recipe: RecipePath) -> None:
         if "stable" not in registry.aliases(storage, loaded.name):
             lifecycle.baseline(loaded, storage)
         stable = registry.resolve(storage, loaded.name, "stable")
-        say("deploy", f"starting {stable.revision}")
-        serving.deploy_revision(stable, loaded.serve, storage)
+        say("deploy", f"starting {stable.revision} and the gateway")
+        with _key_changes(storage, loaded.name):
+            serving.deploy(loaded.name, stable, loaded.serve, storage)
         controller.ensure_traffic(storage, loaded.name, stable.revision)
         courier.publish_receivers(storage, loaded.name, loaded.notify)
         _ensure_controller(loaded.name, storage)
         controller.ensure_probes(storage, loaded.name)
-        say("deploy", "starting the gateway")
-        with _key_changes(storage, loaded.name):
-            serving.deploy_gateway(loaded.name, loaded.serve, storage.uri)
+        serving.wait_gateway(loaded.serve)
         message = f"gateway and stable revision {stable.revision}, by {recipe.name}"
         _note(storage, loaded.name, "deployed", message, stable=stable.revision)
     _remember(recipe)

@@ -147,7 +147,7 @@ def serinus(engine: str, port: int, entry: Literal["direct", "proxy"] = "direct"
     from cluster.artifacts import Revision
     from cluster.storage import LocalStorage
     from services.contract import Traffic, write_traffic
-    from services.serving import app, model_server
+    from services.serving import app, model_app
 
     session.PRIVATE_HOST = {"direct": "127.0.0.2", "proxy": "127.0.0.4"}[entry]  # a cluster each
     with tempfile.TemporaryDirectory(prefix="bench-store") as root, session.joined():
@@ -156,7 +156,7 @@ def serinus(engine: str, port: int, entry: Literal["direct", "proxy"] = "direct"
             (storage.root / weights).mkdir(parents=True)
             for file in ("config.json", "model.safetensors", "tokenizer.json"):
                 (storage.root / weights / file).write_text("{}")
-            model_server.RevisionServer = instant_revision_server()  # type: ignore[misc]
+            model_app.ModelReplica = instant_replica()  # type: ignore[misc]
         else:
             shutil.copytree(engine, storage.root / weights)
         revision = Revision(key="1", name=NAME, revision=f"{NAME}-00000001", weights=weights)
@@ -165,6 +165,16 @@ def serinus(engine: str, port: int, entry: Literal["direct", "proxy"] = "direct"
         app.deploy_revision(revision, serving, storage)
         app.deploy_gateway(NAME, serving, storage.uri)
         _wait()
+
+
+def instant_replica() -> Any:
+    from services.serving.model_app import ModelReplica
+
+    class InstantReplica(ModelReplica):
+        def server_class(self) -> Any:
+            return instant_revision_server()
+
+    return InstantReplica
 
 
 def instant_revision_server() -> Any:

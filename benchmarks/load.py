@@ -151,7 +151,7 @@ class Load:
         )
 
     def _body(self, user: str, streamed: bool) -> dict[str, Any]:
-        topics = self.random.sample(TOPICS, k=self.random.randint(2, 4))  # prompts of some 70 to 120 tokens
+        topics = self.random.sample(TOPICS, k=2)  # prompts of 70 to 86 tokens of SmolLM2's
         story = " ".join(self.random.choice(STORIES).format(topic) for topic in topics)
         question = f"{story} {self.random.choice(QUESTIONS).format(topics[0])}"
         body = {

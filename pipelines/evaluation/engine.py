@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.errors import InputError, ResourceError
+from cluster.imports import large_imports
 from cluster.storage import local_copy, open_storage
 from pipelines.evaluation import written
 from pipelines.evaluation.compare import Row
@@ -67,7 +68,8 @@ class Scorer:
         if not settings.num_gpus:
             _check_memory(settings)
             _use_all_cores()
-        from vllm import LLM
+        with large_imports():
+            from vllm import LLM
 
         memory: dict[str, Any] = (
             {"tensor_parallel_size": settings.num_gpus}

@@ -10,6 +10,7 @@ import socket
 import time
 import urllib.error
 import urllib.request
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -51,6 +52,22 @@ def gateway_url(serving: ServingConfig) -> str:
     return f"http://{host}:{serving.port}/v1"
 
 
+def deploy(name: str, revision: Revision, serving: ServingConfig, storage: Storage) -> None:
+    """Load the revision and start the gateway of the public name `name` meanwhile; then `wait_gateway`. What did not run before
+    is removed again when the revision does not come up.
+
+    Raises:
+        As deploy_revision and deploy_gateway.
+    """
+    had_gateway = _has_gateway()
+    try:
+        deploy_revision(revision, serving, storage, meanwhile=lambda: start_gateway(name, serving, storage.uri))
+    except BaseException:
+        if not had_gateway:
+            _remove(GATEWAY)
+        raise
+
+
 def deploy_gateway(name: str, serving: ServingConfig, storage_uri: str) -> None:
     """Serve the public name `name`; does nothing when the gateway runs with the same settings.
 
@@ -59,6 +76,12 @@ def deploy_gateway(name: str, serving: ServingConfig, storage_uri: str) -> None:
         ResourceError: the port is taken, or Serve listens elsewhere already.
         StageFailed: the gateway did not come up.
     """
+    start_gateway(name, serving, storage_uri)
+    wait_gateway(serving)
+
+
+def start_gateway(name: str, serving: ServingConfig, storage_uri: str) -> None:
+    """The first half of deploy_gateway."""
     chosen = serving.model_dump(
         mode="json", include={"pool", "num_gateway_replicas", "user_header", "show_revision", "admission", "shadow"}
     )
@@ -70,11 +93,19 @@ def deploy_gateway(name: str, serving: ServingConfig, storage_uri: str) -> None:
     if not _runs_with(GATEWAY, GATEWAY, settings):
         from services.serving import gateway
 
-        if serving.is_direct and not any(status.name == GATEWAY for status in serve_status()):
+        if serving.is_direct and not _has_gateway():
             _check_free(serving)
         _run(gateway.build(name, serving, storage_uri, _gateway_nodes(serving), settings), GATEWAY, "/")
-        wait_running(GATEWAY, GATEWAY_TIMEOUT_S)
+
+
+def wait_gateway(serving: ServingConfig) -> None:
+    """The second half of deploy_gateway: return when it answers."""
+    wait_running(GATEWAY, GATEWAY_TIMEOUT_S)
     _wait_answering(serving)
+
+
+def _has_gateway() -> bool:
+    return any(status.name == GATEWAY for status in serve_status())
 
 
 def _gateway_nodes(serving: ServingConfig) -> dict[str, str]:
@@ -90,10 +121,12 @@ def _publish_keys(name: str, serving: ServingConfig, storage_uri: str) -> None:
         log.warning("the gateway listens on %s and asks for no key: set serve.admission.keys", serving.host)
 
 
-def deploy_revision(revision: Revision, serving: ServingConfig, storage: Storage) -> None:
-    """Load the revision and return when its replicas have answered a warm-up request.
+def deploy_revision(
+    revision: Revision, serving: ServingConfig, storage: Storage, meanwhile: Callable[[], None] = lambda: None
+) -> None:
+    """Load the revision and return when its replicas have answered a warm-up request; `meanwhile` is called while they load.
 
-    Does nothing when the revision runs with the same settings. What does not come up is removed again.
+    Loads nothing when the revision runs with the same settings. What does not come up is removed again.
 
     Raises:
         ConfigError: the revision's engine settings are not valid.
@@ -106,16 +139,18 @@ def deploy_revision(revision: Revision, serving: ServingConfig, storage: Storage
     _quiet()
     if _runs_with(name, MODEL_DEPLOYMENT, settings):
         log.info("%s runs already", name)
+        meanwhile()
         return
     _check_weights(revision, storage)
     selector = on_pool(serving.pool)
     _check_resources(revision, serving, selector)
     _listen(serving)
-    from services.serving import model_server
+    from services.serving import model_app
 
     served_before = revision.revision in running_revisions()
-    _run(model_server.build(revision, serving, storage.uri, selector, settings), name, None)
+    _run(model_app.build(revision, serving, storage.uri, selector, settings), name, None)
     try:
+        meanwhile()
         wait_running(name, serving.ready_timeout_s)
     except BaseException:  # Ctrl-C too: a half-started revision must not hold memory; one that serves users goes on
         if not served_before:
@@ -125,10 +160,14 @@ def deploy_revision(revision: Revision, serving: ServingConfig, storage: Storage
 
 def remove_revision(revision_id: str) -> None:
     """Drain and stop the revision; does nothing when it does not run."""
+    _remove(application_name(revision_id))
+
+
+def _remove(application: str) -> None:
     from ray import serve
 
-    if application_name(revision_id) in serve.status().applications:
-        serve.delete(application_name(revision_id))
+    if application in serve.status().applications:
+        serve.delete(application)
 
 
 def running_revisions() -> list[str]:

@@ -1,6 +1,6 @@
-"""One Serve application per revision: vLLM behind ray.serve.llm, answering under the revision's id.
+"""A revision's server: vLLM behind ray.serve.llm, answering under the revision's id.
 
-Imported only where one is built or runs: ray.serve.llm pulls in vLLM and transformers.
+Imported only where one runs (`model_app`): ray.serve.llm pulls in vLLM and transformers.
 """
 
 from __future__ import annotations
@@ -11,20 +11,13 @@ from typing import Any
 from ray.llm._internal.common.callbacks.base import CallbackBase
 from ray.llm._internal.serve.core.protocol import RawRequestInfo
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
-from ray.serve.llm import LLMConfig, build_llm_deployment
+from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.openai_api_models import CompletionRequest
 
-from cluster.artifacts import Revision
 from cluster.storage import local_copy, open_storage
-from services.config import ServingConfig
-from services.serving.engine import autoscaling, bundles, engine_arguments, engine_of, environment
-from services.serving.hops import REPLICA_ENVIRONMENT
-from services.serving.watch import MODEL_DEPLOYMENT
 
 WARM_UP_TOKENS = 4
-DRAIN_TIMEOUT_S = 60
-"""Requests in flight on a removed revision get so long to end."""
 
 
 class OwnWeights(CallbackBase):
@@ -49,7 +42,7 @@ class OneWorkerEngine(VLLMEngine):
 class RevisionServer(LLMServer):
     """Loads the revision's weights from storage and takes requests only once it has answered some itself."""
 
-    async def __init__(  # type: ignore[misc]  # Serve awaits it
+    async def __init__(  # type: ignore[misc]  # its replica awaits it
         self, llm_config: LLMConfig, storage_uri: str, weights: str, settings: str
     ) -> None:
         self._settings = settings
@@ -78,32 +71,3 @@ class RevisionServer(LLMServer):
         async for answer in await self.completions(request, RawRequestInfo()):
             if hasattr(answer, "error"):
                 raise RuntimeError(f"the warm-up request failed: {answer.error.message}")
-
-
-def build(revision: Revision, serving: ServingConfig, storage_uri: str, selector: dict[str, str], settings: str) -> Any:
-    """The revision's Serve application. `selector` picks the pool's nodes by label (empty: any node)."""
-    engine = engine_of(revision, serving)
-    deployment = {"ray_actor_options": {"num_cpus": 0}, "autoscaling_config": autoscaling(serving.replicas)}
-    fields = {
-        "model_loading_config": {"model_id": revision.revision},
-        "accelerator_config": {"kind": "gpu" if engine.num_gpus else "cpu"},
-        "placement_group_config": {"bundles": bundles(engine)},
-        "deployment_config": deployment,
-        "engine_kwargs": engine_arguments(engine),
-        "experimental_configs": {"stream_batching_interval_ms": 0},  # Ray's own default holds chunks back for 50 ms
-        "runtime_env": {"env_vars": environment(engine) | REPLICA_ENVIRONMENT},
-        "callback_config": {"callback_class": OwnWeights},
-    }
-    config = LLMConfig.model_validate(fields)
-    options: dict[str, Any] = {
-        "name": MODEL_DEPLOYMENT,
-        "max_constructor_retry_count": 1,  # a revision that cannot load is an answer: do not spend minutes on more
-        "health_check_period_s": 5,
-        "graceful_shutdown_timeout_s": DRAIN_TIMEOUT_S,
-    }
-    if selector:
-        options["placement_group_bundle_label_selector"] = [selector]
-    bound = {"storage_uri": storage_uri, "weights": revision.weights, "settings": settings}
-    return build_llm_deployment(
-        config, bind_kwargs=bound, override_serve_options=options, deployment_cls=RevisionServer
-    )

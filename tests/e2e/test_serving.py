@@ -4,28 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-import shutil
-import socket
 import subprocess
 import sys
-from collections.abc import Iterator
-from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from cluster.artifacts import Revision
+from cluster import registry
 from cluster.errors import InputError, ResourceError, StageFailed
-from cluster.storage import LocalStorage
-from services.config import ProbesConfig, ServingConfig
-from services.contract import Traffic, write_traffic
+from services.config import ProbesConfig
 from services.rollout.asking import NoAnswer, ServeAsker
 from services.rollout.probes import ProbeItem
+from tests.e2e.conftest import NAME, STABLE, Served
 
 pytestmark = pytest.mark.e2e
 
-NAME = "tiny"
 CLIENT = """
 import json, sys
 import openai
@@ -97,47 +90,19 @@ def slots(client, long, short):
 """
 
 
-@pytest.fixture(scope="module")
-def serving(ray_cluster: str) -> Iterator[ServingConfig]:
-    from ray import serve
-
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
-    engine = {"max_model_len": 256, "max_num_seqs": 8, "enforce_eager": True, "kv_cache_gib": 0.1}
-    serve.shutdown()
-    yield ServingConfig.model_validate({"port": port, "engine": engine, "ready_timeout_s": 300})
-    serve.shutdown()
-
-
-@pytest.fixture(scope="module")
-def shelf(tmp_path_factory: pytest.TempPathFactory) -> LocalStorage:
-    return LocalStorage(tmp_path_factory.mktemp("shelf"))
-
-
-def revision(shelf: LocalStorage, folder: Path, number: str, **fields: Any) -> Revision:
-    """A revision of the model in `folder`, its weights in the storage."""
-    weights = f"artifacts/quantized/{number}/model"
-    shutil.copytree(folder, shelf.root / weights, dirs_exist_ok=True)
-    return Revision(key=number, name=NAME, revision=f"{NAME}-{number}", weights=weights, **fields)
-
-
 def test_a_revision_answers_under_the_public_name(
-    serving: ServingConfig, shelf: LocalStorage, tiny_model: Path
+    served: Served,
 ) -> None:
     from services.serving import app
 
-    stable = revision(shelf, tiny_model, "0000000a")
-    app.deploy_gateway(NAME, serving, shelf.uri)
-    app.deploy_revision(stable, serving, shelf)
-    write_traffic(shelf, Traffic(name=NAME, stable=stable.revision, changed_at=datetime.now(UTC)))
-    app.deploy_revision(stable, serving, shelf)  # runs already: returns at once
-    assert app.running_revisions() == [stable.revision]
+    stable = registry.resolve(served.storage, NAME, STABLE)
+    app.deploy(NAME, stable, served.serving, served.storage)  # runs already: returns at once
+    assert app.running_revisions() == [STABLE]
 
-    command = [sys.executable, "-c", ASKED_FOR_MORE + CLIENT, app.gateway_url(serving), NAME]
+    command = [sys.executable, "-c", ASKED_FOR_MORE + CLIENT, served.url, NAME]
     told = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True, timeout=240).stdout)
     assert told["models"] == [NAME]
-    assert told["headers"]["x-serinus-revision"] == stable.revision
+    assert told["headers"]["x-serinus-revision"] == STABLE
     assert told["headers"]["x-request-id"]
     assert told["chat"]["model"] == NAME
     assert told["chat"]["usage"]["completion_tokens"] == 12
@@ -159,13 +124,7 @@ def test_a_revision_answers_under_the_public_name(
     assert told["slots"]["after_s"] < told["slots"]["alone_s"]
 
 
-def test_probes_ask_a_revision_directly_and_rank_choices_as_the_model_does(
-    serving: ServingConfig, shelf: LocalStorage, tiny_model: Path
-) -> None:
-    from services.serving import app
-
-    stable = revision(shelf, tiny_model, "0000000a")
-    app.deploy_revision(stable, serving, shelf)
+def test_probes_ask_a_revision_directly_and_rank_choices_as_the_model_does(served: Served, tiny_model: Path) -> None:
     asker, probes = ServeAsker(), ProbesConfig()
     fields = {"scorer": "exact", "max_tokens": 8}
     chat = ProbeItem(id="s/1", messages=({"role": "user", "content": "Lists?"},), **fields)
@@ -175,9 +134,9 @@ def test_probes_ask_a_revision_directly_and_rank_choices_as_the_model_does(
     too_long = ProbeItem(id="s/4", prompt="list " * 2000, **fields)
 
     async def ask() -> tuple[list[str], list[float]]:
-        texts = [await asker(stable.revision, item, probes) for item in (chat, written, written, chosen)]
-        told = [await asker._likelihood(stable.revision, str(chosen.prompt), choice, 0) for choice in choices]
-        for wrong, item in ((stable.revision, too_long), (f"{NAME}-none", written)):
+        texts = [await asker(STABLE, item, probes) for item in (chat, written, written, chosen)]
+        told = [await asker._likelihood(STABLE, str(chosen.prompt), choice, 0) for choice in choices]
+        for wrong, item in ((STABLE, too_long), (f"{NAME}-none", written)):
             with pytest.raises(NoAnswer):
                 await asker(wrong, item, probes.replace(timeout_s=5))
         return texts, told
@@ -204,28 +163,24 @@ def _likelihood(model: Path, prompt: str, choice: str) -> float:
     return float(own[ends[1:] > len(prompt)].sum()) / len(choice.encode())
 
 
-def test_a_revision_that_cannot_load_says_why_and_leaves_nothing_running(
-    serving: ServingConfig, shelf: LocalStorage, tiny_model: Path
-) -> None:
+def test_a_revision_that_cannot_load_says_why_and_leaves_nothing_running(served: Served, tiny_model: Path) -> None:
     from services.serving import app
 
-    broken = revision(shelf, tiny_model, "0000000b")
-    (shelf.root / broken.weights / "config.json").write_text('{"model_type": "no-such-model"}')
+    broken = served.publish(f"{NAME}-0000000b", tiny_model)
+    (served.storage.root / broken.weights / "config.json").write_text('{"model_type": "no-such-model"}')
     with pytest.raises(StageFailed, match="no-such-model"):
-        app.deploy_revision(broken, serving, shelf)
+        app.deploy_revision(broken, served.serving, served.storage)
     assert broken.revision not in [status.name.removeprefix("rev-") for status in app.serve_status()]
 
 
-def test_what_can_be_seen_before_loading_is_refused_at_once(
-    serving: ServingConfig, shelf: LocalStorage, tiny_model: Path
-) -> None:
+def test_what_can_be_seen_before_loading_is_refused_at_once(served: Served, tiny_model: Path) -> None:
     from services.serving import app
 
-    mute = revision(shelf, tiny_model, "0000000c")
-    for path in (shelf.root / mute.weights).glob("tokenizer*"):
+    mute = served.publish(f"{NAME}-0000000c", tiny_model)
+    for path in (served.storage.root / mute.weights).glob("tokenizer*"):
         path.unlink()
     with pytest.raises(InputError, match="no tokenizer"):
-        app.deploy_revision(mute, serving, shelf)
-    greedy = revision(shelf, tiny_model, "0000000d", engine={"num_gpus": 64})
+        app.deploy_revision(mute, served.serving, served.storage)
+    greedy = served.publish(f"{NAME}-0000000d", tiny_model, engine={"num_gpus": 64})
     with pytest.raises(ResourceError, match="largest node"):
-        app.deploy_revision(greedy, serving, shelf)
+        app.deploy_revision(greedy, served.serving, served.storage)

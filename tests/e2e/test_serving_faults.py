@@ -1,33 +1,32 @@
-"""A canary on real vLLM that goes wrong in ways no status code tells: each is found and rolled back, by one pair of engines."""
+"""A canary on real vLLM that goes wrong in ways no status code tells: each is found and rolled back, by one pair of engines.
+
+The last test kills the engine that other tests share.
+"""
 
 from __future__ import annotations
 
 import os
 import random
-import shutil
 import signal
 import time
 from collections.abc import Iterator
-from pathlib import Path
 
 import psutil
 import pytest
 
 from cluster import registry
-from cluster.artifacts import Revision
 from cluster.storage import LocalStorage
-from services.config import RolloutConfig, ServingConfig, StepConfig
+from services.config import RolloutConfig, StepConfig
 from services.rollout import controller
 from services.rollout.status import RolloutStatus
 from tests.chaos.serving_world import replicas
+from tests.e2e.conftest import CANARY, NAME, STABLE, Served
 from tests.integration.clients import Clients
-from tests.integration.gateway_world import eventually, free_port
+from tests.integration.gateway_world import eventually
 from tests.integration.local_cluster import living
 
 pytestmark = pytest.mark.e2e
 
-NAME = "faulty"
-STABLE, CANARY = f"{NAME}-00000001", f"{NAME}-00000002"
 CONFIG = RolloutConfig(
     steps=(StepConfig(weight_percent=50, min_requests=100_000, prove="none"),),  # ends by harm alone
     interval_s=0.5,
@@ -57,49 +56,28 @@ def prompt(draw: random.Random) -> str:
 
 
 @pytest.fixture(scope="module")
-def storage(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path) -> LocalStorage:
-    storage = LocalStorage(tmp_path_factory.mktemp("shelf"))
-    shutil.copytree(tiny_model, storage.root / "model")
-    for number, revision in enumerate((STABLE, CANARY)):
-        made = Revision(key=f"{number:016x}", name=NAME, revision=revision, weights="model")
-        registry.publish_revision(storage, made)
-    controller.ensure_traffic(storage, NAME, STABLE)
-    return storage
-
-
-@pytest.fixture(scope="module")
-def url(ray_cluster: str, storage: LocalStorage) -> Iterator[str]:
-    """Two engines of the same model, one of which can be told to go wrong, behind a gateway."""
+def storage(served: Served) -> Iterator[LocalStorage]:
+    """Beside the engine that is stable, another of the same model, which can be told to go wrong."""
     import ray
-    from ray import serve
 
-    from services.serving import app, model_server
+    from services.serving import app, model_app
     from services.serving.readiness import wait_running
     from services.serving.watch import application_name
-    from tests.e2e.faulty_server import FaultyServer
+    from tests.e2e.faulty_replica import FaultyReplica
 
-    serve.shutdown()
-    engine = {"max_model_len": 512, "max_num_seqs": 16, "enforce_eager": True, "kv_cache_gib": 0.1}
-    serving = ServingConfig.model_validate({"port": free_port(), "engine": engine, "ready_timeout_s": 300})
-    app._listen(serving)
-    for revision, server in ((STABLE, model_server.RevisionServer), (CANARY, FaultyServer)):
-        published = registry.resolve(storage, NAME, revision)
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(model_server, "RevisionServer", server)
-            app._run(model_server.build(published, serving, storage.uri, {}, "s"), application_name(revision), None)
-    app.deploy_gateway(NAME, serving, storage.uri)
-    for revision in (STABLE, CANARY):
-        wait_running(application_name(revision), 300)
-    actor = controller.ensure_controller(NAME, storage.uri, Kept())
-    yield app.gateway_url(serving)
+    candidate = registry.resolve(served.storage, NAME, CANARY)
+    built = model_app.build(candidate, served.serving, served.storage.uri, {}, "s", replica=FaultyReplica)
+    app._run(built, application_name(CANARY), None)
+    wait_running(application_name(CANARY), 300)
+    actor = controller.ensure_controller(NAME, served.storage.uri, Kept())
+    yield served.storage
     ray.kill(actor)
-    serve.shutdown()
 
 
 @pytest.fixture(scope="module")
-def clients(url: str) -> Iterator[Clients]:
+def clients(served: Served, storage: LocalStorage) -> Iterator[Clients]:
     fields = {"temperature": 0, "ignore_eos": True}
-    with Clients(url, NAME, num=6, prompt=prompt, fields=fields) as clients:
+    with Clients(served.url, NAME, num=6, prompt=prompt, fields=fields) as clients:
         yield clients
 
 
