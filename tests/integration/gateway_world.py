@@ -15,6 +15,7 @@ from typing import Any
 
 import httpx
 
+from cluster.imports import large_imports
 from cluster.storage import LocalStorage
 from services.config import ServingConfig
 from services.contract import Traffic, read_traffic, write_traffic
@@ -42,7 +43,8 @@ class Model:
     """Answers like a model server behind a Serve handle: lists of events, or a whole answer, or an error."""
 
     def __init__(self, revision: str) -> None:
-        import ray.serve.llm.openai_api_models  # noqa: F401  # requests are of its types: load them before the first one
+        with large_imports():  # requests are of its types: load them before the first one
+            import ray.serve.llm.openai_api_models  # noqa: F401
 
         self.revision = revision
         self.num_under_way = 0
