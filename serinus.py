@@ -280,6 +280,25 @@ def gate_explain(
 
 
 @app.command()
+def publish_adapter(
+    folder: Annotated[Path, typer.Argument(help="PEFT folder: adapter_config.json and adapter_model.safetensors")],
+    base: Annotated[str, typer.Option(help="revision or alias whose weights it was trained on")] = "stable",
+    recipe: RecipeOption = None,
+) -> None:
+    """Publish a LoRA adapter as the candidate: a canary that needs no engine of its own."""
+    from pipelines import adapter, publish
+
+    loaded = _recipe(recipe)
+    storage = open_storage(loaded.storage)
+    on = registry.resolve(storage, loaded.name, base)
+    if on.base:  # an adapter itself: what it runs on
+        on = registry.resolve(storage, loaded.name, on.base)
+    made = adapter.import_adapter(folder, on, storage)
+    revision = publish.publish_adapter(on, made, storage)
+    out.print(f"{revision.revision}: {made.summary}, on {on.revision}. Next: serinus canary start")
+
+
+@app.command()
 def submit(
     recipe: RecipePath,
     follow: Annotated[bool, typer.Option(help="show the job's log until it ends")] = True,
@@ -363,6 +382,7 @@ def start(
     loaded = _recipe(recipe)
     storage = open_storage(loaded.storage)
     candidate = registry.resolve(storage, loaded.name, revision)
+    registry.check_engine(storage, candidate)
     if (done := _queue_up(loaded, storage, candidate.revision)) is not None:
         with _in_public_cluster():
             _ensure_controller(loaded.name, storage).wake.remote()
@@ -400,9 +420,10 @@ def _in_public_cluster() -> Iterator[None]:
 def _ensure_controller(name: str, storage: Storage) -> Any:
     """The controller, which loads a waiting candidate by itself."""
     from services.rollout import controller
+    from services.rollout.applications import RayApplications
     from services.serving.load import load_in_task
 
-    return controller.ensure_controller(name, storage.uri, controller.RayApplications(load_in_task))
+    return controller.ensure_controller(name, storage.uri, RayApplications(name, storage.uri, load_in_task))
 
 
 def _queue_up(loaded: Recipe, storage: Storage, candidate: str) -> str | None:

@@ -182,9 +182,7 @@ def instant_revision_server() -> Any:
     from ray.serve.llm.deployment import LLMServer
 
     class InstantRevisionServer(LLMServer):
-        async def __init__(  # type: ignore[misc]
-            self, llm_config: LLMConfig, storage_uri: str, weights: str, settings: str
-        ) -> None:
+        async def __init__(self, llm_config: LLMConfig, settings: str, **bound: Any) -> None:  # type: ignore[misc]
             self._settings = settings
             await super().__init__(llm_config, engine_cls=instant_engine())
 

@@ -184,6 +184,26 @@ class QuantizedModel(Weights):
         return f"{self.scheme}, {before / 1e6:.0f} MB -> {after / 1e6:.0f} MB ({after / before:.0%})"
 
 
+class Adapter(Manifest):
+    """A LoRA adapter as PEFT writes it: `adapter/` in the artifact's folder."""
+
+    kind: Literal["adapter"] = "adapter"
+    base: str = ""
+    """Revision it was checked against."""
+    rank: int = 0
+    """The largest one of any module."""
+    target_modules: tuple[str, ...] = ()
+    num_parameters: int = 0
+
+    @property
+    def folder(self) -> str:
+        return f"{self.location}/adapter"
+
+    @property
+    def summary(self) -> str:
+        return f"rank {self.rank} on {', '.join(self.target_modules)}, {self.num_parameters / 1e6:.2f} M parameters"
+
+
 class Score(StrictModel):
     """One figure of one task on one model."""
 
@@ -304,13 +324,24 @@ class Revision(Manifest):
     """<name>-<first 8 digits of the key>; serving applications carry it."""
     weights: str = ""
     """Storage folder of the Hugging Face model that is served."""
+    base: str = ""
+    """For an adapter: the revision in whose engine it runs, which has the same weights."""
+    adapter: str = ""
+    """For an adapter: storage folder of its PEFT files."""
     baseline: bool = False
     """Published without a gate: the base model, quantized the same way."""
     engine: dict[str, Any] = {}
     """Overrides of the recipe's engine settings for this revision alone."""
 
     @property
+    def engine_revision(self) -> str:
+        """The revision whose application answers for this one: its own, or that of an adapter's base."""
+        return self.base or self.revision
+
+    @property
     def summary(self) -> str:
+        if self.adapter:
+            return f"{self.revision} (adapter on {self.base}, judged by no gate)"
         return self.revision + (" (baseline: the base model, judged by no gate)" if self.baseline else "")
 
 
@@ -319,6 +350,7 @@ KINDS: dict[str, type[Manifest]] = {
     "model": ImportedModel,
     "checkpoint": Checkpoint,
     "quantized": QuantizedModel,
+    "adapter": Adapter,
     "evaluation": EvalReport,
     "gate": GateReport,
     "revision": Revision,

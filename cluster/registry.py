@@ -128,6 +128,28 @@ def resolve(storage: Storage, name: str, alias_or_revision: str) -> Revision:
     return revision
 
 
+def engine_of(storage: Storage, name: str, revision: str) -> str:
+    """The revision whose application answers for that one: for an adapter its base, for any other, an unknown one too, itself."""
+    found = _read_revision(storage, _revision_key(name, revision))
+    return revision if found is None else found.engine_revision
+
+
+def check_engine(storage: Storage, candidate: Revision) -> None:
+    """An adapter is a canary in stable's engine; in another one it would be compared with other weights too.
+
+    Raises:
+        InputError: it is an adapter for another one.
+    """
+    stable = aliases(storage, candidate.name).get("stable")
+    if not candidate.base or stable is None:
+        return
+    engine = resolve(storage, candidate.name, stable).engine_revision
+    if candidate.base != engine:
+        remedy = f"publish the adapter for that one: serinus publish-adapter FOLDER --base {engine}"
+        found = f"is an adapter for {candidate.base}, while stable runs in the engine of {engine}"
+        raise InputError(f"revision {candidate.revision}", found, remedy)
+
+
 def move_alias(
     storage: Storage,
     name: str,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cluster import artifacts, registry
-from cluster.artifacts import GateReport, QuantizedModel, Revision
+from cluster.artifacts import Adapter, GateReport, QuantizedModel, Revision
 from cluster.errors import GateFailed
 from cluster.storage import Storage
 from pipelines.progress import say
@@ -37,22 +37,23 @@ def publish_baseline(name: str, weights: QuantizedModel, storage: Storage) -> Re
     return _publish(name, weights, {"weights": weights.digest}, "stable", storage)
 
 
+def publish_adapter(base: Revision, adapter: Adapter, storage: Storage) -> Revision:
+    """Publish `adapter` on `base`, which no gate has judged, and point the alias `candidate` at it."""
+    inputs = {"adapter": adapter.digest, "base": base.digest}
+    fields = {"weights": base.weights, "base": base.revision, "adapter": adapter.folder, "engine": base.engine}
+    return _publish_as("candidate", base.name, inputs, fields, storage)
+
+
 def _publish(name: str, weights: QuantizedModel, inputs: dict[str, str], alias: str, storage: Storage) -> Revision:
+    return _publish_as(alias, name, inputs, {"weights": weights.folder, "baseline": alias == "stable"}, storage)
+
+
+def _publish_as(alias: str, name: str, inputs: dict[str, str], fields: dict[str, Any], storage: Storage) -> Revision:
     baseline = alias == "stable"
     config: dict[str, Any] = {"name": name, "baseline": baseline}
     key = artifacts.stage_key("publish", config, inputs)
-    revision = registry.publish_revision(
-        storage,
-        Revision(
-            key=key,
-            inputs=inputs,
-            config=config,
-            name=name,
-            revision=f"{name}-{key[:8]}",
-            weights=weights.folder,
-            baseline=baseline,
-        ),
-    )
+    made = Revision(key=key, inputs=inputs, config=config, name=name, revision=f"{name}-{key[:8]}", **fields)
+    revision = registry.publish_revision(storage, made)
     # Once only: what was a candidate and then promoted or rolled back does not become one again by running the recipe.
     if all(move.new != revision.revision for move in registry.alias_history(storage, name)):
         expect = None if baseline else "*"  # a baseline never replaces what is stable

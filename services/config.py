@@ -11,6 +11,18 @@ from pydantic import Field, field_validator, model_validator
 
 from cluster.config import Location, StrictModel
 
+LoraRank = Literal[8, 16, 32, 64, 128, 256, 320, 512]
+"""Ranks that vLLM has kernels for; an adapter of another rank takes the next larger one."""
+
+
+class LoraConfig(StrictModel):
+    """Room for LoRA adapters beside the weights, set aside when the engine starts."""
+
+    max_rank: LoraRank = 16
+    """Largest rank of an adapter; memory for it is set aside whatever the adapters' own rank is."""
+    max_adapters: int = Field(4, ge=1)
+    """Adapters loaded at once: stable's, a canary's, and replaced ones that are kept."""
+
 
 class EngineConfig(StrictModel):
     """One vLLM engine."""
@@ -31,6 +43,9 @@ class EngineConfig(StrictModel):
     kv_cache_gib: float = Field(1.0, gt=0)
     """KV cache of a CPU engine, in GiB. GPU engines use gpu_memory_utilization."""
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    lora: LoraConfig | None = None
+    """Room for adapters (`lora: {}` for the defaults). Without it no adapter can be a canary on this engine; answers without an
+    adapter get a little slower with it."""
     extra: dict[str, Any] = {}
     """Further vLLM engine arguments, passed as they are."""
 

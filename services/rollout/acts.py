@@ -4,6 +4,7 @@ only what is missing, so doing it again after a crash changes nothing.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
 from typing import Protocol
 
@@ -103,11 +104,12 @@ def check_candidate(storage: Storage, name: str, revision: str) -> Traffic:
     """The traffic in force.
 
     Raises:
-        UserError: nothing is deployed, or that revision is stable already.
+        UserError: nothing is deployed, that revision is stable already, or an adapter for another engine than stable's.
     """
     traffic, _ = deployed_traffic(storage, name)
     if revision == traffic.stable:
         raise UserError(f"revision {revision}", "is stable already", "name another revision")
+    registry.check_engine(storage, registry.resolve(storage, name, revision))
     return traffic
 
 
@@ -130,23 +132,27 @@ def remove_applications(storage: Storage, status: RolloutStatus, applications: A
     """Stop what nobody needs any more: a rejected candidate, or old stables beyond those to keep."""
     traffic, _ = deployed_traffic(storage, status.name)
     in_use = {traffic.stable, traffic.canary}
+    replaced = _replaced(storage, status, in_use)
+    kept, unneeded = replaced[: status.keep_revisions], replaced[status.keep_revisions :]
     if status.phase == "rolling_back":
         unneeded = [status.candidate]
-    else:
-        unneeded = _replaced(storage, status, in_use)[status.keep_revisions :]
+    needed = _with_engines(storage, status.name, (*in_use, *kept))
     for revision in unneeded:
-        if revision not in in_use and revision in applications.running():
+        if revision not in needed and revision in applications.running():
             applications.remove(revision)
+
+
+def _with_engines(storage: Storage, name: str, revisions: Iterable[str | None]) -> set[str]:
+    """Those revisions and the ones whose application answers for them: an adapter's engine stays for it."""
+    found = {revision for revision in revisions if revision}
+    return found | {registry.engine_of(storage, name, revision) for revision in found}
 
 
 def unload(storage: Storage, name: str, revision: str, applications: Applications) -> None:
     """Stop a revision that was loaded for a rollout which does not begin, unless it is in use for something else."""
     traffic, _ = deployed_traffic(storage, name)
-    pointers = registry.aliases(storage, name)
-    if (
-        revision not in {traffic.stable, traffic.canary, pointers.get("previous")}
-        and revision in applications.running()
-    ):
+    in_use = [traffic.stable, traffic.canary, registry.aliases(storage, name).get("previous")]
+    if revision not in _with_engines(storage, name, in_use) and revision in applications.running():
         applications.remove(revision)
 
 

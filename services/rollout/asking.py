@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import math
 import uuid
+from collections.abc import Callable
 from typing import Any
 
 from services.config import ProbesConfig
@@ -30,7 +31,9 @@ class ServeAsker:
         NoAnswer: see the class.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, engine_of: Callable[[str], str]) -> None:
+        """`engine_of` tells the revision whose application answers for one: an adapter's is its base's."""
+        self._engine_of = engine_of
         self._handles: dict[str, Any] = {}
 
     async def __call__(self, revision: str, item: ProbeItem, probes: ProbesConfig) -> str:
@@ -81,7 +84,8 @@ class ServeAsker:
         else:
             body = CompletionRequest(**fields, request_id=request_id)
         if revision not in self._handles:
-            handle = serve.get_deployment_handle(MODEL_DEPLOYMENT, application_name(revision))
+            application = application_name(self._engine_of(revision))
+            handle = serve.get_deployment_handle(MODEL_DEPLOYMENT, application)
             self._handles[revision] = handle.options(stream=True)
         answers = getattr(self._handles[revision], method).remote(body, RawRequestInfo({"x-request-id": request_id}))
         try:

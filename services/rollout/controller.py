@@ -7,27 +7,24 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
 from datetime import UTC, datetime
 from typing import Any
 
 from cluster import registry
-from cluster.artifacts import Revision
 from cluster.errors import ClusterError, Conflict, SerinusError, UserError
 from cluster.storage import ABSENT, Storage, open_storage
 from cluster.telemetry import configure, logger
-from services.config import ProbesConfig, RolloutConfig, ServingConfig
+from services.config import ProbesConfig, RolloutConfig
 from services.contract import (
-    APPLICATION_PREFIX,
     NAMESPACE,
     Traffic,
     actor_name,
-    application_name,
     read_traffic,
     write_traffic,
 )
 from services.rollout import prober, probes
 from services.rollout.acts import Applications
+from services.rollout.applications import RayApplications
 from services.rollout.courier import check_receivers
 from services.rollout.decay_watch import DecayWatch, WatchStatus, read_watch
 from services.rollout.feedback import FeedbackBook, Thumb, TooManyVotes
@@ -44,34 +41,8 @@ ANSWER_TIMEOUT_S = 60.0
 """For the controller to start, or to come back after its process was killed."""
 
 
-Load = Callable[[Revision, ServingConfig, Storage], None]
-"""What `Applications.load` is; given from outside, since rollouts know nothing of engines."""
 IDLE_S = 5.0
 """Between two looks for a candidate that waits: one may come just as a rollout ends."""
-
-
-class RayApplications:
-    """The model servers as Ray Serve applications `rev-<revision>`."""
-
-    def __init__(self, load: Load | None = None) -> None:
-        self._load = load
-
-    def load(self, revision: Revision, serving: ServingConfig, storage: Storage) -> None:
-        if self._load is None:
-            found, remedy = "this controller was not told how to load models", "begin by hand: serinus canary start"
-            raise ClusterError(f"revision {revision.revision}", found, remedy)
-        self._load(revision, serving, storage)
-
-    def running(self) -> set[str]:
-        from ray import serve
-
-        names = serve.status().applications
-        return {name.removeprefix(APPLICATION_PREFIX) for name in names if name.startswith(APPLICATION_PREFIX)}
-
-    def remove(self, revision: str) -> None:
-        from ray import serve
-
-        serve.delete(application_name(revision))
 
 
 class Controller:
@@ -82,7 +53,7 @@ class Controller:
         self._storage_uri = storage_uri
         self._wake = threading.Event()
         self._name, self._storage = name, open_storage(storage_uri)
-        applications = applications or RayApplications()
+        applications = applications or RayApplications(name, storage_uri)
         self._loop = Loop(self._storage, name, applications, _now, self._check_probes)
         self._decay = DecayWatch(self._storage, name, applications, _now)
         self._feedback = FeedbackBook(self._storage, name, _now())

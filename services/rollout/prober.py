@@ -13,6 +13,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from cluster import registry
 from cluster.storage import Storage, open_storage
 from cluster.telemetry import configure, logger
 from services.config import ProbesConfig
@@ -228,7 +229,17 @@ class Prober:
 
     def __init__(self, name: str, storage_uri: str) -> None:
         configure()
-        self._probing = Probing(open_storage(storage_uri), _Controller(name), ServeAsker())
+        storage = open_storage(storage_uri)
+
+        def engine_of(revision: str) -> str:
+            return registry.engine_of(storage, name, revision)
+
+        self._probing = Probing(
+            storage,
+            _Controller(name),
+            ServeAsker(engine_of),
+            runs=lambda revision: has_replica(engine_of(revision)),
+        )
         threading.Thread(target=lambda: asyncio.run(self._run()), name="probes", daemon=True).start()
 
     async def _run(self) -> None:

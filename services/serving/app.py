@@ -18,12 +18,14 @@ from pydantic import ValidationError
 
 from cluster.artifacts import Revision, digest
 from cluster.errors import ConfigError, InputError, ResourceError
+from cluster.registry import resolve
 from cluster.session import on_pool
 from cluster.storage import Storage, open_storage
 from cluster.telemetry import logger
 from services.config import ServingConfig
 from services.serving.engine import bundles, engine_of
 from services.serving.keys import publish_keys
+from services.serving.lora import attach_adapter, check_room
 from services.serving.readiness import wait_running
 from services.serving.watch import APPLICATION_PREFIX, MODEL_DEPLOYMENT, application_name
 
@@ -60,8 +62,11 @@ def deploy(name: str, revision: Revision, serving: ServingConfig, storage: Stora
         As deploy_revision and deploy_gateway.
     """
     had_gateway = _has_gateway()
+    engine = resolve(storage, name, revision.base) if revision.base else revision
     try:
-        deploy_revision(revision, serving, storage, meanwhile=lambda: start_gateway(name, serving, storage.uri))
+        deploy_revision(engine, serving, storage, meanwhile=lambda: start_gateway(name, serving, storage.uri))
+        if engine != revision:
+            deploy_revision(revision, serving, storage)
     except BaseException:
         if not had_gateway:
             _remove(GATEWAY)
@@ -126,7 +131,8 @@ def deploy_revision(
 ) -> None:
     """Load the revision and return when its replicas have answered a warm-up request; `meanwhile` is called while they load.
 
-    Loads nothing when the revision runs with the same settings. What does not come up is removed again.
+    Loads nothing when the revision runs with the same settings. What does not come up is removed again. An adapter is loaded
+    into its base's engine, which is started where it does not run and else left as it is.
 
     Raises:
         ConfigError: the revision's engine settings are not valid.
@@ -134,8 +140,16 @@ def deploy_revision(
         ResourceError: no node of the pool has the resources, or the port is taken.
         StageFailed: the revision did not load, or not within `ready_timeout_s`.
     """
+    if revision.adapter:
+        if revision.base not in running_revisions():
+            deploy_revision(resolve(storage, revision.name, revision.base), serving, storage, meanwhile)
+        else:
+            meanwhile()
+        attach_adapter(revision, storage)
+        return
     name = application_name(revision.revision)
     settings = _settings_of(revision, serving, storage)
+    check_room(revision, engine_of(revision, serving), storage)
     _quiet()
     if _runs_with(name, MODEL_DEPLOYMENT, settings):
         log.info("%s runs already", name)

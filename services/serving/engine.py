@@ -34,6 +34,12 @@ def engine_arguments(engine: EngineConfig) -> dict[str, Any]:
         arguments["gpu_memory_utilization"] = engine.gpu_memory_utilization
     else:
         arguments["kv_cache_memory_bytes"] = int(engine.kv_cache_gib * 2**30)
+    if engine.lora:
+        arguments |= {
+            "enable_lora": True,
+            "max_lora_rank": engine.lora.max_rank,
+            "max_loras": engine.lora.max_adapters,
+        }
     return {**arguments, **engine.extra}
 
 

@@ -239,7 +239,8 @@ class Gateway(OpenAiIngress):
 
     def _chunks(self, revision: str, call: Call) -> Any:
         if revision not in self._handles:
-            self._handles[revision] = streaming_handle(MODEL_DEPLOYMENT, application_name(revision))
+            application = application_name(self._watch.engine_of(revision))
+            self._handles[revision] = streaming_handle(MODEL_DEPLOYMENT, application)
         # Of the headers only our id goes on: keys stay here, and vLLM takes orders from some headers.
         info = RawRequestInfo({"x-request-id": call.request_id})
         return getattr(self._handles[revision], call.method).remote(call.for_revision(revision), info)

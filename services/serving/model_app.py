@@ -5,6 +5,7 @@ What Serve starts is ModelReplica; it brings vLLM in where it runs.
 
 from __future__ import annotations
 
+import os
 from collections.abc import AsyncIterator
 from typing import Any
 
@@ -56,6 +57,15 @@ class ModelReplica:
         digest: str = await self._server.settings()
         return digest
 
+    async def follow_order(self) -> dict[str, Any]:
+        """Do what is asked of this engine now (`services.engines`); returns an EngineReport."""
+        report: dict[str, Any] = await self._server.follow_order()
+        return report
+
+    async def pid(self) -> int:
+        """For operators (and tests) who want to end exactly this process."""
+        return os.getpid()
+
     async def check_health(self) -> None:
         """Asked by Serve, which replaces a replica that raises."""
         await self._server.check_health()
@@ -101,6 +111,6 @@ def build(
     }
     if selector:
         options["placement_group_bundle_label_selector"] = [selector]
-    bound = {"storage_uri": storage_uri, "weights": revision.weights, "settings": settings}
+    bound = {"storage_uri": storage_uri, "revision": revision, "settings": settings}
     deployment: Any = serve.deployment(replica or ModelReplica, **options)
     return deployment.bind(fields, bound)

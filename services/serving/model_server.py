@@ -8,14 +8,17 @@ from __future__ import annotations
 import asyncio
 from typing import Any
 
+from ray import serve
 from ray.llm._internal.common.callbacks.base import CallbackBase
-from ray.llm._internal.serve.core.protocol import RawRequestInfo
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.openai_api_models import CompletionRequest
 
+from cluster.artifacts import Revision
 from cluster.storage import local_copy, open_storage
+from services.engines import EngineReport, read_engines
+from services.serving.adapters import Adapters
 
 WARM_UP_TOKENS = 4
 
@@ -39,19 +42,66 @@ class OneWorkerEngine(VLLMEngine):
         return super()._start_async_llm_engine(vllm_engine_args, vllm_engine_config, placement_group)
 
 
+class VllmAdapters:
+    """Adapters in vLLM, under their revisions' names."""
+
+    def __init__(self, engine: VLLMEngine) -> None:
+        self._models: Any = engine._oai_models
+        self._client: Any = engine._engine_client
+
+    async def load(self, name: str, folder: str) -> None:
+        """Raises RuntimeError: vLLM refuses it."""
+        from vllm.entrypoints.serve.lora.protocol import LoadLoRAAdapterRequest
+
+        answer = await self._models.load_lora_adapter(LoadLoRAAdapterRequest(lora_name=name, lora_path=folder))
+        if hasattr(answer, "error"):
+            raise RuntimeError(answer.error.message)
+
+    async def unload(self, name: str) -> None:
+        """Requests under way with it end as they would have: vLLM loads it once more for them."""
+        request = self._models.lora_requests.pop(name, None)
+        if request is not None:
+            await self._client.remove_lora(request.lora_int_id)
+
+
 class RevisionServer(LLMServer):
     """Loads the revision's weights from storage and takes requests only once it has answered some itself."""
 
     async def __init__(  # type: ignore[misc]  # its replica awaits it
-        self, llm_config: LLMConfig, storage_uri: str, weights: str, settings: str
+        self, llm_config: LLMConfig, storage_uri: str, revision: Revision, settings: str
     ) -> None:
-        self._settings = settings
-        folder = await asyncio.to_thread(local_copy, open_storage(storage_uri), weights)
+        self._settings, self._revision, self._storage = settings, revision, open_storage(storage_uri)
+        folder = await asyncio.to_thread(local_copy, self._storage, revision.weights)
         engine: Any = llm_config.get_engine_config()
         engine.hf_model_id = str(folder)  # the configuration was made where we deployed, before there was a folder
         one_worker = llm_config.accelerator_config.kind == "cpu"
         await super().__init__(llm_config, engine_cls=OneWorkerEngine if one_worker else None)
-        await self._warm_up(llm_config.model_id)
+        await self._warm_up(revision.revision)
+        self._adapters = Adapters(VllmAdapters(self.engine), self._storage, self._warm_up)
+        await self.follow_order()
+
+    async def follow_order(self) -> dict[str, Any]:
+        """Do what is asked of this engine (`services.engines`), as far as it is not done; returns an EngineReport."""
+        engines = await asyncio.to_thread(read_engines, self._storage, self._revision.name)
+        await self._adapters.match(engines.order(self._revision.revision).adapters)
+        return self._report().model_dump()
+
+    def _report(self) -> EngineReport:
+        room = self._llm_config.engine_kwargs
+        return EngineReport(
+            replica=serve.get_replica_context().replica_id.unique_id,
+            max_rank=room["max_lora_rank"] if room.get("enable_lora") else None,
+            max_adapters=room.get("max_loras", 0),
+            adapters=tuple(sorted(self._adapters.loaded)),
+            problems=self._adapters.problems,
+        )
+
+    async def _run_request(self, request: Any, **options: Any) -> Any:
+        """A request for an adapter that this replica has not been told of yet lets it look."""
+        known = {self._revision.revision, *self._adapters.loaded}
+        if request.model not in known and self._llm_config.engine_kwargs.get("enable_lora"):
+            await self.follow_order()
+        return await super()._run_request(request, **options)
 
     async def settings(self) -> str:
         """Digest of what this server was deployed with, asked for before deploying it again."""
@@ -68,6 +118,6 @@ class RevisionServer(LLMServer):
     async def _ask(self, model: str, temperature: float) -> None:
         fields = {"model": model, "prompt": "Hello", "max_tokens": WARM_UP_TOKENS, "temperature": temperature}
         request = CompletionRequest.model_validate(fields)
-        async for answer in await self.completions(request, RawRequestInfo()):
+        async for answer in await super()._run_request(request, engine_method="completions"):
             if hasattr(answer, "error"):
                 raise RuntimeError(f"the warm-up request failed: {answer.error.message}")

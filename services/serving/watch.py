@@ -12,6 +12,7 @@ from typing import Any, NamedTuple
 from cluster.storage import Storage
 from cluster.telemetry import logger
 from services.contract import APPLICATION_PREFIX, MODEL_DEPLOYMENT, Traffic, application_name, read_traffic
+from services.engines import read_engines
 from services.serving.keys import KeyFile, read_keys
 
 __all__ = [
@@ -39,6 +40,10 @@ class Alive(NamedTuple):
     """Whose application can take requests."""
     coming: frozenset[str] = frozenset()
     """Deployed, and at the moment without a replica that runs: Serve starts others."""
+
+    def with_adapters(self, hosts: Mapping[str, str]) -> Alive:
+        """The same with adapters beside their engines."""
+        return Alive(*(found | {adapter for adapter, engine in hosts.items() if engine in found} for found in self))
 
 
 @dataclass(frozen=True)
@@ -108,6 +113,7 @@ class TrafficWatch:
         self._storage_version = ""
         self._failing: set[str] = set()
         self._changing = threading.Lock()
+        self._hosts: dict[str, str] = {}
         self.situation = Situation()
 
     @property
@@ -115,6 +121,10 @@ class TrafficWatch:
         """Of the traffic applied; 0 while nothing is deployed."""
         traffic = self.situation.traffic
         return traffic.version if traffic else 0
+
+    def engine_of(self, revision: str) -> str:
+        """The revision whose application answers for that one: another one's for an adapter."""
+        return self._hosts.get(revision, revision)
 
     def start(self) -> None:
         """Read once, now, so that the first request finds the right weights; then keep reading."""
@@ -133,7 +143,7 @@ class TrafficWatch:
             alive = None
             if traffic and not _revisions(traffic) <= self.situation.answering:
                 # A new revision must not be asked, and blamed, before this gateway knows that it answers.
-                alive = self._ask_serve()
+                alive = self._look()
             with self._changing:  # one assignment: no request sees half of a change
                 before = self.situation
                 self.situation = (
@@ -146,10 +156,16 @@ class TrafficWatch:
         """Ask Serve anew who can answer."""
         with self._noted("liveness"):
             before = self.situation
-            alive = self._ask_serve()
+            alive = self._look()
             with self._changing:
                 if self.situation is before:  # else `poll` has asked later than we did
                     self.situation = before.seeing(alive, self._clock(), before.traffic)
+
+    def _look(self) -> Alive:
+        """What Serve tells of the engines; an adapter is where its engine is."""
+        hosts, engines = read_engines(self._storage, self._name).hosts, self._ask_serve()
+        self._hosts = {**self._hosts, **hosts}  # an adapter's engine never changes: requests under way still find it
+        return engines.with_adapters(hosts)
 
     @contextmanager
     def _noted(self, what: str) -> Iterator[None]:

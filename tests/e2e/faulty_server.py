@@ -21,8 +21,8 @@ DONE = "data: [DONE]\n\n"
 class FaultyServer(RevisionServer):
     """Answers as vLLM does, until the file says otherwise."""
 
-    async def __init__(self, llm_config: Any, storage_uri: str, weights: str, settings: str) -> None:
-        await super().__init__(llm_config, storage_uri, weights, settings)
+    async def __init__(self, llm_config: Any, storage_uri: str, **bound: Any) -> None:
+        await super().__init__(llm_config, storage_uri, **bound)
         self._fault_file = Path(storage_uri) / FAULT
 
     async def chat(self, request: Any, raw_request_info: Any = None) -> AsyncIterator[Any]:

@@ -125,7 +125,7 @@ def test_a_revision_answers_under_the_public_name(
 
 
 def test_probes_ask_a_revision_directly_and_rank_choices_as_the_model_does(served: Served, tiny_model: Path) -> None:
-    asker, probes = ServeAsker(), ProbesConfig()
+    asker, probes = ServeAsker(lambda revision: revision), ProbesConfig()
     fields = {"scorer": "exact", "max_tokens": 8}
     chat = ProbeItem(id="s/1", messages=({"role": "user", "content": "Lists?"},), **fields)
     written = ProbeItem(id="s/2", prompt="The list", **fields)

@@ -11,6 +11,8 @@ from cluster.errors import Conflict, InputError
 from cluster.registry import (
     alias_history,
     aliases,
+    check_engine,
+    engine_of,
     lineage,
     move_alias,
     move_aliases,
@@ -67,6 +69,19 @@ def test_what_is_not_there_is_said_with_a_remedy(storage: Storage, asked: str, f
     with pytest.raises(InputError, match=found) as caught:
         resolve(storage, "m", asked)
     assert caught.value.remedy
+
+
+def test_an_adapter_is_answered_by_its_base_and_is_a_canary_there_alone(storage: Storage) -> None:
+    publish_revision(storage, revision(1))
+    publish_revision(storage, revision(2))
+    adapter = publish_revision(storage, revision(3, base="m-00000001", adapter="folder"))
+    assert [engine_of(storage, "m", f"m-0000000{n}") for n in (1, 3, 9)] == ["m-00000001", "m-00000001", "m-00000009"]
+    check_engine(storage, adapter)  # nothing is stable yet
+    move_alias(storage, "m", "stable", "m-00000001", who="test", why="")
+    check_engine(storage, adapter)
+    move_alias(storage, "m", "stable", "m-00000002", who="test", why="")
+    with pytest.raises(InputError, match="engine of m-00000002"):
+        check_engine(storage, adapter)
 
 
 def test_an_alias_cannot_point_at_what_is_not_published(storage: Storage) -> None:

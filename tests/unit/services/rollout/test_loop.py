@@ -424,3 +424,20 @@ def _rollout(world: World, storage: MortalStorage, bad: bool) -> object:
             world.loop = world.process(world.storage)
     assert world.status.ended
     return story(world)
+
+
+def test_an_adapter_goes_and_its_engine_stays(world: World) -> None:
+    adapter = Revision(key=f"{3:016x}", name="m", revision="m-3", weights="w", base=STABLE, adapter="folder")
+    registry.publish_revision(world.storage, adapter)
+    world.applications.loaded.add("m-3")
+    world.run(3)
+    world.loop.start(CONFIG, "m-3", 0, "ann")
+    world.loop.promote("ann")
+    world.run(10)
+    assert world.traffic.stable == "m-3"
+    assert world.applications.removed == []  # nothing is to be kept, yet the adapter needs its base's engine
+    world.loop.start(CONFIG, CANDIDATE, 0, "ann")
+    world.loop.promote("ann")
+    world.run(10)
+    assert world.traffic.stable == CANDIDATE
+    assert set(world.applications.removed) == {"m-3", STABLE}

@@ -7,6 +7,7 @@ from datetime import UTC, datetime
 
 from cluster.storage import LocalStorage
 from services.contract import Traffic, read_traffic, traffic_key, write_traffic
+from services.engines import change_order
 from services.serving.watch import Alive, TrafficWatch
 
 
@@ -133,3 +134,19 @@ def test_a_read_that_fails_keeps_the_last_traffic_and_the_next_good_one_replaces
     )
     watch.poll()
     assert watch.version == 3
+
+
+def test_an_adapter_answers_as_long_as_its_engine_does(storage: LocalStorage) -> None:
+    serve = Serve("m-1")
+    watch = TrafficWatch(storage, "m", serve)
+    change_order(storage, "m", "m-1", lambda order: order.replace(adapters={"m-2": "folder"}))
+    put(storage, canary="m-2", weight_percent=1)
+    watch.poll()
+    assert watch.situation.answering == {"m-1", "m-2"}
+    assert (watch.engine_of("m-2"), watch.engine_of("m-1")) == ("m-1", "m-1")
+    serve.revisions.clear()
+    watch.check()
+    assert watch.situation.answering == frozenset()
+    change_order(storage, "m", "m-1", lambda order: order.replace(adapters={}))
+    watch.check()
+    assert watch.engine_of("m-2") == "m-1"  # for what is under way

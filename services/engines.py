@@ -1,0 +1,142 @@
+"""What is asked of a running engine beyond the settings it was started with: today, which adapters it holds.
+
+    registry/<name>/engines.json    revision of the engine -> its order; changed by compare-and-set
+
+The order stands in storage, so a replica that starts later or anew finds it; `tell` lets those that run follow at once. An
+engine goes by the revision whose application it is: an adapter's revision has none of its own.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from cluster.artifacts import Revision
+from cluster.config import StrictModel
+from cluster.errors import Conflict, InputError
+from cluster.storage import ABSENT, Storage
+from cluster.telemetry import logger
+from services.contract import MODEL_DEPLOYMENT, application_name
+
+log = logger("engines")
+
+NUM_ATTEMPTS = 20
+TELL_TIMEOUT_S = 60.0
+"""For all replicas to load an adapter of some megabytes, from a bucket too."""
+
+
+class Order(StrictModel):
+    """What is asked of one engine."""
+
+    adapters: dict[str, str] = {}
+    """Adapter's revision -> storage folder of its PEFT files."""
+
+
+class Engines(StrictModel):
+    name: str
+    orders: dict[str, Order] = {}
+    """By the engine's revision; engines without an entry have nothing asked of them."""
+
+    def order(self, engine: str) -> Order:
+        return self.orders.get(engine, Order())
+
+    @property
+    def hosts(self) -> dict[str, str]:
+        """Adapter's revision -> the revision whose engine holds it."""
+        return {adapter: engine for engine, order in self.orders.items() for adapter in order.adapters}
+
+
+class EngineReport(StrictModel):
+    """What one replica says of itself."""
+
+    replica: str
+    max_rank: int | None = None
+    """Of adapters; None when the engine was started without room for any."""
+    max_adapters: int = 0
+    adapters: tuple[str, ...] = ()
+    """Revisions whose adapter is loaded."""
+    problems: dict[str, str] = {}
+    """Adapter's revision -> why it could not be loaded."""
+
+
+def engines_key(name: str) -> str:
+    return f"registry/{name}/engines.json"
+
+
+def read_engines(storage: Storage, name: str) -> Engines:
+    """The orders of all engines of that public name.
+
+    Raises:
+        InputError: the document is damaged.
+    """
+    return _read(storage, name)[0]
+
+
+def change_order(storage: Storage, name: str, engine: str, change: Callable[[Order], Order]) -> Order:
+    """Change one engine's order; returns it as it is now.
+
+    Raises:
+        Conflict: others kept changing it.
+    """
+    for _ in range(NUM_ATTEMPTS):
+        present, version = _read(storage, name)
+        order = change(present.order(engine))
+        orders = {**present.orders, engine: order}
+        changed = present.replace(orders={key: one for key, one in orders.items() if one != Order()})
+        if changed == present:
+            return order
+        try:
+            storage.write(engines_key(name), changed.model_dump_json(indent=1).encode(), expect=version)
+        except Conflict:
+            continue
+        return order
+    raise Conflict(f"the orders of {name}'s engines are being changed by others all the time")
+
+
+def _read(storage: Storage, name: str) -> tuple[Engines, str]:
+    blob = storage.read(engines_key(name))
+    if blob is None:
+        return Engines(name=name), ABSENT
+    try:
+        return Engines.model_validate_json(blob.content), blob.version
+    except ValueError as error:
+        where = f"{storage.uri}/{engines_key(name)}"
+        raise InputError(where, f"is no list of orders ({str(error).splitlines()[0]})", "restore the file") from None
+
+
+def tell(engine: str, timeout_s: float = TELL_TIMEOUT_S) -> tuple[EngineReport, ...]:
+    """Let every running replica of that engine read its order now; returns what they say. In a joined cluster.
+
+    Raises:
+        TimeoutError, RayError: a replica does not answer, or dies. It reads the order again when it comes up.
+    """
+    from ray import serve
+
+    handle: Any = serve.get_deployment_handle(MODEL_DEPLOYMENT, application_name(engine))
+    told = handle.broadcast("follow_order").results(timeout_s=timeout_s)
+    return tuple(EngineReport.model_validate(one) for one in told)
+
+
+def attach(storage: Storage, adapter: Revision) -> tuple[EngineReport, ...]:
+    """Let the base's engine load that adapter, and those that start later too; returns what the replicas say."""
+    folder = {adapter.revision: adapter.adapter}
+    change_order(
+        storage, adapter.name, adapter.base, lambda order: order.replace(adapters={**order.adapters, **folder})
+    )
+    return tell(adapter.base)
+
+
+def detach(storage: Storage, name: str, adapter: str) -> None:
+    """Let the engine that holds that adapter unload it; nothing happens when none does. The engine goes on."""
+    engine = read_engines(storage, name).hosts.get(adapter)
+    if engine is None:
+        return
+    change_order(storage, name, engine, lambda order: order.replace(adapters=_without(order.adapters, adapter)))
+    try:
+        tell(engine)
+    except Exception as error:  # it may be gone, or starting: the order stands, and whoever comes up reads it
+        log.warning("the engine of %s was not told to unload %s: %r", engine, adapter, error)
+
+
+def _without(adapters: dict[str, str], adapter: str) -> dict[str, str]:
+    return {revision: folder for revision, folder in adapters.items() if revision != adapter}

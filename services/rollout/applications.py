@@ -1,0 +1,59 @@
+"""The model servers as Ray Serve applications `rev-<revision>`, and the adapters in them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from typing import Any
+
+from cluster.artifacts import Revision
+from cluster.errors import ClusterError
+from cluster.storage import Storage, open_storage
+from services.config import ServingConfig
+from services.contract import APPLICATION_PREFIX, application_name
+from services.engines import Order, change_order, detach, read_engines
+
+Load = Callable[[Revision, ServingConfig, Storage], None]
+"""What `Applications.load` is; given from outside, since rollouts know nothing of engines."""
+
+
+class RayApplications:
+    """What `acts.Applications` asks for, by Ray Serve."""
+
+    def __init__(self, name: str, storage_uri: str, load: Load | None = None) -> None:
+        self._name, self._storage_uri, self._load = name, storage_uri, load
+
+    @cached_property
+    def _storage(self) -> Storage:  # opened where it is used: this object travels to the controller's process
+        return open_storage(self._storage_uri)
+
+    def load(self, revision: Revision, serving: ServingConfig, storage: Storage) -> None:
+        if self._load is None:
+            found, remedy = "this controller was not told how to load models", "begin by hand: serinus canary start"
+            raise ClusterError(f"revision {revision.revision}", found, remedy)
+        self._load(revision, serving, storage)
+
+    def running(self) -> set[str]:
+        """Revisions with an application, and adapters that such an engine holds."""
+        engines = {
+            name.removeprefix(APPLICATION_PREFIX) for name in _applications() if name.startswith(APPLICATION_PREFIX)
+        }
+        hosts = read_engines(self._storage, self._name).hosts
+        return engines | {adapter for adapter, engine in hosts.items() if engine in engines}
+
+    def remove(self, revision: str) -> None:
+        """Unload an adapter from its engine; stop the engine of any other revision, and forget what was asked of it."""
+        from ray import serve
+
+        if revision in read_engines(self._storage, self._name).hosts:
+            detach(self._storage, self._name, revision)
+            return
+        serve.delete(application_name(revision))
+        change_order(self._storage, self._name, revision, lambda order: Order())
+
+
+def _applications() -> dict[str, Any]:
+    from ray import serve
+
+    found: dict[str, Any] = serve.status().applications
+    return found

@@ -1,0 +1,44 @@
+"""What is asked of engines stands in storage and survives whoever asked."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.errors import InputError
+from cluster.storage import LocalStorage
+from services.engines import Engines, Order, change_order, engines_key, read_engines
+
+
+def with_adapter(order: Order) -> Order:
+    return order.replace(adapters={**order.adapters, "m-2": "artifacts/adapter/2/adapter"})
+
+
+def test_an_order_is_kept_until_nothing_is_asked_any_more(storage: LocalStorage) -> None:
+    assert read_engines(storage, "m") == Engines(name="m")
+    change_order(storage, "m", "m-1", with_adapter)
+    assert read_engines(storage, "m").hosts == {"m-2": "m-1"}
+    change_order(storage, "m", "m-1", lambda order: order.replace(adapters={}))
+    assert read_engines(storage, "m").orders == {}
+
+
+def test_a_change_that_lost_a_race_is_made_again_on_what_is_there(storage: LocalStorage) -> None:
+    def slow(order: Order) -> Order:
+        if not order.adapters:  # someone else is quicker, once
+            change_order(storage, "m", "m-1", with_adapter)
+        return order.replace(adapters={**order.adapters, "m-3": "folder"})
+
+    change_order(storage, "m", "m-1", slow)
+    assert set(read_engines(storage, "m").hosts) == {"m-2", "m-3"}
+
+
+def test_a_change_to_what_is_there_writes_nothing(storage: LocalStorage) -> None:
+    change_order(storage, "m", "m-1", with_adapter)
+    before = storage.read(engines_key("m"))
+    change_order(storage, "m", "m-1", with_adapter)
+    assert storage.read(engines_key("m")) == before
+
+
+def test_a_damaged_document_is_named(storage: LocalStorage) -> None:
+    storage.write(engines_key("m"), b'{"orders": 1}')
+    with pytest.raises(InputError, match=r"engines\.json"):
+        read_engines(storage, "m")
