@@ -189,6 +189,9 @@ def instant_revision_server() -> Any:
         async def settings(self) -> str:
             return self._settings
 
+        async def record_autoscaling_stats(self) -> dict[str, float]:
+            return {}
+
     return InstantRevisionServer
 
 

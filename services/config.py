@@ -46,17 +46,40 @@ class EngineConfig(StrictModel):
     lora: LoraConfig | None = None
     """Room for adapters (`lora: {}` for the defaults). Without it no adapter can be a canary on this engine; answers without an
     adapter get a little slower with it."""
+    sleep_mode: bool = False
+    """GPUs only: a revision at rest moves its weights to the host's memory and gives the cache's memory back."""
     extra: dict[str, Any] = {}
     """Further vLLM engine arguments, passed as they are."""
 
+    @model_validator(mode="after")
+    def _sleeps_on_gpus(self) -> EngineConfig:
+        if self.sleep_mode and not self.num_gpus:
+            raise ValueError("sleep_mode needs num_gpus above 0: vLLM ignores it on CPUs")
+        return self
+
 
 class ReplicasConfig(StrictModel):
-    """Autoscaling of one revision's replicas."""
+    """Autoscaling of one revision's replicas. docs/engines.md explains it."""
 
     min: int = Field(1, ge=0)
+    """0 lets an idle revision go without any; its next request waits for one to start."""
     max: int = Field(1, ge=1)
     target_ongoing_requests: int = Field(16, ge=1)
     """Requests in flight per replica that autoscaling aims for."""
+    target_cache_fraction: float = Field(0.8, gt=0, le=1)
+    """Share of vLLM's KV cache in use that autoscaling aims for. With a full one vLLM throws out running requests, to begin them
+    again later."""
+    look_back_s: float = Field(30, gt=0)
+    """Load is averaged over so long: one burst of requests is no load."""
+    upscale_delay_s: float = Field(5, ge=0)
+    """After the average asks for more. A replica takes minutes to load: waiting longer only adds to that."""
+    downscale_delay_s: float = Field(300, ge=0)
+    """After the average asks for fewer: loading weights again costs more than a quiet five minutes."""
+    idle_after_s: float = Field(900, ge=0)
+    """With `min: 0`: quiet time after which the last replica goes."""
+    surge_percent: int = Field(25, ge=0, le=100)
+    """Replicas beyond the needed ones (rounded up) that an update may start before it stops old ones: never fewer than needed run.
+    0 replaces them in place, where there is no room for one more."""
 
     @model_validator(mode="after")
     def _ordered(self) -> ReplicasConfig:
@@ -126,7 +149,7 @@ class ServingConfig(StrictModel):
     ready_timeout_s: float = Field(600, gt=0)
     """How long a revision may take to load before that counts as its failure."""
     keep_revisions: int = Field(1, ge=0)
-    """Replaced revisions left running after a promotion, so that going back is a change of weight."""
+    """Replaced revisions left running after a promotion, at rest, for rollout.keep_warm_s."""
 
     @property
     def on_loopback(self) -> bool:
@@ -354,6 +377,9 @@ class RolloutConfig(StrictModel):
     """A step without enough evidence for so long is rolled back as inconclusive."""
     drain_s: float = Field(10, ge=0)
     """Time that requests in flight on a removed revision get to end."""
+    keep_warm_s: float = Field(86400, ge=0)
+    """A replaced revision (serve.keep_revisions) rests with one warm replica for so long, so that going back moves a pointer. A day
+    shows what a model does at every hour; then its engine is stopped."""
     probes: ProbesConfig = ProbesConfig()
     """What both revisions are asked for the verdict on quality, and what is asked of stable afterwards."""
 

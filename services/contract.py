@@ -77,6 +77,8 @@ class RequestRecord(StrictModel):
     """Of all choices together."""
     tpot_s: float | None = None
     """Mean time per output token after the first; None for an answer in one piece and for one of a single chunk."""
+    cold: bool = False
+    """The revision had no replica when the request came (scaled to zero): its wait is that of a start, and no evidence."""
     failed_over: bool = False
     """The request has two records: a canary failed before its first token, and stable answered in its place."""
     replica: str | None = None

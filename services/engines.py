@@ -1,4 +1,4 @@
-"""What is asked of a running engine beyond the settings it was started with: today, which adapters it holds.
+"""What is asked of a running engine beyond the settings it was started with: adapters to hold, replicas to have, rest.
 
     registry/<name>/engines.json    revision of the engine -> its order; changed by compare-and-set
 
@@ -9,6 +9,7 @@ engine goes by the revision whose application it is: an adapter's revision has n
 from __future__ import annotations
 
 from collections.abc import Callable
+from datetime import datetime
 from typing import Any
 
 from cluster.artifacts import Revision
@@ -30,6 +31,10 @@ class Order(StrictModel):
 
     adapters: dict[str, str] = {}
     """Adapter's revision -> storage folder of its PEFT files."""
+    floor: int = 0
+    """Replicas that a rollout needs of it, whatever its present load."""
+    resting_since: datetime | None = None
+    """Nobody is on it since then: one replica is kept warm, asleep where vLLM can, whatever its least number is."""
 
 
 class Engines(StrictModel):
@@ -57,6 +62,10 @@ class EngineReport(StrictModel):
     """Revisions whose adapter is loaded."""
     problems: dict[str, str] = {}
     """Adapter's revision -> why it could not be loaded."""
+    max_replicas: int = 1
+    """Most replicas that autoscaling gives it."""
+    asleep: bool = False
+    """Its weights are out of the GPU's memory."""
 
 
 def engines_key(name: str) -> str:
@@ -112,9 +121,20 @@ def tell(engine: str, timeout_s: float = TELL_TIMEOUT_S) -> tuple[EngineReport, 
     """
     from ray import serve
 
-    handle: Any = serve.get_deployment_handle(MODEL_DEPLOYMENT, application_name(engine))
+    application = application_name(engine)
+    handle: Any = serve.get_deployment_handle(MODEL_DEPLOYMENT, application)
+    if not serve.status().applications[application].deployments[MODEL_DEPLOYMENT].replica_states.get("RUNNING", 0):
+        handle.settings.remote().result(timeout_s=timeout_s)  # a request, unlike what goes to all, wakes one from zero
     told = handle.broadcast("follow_order").results(timeout_s=timeout_s)
     return tuple(EngineReport.model_validate(one) for one in told)
+
+
+def rouse(storage: Storage, name: str, engine: str) -> None:
+    """Let an engine that rests work again; nothing happens to one that does."""
+    if read_engines(storage, name).order(engine).resting_since is None:
+        return
+    change_order(storage, name, engine, lambda order: order.replace(resting_since=None))
+    tell(engine)
 
 
 def attach(storage: Storage, adapter: Revision) -> tuple[EngineReport, ...]:

@@ -14,6 +14,7 @@ from cluster.errors import Conflict, UserError
 from cluster.storage import Storage
 from services.config import ServingConfig
 from services.contract import Traffic, read_traffic, write_traffic
+from services.rollout import capacity
 from services.rollout.status import RolloutStatus
 
 NUM_ATTEMPTS = 20
@@ -21,7 +22,7 @@ NUM_ATTEMPTS = 20
 
 
 class Applications(Protocol):
-    """The running model servers, by revision."""
+    """The running model servers. An engine is the revision whose application answers: an adapter's is its base's."""
 
     def running(self) -> set[str]:
         """Revision ids that are loaded."""
@@ -29,6 +30,14 @@ class Applications(Protocol):
 
     def remove(self, revision: str) -> None:
         """Stop that revision's model server; nothing happens when there is none."""
+        ...
+
+    def replicas(self, engine: str) -> int:
+        """How many replicas of that engine run now."""
+        ...
+
+    def tell(self, engine: str) -> int:
+        """Let that engine follow its order (`services.engines`); returns the most replicas it may have, 0 if it was not reached."""
         ...
 
     def load(self, revision: Revision, serving: ServingConfig, storage: Storage) -> None:
@@ -128,8 +137,8 @@ def move_aliases(storage: Storage, status: RolloutStatus, now: datetime) -> None
     registry.move_aliases(storage, status.name, targets, who=decision.who, why=why, at=now)
 
 
-def remove_applications(storage: Storage, status: RolloutStatus, applications: Applications) -> None:
-    """Stop what nobody needs any more: a rejected candidate, or old stables beyond those to keep."""
+def remove_applications(storage: Storage, status: RolloutStatus, applications: Applications, now: datetime) -> None:
+    """Stop what nobody needs any more: a rejected candidate, or old stables beyond those to keep, which go to rest."""
     traffic, _ = deployed_traffic(storage, status.name)
     in_use = {traffic.stable, traffic.canary}
     replaced = _replaced(storage, status, in_use)
@@ -140,6 +149,9 @@ def remove_applications(storage: Storage, status: RolloutStatus, applications: A
     for revision in unneeded:
         if revision not in needed and revision in applications.running():
             applications.remove(revision)
+    capacity.release(storage, status.name, (status.candidate, status.stable), applications)
+    if status.phase == "promoting":
+        capacity.put_to_rest(storage, traffic, kept, applications, now)
 
 
 def _with_engines(storage: Storage, name: str, revisions: Iterable[str | None]) -> set[str]:
@@ -179,12 +191,23 @@ def revert(storage: Storage, name: str, applications: Applications, who: str, no
     if previous not in applications.running():
         remedy = f"begin a rollout of it: serinus canary start --revision {previous}"
         raise UserError(f"revision {previous}", "was stable before, but is no longer loaded", remedy)
-    go_back(storage, name, traffic.stable, previous, who=who, why="reverted", now=now)
+    go_back(storage, name, traffic.stable, previous, applications, who=who, why="reverted", now=now)
     return deployed_traffic(storage, name)[0]
 
 
-def go_back(storage: Storage, name: str, stable: str, target: str, *, who: str, why: str, now: datetime) -> bool:
-    """Make `target` stable in the place of `stable`: traffic, then aliases; what is done already is left as it is.
+def go_back(
+    storage: Storage,
+    name: str,
+    stable: str,
+    target: str,
+    applications: Applications,
+    *,
+    who: str,
+    why: str,
+    now: datetime,
+) -> bool:
+    """Make `target` stable in the place of `stable`: woken if it rests, then traffic, then aliases; what is done already is left
+    as it is. The one that was stable goes to rest.
 
     Returns:
         False: another revision is stable, and nothing was changed.
@@ -196,9 +219,12 @@ def go_back(storage: Storage, name: str, stable: str, target: str, *, who: str, 
     if traffic.stable not in (stable, target):
         return False
     if traffic.stable != target:
-        reverted = traffic.replace(
-            stable=target, changed_at=now, reason=f"reverted by {who}", version=traffic.version + 1
+        woken = capacity.wake(storage, traffic, target, applications)
+        traffic = traffic.replace(
+            stable=target, changed_at=now, reason=f"reverted by {who}{woken}", version=traffic.version + 1
         )
-        write_traffic(storage, reverted, expect=version)
+        write_traffic(storage, traffic, expect=version)
     registry.move_aliases(storage, name, {"stable": target, "previous": stable}, who=who, why=why, at=now)
+    capacity.release(storage, name, [target], applications)
+    capacity.put_to_rest(storage, traffic, [stable], applications, now)
     return True

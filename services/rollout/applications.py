@@ -9,12 +9,17 @@ from typing import Any
 from cluster.artifacts import Revision
 from cluster.errors import ClusterError
 from cluster.storage import Storage, open_storage
+from cluster.telemetry import logger
 from services.config import ServingConfig
 from services.contract import APPLICATION_PREFIX, application_name
-from services.engines import Order, change_order, detach, read_engines
+from services.engines import Order, change_order, detach, read_engines, tell
+
+log = logger("rollout")
 
 Load = Callable[[Revision, ServingConfig, Storage], None]
 """What `Applications.load` is; given from outside, since rollouts know nothing of engines."""
+TELL_TIMEOUT_S = 10.0
+"""The controller's turn waits for it."""
 
 
 class RayApplications:
@@ -50,6 +55,21 @@ class RayApplications:
             return
         serve.delete(application_name(revision))
         change_order(self._storage, self._name, revision, lambda order: Order())
+
+    def replicas(self, engine: str) -> int:
+        """Replicas of that engine that run now."""
+        application = _applications().get(application_name(engine))
+        deployments = application.deployments.values() if application else ()
+        return sum(int(deployment.replica_states.get("RUNNING", 0)) for deployment in deployments)
+
+    def tell(self, engine: str) -> int:
+        """Let it read its order now, woken by this where it was scaled to zero; returns the most replicas it may have."""
+        try:
+            reports = tell(engine, TELL_TIMEOUT_S)
+        except Exception as error:  # starting, dying, busy: it reads the order when it comes up, and is told again
+            log.warning("the engine of %s was not told what is asked of it: %r", engine, error)
+            return 0
+        return max((report.max_replicas for report in reports), default=0)
 
 
 def _applications() -> dict[str, Any]:

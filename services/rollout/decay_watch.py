@@ -295,7 +295,8 @@ class DecayWatch:
         assert watch.target is not None, "it was decided"
         assert watch.decision is not None, "it was decided"
         who, why, now = watch.decision.who, watch.decision.message, self._clock()
-        back = acts.go_back(self._storage, self._name, watch.revision, watch.target, who=who, why=why, now=now)
+        stable, target, applications = watch.revision, watch.target, self._applications
+        back = acts.go_back(self._storage, self._name, stable, target, applications, who=who, why=why, now=now)
         if back:
             log.error("DECAY of %s: everybody is on %s again", self._name, watch.target)
         else:

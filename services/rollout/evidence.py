@@ -275,7 +275,13 @@ def _record_fields() -> list[tuple[str, pa.DataType]]:
     texts = [(name, pa.string()) for name in ("request_id", "revision", "role", "outcome", "replica")]
     numbers = [(name, pa.float64()) for name in ("bucket", "ttft_s", "duration_s", "tpot_s")]
     counts = ("status", "num_output_chunks", "prompt_tokens", "cached_tokens", "output_tokens")
-    return [*texts, *numbers, *((name, pa.int32()) for name in counts), ("failed_over", pa.bool_())]
+    return [
+        *texts,
+        *numbers,
+        *((name, pa.int32()) for name in counts),
+        ("failed_over", pa.bool_()),
+        ("cold", pa.bool_()),
+    ]
 
 
 def _score_fields() -> list[tuple[str, pa.DataType]]:

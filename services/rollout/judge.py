@@ -133,7 +133,7 @@ def _answers(records: Iterable[RequestRecord], role: Role, patience_s: float) ->
     failed, on either side: a canary that hangs gives no answer to count. Who went away sooner tells nothing."""
     for record in records:
         left = record.outcome == "cancelled"
-        hung = left and record.ttft_s is None and record.duration_s > patience_s
+        hung = left and record.ttft_s is None and record.duration_s > patience_s and not record.cold
         if record.role == role and (hung or not left):
             yield record.bucket, hung or record.outcome in HARMFUL
 
@@ -178,7 +178,7 @@ def _ttft(records: Iterable[RequestRecord]) -> Waits:
     canary's place waited for the canary first."""
     rows = []
     for record in records:
-        if record.role == "stable" and record.failed_over:
+        if record.cold or (record.role == "stable" and record.failed_over):
             continue
         if record.ttft_s is not None:
             rows.append((record, record.ttft_s, False))

@@ -18,7 +18,7 @@ from cluster.errors import Conflict, InputError, UserError
 from cluster.storage import ABSENT, Storage
 from services.config import RolloutConfig
 from services.contract import PairedScore, RequestRecord
-from services.rollout import acts
+from services.rollout import acts, capacity
 from services.rollout.acts import Applications
 from services.rollout.evidence import EvidenceStore
 from services.rollout.gateways import Gateways
@@ -31,6 +31,8 @@ SOON_S = 0.2
 """Until the next turn while something is under way that needs no evidence."""
 FLUSH_S = 5.0
 """Evidence is written at least so often: what a killed controller can lose."""
+ROOM_PATIENCE_S = 600.0
+"""A promotion waits so long for replicas that the candidate still lacks; a step waits until its time is out."""
 SAVE_S = 60.0
 """The judge's state is written so often: as much of the evidence a restarted controller folds again."""
 NUM_ATTEMPTS = 20
@@ -110,7 +112,10 @@ class Loop:
             found = read_status(self._storage, self._name)
             if found is None or found[0].ended:
                 self._evidence = None
-                return self._room.begin(found[0] if found else None, self._begin)
+                waits = self._room.begin(found[0] if found else None, self._begin)
+                if found and waits is None:
+                    self._tidy(found[0])
+                return waits
             self._give_way(found[0])
             evidence = self._follow(found[0])
             try:
@@ -119,6 +124,11 @@ class Loop:
                 pause_s = 0.0
             self._flush(evidence, found[0].window)
             return pause_s
+
+    def _tidy(self, status: RolloutStatus) -> None:
+        """Between rollouts: stop engines that have rested for long enough."""
+        keep_warm_s = status.config.keep_warm_s
+        capacity.stop_rested(self._storage, self._name, self._applications, keep_warm_s, self._clock())
 
     def _flush(self, evidence: EvidenceStore, window: int) -> None:
         now = self._clock()
@@ -136,17 +146,32 @@ class Loop:
                 self._saved_at = now
 
     def _advance(self, status: RolloutStatus, version: str, evidence: EvidenceStore) -> float:
-        if status.traffic_version is None:
+        if status.traffic_version is None and self._has_room(status):
             written = acts.apply_traffic(self._storage, status, self._clock())
+            if status.phase == "rolling_back":
+                traffic, _ = acts.deployed_traffic(self._storage, self._name)
+                capacity.hold_stable(self._storage, traffic, status.candidate, self._applications)
             status = status.replace(traffic_version=written)
             version = write_status(self._storage, status, expect=version)
-        if status.weight_applied_at is None:
+        if status.traffic_version is not None and status.weight_applied_at is None:
             status, version = self._confirm(status, version)
         match status.phase:
             case "progressing":
                 return self._progress(status, version, evidence)
+            case "promoting" if status.traffic_version is None:
+                return SOON_S
             case _:
                 return self._end(status, version)
+
+    def _has_room(self, status: RolloutStatus) -> bool:
+        """Whether the candidate has the replicas that its new weight needs. Going back waits for nothing."""
+        if status.phase == "rolling_back":
+            return True
+        decided_at = status.decisions[-1].at
+        if status.phase == "promoting" and self._clock() - decided_at > timedelta(seconds=ROOM_PATIENCE_S):
+            return True
+        traffic, _ = acts.deployed_traffic(self._storage, self._name)
+        return capacity.make_room(self._storage, traffic, status.candidate, status.weight_percent, self._applications)
 
     def _confirm(self, status: RolloutStatus, version: str) -> tuple[RolloutStatus, str]:
         """Note when the gateways have applied the traffic, if they have."""
@@ -180,7 +205,8 @@ class Loop:
             action = Rollback("inconclusive", "stable_changed", message, measure(seen))
             return as_decision(action, status, now, seen.look)
         action_or_hold = decide(status.config, status, seen, now)
-        if isinstance(action_or_hold, Hold) and traffic.version != status.traffic_version:
+        written = status.traffic_version is not None  # else it still waits for the candidate's replicas
+        if isinstance(action_or_hold, Hold) and written and traffic.version != status.traffic_version:
             self._reassert(status)
         return as_decision(action_or_hold, status, now, seen.look)
 
@@ -206,7 +232,7 @@ class Loop:
         drained_at = status.weight_applied_at + timedelta(seconds=status.config.drain_s)
         if now < drained_at:
             return min(SOON_S, (drained_at - now).total_seconds())
-        acts.remove_applications(self._storage, status, self._applications)
+        acts.remove_applications(self._storage, status, self._applications, now)
         phase = _final_phase(status)
         write_status(self._storage, status.replace(phase=phase, ended_at=self._clock()), expect=version)
         return 0.0

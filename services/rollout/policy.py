@@ -98,7 +98,7 @@ def decide(config: RolloutConfig, status: RolloutStatus, evidence: Evidence, now
     if (
         missing := _missing(config, step, evidence, elapsed_s)
         if applied
-        else "the weight to be applied by every gateway"
+        else "the weight to be in force: its replicas to run, every gateway to apply it"
     ):
         if elapsed_s >= config.step_timeout_s:
             message = f"not enough evidence within {config.step_timeout_s:g} s: {missing}"

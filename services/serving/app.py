@@ -23,6 +23,7 @@ from cluster.session import on_pool
 from cluster.storage import Storage, open_storage
 from cluster.telemetry import logger
 from services.config import ServingConfig
+from services.engines import rouse
 from services.serving.engine import bundles, engine_of
 from services.serving.keys import publish_keys
 from services.serving.lora import attach_adapter, check_room
@@ -154,6 +155,7 @@ def deploy_revision(
     if _runs_with(name, MODEL_DEPLOYMENT, settings):
         log.info("%s runs already", name)
         meanwhile()
+        rouse(storage, revision.name, revision.revision)
         return
     _check_weights(revision, storage)
     selector = on_pool(serving.pool)

@@ -7,6 +7,9 @@ from typing import Any
 from cluster.artifacts import Revision
 from services.config import EngineConfig, ReplicasConfig, ServingConfig
 
+POLICY = "services.serving.autoscaling:Policy"
+SERVE_METRICS_INTERVAL_S = 10.0
+"""How often replicas report unless told otherwise."""
 ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
 
 
@@ -32,6 +35,7 @@ def engine_arguments(engine: EngineConfig) -> dict[str, Any]:
     }
     if engine.num_gpus:
         arguments["gpu_memory_utilization"] = engine.gpu_memory_utilization
+        arguments["enable_sleep_mode"] = engine.sleep_mode
     else:
         arguments["kv_cache_memory_bytes"] = int(engine.kv_cache_gib * 2**30)
     if engine.lora:
@@ -58,11 +62,26 @@ def bundles(engine: EngineConfig) -> list[dict[str, float]]:
     return [dict(bundle) for _ in range(engine.tensor_parallel_size)]
 
 
-def autoscaling(replicas: ReplicasConfig) -> dict[str, int]:
-    """One replica at first even where zero are allowed: a revision is only ready when it has answered."""
+def autoscaling(engine: EngineConfig, replicas: ReplicasConfig) -> dict[str, Any]:
+    """Serve's autoscaling settings. One replica at first even where zero are allowed: a revision is only ready when it has
+    answered. Serve itself is held to one replica (or zero) at least: the policy knows the real floor, and when to go below.
+    """
+    settings = {
+        "lowest": replicas.min,
+        "highest": replicas.max,
+        "ongoing": replicas.target_ongoing_requests,
+        "slots": engine.max_num_seqs,
+        "cache": replicas.target_cache_fraction,
+    }
     return {
-        "min_replicas": replicas.min,
+        "min_replicas": min(1, replicas.min),
         "max_replicas": replicas.max,
         "initial_replicas": max(1, replicas.min),
         "target_ongoing_requests": replicas.target_ongoing_requests,
+        "look_back_period_s": replicas.look_back_s,
+        "metrics_interval_s": min(SERVE_METRICS_INTERVAL_S, replicas.look_back_s / 3),
+        "upscale_delay_s": replicas.upscale_delay_s,
+        "downscale_delay_s": replicas.downscale_delay_s,
+        "downscale_to_zero_delay_s": replicas.idle_after_s,
+        "policy": {"policy_function": POLICY, "policy_kwargs": settings},
     }

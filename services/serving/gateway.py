@@ -281,6 +281,8 @@ class Gateway(OpenAiIngress):
             record = attempt.record(
                 now_s, at, call.request_id, call.place, num_body_bytes=call.num_body_bytes, failed_over=failed_over
             )
+            if self._watch.was_asleep(attempt.revision, call.started_s):
+                record = record.replace(cold=True)
             self._measures.record(record, refused=refused, role="tester" if call.wanted else None)
             if call.wanted is None and not (
                 refused or both_failed or excused(attempt, self._watch.situation, now_s, absence_s)

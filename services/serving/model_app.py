@@ -62,6 +62,11 @@ class ModelReplica:
         report: dict[str, Any] = await self._server.follow_order()
         return report
 
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """Asked by Serve, for autoscaling.Policy."""
+        stats: dict[str, float] = await self._server.record_autoscaling_stats()
+        return stats
+
     async def pid(self) -> int:
         """For operators (and tests) who want to end exactly this process."""
         return os.getpid()
@@ -102,8 +107,9 @@ def build(
         "ray_actor_options": {"num_cpus": 0, "runtime_env": fields["runtime_env"]},
         "placement_group_bundles": bundles(engine),
         "placement_group_strategy": "PACK",
-        "autoscaling_config": autoscaling(serving.replicas),
+        "autoscaling_config": autoscaling(engine, serving.replicas),
         "max_ongoing_requests": UNBOUNDED,
+        "max_surge_percent": serving.replicas.surge_percent,
         "max_constructor_retry_count": 1,  # a revision that cannot load is an answer: do not spend minutes on more
         "health_check_period_s": 5,
         "health_check_timeout_s": 10,
@@ -112,5 +118,6 @@ def build(
     if selector:
         options["placement_group_bundle_label_selector"] = [selector]
     bound = {"storage_uri": storage_uri, "revision": revision, "settings": settings}
+    bound |= {"max_replicas": serving.replicas.max}
     deployment: Any = serve.deployment(replica or ModelReplica, **options)
     return deployment.bind(fields, bound)

@@ -17,8 +17,10 @@ from ray.serve.llm.openai_api_models import CompletionRequest
 
 from cluster.artifacts import Revision
 from cluster.storage import local_copy, open_storage
-from services.engines import EngineReport, read_engines
+from services.engines import EngineReport, Order, read_engines
 from services.serving.adapters import Adapters
+from services.serving.autoscaling import Load
+from services.serving.rest import Sleeper
 
 WARM_UP_TOKENS = 4
 
@@ -30,16 +32,53 @@ class OwnWeights(CallbackBase):
         self.ctx.run_init_node = False
 
 
-class OneWorkerEngine(VLLMEngine):
-    """A CPU engine of one worker runs it in the engine's own process: one process less to start and to keep in memory.
+class Loads:
+    """What vLLM's schedulers told last; takes the place of one of vLLM's own statistics loggers."""
 
-    Ray insists on vLLM's multiprocessing executor on CPUs, which vLLM needs only to pin threads; ours are not pinned.
+    def __init__(self) -> None:
+        self._told: dict[int, Load] = {}
+
+    def record(self, scheduler_stats: Any, iteration_stats: Any, engine_idx: int = 0, **_: Any) -> None:
+        if scheduler_stats is not None:
+            waiting = scheduler_stats.num_waiting_reqs + scheduler_stats.num_skipped_waiting_reqs
+            self._told[engine_idx] = Load(scheduler_stats.num_running_reqs, waiting, scheduler_stats.kv_cache_usage)
+
+    def log(self) -> None:
+        """Nothing to print."""
+
+    def record_sleep_state(self, *_: Any) -> None:
+        """Nothing to note."""
+
+    @property
+    def load(self) -> Load:
+        """Of all schedulers of this replica together; the fullest cache counts."""
+        told = list(self._told.values())
+        running, waiting = sum(one.running for one in told), sum(one.waiting for one in told)
+        return Load(running, waiting, max((one.cache for one in told), default=0.0))
+
+
+class WatchedEngine(VLLMEngine):
+    """Tells its load. A CPU engine of one worker runs it in the engine's own process: one process less to start and to keep in
+    memory (Ray insists on vLLM's multiprocessing executor on CPUs, which vLLM needs only to pin threads; ours are not pinned).
     """
 
     def _start_async_llm_engine(self, vllm_engine_args: Any, vllm_engine_config: Any, placement_group: Any) -> Any:
-        if vllm_engine_config.parallel_config.world_size == 1:
+        on_cpu = self.llm_config.accelerator_config.kind == "cpu"
+        if on_cpu and vllm_engine_config.parallel_config.world_size == 1:
             vllm_engine_config.parallel_config.distributed_executor_backend = "uni"
-        return super()._start_async_llm_engine(vllm_engine_args, vllm_engine_config, placement_group)
+        client = super()._start_async_llm_engine(vllm_engine_args, vllm_engine_config, placement_group)
+        self.loads = Loads()
+        if client.logger_manager is not None:  # None with disable_log_stats: requests in flight alone scale then
+            client.logger_manager.stat_loggers.append(self.loads)
+        return client
+
+    def busy(self) -> bool:
+        """Whether any request is under way."""
+        return bool(self._engine_client.output_processor.has_unfinished_requests())
+
+    def load(self) -> Load:
+        """What vLLM is busy with now. A scheduler without work tells nothing any more, and what it told last may be of its work."""
+        return self.loads.load if self.busy() else Load()
 
 
 class VllmAdapters:
@@ -68,23 +107,35 @@ class RevisionServer(LLMServer):
     """Loads the revision's weights from storage and takes requests only once it has answered some itself."""
 
     async def __init__(  # type: ignore[misc]  # its replica awaits it
-        self, llm_config: LLMConfig, storage_uri: str, revision: Revision, settings: str
+        self, llm_config: LLMConfig, storage_uri: str, revision: Revision, settings: str, max_replicas: int
     ) -> None:
+        self._order, self._max_replicas = Order(), max_replicas
         self._settings, self._revision, self._storage = settings, revision, open_storage(storage_uri)
         folder = await asyncio.to_thread(local_copy, self._storage, revision.weights)
         engine: Any = llm_config.get_engine_config()
         engine.hf_model_id = str(folder)  # the configuration was made where we deployed, before there was a folder
-        one_worker = llm_config.accelerator_config.kind == "cpu"
-        await super().__init__(llm_config, engine_cls=OneWorkerEngine if one_worker else None)
+        await super().__init__(llm_config, engine_cls=WatchedEngine)
         await self._warm_up(revision.revision)
         self._adapters = Adapters(VllmAdapters(self.engine), self._storage, self._warm_up)
+        self._sleeper = Sleeper(self.engine)
         await self.follow_order()
 
     async def follow_order(self) -> dict[str, Any]:
         """Do what is asked of this engine (`services.engines`), as far as it is not done; returns an EngineReport."""
         engines = await asyncio.to_thread(read_engines, self._storage, self._revision.name)
-        await self._adapters.match(engines.order(self._revision.revision).adapters)
+        self._order = engines.order(self._revision.revision)
+        await self._adapters.match(self._order.adapters)
+        if self._order.resting_since is None:
+            await self._sleeper.wake()
+        elif self._llm_config.engine_kwargs.get("enable_sleep_mode"):
+            self._sleeper.rest()
         return self._report().model_dump()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """For autoscaling.Policy: what the engine is busy with, and what is asked of it."""
+        load = self.engine.load()
+        told = {"running": load.running, "waiting": load.waiting, "cache": load.cache}
+        return {**told, "floor": float(self._order.floor), "rest": float(self._order.resting_since is not None)}
 
     def _report(self) -> EngineReport:
         room = self._llm_config.engine_kwargs
@@ -94,10 +145,13 @@ class RevisionServer(LLMServer):
             max_adapters=room.get("max_loras", 0),
             adapters=tuple(sorted(self._adapters.loaded)),
             problems=self._adapters.problems,
+            max_replicas=self._max_replicas,
+            asleep=self._sleeper.asleep,
         )
 
     async def _run_request(self, request: Any, **options: Any) -> Any:
-        """A request for an adapter that this replica has not been told of yet lets it look."""
+        """A request for an adapter that this replica has not been told of yet lets it look; any request wakes it."""
+        await self._sleeper.wake()
         known = {self._revision.revision, *self._adapters.loaded}
         if request.model not in known and self._llm_config.engine_kwargs.get("enable_lora"):
             await self.follow_order()

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from cluster.storage import Storage
 from cluster.telemetry import logger
@@ -40,6 +41,8 @@ class Alive(NamedTuple):
     """Whose application can take requests."""
     coming: frozenset[str] = frozenset()
     """Deployed, and at the moment without a replica that runs: Serve starts others."""
+    asleep: frozenset[str] = frozenset()
+    """Scaled to zero: answering, once a replica has started for the request."""
 
     def with_adapters(self, hosts: Mapping[str, str]) -> Alive:
         """The same with adapters beside their engines."""
@@ -66,22 +69,19 @@ def alive_revisions() -> Alive:
     """Revisions whose application runs, or has at least one running replica while the others come up again; and the rest."""
     from ray import serve
 
-    answering, coming = set(), set()
+    answering, coming, asleep = set(), set(), set()
     for name, application in serve.status().applications.items():
         if not name.startswith(APPLICATION_PREFIX):
             continue
-        if _takes_requests(application):
-            answering.add(name.removeprefix(APPLICATION_PREFIX))
+        revision = name.removeprefix(APPLICATION_PREFIX)
+        num_running = sum(state.replica_states.get("RUNNING", 0) for state in application.deployments.values())
+        if application.status == "RUNNING" or (num_running and application.status != "DELETING"):
+            answering.add(revision)
+            if not num_running:
+                asleep.add(revision)
         elif application.status in ("DEPLOYING", "UNHEALTHY"):
-            coming.add(name.removeprefix(APPLICATION_PREFIX))
-    return Alive(frozenset(answering), frozenset(coming))
-
-
-def _takes_requests(application: Any) -> bool:
-    if application.status == "RUNNING":  # also when scaled to zero: a request wakes it
-        return True
-    states = [deployment.replica_states for deployment in application.deployments.values()]
-    return application.status != "DELETING" and any(state.get("RUNNING", 0) for state in states)
+            coming.add(revision)
+    return Alive(frozenset(answering), frozenset(coming), frozenset(asleep))
 
 
 AskServe = Callable[[], Alive]
@@ -114,6 +114,7 @@ class TrafficWatch:
         self._failing: set[str] = set()
         self._changing = threading.Lock()
         self._hosts: dict[str, str] = {}
+        self._asleep_at: dict[str, float] = {}
         self.situation = Situation()
 
     @property
@@ -125,6 +126,10 @@ class TrafficWatch:
     def engine_of(self, revision: str) -> str:
         """The revision whose application answers for that one: another one's for an adapter."""
         return self._hosts.get(revision, revision)
+
+    def was_asleep(self, revision: str, since_s: float) -> bool:
+        """Whether the revision was seen without a replica since that moment (on time.monotonic's clock), or a look before."""
+        return self._asleep_at.get(self.engine_of(revision), -math.inf) >= since_s - LIVENESS_S
 
     def start(self) -> None:
         """Read once, now, so that the first request finds the right weights; then keep reading."""
@@ -165,6 +170,8 @@ class TrafficWatch:
         """What Serve tells of the engines; an adapter is where its engine is."""
         hosts, engines = read_engines(self._storage, self._name).hosts, self._ask_serve()
         self._hosts = {**self._hosts, **hosts}  # an adapter's engine never changes: requests under way still find it
+        if engines.asleep:
+            self._asleep_at = {**self._asleep_at, **dict.fromkeys(engines.asleep, self._clock())}
         return engines.with_adapters(hosts)
 
     @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import httpx
@@ -196,6 +197,29 @@ def test_an_adapter_that_does_not_fit_the_engine_is_refused_and_leaves_nothing(
     with pytest.raises(ConfigError, match="rank 8 at most"):
         app.deploy_revision(revision, serving, shelf)
     assert read_engines(shelf, NAME) == before
+
+
+def test_vllm_tells_its_queue_and_its_cache_while_it_works_and_nothing_after(base: Revision, url: str) -> None:
+    from ray import serve
+
+    from services.serving.watch import MODEL_DEPLOYMENT, application_name
+
+    handle = serve.get_deployment_handle(MODEL_DEPLOYMENT, application_name(base.revision))
+    body = {"model": NAME, "prompt": "The list", "max_tokens": 100, "ignore_eos": True, "n": 4}
+
+    def told() -> dict[str, float]:
+        return dict(handle.record_autoscaling_stats.remote().result(timeout_s=30))
+
+    seen = []
+    with ThreadPoolExecutor(4) as pool:  # sixteen sequences for eight slots
+        answers = [pool.submit(httpx.post, f"{url}/completions", json=body, timeout=120) for _ in range(4)]
+        while not all(answer.done() for answer in answers):
+            seen.append(told())
+    assert [answer.result().status_code for answer in answers] == [200] * 4
+    assert max(one["running"] for one in seen) == 8
+    assert max(one["waiting"] for one in seen) >= 4
+    assert 0 < max(one["cache"] for one in seen) <= 1
+    eventually(lambda: told() == {"running": 0, "waiting": 0, "cache": 0, "floor": 0, "rest": 0})
 
 
 def test_a_replica_that_starts_anew_loads_its_adapters_before_it_answers(

@@ -49,6 +49,12 @@ class Kept:
     def remove(self, revision: str) -> None:
         assert revision == CANARY, f"{revision} was to be removed"
 
+    def replicas(self, engine: str) -> int:
+        return 1
+
+    def tell(self, engine: str) -> int:
+        return 1
+
 
 def prompt(draw: random.Random) -> str:
     """One half is short, one half long; no two begin alike, so that no prefix is found in a cache."""

@@ -44,6 +44,12 @@ class FolderApplications:
         with (self.root / f"{revision}.removed").open("a") as log:
             log.write("removed\n")
 
+    def replicas(self, engine: str) -> int:
+        return 1
+
+    def tell(self, engine: str) -> int:
+        return 1
+
     def load(self, revision: Revision, serving: ServingConfig, storage: Storage) -> None:
         self.root.mkdir(exist_ok=True)
         (self.root / revision.revision).touch()

@@ -84,7 +84,7 @@ class Scene:
     def __init__(self, root: Path, num_items: int = 200, **decay: object) -> None:
         self.now, self.root, self.num_items = NOW, root, num_items
         self.storage = LocalStorage(root)
-        self.applications = FakeApplications()
+        self.applications = FakeApplications(self.storage)
         for number in (1, 2):
             names = {"name": "m", "revision": f"m-{number:08x}", "weights": "w"}
             registry.publish_revision(self.storage, Revision(key=f"{number:016x}", **names))

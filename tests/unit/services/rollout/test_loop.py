@@ -14,6 +14,7 @@ from cluster.errors import StageFailed, UserError
 from cluster.storage import LocalStorage, Storage
 from services.config import RolloutConfig, ServingConfig, StepConfig
 from services.contract import RequestRecord, Traffic, read_traffic, write_traffic
+from services.engines import Order, change_order, read_engines
 from services.rollout.loop import Loop
 from services.rollout.replay import replay
 from services.rollout.status import RolloutStatus, read_status
@@ -52,8 +53,12 @@ class MortalStorage(LocalStorage):
 
 
 class FakeApplications:
-    def __init__(self) -> None:
+    def __init__(self, storage: LocalStorage) -> None:
+        self.storage = storage
         self.loaded, self.removed = {STABLE, CANDIDATE}, []
+        self.num_replicas: dict[str, int] = {}
+        self.told: list[str] = []
+        self.most = 1
         self.broken, self.num_loads = set(), 0
 
     def running(self) -> set[str]:
@@ -62,6 +67,14 @@ class FakeApplications:
     def remove(self, revision: str) -> None:
         self.loaded.remove(revision)
         self.removed.append(revision)
+        change_order(self.storage, "m", revision, lambda order: Order())
+
+    def replicas(self, engine: str) -> int:
+        return self.num_replicas.get(engine, 1)
+
+    def tell(self, engine: str) -> int:
+        self.told.append(engine)
+        return self.most
 
     def load(self, revision: Revision, serving: ServingConfig, storage: Storage) -> None:
         if revision.revision in self.broken:
@@ -77,7 +90,7 @@ class World:
         self.now = datetime(2026, 1, 1, tzinfo=UTC)
         self.root = root
         self.storage = LocalStorage(root)
-        self.applications = FakeApplications()
+        self.applications = FakeApplications(self.storage)
         self.canary_harmful = self.canary_slow = False
         self.applied = {"g1": 1, "g2": 1}
         self.num_requests = 0
@@ -441,3 +454,89 @@ def test_an_adapter_goes_and_its_engine_stays(world: World) -> None:
     world.run(10)
     assert world.traffic.stable == CANDIDATE
     assert set(world.applications.removed) == {"m-3", STABLE}
+
+
+def order(world: World, engine: str) -> Order:
+    return read_engines(world.storage, "m").order(engine)
+
+
+def test_a_step_up_waits_for_its_replicas_and_harm_is_still_seen_meanwhile(world: World) -> None:
+    world.applications.most, world.applications.num_replicas[STABLE] = 8, 4
+    world.start()
+    world.run(8)
+    assert (world.status.weight_percent, world.traffic.weight_percent) == (50, 10)  # decided, and not yet in force
+    assert order(world, CANDIDATE).floor == 4
+    world.run(5)
+    assert world.traffic.weight_percent == 10
+    world.applications.num_replicas[CANDIDATE] = 4
+    world.run(1)
+    assert world.traffic.weight_percent == 50
+
+    world.loop.set_weight(80, "ann")
+    world.applications.num_replicas[STABLE] = 2  # half of the users have left it
+    world.run(1)
+    assert (order(world, CANDIDATE).floor, world.traffic.weight_percent) == (4, 80)
+
+
+def test_harm_while_replicas_start_takes_the_candidate_out_and_stable_gets_replicas_back(world: World) -> None:
+    world.applications.most, world.applications.num_replicas = 8, {STABLE: 4, CANDIDATE: 2}
+    world.start()
+    world.run(8)
+    assert (world.status.weight_percent, world.traffic.weight_percent) == (50, 10)
+    world.canary_harmful = True
+    world.run(3)
+    assert world.status.phase == "rolling_back"
+    assert order(world, STABLE).floor == 6
+    world.run(5)
+    assert world.status.phase == "rolled_back"
+    assert order(world, STABLE) == Order()
+
+
+def test_replicas_that_never_come_end_the_step_as_inconclusive(world: World) -> None:
+    world.applications.most, world.applications.num_replicas[STABLE] = 8, 4
+    world.start()
+    world.run(75)
+    assert (world.status.phase, world.status.decisions[-1].reason) == ("rolled_back", "inconclusive")
+    assert "replicas" in world.status.decisions[-1].message
+
+
+def test_a_person_who_promotes_waits_for_replicas_at_most_ten_minutes(world: World) -> None:
+    world.applications.most, world.applications.num_replicas[STABLE] = 8, 4
+    world.start()
+    world.run(1)
+    world.loop.promote("ann")
+    world.run(5)
+    assert (world.status.phase, world.traffic.stable) == ("promoting", STABLE)
+    world.now += timedelta(seconds=600)
+    world.run(5)
+    assert (world.status.phase, world.traffic.stable) == ("promoted", CANDIDATE)
+
+
+def test_the_replaced_revision_rests_is_woken_to_go_back_and_is_stopped_in_the_end(world: World) -> None:
+    world.start(CONFIG.replace(keep_warm_s=100))
+    world.loop.promote("ann")
+    world.run(10)
+    rested_at = order(world, STABLE).resting_since
+    assert (world.status.phase, rested_at is not None) == ("promoted", True)
+
+    world.loop.abort("bob")
+    assert world.traffic.stable == STABLE
+    assert "woken in" in world.traffic.reason
+    assert order(world, STABLE) == Order()
+    rested_at = order(world, CANDIDATE).resting_since
+    assert rested_at == world.now
+
+    world.run(90)
+    assert world.applications.removed == []
+    assert world.loop.tick() is None  # what looks after a promotion has its turn when no rollout is under way
+    world.run(11)
+    assert world.applications.removed == [CANDIDATE]
+
+
+def test_a_revision_at_rest_may_be_a_candidate_again(world: World) -> None:
+    world.start()
+    world.loop.promote("ann")
+    world.run(10)
+    world.loop.start(CONFIG, STABLE, 1, "ann")
+    world.run(2)
+    assert (world.traffic.canary, order(world, STABLE).resting_since) == (STABLE, None)

@@ -31,6 +31,7 @@ CONFIG = RolloutConfig(
     ),
     step_timeout_s=600,
 )
+IN_FORCE = "the weight to be in force: its replicas to run, every gateway to apply it"
 
 
 def status(step: int = 0, held: bool = False) -> RolloutStatus:
@@ -165,7 +166,10 @@ def test_a_decision_keeps_the_numbers_it_rested_on(step: int, weight: float) -> 
 def test_nothing_passes_before_the_weight_is_in_force_but_harm_is_seen() -> None:
     waiting = status().replace(weight_applied_at=None)
     held = decide(CONFIG, waiting, seen(40, 200), START + timedelta(seconds=60))
-    assert (type(held), held.message) == (Hold, "waiting for the weight to be applied by every gateway")
+    assert (type(held), held.message) == (
+        Hold,
+        "waiting for the weight to be in force: its replicas to run, every gateway to apply it",
+    )
     harmful = decide(CONFIG, waiting, seen(40, 200, finding("errors", FAILS)), START)
     assert isinstance(harmful, Rollback)
 

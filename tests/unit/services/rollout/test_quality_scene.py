@@ -45,7 +45,8 @@ class Desk:
 
 class Scene:
     def __init__(self, root: Path) -> None:
-        self.storage, self.applications = LocalStorage(root / "store"), FakeApplications()
+        self.storage = LocalStorage(root / "store")
+        self.applications = FakeApplications(self.storage)
         self.wrong = {STABLE: 0, CANDIDATE: 0}
         for number, revision in enumerate((STABLE, CANDIDATE)):
             made = Revision(key=f"{number:016x}", name="m", revision=revision, weights="w")

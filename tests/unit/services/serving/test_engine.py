@@ -41,7 +41,13 @@ def test_resources_are_spread_over_the_workers() -> None:
 
 
 def test_a_revision_that_may_scale_to_zero_starts_with_one_replica() -> None:
-    assert autoscaling(ReplicasConfig(min=0, max=3))["initial_replicas"] == 1
+    assert autoscaling(EngineConfig(), ReplicasConfig(min=0, max=3))["initial_replicas"] == 1
+
+
+def test_serve_lets_the_policy_go_below_the_least_number_and_never_to_zero_unasked() -> None:
+    for least, of_serve in ((0, 0), (1, 1), (3, 1)):
+        settings = autoscaling(EngineConfig(), ReplicasConfig(min=least, max=4))
+        assert (settings["min_replicas"], settings["policy"]["policy_kwargs"]["lowest"]) == (of_serve, least)
 
 
 @pytest.mark.parametrize(

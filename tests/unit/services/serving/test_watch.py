@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 
 from cluster.storage import LocalStorage
 from services.contract import Traffic, read_traffic, traffic_key, write_traffic
 from services.engines import change_order
-from services.serving.watch import Alive, TrafficWatch
+from services.serving.watch import LIVENESS_S, Alive, TrafficWatch
 
 
 class Serve:
@@ -17,12 +18,13 @@ class Serve:
     def __init__(self, *revisions: str) -> None:
         self.revisions, self.down = set(revisions), False
         self.coming: set[str] = set()
+        self.asleep: set[str] = set()
         self.meanwhile: Callable[[], None] | None = None
 
     def __call__(self) -> Alive:
         if self.down:
             raise ConnectionError("no controller")
-        told = Alive(frozenset(self.revisions), frozenset(self.coming))
+        told = Alive(frozenset(self.revisions), frozenset(self.coming), frozenset(self.asleep))
         if self.meanwhile:
             self.meanwhile()
         return told
@@ -150,3 +152,20 @@ def test_an_adapter_answers_as_long_as_its_engine_does(storage: LocalStorage) ->
     change_order(storage, "m", "m-1", lambda order: order.replace(adapters={}))
     watch.check()
     assert watch.engine_of("m-2") == "m-1"  # for what is under way
+
+
+def test_a_revision_without_a_replica_answers_and_is_remembered_as_asleep(storage: LocalStorage) -> None:
+    serve = Serve("m-1", "m-2")
+    watch = TrafficWatch(storage, "m", serve)
+    put(storage, canary="m-2", weight_percent=1)
+    before_s = time.monotonic()
+    watch.poll()
+    assert not watch.was_asleep("m-2", before_s)
+    serve.asleep = {"m-2"}
+    watch.check()
+    serve.asleep = set()  # it wakes; who waited for that is still told apart
+    watch.check()
+    assert watch.situation.answering == {"m-1", "m-2"}
+    assert watch.was_asleep("m-2", before_s)
+    assert not watch.was_asleep("m-1", before_s)
+    assert not watch.was_asleep("m-2", time.monotonic() + 2 * LIVENESS_S)
