@@ -119,14 +119,39 @@ def tell(engine: str, timeout_s: float = TELL_TIMEOUT_S) -> tuple[EngineReport, 
     Raises:
         TimeoutError, RayError: a replica does not answer, or dies. It reads the order again when it comes up.
     """
+    told = _handle(engine).broadcast("follow_order").results(timeout_s=timeout_s)
+    return tuple(EngineReport.model_validate(one) for one in told)
+
+
+def num_running(engine: str) -> int:
+    """Replicas of that engine that run now. In a joined cluster."""
     from ray import serve
 
-    application = application_name(engine)
-    handle: Any = serve.get_deployment_handle(MODEL_DEPLOYMENT, application)
-    if not serve.status().applications[application].deployments[MODEL_DEPLOYMENT].replica_states.get("RUNNING", 0):
-        handle.settings.remote().result(timeout_s=timeout_s)  # a request, unlike what goes to all, wakes one from zero
-    told = handle.broadcast("follow_order").results(timeout_s=timeout_s)
-    return tuple(EngineReport.model_validate(one) for one in told)
+    application = serve.status().applications.get(application_name(engine))
+    deployments = application.deployments.values() if application else ()
+    return sum(int(deployment.replica_states.get("RUNNING", 0)) for deployment in deployments)
+
+
+def knock(engine: str) -> Any:
+    """A request, which brings an engine back that was scaled to zero (what goes to all its replicas does not). Returns Ray's
+    response: its `result` is there when a replica runs."""
+    return _handle(engine).settings.remote()
+
+
+def wait_awake(engine: str, timeout_s: float) -> None:
+    """Return when a replica of that engine runs, brought back where there was none.
+
+    Raises:
+        TimeoutError: none came up.
+    """
+    if not num_running(engine):
+        knock(engine).result(timeout_s=timeout_s)
+
+
+def _handle(engine: str) -> Any:
+    from ray import serve
+
+    return serve.get_deployment_handle(MODEL_DEPLOYMENT, application_name(engine))
 
 
 def rouse(storage: Storage, name: str, engine: str) -> None:

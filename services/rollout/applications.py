@@ -12,7 +12,7 @@ from cluster.storage import Storage, open_storage
 from cluster.telemetry import logger
 from services.config import ServingConfig
 from services.contract import APPLICATION_PREFIX, application_name
-from services.engines import Order, change_order, detach, read_engines, tell
+from services.engines import Order, change_order, detach, knock, num_running, read_engines, tell
 
 log = logger("rollout")
 
@@ -27,6 +27,7 @@ class RayApplications:
 
     def __init__(self, name: str, storage_uri: str, load: Load | None = None) -> None:
         self._name, self._storage_uri, self._load = name, storage_uri, load
+        self._knocks: dict[str, Any] = {}
 
     @cached_property
     def _storage(self) -> Storage:  # opened where it is used: this object travels to the controller's process
@@ -58,18 +59,31 @@ class RayApplications:
 
     def replicas(self, engine: str) -> int:
         """Replicas of that engine that run now."""
-        application = _applications().get(application_name(engine))
-        deployments = application.deployments.values() if application else ()
-        return sum(int(deployment.replica_states.get("RUNNING", 0)) for deployment in deployments)
+        return num_running(engine)
 
     def tell(self, engine: str) -> int:
-        """Let it read its order now, woken by this where it was scaled to zero; returns the most replicas it may have."""
+        """Let it read its order now; returns the most replicas it may have. One that was scaled to zero is woken and not waited
+        for, since that may take minutes: 0, and whoever needs it tells it again."""
+        if not num_running(engine):
+            self._wake(engine)
+            return 0
         try:
             reports = tell(engine, TELL_TIMEOUT_S)
         except Exception as error:  # starting, dying, busy: it reads the order when it comes up, and is told again
             log.warning("the engine of %s was not told what is asked of it: %r", engine, error)
             return 0
         return max((report.max_replicas for report in reports), default=0)
+
+    def _wake(self, engine: str) -> None:
+        """Knock, and not again while it has not been answered."""
+        try:
+            if engine in self._knocks:
+                self._knocks[engine].result(timeout_s=0)
+        except TimeoutError:
+            return
+        except Exception as error:  # the replica died, the application was removed: knock again
+            log.warning("the engine of %s did not wake: %r", engine, error)
+        self._knocks[engine] = knock(engine)
 
 
 def _applications() -> dict[str, Any]:

@@ -80,9 +80,13 @@ def wake(storage: Storage, traffic: Traffic, previous: str, applications: Applic
         return ""
     began_s, floor = time.monotonic(), applications.replicas(stable)
     change_order(storage, traffic.name, engine, lambda order: order.replace(floor=floor, resting_since=None))
-    wanted = min(floor, applications.tell(engine))
-    while (found := applications.replicas(engine)) < wanted and time.monotonic() - began_s < WAKE_PATIENCE_S:
+    most = applications.tell(engine)
+    while time.monotonic() - began_s < WAKE_PATIENCE_S:
+        if most and applications.replicas(engine) >= min(floor, most):
+            break
         time.sleep(WAKE_POLL_S)
+        most = most or applications.tell(engine)  # not reached: its replica died, or is just starting
+    found, wanted = applications.replicas(engine), min(floor, most or floor)
     return f", woken in {time.monotonic() - began_s:.1f} s with {found} of {max(1, wanted)} replicas"
 
 

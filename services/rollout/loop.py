@@ -29,6 +29,8 @@ from services.rollout.waiting import CheckProbes, WaitingRoom
 
 SOON_S = 0.2
 """Until the next turn while something is under way that needs no evidence."""
+ROOM_S = 1.0
+"""Between two looks whether replicas have come: each asks all of an engine's replicas."""
 FLUSH_S = 5.0
 """Evidence is written at least so often: what a killed controller can lose."""
 ROOM_PATIENCE_S = 600.0
@@ -159,7 +161,7 @@ class Loop:
             case "progressing":
                 return self._progress(status, version, evidence)
             case "promoting" if status.traffic_version is None:
-                return SOON_S
+                return ROOM_S
             case _:
                 return self._end(status, version)
 
@@ -195,7 +197,9 @@ class Loop:
                 version = write_status(self._storage, status, expect=version)
                 return self._advance(status, version, evidence)
             write_status(self._storage, status.replace(last_look=decision), expect=version)
-        return due_s if status.weight_applied_at else min(due_s, SOON_S)
+        if status.weight_applied_at is not None:
+            return due_s
+        return min(due_s, SOON_S if status.traffic_version is not None else ROOM_S)
 
     def _decide(self, status: RolloutStatus, evidence: EvidenceStore, now: datetime) -> Decision:
         seen = evidence.look(status, now)

@@ -146,13 +146,13 @@ def deploy_revision(
             deploy_revision(resolve(storage, revision.name, revision.base), serving, storage, meanwhile)
         else:
             meanwhile()
-        attach_adapter(revision, storage)
+        attach_adapter(revision, storage, serving.ready_timeout_s)
         return
     name = application_name(revision.revision)
     settings = _settings_of(revision, serving, storage)
     check_room(revision, engine_of(revision, serving), storage)
     _quiet()
-    if _runs_with(name, MODEL_DEPLOYMENT, settings):
+    if _runs_with(name, MODEL_DEPLOYMENT, settings, serving.ready_timeout_s):
         log.info("%s runs already", name)
         meanwhile()
         rouse(storage, revision.name, revision.revision)
@@ -221,16 +221,17 @@ def _settings_of(revision: Revision, serving: ServingConfig, storage: Storage) -
     return digest({"weights": f"{storage.uri}/{revision.weights}", "pool": serving.pool, **dumped})
 
 
-def _runs_with(application: str, deployment: str, settings: str) -> bool:
-    """Whether the application runs and was deployed with these settings, by its own word."""
+def _runs_with(application: str, deployment: str, settings: str, wake_timeout_s: float = SETTINGS_TIMEOUT_S) -> bool:
+    """Whether the application runs and was deployed with these settings, by its own word: it is woken to say so."""
     from ray import serve
 
     overview = serve.status().applications.get(application)
     if overview is None or overview.status != "RUNNING":
         return False
     handle = serve.get_deployment_handle(deployment, application)
+    timeout_s = SETTINGS_TIMEOUT_S if _summary(application, overview).num_running else wake_timeout_s
     try:
-        return bool(handle.settings.remote().result(timeout_s=SETTINGS_TIMEOUT_S) == settings)
+        return bool(handle.settings.remote().result(timeout_s=timeout_s) == settings)
     except Exception as error:  # too busy, dying, or of an older version: whatever it is, deploying anew mends it
         log.warning("%s does not say what it runs with (%r): deploying it again", application, error)
         return False

@@ -8,17 +8,24 @@ from cluster.artifacts import Revision
 from cluster.errors import ConfigError, InputError, StageFailed
 from cluster.storage import Storage
 from services.config import EngineConfig
-from services.engines import EngineReport, attach, detach, read_engines, tell
+from services.engines import EngineReport, attach, detach, read_engines, tell, wait_awake
 
 
-def attach_adapter(revision: Revision, storage: Storage) -> None:
-    """Return once every replica of the base's engine has loaded the adapter and answered with it.
+def attach_adapter(revision: Revision, storage: Storage, timeout_s: float) -> None:
+    """Return once every replica of the base's engine has loaded the adapter and answered with it. An engine that was scaled to
+    zero gets `timeout_s` to come back.
 
     Raises:
         ConfigError: the engine has no room for it.
         InputError: the adapter's files are not there.
-        StageFailed: vLLM does not take it.
+        StageFailed: vLLM does not take it, or the engine does not come back.
     """
+    try:
+        wait_awake(revision.base, timeout_s)
+    except TimeoutError:
+        raise StageFailed(
+            f"the engine of {revision.base} has no replica, and got none within {timeout_s:g} s"
+        ) from None
     held = read_engines(storage, revision.name).order(revision.base).adapters
     check_fits(revision, _rank(revision, storage), tell(revision.base), frozenset(held))
     try:
