@@ -1,0 +1,31 @@
+"""Settings of what runs: the engine, the gateway, the rollout. No heavy imports here."""
+
+from services.config.engine import EngineConfig, LoraConfig, LoraRank, ReplicasConfig
+from services.config.notify import TOLD, AuditKind, NotifyConfig, WebhookConfig, is_web_address
+from services.config.probes import DecayConfig, JudgeConfig, ProbesConfig, ProbeSetConfig, Scorer
+from services.config.rollout import METRICS, Metric, RolloutConfig, StepConfig
+from services.config.serving import AdmissionConfig, ServingConfig, ShadowConfig
+
+__all__ = [
+    "METRICS",
+    "TOLD",
+    "AdmissionConfig",
+    "AuditKind",
+    "DecayConfig",
+    "EngineConfig",
+    "JudgeConfig",
+    "LoraConfig",
+    "LoraRank",
+    "Metric",
+    "NotifyConfig",
+    "ProbeSetConfig",
+    "ProbesConfig",
+    "ReplicasConfig",
+    "RolloutConfig",
+    "Scorer",
+    "ServingConfig",
+    "ShadowConfig",
+    "StepConfig",
+    "WebhookConfig",
+    "is_web_address",
+]

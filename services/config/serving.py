@@ -1,0 +1,84 @@
+"""The gateway: who comes in, who is asked, where it listens."""
+
+from __future__ import annotations
+
+import math
+from typing import Literal
+
+from pydantic import Field
+
+from cluster.config import Location, StrictModel
+from services.config.engine import EngineConfig, ReplicasConfig
+
+
+class AdmissionConfig(StrictModel):
+    """Who may ask the gateway, and how much."""
+
+    keys: Location | None = None
+    """YAML file of API keys (`serinus keys add NAME`). Without one the gateway is open to whoever reaches it."""
+    max_body_bytes: int = Field(8 * 2**20, ge=1024)
+    """A request's body beyond it is refused (413) while it streams in."""
+    max_output_tokens: int | None = Field(None, ge=1)
+    """A request for more is refused, one that names no maximum gets this one. None: the engine's max_model_len alone."""
+    max_choices: int = Field(16, ge=1)
+    """Largest `n` of a request."""
+    max_waiting_requests: int = Field(256, ge=1)
+    """Requests without a first token at each gateway replica; beyond it they are refused (429)."""
+    waiting_share_percent: float = Field(50, gt=0, le=100)
+    """Of these places one key may take so many: a client that floods the gateway leaves room for the others."""
+    timeout_s: float = Field(600, gt=0)
+    """An answer that is not whole by then is stopped, in vLLM too (504). Clients may ask for less by x-serinus-timeout-s."""
+    canary_patience_s: float = Field(60, gt=0)
+    """A canary that has not begun its stream by then has failed (outcome `timeout`), and stable answers: a revision that hangs
+    must cost its users a minute, not `timeout_s`. Answers in one piece get the whole `timeout_s`."""
+    canary_absence_s: float = Field(180, ge=0)
+    """A canary whose replicas are all gone for a while (a process was killed, a machine died) starts again by itself: its users are
+    answered by stable, and the requests it missed say nothing about the model. Absent for longer, each of them is its failure."""
+
+    @property
+    def max_waiting_of_key(self) -> int:
+        return math.ceil(self.max_waiting_requests * self.waiting_share_percent / 100)
+
+
+class ShadowConfig(StrictModel):
+    """Copies of users' requests to a canary while it has 0 % of the users."""
+
+    percent: float = Field(0, ge=0, le=100)
+    """Share of requests that are copied after the user was answered; 0 copies none."""
+    max_concurrent: int = Field(2, ge=1)
+    """Copies under way at each gateway replica; more are dropped."""
+    timeout_s: float = Field(60, gt=0)
+
+
+class ServingConfig(StrictModel):
+    """The gateway and the model servers behind it."""
+
+    host: str = "127.0.0.1"
+    """Address the gateway listens on; 0.0.0.0 opens it to the network."""
+    port: int = Field(8000, ge=1, le=65535)
+    entry: Literal["auto", "direct", "proxy"] = "auto"
+    """`direct`: gateway replicas listen themselves, on the nodes where they run; the shortest way. `proxy`: Serve's proxies listen,
+    on every node, and go on to a replica anywhere. `auto`: direct on a loopback address, else proxy."""
+    pool: Literal["serve", "train", "data", "head"] = "serve"
+    num_gateway_replicas: int = Field(1, ge=1)
+    user_header: str = "x-serinus-user"
+    """Header that names the user when a request has neither an API key nor the `user` field."""
+    show_revision: bool = True
+    """Tell the revision that answered in the header x-serinus-revision."""
+    admission: AdmissionConfig = AdmissionConfig()
+    shadow: ShadowConfig = ShadowConfig()
+    engine: EngineConfig = EngineConfig()
+    replicas: ReplicasConfig = ReplicasConfig()
+    ready_timeout_s: float = Field(600, gt=0)
+    """How long a revision may take to load before that counts as its failure."""
+    keep_revisions: int = Field(1, ge=0)
+    """Replaced revisions left running after a promotion, at rest, for rollout.keep_warm_s."""
+
+    @property
+    def on_loopback(self) -> bool:
+        return self.host in {"localhost", "::1"} or self.host.startswith("127.")
+
+    @property
+    def is_direct(self) -> bool:
+        """Whether gateway replicas listen themselves."""
+        return self.entry == "direct" or (self.entry == "auto" and self.on_loopback)
