@@ -13,30 +13,26 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import Any, Literal
 
-from cluster import registry
 from cluster.errors import Conflict, InputError, UserError
-from cluster.storage import ABSENT, Storage
+from cluster.storage import Storage
 from services.config import RolloutConfig
-from services.contract import PairedScore, RequestRecord
 from services.rollout import acts, capacity
 from services.rollout.acts import Applications
+from services.rollout.beginning import begin, refuse_second
 from services.rollout.evidence import EvidenceStore
 from services.rollout.gateways import Gateways
+from services.rollout.intake import Intake
 from services.rollout.policy import Hold, Rollback, as_decision, decide, measure
 from services.rollout.probes import ProbeTask
-from services.rollout.status import ANALYSIS, Decision, RolloutStatus, make_current, read_status, write_status
+from services.rollout.status import ANALYSIS, Decision, RolloutStatus, read_status, write_status
 from services.rollout.waiting import CheckProbes, WaitingRoom
 
 SOON_S = 0.2
 """Until the next turn while something is under way that needs no evidence."""
 ROOM_S = 1.0
 """Between two looks whether replicas have come: each asks all of an engine's replicas."""
-FLUSH_S = 5.0
-"""Evidence is written at least so often: what a killed controller can lose."""
 ROOM_PATIENCE_S = 600.0
 """A promotion waits so long for replicas that the candidate still lacks; a step waits until its time is out."""
-SAVE_S = 60.0
-"""The judge's state is written so often: as much of the evidence a restarted controller folds again."""
 NUM_ATTEMPTS = 20
 
 
@@ -55,56 +51,27 @@ class Loop:
         self._storage, self._name, self._applications, self._clock = storage, name, applications, clock
         self._gateways = Gateways(clock())
         self._room = WaitingRoom(storage, name, applications, clock, check_probes)
-        self._evidence: tuple[str, EvidenceStore] | None = None
-        self._looked_at = self._flushed_at = self._saved_at = datetime.min.replace(tzinfo=clock().tzinfo)
+        self._intake = Intake(storage, name, clock)
+        self._looked_at = datetime.min.replace(tzinfo=clock().tzinfo)
         self._turns = threading.Lock()
         with contextlib.suppress(InputError):  # said by each turn, and by what people ask for
             if (found := read_status(storage, name)) and not found[0].ended:
-                self._follow(found[0])
+                self._intake.follow(found[0])
 
     # --- observe ------------------------------------------------------------------------------------------------------
 
     def record(self, gateway_id: str, traffic_version: int, records: list[dict[str, Any]]) -> None:
         """Take in what a gateway tells; without records it tells that it lives."""
         self._gateways.tell(gateway_id, traffic_version, self._clock())
-        following = self._evidence
-        if following is not None and records:
-            following[1].add([RequestRecord.model_validate(record) for record in records])
+        self._intake.record(records)
 
     def score(self, scores: list[dict[str, Any]], rollout_id: str | None = None) -> None:
-        """Take in items that both revisions of the rollout under way answered, as PairedScore has them; those of the prober, which
-        name their rollout, only until it is decided: a candidate that is being removed answers nothing."""
-        following = self._evidence
-        if following is None:
-            return
-        if rollout_id is not None:
-            task = self.probe_task()
-            if task is None or task.id != rollout_id:
-                return
-        following[1].add_scores([PairedScore.model_validate(score) for score in scores])
+        """See `Intake.score`."""
+        self._intake.score(scores, rollout_id)
 
     def probe_task(self) -> ProbeTask | None:
-        """What the rollout under way wants asked of both revisions; None without one, or without probes."""
-        found, following = read_status(self._storage, self._name), self._evidence
-        if found is None or found[0].phase != "progressing" or not found[0].probe_items:
-            return None
-        status = found[0]
-        if following is None or following[0] != status.id:  # this process has not read yet what is known
-            return None
-        return ProbeTask(
-            kind="rollout",
-            id=status.id,
-            revisions=(status.stable, status.candidate),
-            items=status.probe_items,
-            probes=status.config.probes,
-            known=following[1].scored(),
-        )
-
-    def _follow(self, status: RolloutStatus) -> EvidenceStore:
-        """The evidence of that rollout, read from storage when this process has not seen it yet."""
-        if self._evidence is None or self._evidence[0] != status.id:
-            self._evidence = (status.id, EvidenceStore(self._storage, status))
-        return self._evidence[1]
+        """See `Intake.probe_task`."""
+        return self._intake.probe_task()
 
     # --- the turn -----------------------------------------------------------------------------------------------------
 
@@ -113,39 +80,24 @@ class Loop:
         with self._turns:
             found = read_status(self._storage, self._name)
             if found is None or found[0].ended:
-                self._evidence = None
+                self._intake.rest()
                 waits = self._room.begin(found[0] if found else None, self._begin)
                 if found and waits is None:
                     self._tidy(found[0])
                 return waits
             self._give_way(found[0])
-            evidence = self._follow(found[0])
+            evidence = self._intake.follow(found[0])
             try:
                 pause_s = self._advance(*found, evidence)
             except Conflict:  # someone else moved it: look again at once
                 pause_s = 0.0
-            self._flush(evidence, found[0].window)
+            self._intake.flush(evidence, found[0].window)
             return pause_s
 
     def _tidy(self, status: RolloutStatus) -> None:
         """Between rollouts: stop engines that have rested for long enough."""
         keep_warm_s = status.config.keep_warm_s
         capacity.stop_rested(self._storage, self._name, self._applications, keep_warm_s, self._clock())
-
-    def _flush(self, evidence: EvidenceStore, window: int) -> None:
-        now = self._clock()
-        found = read_status(self._storage, self._name)
-        if found is not None and found[0].ended:
-            evidence.look(found[0], now)  # nothing is decided any more: what came last is kept for the record
-        turned = found is not None and (found[0].window != window or found[0].ended)
-        if turned or now - self._flushed_at >= timedelta(seconds=FLUSH_S):
-            evidence.flush()
-            self._flushed_at = now
-            if not turned and now - self._saved_at >= timedelta(
-                seconds=SAVE_S
-            ):  # a decision is never kept waiting for it
-                evidence.save()
-                self._saved_at = now
 
     def _advance(self, status: RolloutStatus, version: str, evidence: EvidenceStore) -> float:
         if status.traffic_version is None and self._has_room(status):
@@ -252,7 +204,8 @@ class Loop:
             UserError: one is under way, nothing is deployed, the revision is not published or is stable already.
             Conflict: another one was started at the same moment.
         """
-        self._refuse_second()
+        refuse_second(self._storage, self._name)
+        self._room.refuse("wait (serinus canary watch), or take it out: serinus canary withdraw")
         return self._begin(config, revision_id, keep_revisions, who, probe_items=probe_items)
 
     def _begin(
@@ -265,39 +218,17 @@ class Loop:
         probe_items: str,
         asked_at: datetime | None = None,
     ) -> str:
-        revision = registry.resolve(self._storage, self._name, revision_id).revision
-        traffic = acts.check_candidate(self._storage, self._name, revision)
-        pointer = self._storage.read(f"rollouts/{self._name}/current")
-        if (found := read_status(self._storage, self._name)) and not found[0].ended:
-            raise Conflict(f"another rollout of {self._name} began at the same moment: {found[0].id}")
-        first = _first_decision(config, who, self._clock())
-        status = RolloutStatus(
-            id=f"{first.at:%Y%m%d-%H%M%S-%f}",
-            name=self._name,
-            candidate=revision,
-            stable=traffic.stable,
+        return begin(
+            self._storage,
+            self._name,
             config=config,
+            revision_id=revision_id,
             keep_revisions=keep_revisions,
+            who=who,
             probe_items=probe_items,
-            weight_percent=first.weight_percent,
-            started_at=first.at,
             asked_at=asked_at,
-            step_started_at=first.at,
-            decisions=(first,),
+            now=self._clock(),
         )
-        write_status(self._storage, status)
-        make_current(self._storage, status, expect=pointer.version if pointer else ABSENT)
-        return status.id
-
-    def _refuse_second(self) -> None:
-        found = read_status(self._storage, self._name)
-        if found is not None and not found[0].ended:
-            raise UserError(
-                f"rollout {found[0].id}",
-                f"is under way ({found[0].phase} at {found[0].weight_percent:g} %): one at a time",
-                "wait (`serinus canary watch`), or end it: serinus canary promote | rollback",
-            )
-        self._room.refuse("wait (serinus canary watch), or take it out: serinus canary withdraw")
 
     def set_weight(self, weight_percent: float, who: str) -> RolloutStatus:
         """Hold the canary at that weight until a person promotes or takes it out; harm still rolls it back."""
@@ -359,19 +290,6 @@ class Loop:
                 f"model {self._name}", f"no rollout is in progress ({phase})", "begin one: serinus canary start"
             )
         return found
-
-
-def _first_decision(config: RolloutConfig, who: str, now: datetime) -> Decision:
-    weight = config.steps[0].weight_percent
-    return Decision(
-        action="set_weight",
-        verdict="inconclusive",
-        reason="started",
-        message=f"begin at {weight:g} %",
-        who=who,
-        weight_percent=weight,
-        at=now,
-    )
 
 
 def _final_phase(status: RolloutStatus) -> Literal["promoted", "rolled_back", "aborted"]:
