@@ -85,11 +85,11 @@ def deploy(storage: LocalStorage, folder: Path, revisions: list[str], serving: S
     """Stable and all candidates, three gateways and the controller; returns the base URL."""
     from ray import serve
 
-    from services.serving import app
+    from services.serving import address, app
     from services.serving.hops import REPLICA_ENVIRONMENT
     from services.serving.watch import MODEL_DEPLOYMENT, application_name
 
-    app._listen(serving)
+    address.listen(serving)
     options = {"num_cpus": 0, "runtime_env": {"env_vars": dict(REPLICA_ENVIRONMENT)}}
     model: Any = serve.deployment(Engine, name=MODEL_DEPLOYMENT, max_ongoing_requests=200, ray_actor_options=options)
     targets = []

@@ -19,6 +19,7 @@ from cluster.telemetry import configure, logger
 from services.config import ProbesConfig
 from services.contract import NAMESPACE
 from services.contract import actor_name as controller_name
+from services.rollout.answers import answer
 from services.rollout.asking import NoAnswer, ServeAsker, has_replica
 from services.rollout.llm_judge import Ask, asking, compare
 from services.rollout.probes import ProbeAnswer, ProbeItem, ProbeTask, load, order, read_answers
@@ -289,3 +290,8 @@ def ensure_prober(name: str, storage_uri: str) -> Any:
     options: dict[str, Any] = {"name": prober_name(name), "namespace": NAMESPACE, "lifetime": "detached"}
     options |= {"get_if_exists": True, "num_cpus": 0, "max_restarts": -1, "max_task_retries": 0}
     return ray.remote(Prober).options(**options, label_selector=on_pool("head")).remote(name, storage_uri)
+
+
+def check_probes(name: str, storage_uri: str, config: ProbesConfig) -> None:
+    """Start the prober, and let it look whether it has what these probes need: see `Prober.check`."""
+    answer(name, ensure_prober(name, storage_uri).check.remote(config), "prober")

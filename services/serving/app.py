@@ -6,7 +6,6 @@ Call these from a process that has joined the cluster (cluster.session.joined). 
 from __future__ import annotations
 
 import logging
-import socket
 import time
 import urllib.error
 import urllib.request
@@ -24,6 +23,7 @@ from cluster.storage import Storage, open_storage
 from cluster.telemetry import logger
 from services.config import ServingConfig
 from services.engines import rouse
+from services.serving.address import check_free, listen
 from services.serving.engine import bundles, engine_of
 from services.serving.keys import publish_keys
 from services.serving.lora import attach_adapter, check_room
@@ -95,13 +95,13 @@ def start_gateway(name: str, serving: ServingConfig, storage_uri: str) -> None:
     settings = digest({"name": name, "storage": storage_uri, **address, **chosen})
     _publish_keys(name, serving, storage_uri)
     _quiet()
-    _listen(serving)
+    listen(serving)
     if not _runs_with(GATEWAY, GATEWAY, settings):
-        from services.serving import gateway
+        from services.serving import gateway_app
 
         if serving.is_direct and not _has_gateway():
-            _check_free(serving)
-        _run(gateway.build(name, serving, storage_uri, _gateway_nodes(serving), settings), GATEWAY, "/")
+            check_free(serving)
+        _run(gateway_app.build(name, serving, storage_uri, _gateway_nodes(serving), settings), GATEWAY, "/")
 
 
 def wait_gateway(serving: ServingConfig) -> None:
@@ -160,7 +160,7 @@ def deploy_revision(
     _check_weights(revision, storage)
     selector = on_pool(serving.pool)
     _check_resources(revision, serving, selector)
-    _listen(serving)
+    listen(serving)
     from services.serving import model_app
 
     served_before = revision.revision in running_revisions()
@@ -273,46 +273,6 @@ def _check_resources(revision: Revision, serving: ServingConfig, selector: dict[
     most = {k: max((node["Resources"].get(k, 0) for node in matching), default=0) for k in needed}
     found = f"each engine worker needs {needed}, the largest node of pool {serving.pool} has {most}"
     raise ResourceError(f"revision {revision.revision}", found, "lower serve.engine.num_cpus or num_gpus, or add nodes")
-
-
-def _listen(serving: ServingConfig) -> None:
-    """Start Serve, with HTTP proxies where they are to listen; loopback addresses make sense on the head alone."""
-    from ray import serve
-    from ray.serve.context import _get_global_client
-
-    client = _get_global_client(raise_if_no_controller_running=False)
-    if client is not None:
-        _check_same_address(serving, client)
-        return
-    _check_free(serving)
-    location = "Disabled" if serving.is_direct else "HeadOnly" if serving.on_loopback else "EveryNode"
-    serve.start(proxy_location=location, http_options={"host": serving.host, "port": serving.port})
-
-
-def _check_same_address(serving: ServingConfig, client: Any) -> None:
-    import ray
-    from ray.serve.config import ProxyLocation
-
-    remedy = "use what the cluster has in the recipe, or restart it (`serinus down`, `serinus up`) to change it"
-    present = client.http_config
-    if (present.host, present.port) != (serving.host, serving.port):
-        found = f"this cluster's gateway listens on {present.host}:{present.port} already"
-        raise ResourceError(f"serve.port {serving.host}:{serving.port}", found, remedy)
-    if (ray.get(client._controller.get_proxy_location.remote()) == ProxyLocation.Disabled) != serving.is_direct:
-        found = "this cluster's Serve was started " + ("with proxies" if serving.is_direct else "without proxies")
-        raise ResourceError("serve.entry", found, remedy)
-
-
-def _check_free(serving: ServingConfig) -> None:
-    family = socket.AF_INET6 if ":" in serving.host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind((serving.host, serving.port))
-        except OSError as error:
-            where = f"serve.port {serving.host}:{serving.port}"
-            remedy = "choose another serve.port, or stop what listens there"
-            raise ResourceError(where, error.strerror or str(error), remedy) from None
 
 
 def _wait_answering(serving: ServingConfig, timeout_s: float = 30.0) -> None:

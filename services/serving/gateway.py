@@ -1,31 +1,26 @@
 """The permanent gateway: OpenAI's routes under one public model name, in front of one application per revision.
 
-Runs in Serve replicas and is imported only where one is built or runs: its base class pulls in ray.serve.llm and vLLM.
+Runs in Serve replicas and is imported only where one is built or runs (`gateway_app`): its base pulls in ray.serve.llm and vLLM.
 Traffic is read from storage all the time (`watch`), so a change of weights restarts nothing.
 """
 
 from __future__ import annotations
 
 import asyncio
-import math
 import random
 import time
 from collections.abc import AsyncIterator
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing
 from datetime import UTC, datetime
 from typing import Any, ClassVar, cast
 
-from fastapi import FastAPI, Request
-from fastapi.exceptions import RequestValidationError
+from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from ray import serve
 from ray.llm._internal.serve.core.protocol import RawRequestInfo
-from ray.serve.llm.ingress import OpenAiIngress, make_fastapi_ingress
+from ray.serve.llm.ingress import OpenAiIngress
 from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
-from starlette.exceptions import HTTPException
-from vllm.exceptions import VLLMClientError
 
-from cluster.session import num_nodes
 from cluster.storage import open_storage
 from services.config import ServingConfig
 from services.contract import HARMFUL, Role, Traffic
@@ -34,34 +29,22 @@ from services.serving.admission import Admission, check_right
 from services.serving.asking import Asking, excused
 from services.serving.attempt import Attempt
 from services.serving.call import ROLE_HEADER, TIMEOUT_HEADER, Call, bounded, deadline_of, request_id_of
-from services.serving.door import Door, Keeper
 from services.serving.feedback import FeedbackDesk, FeedbackRequest, owner_of
-from services.serving.hops import REPLICA_ENVIRONMENT, streaming_handle
+from services.serving.hops import streaming_handle
 from services.serving.keys import ApiKey
 from services.serving.listener import Listener
 from services.serving.measures import Measures
-from services.serving.openai_errors import RESPONSES, ApiError
+from services.serving.openai_errors import ApiError
 from services.serving.outbox import Outbox, to_actor
 from services.serving.sendable import check_numbers
 from services.serving.shadow import Comparison, Shadow, chosen
 from services.serving.split import bucket, choose, user_key
 from services.serving.watch import MODEL_DEPLOYMENT, KeyWatch, Situation, TrafficWatch, application_name
 
-DEPLOYMENT = "gateway"
 MAX_ONGOING_REQUESTS = 1000
 """Requests a gateway replica holds at once, at least; many of them are streams that have begun."""
 REFUSALS = frozenset({400, 413, 422})
 """Statuses that find fault with the request itself."""
-
-STREAMING = {**RESPONSES, 200: {"content": {"text/event-stream": {}}}}
-ENDPOINTS = {
-    "models": lambda app: app.get("/v1/models", responses=RESPONSES),
-    "model_data": lambda app: app.get("/v1/models/{model:path}", responses=RESPONSES),
-    "chat": lambda app: app.post("/v1/chat/completions", responses=STREAMING),
-    "completions": lambda app: app.post("/v1/completions", responses=STREAMING),
-    "embeddings": lambda app: app.post("/v1/embeddings", responses=RESPONSES),
-    "feedback": lambda app: app.post("/v1/feedback", responses=RESPONSES),
-}
 
 
 class Gateway(OpenAiIngress):
@@ -308,62 +291,6 @@ def _picklable(body: Any) -> Any:
         raise ApiError(400, f"messages: {error}", param="messages") from None
 
 
-def keeper() -> Keeper:
-    """The gateway of this replica's process, for the door before it."""
-    assert Gateway.here is not None, "the constructor has run"
-    return Gateway.here
-
-
-@asynccontextmanager
-async def listening(app: FastAPI) -> AsyncIterator[None]:
-    """The life of a replica's application: its own server stands around it."""
-    assert Gateway.here is not None, "the constructor has run"
-    await Gateway.here.listen(app)
-    yield
-    await Gateway.here.drain()
-
-
 def max_ongoing(serving: ServingConfig) -> int:
     """Requests a gateway replica holds at once."""
     return max(MAX_ONGOING_REQUESTS, 2 * serving.admission.max_waiting_requests)
-
-
-def most_per_node(num_replicas: int, num_nodes: int) -> int | None:
-    """Of three gateways or more no node gets all, or its death would be everybody's: Serve spreads what it starts together, but not
-    what it starts again. There is room for one that takes another's place. None: without a bound, on a single node."""
-    return math.ceil((num_replicas + 1) / num_nodes) if num_nodes > 1 else None
-
-
-def build(name: str, serving: ServingConfig, storage_uri: str, selector: dict[str, str], settings: str) -> Any:
-    """The gateway's Serve application. `selector` picks the pool's nodes by label (empty: any node)."""
-    options: dict[str, Any] = {"num_cpus": 0, **({"label_selector": selector} if selector else {})}
-    options["runtime_env"] = {"env_vars": dict(REPLICA_ENVIRONMENT)}
-    deployment: Any = serve.deployment(
-        ingress(),
-        name=DEPLOYMENT,
-        num_replicas=serving.num_gateway_replicas,
-        max_ongoing_requests=max_ongoing(serving),
-        # Nothing waits without a bound before gateways that are full, or away.
-        max_queued_requests=serving.admission.max_waiting_requests,
-        backpressure_config={"status_code": 429, "retry_after_s": 1},
-        ray_actor_options=options,
-        health_check_period_s=5,
-        graceful_shutdown_timeout_s=60,
-        max_surge_percent=math.ceil(100 / serving.num_gateway_replicas),  # a new one is there before an old one goes
-        max_replicas_per_node=most_per_node(serving.num_gateway_replicas, num_nodes(selector)),
-    )
-    return deployment.bind(name, storage_uri, serving, settings)
-
-
-def ingress() -> Any:
-    """The gateway as a Serve ingress class, with OpenAI's routes and error shapes and nothing else."""
-    app = FastAPI(title="serinus", docs_url=None, redoc_url=None, lifespan=listening)
-    app.add_exception_handler(ApiError, openai_errors.answer_api_error)
-    app.add_exception_handler(RequestValidationError, openai_errors.answer_invalid)
-    app.add_exception_handler(VLLMClientError, openai_errors.answer_refused)
-    for stumble in openai_errors.STUMBLES:
-        app.add_exception_handler(stumble, openai_errors.answer_unchecked)
-    app.add_exception_handler(HTTPException, openai_errors.answer_http)
-    app.add_exception_handler(Exception, openai_errors.answer_defect)
-    app.add_middleware(Door, keeper=keeper)
-    return make_fastapi_ingress(Gateway, endpoint_map=ENDPOINTS, app=app)

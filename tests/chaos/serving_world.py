@@ -136,12 +136,12 @@ class World:
     def _deploy(self) -> str:
         from ray import serve
 
-        from services.serving import app
+        from services.serving import address, app
         from services.serving.watch import MODEL_DEPLOYMENT, application_name
 
         serve.shutdown()
         serving = ServingConfig(port=free_port(), num_gateway_replicas=NUM_GATEWAYS)
-        app._listen(serving)
+        address.listen(serving)
         model: Any = serve.deployment(Thinking, name=MODEL_DEPLOYMENT, max_ongoing_requests=100)
         options = {"ray_actor_options": {"num_cpus": 0}, "graceful_shutdown_timeout_s": 1, "health_check_period_s": 2}
         model = model.options(num_replicas=2, max_replicas_per_node=1, **options)

@@ -183,11 +183,11 @@ def deploy(serving: ServingConfig, registry: LocalStorage) -> str:
     """Two revisions (which may run already) and a gateway before them, stable having everybody; returns the base URL."""
     from ray import serve
 
-    from services.serving import app
+    from services.serving import address, app
     from services.serving.watch import MODEL_DEPLOYMENT, application_name
 
     if not set(app.running_revisions()) >= {STABLE, CANARY}:
-        app._listen(serving)
+        address.listen(serving)
         model: Any = serve.deployment(Model, name=MODEL_DEPLOYMENT, max_ongoing_requests=100)
         model = model.options(ray_actor_options={"num_cpus": 0}, graceful_shutdown_timeout_s=1)
         targets = [

@@ -71,11 +71,11 @@ def run(serve_stopped: None, shelf: LocalStorage) -> Iterator[Run]:
     """Deploys a revision with the product's autoscaling settings; returns the file that says how full its caches are."""
     from ray import serve
 
-    from services.serving import app
+    from services.serving import address
     from services.serving.engine import autoscaling
     from services.serving.watch import MODEL_DEPLOYMENT, application_name
 
-    app._listen(ServingConfig(port=port_of_serve()))
+    address.listen(ServingConfig(port=port_of_serve()))
 
     def run(revision: str, version: int = 1, **replicas: float) -> Path:
         config = ReplicasConfig.model_validate({**QUICK, **replicas})

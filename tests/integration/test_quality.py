@@ -108,14 +108,14 @@ def world(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     import ray
     from ray import serve
 
-    from services.serving import app
+    from services.serving import address, app
     from services.serving.watch import MODEL_DEPLOYMENT, application_name
 
     serve.shutdown()
     world = World(tmp_path_factory.mktemp("golden"))
     admission = {"keys": str(world.folder / "keys.yaml")}
     serving = ServingConfig.model_validate({"port": free_port(), "num_gateway_replicas": 2, "admission": admission})
-    app._listen(serving)
+    address.listen(serving)
     model: Any = serve.deployment(GoldenModel, name=MODEL_DEPLOYMENT, max_ongoing_requests=100)
     model = model.options(ray_actor_options={"num_cpus": 0}, graceful_shutdown_timeout_s=1)
     targets = [

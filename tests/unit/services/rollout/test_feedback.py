@@ -9,7 +9,7 @@ import pytest
 
 from cluster.errors import StageFailed
 from cluster.storage import LocalStorage
-from services.rollout import controller
+from services.rollout import actor
 from services.rollout import feedback as module
 from services.rollout.feedback import FLUSH_S, MAX_REVOTES, FeedbackBook, FeedbackCounts, TooManyVotes, feedback
 
@@ -177,10 +177,10 @@ def test_the_folder_is_listed_once(book: FeedbackBook, storage: LocalStorage, mo
 
 
 def test_votes_and_a_rollouts_last_probe_wake_nobody(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(controller, "configure", lambda: None)
-    monkeypatch.setattr(controller.Notifier, "start", lambda self: None)
-    monkeypatch.setattr(controller.Controller, "_run", lambda self: None)
-    one = controller.Controller("m", str(tmp_path))
+    monkeypatch.setattr(actor, "configure", lambda: None)
+    monkeypatch.setattr(actor.Notifier, "start", lambda self: None)
+    monkeypatch.setattr(actor.Controller, "_run", lambda self: None)
+    one = actor.Controller("m", str(tmp_path))
     stirred: list[bool] = []
     monkeypatch.setattr(one, "_stir", lambda: stirred.append(True))
     one.record("g", 1, [record("a")])

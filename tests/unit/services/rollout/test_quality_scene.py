@@ -15,10 +15,9 @@ from cluster.artifacts import Revision
 from cluster.storage import LocalStorage
 from services.config import DecayConfig, ProbesConfig, ProbeSetConfig, RolloutConfig, StepConfig
 from services.contract import read_traffic
-from services.rollout import controller as module
-from services.rollout import probes
+from services.rollout import actor, controller, probes
+from services.rollout.actor import Controller
 from services.rollout.asking import NoAnswer
-from services.rollout.controller import Controller
 from services.rollout.prober import Probing
 from services.rollout.probes import ProbeAnswer, ProbeItem, ProbeTask
 from services.rollout.summary import lines, summary
@@ -51,7 +50,7 @@ class Scene:
         for number, revision in enumerate((STABLE, CANDIDATE)):
             made = Revision(key=f"{number:016x}", name="m", revision=revision, weights="w")
             registry.publish_revision(self.storage, made)
-        module.ensure_traffic(self.storage, "m", STABLE)
+        controller.ensure_traffic(self.storage, "m", STABLE)
         items = [{"id": f"{n:03d}", "prompt": "p", "answer": "yes"} for n in range(NUM_ITEMS)]
         (root / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
         sets = (ProbeSetConfig(name="set", path=str(root / "items.jsonl")),)
@@ -82,11 +81,11 @@ class Scene:
             assert time.monotonic() < ends_s
 
     def phase(self) -> str:
-        found = module.status(self.storage, "m")
+        found = controller.status(self.storage, "m")
         return found.phase if found else ""
 
     def watch(self) -> str:
-        found = module.decay(self.storage, "m")
+        found = controller.decay(self.storage, "m")
         return f"{found.phase} {found.round}" if found else ""
 
     @property
@@ -98,7 +97,7 @@ class Scene:
 
 @pytest.fixture
 def scene(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Scene]:
-    monkeypatch.setattr(module, "configure", lambda: None)  # the log of the tests' process stays as it is
+    monkeypatch.setattr(actor, "configure", lambda: None)  # the log of the tests' process stays as it is
     made = Scene(tmp_path)
     yield made
     made.applications.loaded = {STABLE, CANDIDATE}
@@ -108,7 +107,7 @@ def test_a_candidate_that_answers_worse_is_out_though_no_user_met_it(scene: Scen
     scene.wrong[CANDIDATE] = NUM_ITEMS // 4
     scene.start()
     scene.until(lambda: scene.phase() in ("rolling_back", "rolled_back"))
-    status = module.status(scene.storage, "m")
+    status = controller.status(scene.storage, "m")
     assert status is not None
     assert (status.decisions[-1].reason, status.decisions[-1].verdict) == ("quality", "failed")
     assert scene.stable == STABLE
@@ -126,7 +125,7 @@ def test_a_promoted_model_is_watched_and_replaced_when_it_decays_but_not_for_a_p
     scene.until(lambda: scene.watch().split()[0] not in ("watching", "reverting"))
     assert (scene.watch().split()[0], scene.stable) == ("reverted", STABLE)
     assert registry.aliases(scene.storage, "m")["stable"] == STABLE
-    status = module.status(scene.storage, "m")
+    status = controller.status(scene.storage, "m")
     assert status is not None
     told = "\n".join(lines(summary(scene.storage, status)))
     assert "decay watch on m-00000002: reverted" in told

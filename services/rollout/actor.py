@@ -1,0 +1,166 @@
+"""The rollout controller itself: a detached Ray actor that runs the loop. `controller` has what others call.
+
+The wall clock of a rollout is read here and nowhere else.
+"""
+
+from __future__ import annotations
+
+import threading
+from datetime import UTC, datetime
+from typing import Any
+
+from cluster.errors import UserError
+from cluster.storage import open_storage
+from cluster.telemetry import configure, logger
+from services.config import ProbesConfig, RolloutConfig
+from services.rollout import prober
+from services.rollout.acts import Applications
+from services.rollout.applications import RayApplications
+from services.rollout.courier import check_receivers
+from services.rollout.decay_watch import DecayWatch
+from services.rollout.feedback import FeedbackBook, Thumb, TooManyVotes
+from services.rollout.loop import Loop
+from services.rollout.notifier import Notifier
+from services.rollout.probes import ProbeAnswer, ProbeTask
+from services.rollout.status import RolloutStatus
+
+log = logger("rollout")
+
+IDLE_S = 5.0
+"""Between two looks for a candidate that waits: one may come just as a rollout ends."""
+
+
+def now() -> datetime:
+    """The wall clock."""
+    return datetime.now(UTC)
+
+
+class Controller:
+    """The actor. Ray starts it anew when its process dies; it then reads where it was from storage."""
+
+    def __init__(self, name: str, storage_uri: str, applications: Applications | None = None) -> None:
+        configure()
+        self._storage_uri = storage_uri
+        self._wake = threading.Event()
+        self._name, self._storage = name, open_storage(storage_uri)
+        applications = applications or RayApplications(name, storage_uri)
+        self._loop = Loop(self._storage, name, applications, now, self._check_probes)
+        self._decay = DecayWatch(self._storage, name, applications, now)
+        self._feedback = FeedbackBook(self._storage, name, now())
+        self._asks_for: str | None = None
+        self._notifier = Notifier(self._storage, name, now)
+        self._notifier.start()
+        threading.Thread(target=self._run, name="rollout", daemon=True).start()
+
+    def _run(self) -> None:
+        while True:
+            self._wake.clear()  # before the turn: what is asked for during it gets a turn of its own
+            try:
+                pause_s = self._turn()
+            except UserError as error:  # waits for a person: no traceback, and not every second
+                log.error("%s", error)
+                pause_s = IDLE_S
+            except Exception:  # this thread's outermost loop: storage or Serve may be away for a while
+                log.exception("the rollout's turn failed; trying again")
+                pause_s = 1.0
+            self._wake.wait(IDLE_S if pause_s is None else min(pause_s, IDLE_S))  # votes come without waking it
+
+    def _turn(self) -> float | None:
+        """One turn of each; returns the seconds until the next is due, None when only a call makes one due."""
+        pauses = [self._loop.tick(), self._feedback.flush(now())]
+        if pauses[0] is None:
+            pauses.append(self._decay.tick())
+        self._see_to_prober()
+        return min((pause_s for pause_s in pauses if pause_s is not None), default=None)
+
+    def _see_to_prober(self) -> None:
+        """Also for a candidate that waited: nobody is there then who would start one."""
+        import ray
+
+        task = self.probe_task() if ray.is_initialized() else None  # a call would start a cluster where there is none
+        if task is not None and task.id != self._asks_for:
+            prober.ensure_prober(self._name, self._storage_uri)
+            self._asks_for = task.id
+
+    def _check_probes(self, config: ProbesConfig) -> None:
+        prober.check_probes(self._name, self._storage_uri, config)
+
+    def storage_uri(self) -> str:
+        return self._storage_uri
+
+    def pid(self) -> int:
+        """For operators (and tests) who want to end exactly this process."""
+        import os
+
+        return os.getpid()
+
+    def record(self, gateway_id: str, traffic_version: int, records: list[dict[str, Any]]) -> None:
+        self._feedback.note(records)
+        self._loop.record(gateway_id, traffic_version, records)
+
+    def score(self, scores: list[dict[str, Any]]) -> None:
+        self._loop.score(scores)
+
+    def probe_task(self) -> ProbeTask | None:
+        """What the prober is to ask now."""
+        return self._loop.probe_task() or self._decay.task()
+
+    def probed(self, turn: tuple[str, str, int], answers: list[ProbeAnswer]) -> None:
+        """What it was answered, on that turn of a task."""
+        if turn[0] == "rollout":
+            pairs = [{"item": a.item, "stable": a.before, "canary": a.now, "at": a.at} for a in answers]
+            self._loop.score(pairs, turn[1])
+        else:
+            self._decay.take(turn, answers)
+            self._stir()
+
+    def probes_finished(self, turn: tuple[str, str, int]) -> None:
+        """There is nothing left to ask on that turn."""
+        if turn[0] == "rollout":  # its evidence says what is missing; it is told of again and again
+            return
+        self._decay.finish(turn)
+        self._stir()
+
+    def feedback(
+        self, owner: str, request_id: str, thumb: Thumb, correction: str | None
+    ) -> dict[str, str | None] | None:
+        """Take a user's vote; returns the revision it concerns, its role and the thumb it replaces, None for an unknown answer;
+        only `refused`, and why, for a vote that was changed too often. It wakes nobody: the next turn writes it."""
+        try:
+            found = self._feedback.vote(owner, request_id, thumb, correction, now())
+        except TooManyVotes as error:
+            return {"refused": str(error)}
+        if found is None:
+            return None
+        return {"revision": found[0].revision, "role": found[0].role, "before": found[1]}
+
+    def start(
+        self, config: RolloutConfig, revision_id: str, keep_revisions: int, who: str, probe_items: str = ""
+    ) -> str:
+        check_receivers(self._storage, self._name)  # only here is the environment that their secrets are in
+        rollout_id = self._loop.start(config, revision_id, keep_revisions, who, probe_items)
+        self._stir()
+        return rollout_id
+
+    def wake(self) -> None:
+        """Something was asked for in storage: look now."""
+        self._stir()
+
+    def set_weight(self, weight_percent: float, who: str) -> RolloutStatus:
+        return self._woken(self._loop.set_weight(weight_percent, who))
+
+    def promote(self, who: str) -> RolloutStatus:
+        return self._woken(self._loop.promote(who))
+
+    def abort(self, who: str) -> RolloutStatus | None:
+        status = self._loop.abort(who)
+        self._stir()
+        return status
+
+    def _woken(self, status: RolloutStatus) -> RolloutStatus:
+        self._stir()
+        return status
+
+    def _stir(self) -> None:
+        self._wake.set()
+        self._notifier.wake()

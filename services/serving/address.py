@@ -1,0 +1,54 @@
+"""Where Serve listens, and whether it can."""
+
+from __future__ import annotations
+
+import socket
+from typing import Any
+
+from cluster.errors import ResourceError
+from services.config import ServingConfig
+
+
+def listen(serving: ServingConfig) -> None:
+    """Start Serve, with HTTP proxies where they are to listen; loopback addresses make sense on the head alone.
+
+    Raises:
+        ResourceError: the port is taken, or Serve listens elsewhere already.
+    """
+    from ray import serve
+    from ray.serve.context import _get_global_client
+
+    client = _get_global_client(raise_if_no_controller_running=False)
+    if client is not None:
+        _check_same_address(serving, client)
+        return
+    check_free(serving)
+    location = "Disabled" if serving.is_direct else "HeadOnly" if serving.on_loopback else "EveryNode"
+    serve.start(proxy_location=location, http_options={"host": serving.host, "port": serving.port})
+
+
+def _check_same_address(serving: ServingConfig, client: Any) -> None:
+    import ray
+    from ray.serve.config import ProxyLocation
+
+    remedy = "use what the cluster has in the recipe, or restart it (`serinus down`, `serinus up`) to change it"
+    present = client.http_config
+    if (present.host, present.port) != (serving.host, serving.port):
+        found = f"this cluster's gateway listens on {present.host}:{present.port} already"
+        raise ResourceError(f"serve.port {serving.host}:{serving.port}", found, remedy)
+    if (ray.get(client._controller.get_proxy_location.remote()) == ProxyLocation.Disabled) != serving.is_direct:
+        found = "this cluster's Serve was started " + ("with proxies" if serving.is_direct else "without proxies")
+        raise ResourceError("serve.entry", found, remedy)
+
+
+def check_free(serving: ServingConfig) -> None:
+    """Raises ResourceError: something else listens there."""
+    family = socket.AF_INET6 if ":" in serving.host else socket.AF_INET
+    with socket.socket(family, socket.SOCK_STREAM) as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind((serving.host, serving.port))
+        except OSError as error:
+            where = f"serve.port {serving.host}:{serving.port}"
+            remedy = "choose another serve.port, or stop what listens there"
+            raise ResourceError(where, error.strerror or str(error), remedy) from None
