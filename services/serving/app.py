@@ -22,7 +22,7 @@ from cluster.session import on_pool
 from cluster.storage import Storage, open_storage
 from cluster.telemetry import logger
 from services.config import ServingConfig
-from services.engines import rouse
+from services.engines import num_running, rouse
 from services.serving.address import check_free, listen
 from services.serving.engine import bundles, engine_of
 from services.serving.keys import publish_keys
@@ -164,7 +164,8 @@ def deploy_revision(
     from services.serving import model_app
 
     served_before = revision.revision in running_revisions()
-    _run(model_app.build(revision, serving, storage.uri, selector, settings), name, None)
+    present = num_running(revision.revision)
+    _run(model_app.build(revision, serving, storage.uri, selector, settings, present=present), name, None)
     try:
         meanwhile()
         wait_running(name, serving.ready_timeout_s)

@@ -62,9 +62,10 @@ def bundles(engine: EngineConfig) -> list[dict[str, float]]:
     return [dict(bundle) for _ in range(engine.tensor_parallel_size)]
 
 
-def autoscaling(engine: EngineConfig, replicas: ReplicasConfig) -> dict[str, Any]:
+def autoscaling(engine: EngineConfig, replicas: ReplicasConfig, present: int = 0) -> dict[str, Any]:
     """Serve's autoscaling settings. One replica at first even where zero are allowed: a revision is only ready when it has
-    answered. Serve itself is held to one replica (or zero) at least: the policy knows the real floor, and when to go below.
+    answered. Where `present` ones run already it begins with as many: Serve would begin an update with the least number, whatever
+    the load. Serve itself is held to one replica (or zero) at least: the policy knows the real floor, and when to go below.
     """
     settings = {
         "lowest": replicas.min,
@@ -76,7 +77,7 @@ def autoscaling(engine: EngineConfig, replicas: ReplicasConfig) -> dict[str, Any
     return {
         "min_replicas": min(1, replicas.min),
         "max_replicas": replicas.max,
-        "initial_replicas": max(1, replicas.min),
+        "initial_replicas": min(max(1, replicas.min, present), replicas.max),
         "target_ongoing_requests": replicas.target_ongoing_requests,
         "look_back_period_s": replicas.look_back_s,
         "metrics_interval_s": min(SERVE_METRICS_INTERVAL_S, replicas.look_back_s / 3),

@@ -88,9 +88,11 @@ def build(
     selector: dict[str, str],
     settings: str,
     *,
+    present: int = 0,
     replica: type[ModelReplica] | None = None,
 ) -> Any:
-    """The application. `selector` picks the pool's nodes by label (empty: any node); `replica` is for tests and benchmarks."""
+    """The application. `selector` picks the pool's nodes by label (empty: any node); of an update, `present` is the number of
+    replicas that run now; `replica` is for tests and benchmarks."""
     from ray import serve
 
     engine = engine_of(revision, serving)
@@ -107,7 +109,7 @@ def build(
         "ray_actor_options": {"num_cpus": 0, "runtime_env": fields["runtime_env"]},
         "placement_group_bundles": bundles(engine),
         "placement_group_strategy": "PACK",
-        "autoscaling_config": autoscaling(engine, serving.replicas),
+        "autoscaling_config": autoscaling(engine, serving.replicas, present),
         "max_ongoing_requests": UNBOUNDED,
         "max_surge_percent": serving.replicas.surge_percent,
         "max_constructor_retry_count": 1,  # a revision that cannot load is an answer: do not spend minutes on more

@@ -44,6 +44,11 @@ def test_a_revision_that_may_scale_to_zero_starts_with_one_replica() -> None:
     assert autoscaling(EngineConfig(), ReplicasConfig(min=0, max=3))["initial_replicas"] == 1
 
 
+@pytest.mark.parametrize(("present", "begins_with"), [(0, 2), (1, 2), (3, 3), (9, 4)])
+def test_an_update_begins_with_the_replicas_that_the_load_has_brought(present: int, begins_with: int) -> None:
+    assert autoscaling(EngineConfig(), ReplicasConfig(min=2, max=4), present)["initial_replicas"] == begins_with
+
+
 def test_serve_lets_the_policy_go_below_the_least_number_and_never_to_zero_unasked() -> None:
     for least, of_serve in ((0, 0), (1, 1), (3, 1)):
         settings = autoscaling(EngineConfig(), ReplicasConfig(min=least, max=4))
