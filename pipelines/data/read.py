@@ -9,6 +9,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from typing import IO, Any
 
@@ -58,9 +59,12 @@ def _jsonl(file: SourceFile, limit: int) -> Iterator[Document]:
             start, offset = offset, offset + len(line)
             if len(line) > limit and not line.endswith(b"\n"):
                 offset += _skip_line(stream)
-                yield _too_large(file, number, offset - start, limit, f"at byte {start} of {file.name}")
+                found = _too_large(file, number, offset - start, limit, f"at byte {start} of {file.name}")
             elif line.strip():
-                yield _from_json_text(file, number, line.rstrip(b"\r\n"))
+                found = _from_json_text(file, number, line.rstrip(b"\r\n"))
+            else:
+                continue
+            yield replace(found, span=(start, offset))
 
 
 def _skip_line(stream: IO[bytes]) -> int:
@@ -162,9 +166,9 @@ def _html(file: SourceFile, limit: int) -> Iterator[Document]:
         return
     text = _main_text(page.text)
     if text is None:
-        yield Document(page.id, page.text, file.name, 1, "no_main_text", "no article found in the page")
+        yield replace(page, reason="no_main_text", detail="no article found in the page")
     else:
-        yield Document(page.id, _storable(text), file.name, 1)
+        yield replace(page, text=_storable(text))
 
 
 def _main_text(page: str) -> str | None:
@@ -183,10 +187,10 @@ def _one_document(file: SourceFile, limit: int, charset: re.Pattern[bytes] | Non
     except TooLarge:
         packed = " (compressed)" if file.gzipped else ""
         return _too_large(file, 1, file.num_bytes, limit, f"from byte 0{packed} of {file.name}")
-    text = _decode(content, charset)
+    text, span = _decode(content, charset), (0, len(content))
     if text is None:
-        return Document(file.name, "", file.name, 1, "binary", _whole(file, "bytes that are no text"))
-    return Document(file.name, _storable(text), file.name, 1)
+        return Document(file.name, "", file.name, 1, "binary", _whole(file, "bytes that are no text"), span)
+    return Document(file.name, _storable(text), file.name, 1, span=span)
 
 
 def _decode(content: bytes, charset: re.Pattern[bytes] | None) -> str | None:
