@@ -165,6 +165,33 @@ class ProtectConfig(StrictModel):
         return self
 
 
+class EvaluationSetConfig(StrictModel):
+    """Items that a model is to be asked, which must not be among what it learns from."""
+
+    path: Location
+    """JSON lines, an item a line; a file, folder or glob, local or s3://."""
+    id_field: str = "id"
+    """Names the item in the record; without it the line does."""
+    fields: tuple[str, ...] = ()
+    """Fields whose texts are looked for, in lists and objects too; empty: all."""
+
+
+class DecontaminateConfig(StrictModel):
+    """Documents that share a run of words with an item are excluded (Brown et al. 2020, arXiv 2005.14165, appendix C)."""
+
+    sets: tuple[EvaluationSetConfig, ...] = Field(min_length=1)
+    ngram: int = Field(13, ge=4)
+    """Words in a run, in lower case and without punctuation."""
+    min_words: int = Field(8, ge=4)
+    """Texts of fewer words than `ngram` are looked for whole, if they have so many; shorter ones are found everywhere."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> DecontaminateConfig:
+        if self.min_words > self.ngram:
+            raise ValueError(f"min_words ({self.min_words}) is above ngram ({self.ngram})")
+        return self
+
+
 class DataConfig(StrictModel):
     """From raw documents to a dataset."""
 
@@ -174,6 +201,8 @@ class DataConfig(StrictModel):
     protect: ProtectConfig = ProtectConfig()
     """Comes behind the rules and before the filters."""
     filters: FilterConfig = FilterConfig()
+    decontaminate: DecontaminateConfig | None = None
+    """Comes behind the filters. Leave it out and no evaluation set is looked at."""
     dedup: DedupConfig = DedupConfig()
     max_document_bytes: int = Field(10_000_000, ge=1)
     """A longer document is excluded as `too_large`."""

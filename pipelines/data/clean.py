@@ -23,6 +23,7 @@ from pipelines.config import DataConfig
 from pipelines.data import ledger
 from pipelines.data.batch import TEXT_COLUMNS, BatchCleaner, schema
 from pipelines.data.decide import EXCLUDED, SPLITS, Decision, decide
+from pipelines.data.decontaminate import read_sets
 from pipelines.data.inventory import SourceFile, inventory
 from pipelines.data.outcome import manifest
 from pipelines.data.protect import read_key
@@ -108,7 +109,7 @@ def _read_and_judge(work: Work, num_blocks: int | None = None) -> list[ray.Objec
     with ray.data.DataContext.current(context), bar("clean", None, "documents") as progress:
         items = [{"file": index} for index in range(len(files))]
         dataset = ray.data.from_items(items, override_num_blocks=num_blocks or _num_blocks(files))
-        cleaned = dataset.map_batches(BatchCleaner(tuple(files), config, read_key(config.protect)), batch_size=None)
+        cleaned = dataset.map_batches(cleaner_of(work), batch_size=None)
         blocks: list[ray.ObjectRef[pa.Table]] = []
         read = 0
         for bundle in cleaned.iter_internal_ref_bundles():
@@ -117,6 +118,15 @@ def _read_and_judge(work: Work, num_blocks: int | None = None) -> list[ray.Objec
             read += rows
             progress.update(read)
     return blocks
+
+
+def cleaner_of(work: Work) -> BatchCleaner:
+    config = work.config
+    sets = read_sets(config.decontaminate) if config.decontaminate else None
+    if sets is not None and sets.num_too_short:
+        short = f"{sets.num_too_short} of {sets.num_items} evaluation items"
+        say("clean", f"{short} have no text of {config.decontaminate.min_words} words: not looked for")  # type: ignore[union-attr]
+    return BatchCleaner(tuple(work.files), config, read_key(config.protect), sets)
 
 
 def _num_blocks(files: Sequence[SourceFile]) -> int:

@@ -46,6 +46,8 @@ DropReason = Literal[
     "language_uncertain",
     "few_stop_words",
     "personal_data",
+    # an evaluation set has it too
+    "contaminated",
     # the document is there already
     "exact_duplicate",
     "near_duplicate",

@@ -47,7 +47,11 @@ def manifest(
         files=tuple(shard.entry for shard in written),
         batches=tuple(shard.batch for shard in written),
         sources=tuple(Source(path=file.name, num_bytes=file.num_bytes, sha256=file.sha256) for file in files),
-        rules=tuple(rule.name for rule in config.rules) + FILTER_NAMES,
+        rules=(
+            *(rule.name for rule in config.rules),
+            *FILTER_NAMES,
+            *(("decontaminate",) if config.decontaminate else ()),
+        ),
         rules_digest=rules_digest(recorded),
         num_documents=len(documents),
         num_train=splits[TRAIN],

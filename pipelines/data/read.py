@@ -51,7 +51,7 @@ def read_documents(file: SourceFile, max_document_bytes: int) -> Iterator[Docume
 
 def _jsonl(file: SourceFile, limit: int) -> Iterator[Document]:
     offset = 0
-    with _open(file) as stream:
+    with open_file(file) as stream:
         for number in count(1):
             line = stream.readline(limit + 1)
             if not line:
@@ -208,13 +208,14 @@ def _decode(content: bytes, charset: re.Pattern[bytes] | None) -> str | None:
     return content.decode("windows-1252", "replace")
 
 
-def _open(file: SourceFile) -> IO[bytes]:
+def open_file(file: SourceFile) -> IO[bytes]:
+    """Its bytes, without the compression."""
     stream = file.filesystem.open_input_stream(file.path, compression=None)
     return gzip.GzipFile(fileobj=stream) if file.gzipped else io.BufferedReader(stream)  # type: ignore[return-value]
 
 
 def _read_whole(file: SourceFile, limit: int) -> bytes:
-    with _open(file) as stream:
+    with open_file(file) as stream:
         content = stream.read(limit + 1)
     if len(content) > limit:
         raise TooLarge(f"more than {limit} bytes")

@@ -7,10 +7,20 @@ from typing import Any
 
 from cluster.artifacts import digest
 from pipelines.config import DataConfig
+from pipelines.data import decontaminate
 from pipelines.data.protect import key_id, read_key
 from pipelines.data.rules import VERSION
 
-DECIDING = ("rules", "protect", "filters", "dedup", "max_document_bytes", "protect_key", "rules_version")
+DECIDING = (
+    "rules",
+    "protect",
+    "filters",
+    "decontaminate",
+    "dedup",
+    "max_document_bytes",
+    "protect_key",
+    "rules_version",
+)
 
 
 def recorded_config(config: DataConfig, forgotten: Sequence[str] = ()) -> dict[str, Any]:
@@ -22,9 +32,11 @@ def recorded_config(config: DataConfig, forgotten: Sequence[str] = ()) -> dict[s
     Args:
         forgotten: ids of documents that a person wants out.
     """
-    left_out: Any = {"pool": True, "sources": {"__all__": {"path"}}, "protect": {"key_file"}}
+    left_out: Any = {"pool": True, "decontaminate": True, "sources": {"__all__": {"path"}}, "protect": {"key_file"}}
     dumped = config.model_dump(mode="json", exclude=left_out)
     recorded = {**dumped, "rules_version": VERSION, "protect_key": key_id(read_key(config.protect))}
+    if config.decontaminate is not None:
+        recorded["decontaminate"] = decontaminate.recorded(config.decontaminate)
     return with_forgotten(recorded, forgotten)
 
 

@@ -12,8 +12,6 @@ from cluster.artifacts import Checkpoint, Dataset, EvalReport, GateReport, Quant
 from cluster.storage import LocalStorage
 from pipelines.config import DataConfig, FilterConfig, SourceConfig
 from pipelines.data import clean as stage
-from pipelines.data.batch import BatchCleaner
-from pipelines.data.protect import read_key
 from pipelines.data.record import save_both
 from pipelines.data.shards import write_shard
 from pipelines.publish import publish_candidate
@@ -36,8 +34,7 @@ def make(storage: LocalStorage, settings: DataConfig) -> Dataset:
     work = stage.prepare(settings, storage)
     if found := artifacts.load(storage, Dataset, work.key):
         return found
-    cleaner = BatchCleaner(tuple(work.files), settings, read_key(settings.protect))
-    blocks = list(cleaner({"file": list(range(len(work.files)))}))
+    blocks = list(stage.cleaner_of(work)({"file": list(range(len(work.files)))}))
     stripped = pa.concat_tables([stage._strip(number, block) for number, block in enumerate(blocks)])
     documents = stripped.sort_by([("file", "ascending"), ("ordinal", "ascending")])
     decisions, shards = stage.settle(documents, work)
