@@ -128,6 +128,9 @@ class DedupConfig(StrictModel):
     num_bands: int = Field(14, ge=1)
     rows_per_band: int = Field(8, ge=1)
     """14 x 8 finds pairs of Jaccard similarity 0.75 with probability 0.77 (FineWeb, section 3.4)."""
+    against: tuple[Annotated[str, Field(pattern="^[0-9a-f]{4,64}$")], ...] = ()
+    """Earlier versions of the dataset in the same storage (`serinus data log`), by key or digest or the beginning of one: what
+    they keep counts as there already. They must have been made with the same ngram, num_bands and rows_per_band."""
 
 
 ProtectedKind = Literal["email", "phone", "credit_card", "iban", "ip_address", "secret"]

@@ -24,6 +24,8 @@ from pipelines.data import ledger
 from pipelines.data.batch import TEXT_COLUMNS, BatchCleaner, schema
 from pipelines.data.decide import EXCLUDED, SPLITS, Decision, decide
 from pipelines.data.decontaminate import read_sets
+from pipelines.data.dedup import Links
+from pipelines.data.duplicates import earlier_versions, joined, keys_table, link, names_of, shards_of, tasks
 from pipelines.data.inventory import SourceFile, inventory
 from pipelines.data.outcome import manifest
 from pipelines.data.protect import read_key
@@ -81,6 +83,8 @@ class Work(NamedTuple):
     files: Sequence[SourceFile]
     recorded: dict[str, Any]
     key: str
+    earlier: Sequence[Dataset] = ()
+    """Versions whose documents count as there already."""
 
     @property
     def forgotten(self) -> list[str]:
@@ -92,8 +96,10 @@ def prepare(config: DataConfig, storage: Storage) -> Work:
     files = inventory(config.sources)
     sources = [source.model_dump() for source in config.sources]
     gone = ledger.concerning(ledger.read(storage), {file.name for file in files}, sources)
-    recorded = recorded_config(config, gone)
-    return Work(config, files, recorded, stage_key("clean", recorded, {file.name: file.sha256 for file in files}))
+    earlier = earlier_versions(storage, config.dedup)
+    recorded = recorded_config(config, gone, [made.key for made in earlier])
+    key = stage_key("clean", recorded, {file.name: file.sha256 for file in files})
+    return Work(config, files, recorded, key, earlier)
 
 
 def _read_and_judge(work: Work, num_blocks: int | None = None) -> list[ray.ObjectRef[pa.Table]]:
@@ -164,16 +170,16 @@ def _root_cause(error: BaseException) -> BaseException:
 
 def _write(blocks: Blocks, work: Work, storage: Storage) -> tuple[Dataset, list[FileEntry]]:
     """Decide over all documents and write the shards; the dataset's manifest, not yet saved, and the files of its record."""
-    documents = _without_texts(blocks, work.config)
+    documents, keys = _without_texts(blocks, work.config)
     _check_ids(documents)
-    decisions, shards = settle(documents, work)
+    decisions, shards = settle(documents, _links(keys, documents, work, storage), work, storage)
     written = _write_shards(blocks, shards, work, storage)
     return outcome(work, documents, decisions, written), [shard.record for shard in written]
 
 
-def settle(documents: pa.Table, work: Work) -> tuple[list[Decision], list[Plan]]:
+def settle(documents: pa.Table, links: Links, work: Work, storage: Storage) -> tuple[list[Decision], list[Plan]]:
     """What becomes of each document, and the shards to write."""
-    decisions = decide(documents, work.config)
+    decisions = decide(documents, work.config, links, names_of(storage, work.earlier, links))
     rows = [Row(*place) for place in zip(*_places(documents), decisions, strict=True)]
     gone = _forgotten(documents, work.forgotten)
     shards = take_out(list(plan(rows, SPLITS, work.config.documents_per_shard)), [rows[i][:2] for i in gone])
@@ -225,24 +231,34 @@ def _check_ids(documents: pa.Table) -> None:
         )
 
 
-def _without_texts(blocks: Blocks, config: DataConfig) -> pa.Table:
-    """One row a document, in document order, with the block and the row in it where its texts lie."""
+def _without_texts(blocks: Blocks, config: DataConfig) -> tuple[pa.Table, Blocks]:
+    """One row a document, in document order, with the block and the row in it where its texts lie; and, where the workers
+    left it, by what the documents of each block are compared."""
     import pyarrow as pa
     import ray
 
     if not blocks:
-        return _strip(0, schema().empty_table())
-    strip = ray.remote(_strip).options(label_selector=on_pool(config.pool))
-    tables = ray.get([strip.remote(number, block) for number, block in enumerate(blocks)])
-    return pa.concat_tables(tables).sort_by([("file", "ascending"), ("ordinal", "ascending")])
+        return strip(0, schema().empty_table())[0], []
+    part = ray.remote(strip).options(label_selector=on_pool(config.pool), num_returns=2)
+    tables, keys = zip(*(part.remote(number, block) for number, block in enumerate(blocks)), strict=True)
+    return pa.concat_tables(ray.get(list(tables))).sort_by([("file", "ascending"), ("ordinal", "ascending")]), keys
 
 
-def _strip(number: int, block: pa.Table) -> pa.Table:
+def strip(number: int, block: pa.Table) -> tuple[pa.Table, pa.Table]:
     import pyarrow as pa
 
     rows = len(block)
-    block = block.append_column("block", pa.array([number] * rows, pa.int32()))
-    return block.append_column("row", pa.array(range(rows), pa.int64())).drop_columns(list(TEXT_COLUMNS))
+    table = block.append_column("block", pa.array([number] * rows, pa.int32()))
+    table = table.append_column("row", pa.array(range(rows), pa.int64()))
+    return table.drop_columns([*TEXT_COLUMNS, "bands"]), keys_table(block)
+
+
+def _links(keys: Blocks, documents: pa.Table, work: Work, storage: Storage) -> Links:
+    import ray
+
+    run = ray.remote(link).options(label_selector=on_pool(work.config.pool))
+    todo = tasks(work.config.dedup, range(len(keys)), len(documents), storage.uri, shards_of(work.earlier))
+    return joined(ray.get([run.remote(task, *keys) for task in todo]), documents)
 
 
 def _write_shards(blocks: Blocks, shards: Sequence[Plan], work: Work, storage: Storage) -> list[Written]:

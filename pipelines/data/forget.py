@@ -25,7 +25,7 @@ from pipelines.data.outcome import checked, num_by_kind
 from pipelines.data.record import FORGOTTEN, filled, is_recorded, parts, read_table, save_both, schema
 from pipelines.data.recorded import with_forgotten
 from pipelines.data.shards import FORGOTTEN_PATH, Target, Written, prepare_folder, stored_schema, write_tables
-from pipelines.data.trace import DUPLICATES, Place, full_id, places, row_of
+from pipelines.data.trace import DUPLICATES, Place, full_id, kept_instead, places, row_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -83,7 +83,7 @@ def forget(storage: Storage, name: str, version: Dataset | None, who: str, at: d
         now=now.key if now else None,
         already=known and now is not None and now.made_at < at,
         still_in=tuple(other.dataset.key for other in where if other.path != FORGOTTEN_PATH),
-        instead=row["detail"].removeprefix("of ") if row["reason"] in DUPLICATES else "",
+        instead=kept_instead(row)[0],
         copies=_copies(storage, where, name),
         seen_by=descent(storage, *(other.dataset.location for other in where if other.path.startswith(f"{TRAIN}/"))),
     )

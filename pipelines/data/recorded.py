@@ -23,7 +23,7 @@ DECIDING = (
 )
 
 
-def recorded_config(config: DataConfig, forgotten: Sequence[str] = ()) -> dict[str, Any]:
+def recorded_config(config: DataConfig, forgotten: Sequence[str] = (), against: Sequence[str] = ()) -> dict[str, Any]:
     """What decides over the result: neither this machine's paths nor where the work runs.
 
     The names of the files, which begin with the last part of the source's path, are recorded with their hashes instead.
@@ -31,10 +31,19 @@ def recorded_config(config: DataConfig, forgotten: Sequence[str] = ()) -> dict[s
 
     Args:
         forgotten: ids of documents that a person wants out.
+        against: keys of the versions that data.dedup.against names.
     """
-    left_out: Any = {"pool": True, "decontaminate": True, "sources": {"__all__": {"path"}}, "protect": {"key_file"}}
+    left_out: Any = {
+        "pool": True,
+        "decontaminate": True,
+        "sources": {"__all__": {"path"}},
+        "protect": {"key_file"},
+        "dedup": {"against"},
+    }
     dumped = config.model_dump(mode="json", exclude=left_out)
     recorded = {**dumped, "rules_version": VERSION, "protect_key": key_id(read_key(config.protect))}
+    if against:
+        recorded["dedup"] = {**recorded["dedup"], "against": list(against)}
     if config.decontaminate is not None:
         recorded["decontaminate"] = decontaminate.recorded(config.decontaminate)
     return with_forgotten(recorded, forgotten)

@@ -119,7 +119,7 @@ def _fate(fate: Fate, newer: Fate | None) -> Iterator[str]:
     if not fate.recorded:
         yield "rewritten   not on record: an earlier version of serinus made this one"
     if fate.instead:
-        yield f"instead     {fate.instead} was kept"
+        yield f"instead     {fate.instead} was kept{f', in version {fate.instead_in}' if fate.instead_in else ''}"
     if fate.split == HELDOUT and not fate.seen_by.models:
         num = len(fate.seen_by.evaluations)
         yield f"seen by     no model: it was held out; {num} evaluation(s) could draw items from it"

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from cluster.artifacts import Dataset
+from cluster.artifacts import Dataset, load
 from cluster.config import StrictModel
 from cluster.descent import Descent, descent
 from cluster.errors import InputError
@@ -20,6 +20,7 @@ from pipelines.data.record import is_recorded, part, parts, schema
 NOT_TOLD = ("text_hash", "fingerprint", "bands")
 NUM_COMPARED = 20_000
 """Ids among which one like an unknown one is looked for: comparing takes a second."""
+IN_VERSION = " in version "
 DUPLICATES = ("exact_duplicate", "near_duplicate")
 
 
@@ -48,6 +49,8 @@ class Fate(StrictModel):
     """Whether the version has a record: without one (an earlier serinus made it) the rules and the bytes are not known."""
     instead: str = ""
     """Of a duplicate: the document that was kept in its place."""
+    instead_in: str = ""
+    """Key of the version that keeps it, where that is an earlier one."""
     seen_by: Descent = Descent()
     """What was made of this version, if it trains on the document or on the one in its place."""
 
@@ -122,12 +125,13 @@ def places(storage: Storage, name: str, chosen: Sequence[Dataset]) -> Iterator[P
 def _fate(storage: Storage, place: Place) -> Fate:
     dataset, path, number = place
     row = row_of(storage, place)
-    instead = row["detail"].removeprefix("of ") if row["reason"] in DUPLICATES else ""
     split = path.partition("/")[0]
-    standing = next(places(storage, instead, [dataset]), None) if instead else None
+    instead, instead_in = kept_instead(row)
+    standing = _standing(storage, dataset, instead, instead_in) if instead else None
+    holder = standing.dataset if standing else dataset
     trained = (standing.path if standing else path).startswith(f"{TRAIN}/")
     kept = split != EXCLUDED or standing is not None
-    made = descent(storage, dataset.location) if kept else Descent()
+    made = descent(storage, holder.location) if kept else Descent()
     sha256 = next((source.sha256 for source in dataset.sources if source.path == row["source"]), "")
     return Fate(
         version=dataset.key,
@@ -137,9 +141,23 @@ def _fate(storage: Storage, place: Place) -> Fate:
         row=number,
         source_sha256=sha256,
         instead=instead,
+        instead_in=instead_in,
         seen_by=made if trained else Descent(evaluations=made.evaluations),
         **row,
     )
+
+
+def kept_instead(row: Mapping[str, Any]) -> tuple[str, str]:
+    """Of a duplicate the document that was kept, and the earlier version that keeps it (empty: the same one)."""
+    if row["reason"] not in DUPLICATES:
+        return "", ""
+    name, earlier, key = row["detail"].removeprefix("of ").rpartition(IN_VERSION)
+    return (name, key) if earlier else (key, "")
+
+
+def _standing(storage: Storage, dataset: Dataset, name: str, key: str) -> Place | None:
+    holder = load(storage, Dataset, key) if key else dataset
+    return next(places(storage, name, [holder]), None) if holder else None
 
 
 def row_of(storage: Storage, place: Place) -> dict[str, Any]:

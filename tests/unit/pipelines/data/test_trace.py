@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from cluster import artifacts, registry
 from cluster.artifacts import Dataset, Record
-from cluster.errors import InputError
+from cluster.errors import InputError, UserError
 from cluster.storage import LocalStorage
 from pipelines.config import DataConfig, ProtectConfig, SourceConfig
 from pipelines.data import ledger, tell
@@ -278,3 +278,65 @@ def test_the_commands_as_a_user_types_them(tmp_path: Path, folder: Path) -> None
     for wrong in (["show", "zz"], ["diff", "zz"], ["trace", "nobody"], ["forget", "nobody"], ["trace", "docs"]):
         with pytest.raises(InputError):
             run(*wrong)
+
+
+# --- against earlier versions -----------------------------------------------------------------------------------------
+
+
+def batch_of(tmp_path: Path, name: str, texts: Sequence[str]) -> Path:
+    (tmp_path / name).mkdir()
+    (tmp_path / name / "a.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
+    return tmp_path / name
+
+
+def test_what_an_earlier_version_keeps_is_a_duplicate_in_a_later_one(tmp_path: Path, storage: LocalStorage) -> None:
+    long = [" ".join(f"{word}{i}" for i in range(80)) for word in ("coal", "lamp", "bird", "wire")]
+    first = make(storage, config(batch_of(tmp_path, "monday", [*TEXTS[:3], long[0], "too short"])))
+    train(storage, first)
+    days = [" " + TEXTS[1], long[0].upper() + " once more", TEXTS[7], TEXTS[7], "too short", long[1]]
+    tuesday = batch_of(tmp_path, "tuesday", days)
+    against = {"against": [first.key[:6]]}
+
+    second = make(storage, config(tuesday, dedup=against, filters=FILTERS.replace(min_words=2), heldout_fraction=0.0))
+
+    fates = {i: trace(storage, f"tuesday/a.jsonl#{i}", second).fates[0] for i in range(1, 7)}
+    told = {i: (fate.reason, fate.detail) for i, fate in fates.items()}
+    assert told == {
+        1: ("exact_duplicate", f"of monday/a.jsonl#2 in version {first.key}"),
+        2: ("near_duplicate", f"of monday/a.jsonl#4 in version {first.key}"),
+        3: ("", ""),
+        4: ("exact_duplicate", "of tuesday/a.jsonl#3"),
+        5: ("", ""),  # what the earlier one excluded it does not hold
+        6: ("", ""),
+    }
+    assert (fates[1].instead, fates[1].instead_in) == ("monday/a.jsonl#2", first.key)
+    assert bool(fates[1].seen_by.models) == split_of(storage, first)["monday/a.jsonl#2"].startswith("train/")
+    assert second.config["dedup"]["against"] == [first.key]
+    third = batch_of(tmp_path, "wednesday", [TEXTS[7], TEXTS[0], TEXTS[9]])
+    both = make(storage, config(third, dedup={"against": [second.key, first.digest]}, heldout_fraction=0.0))
+    assert both.num_excluded_by_reason == {"exact_duplicate": 2}
+    assert "against" not in make(storage, config(third)).config["dedup"]
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"ngram": 4}, r"made with ngram 5, here it is 4"),
+        ({"against": ["ffff"]}, "no dataset in"),
+        ({"near": False}, ""),
+    ],
+)
+def test_only_versions_with_the_same_signatures_are_compared(
+    tmp_path: Path, storage: LocalStorage, changes: dict[str, object], says: str
+) -> None:
+    docs = batch_of(tmp_path, "docs", TEXTS[:2])
+    first = make(storage, config(docs))
+    settings = config(batch_of(tmp_path, "more", TEXTS[1:3]), dedup={"against": [first.key], **changes})
+    if not says:
+        assert make(storage, settings).num_excluded_by_reason == {"exact_duplicate": 1}
+        return
+    with pytest.raises(UserError, match=says):
+        make(storage, settings)
+    artifacts.retire(storage, Record(key=first.key))
+    with pytest.raises(InputError, match="has no record" if "against" not in changes else "no dataset"):
+        make(storage, settings)

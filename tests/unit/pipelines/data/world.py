@@ -12,6 +12,7 @@ from cluster.artifacts import Checkpoint, Dataset, EvalReport, GateReport, Quant
 from cluster.storage import LocalStorage
 from pipelines.config import DataConfig, FilterConfig, SourceConfig
 from pipelines.data import clean as stage
+from pipelines.data.duplicates import joined, link, shards_of, tasks
 from pipelines.data.record import save_both
 from pipelines.data.shards import write_shard
 from pipelines.publish import publish_candidate
@@ -35,9 +36,11 @@ def make(storage: LocalStorage, settings: DataConfig) -> Dataset:
     if found := artifacts.load(storage, Dataset, work.key):
         return found
     blocks = list(stage.cleaner_of(work)({"file": list(range(len(work.files)))}))
-    stripped = pa.concat_tables([stage._strip(number, block) for number, block in enumerate(blocks)])
-    documents = stripped.sort_by([("file", "ascending"), ("ordinal", "ascending")])
-    decisions, shards = stage.settle(documents, work)
+    stripped, keys = zip(*(stage.strip(number, block) for number, block in enumerate(blocks)), strict=True)
+    documents = pa.concat_tables(stripped).sort_by([("file", "ascending"), ("ordinal", "ascending")])
+    todo = tasks(settings.dedup, range(len(keys)), len(documents), storage.uri, shards_of(work.earlier))
+    links = joined([link(task, *keys) for task in todo], documents)
+    decisions, shards = stage.settle(documents, links, work, storage)
     target = stage.target_of(work, storage)
     written = [write_shard(target, shard, *(blocks[b] for b in shard.blocks)) for shard in shards]
     dataset = stage.outcome(work, documents, decisions, written)
