@@ -13,26 +13,25 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
-from cluster.artifacts import Dataset, FileEntry, Record, load, stage_key
+from cluster.artifacts import Dataset, FileEntry, Record, load
 from cluster.errors import InputError, ResourceError, StageFailed
 from cluster.session import on_pool
 from cluster.storage import Storage
 from pipelines.config import DataConfig
-from pipelines.data import ledger
-from pipelines.data.batch import TEXT_COLUMNS, BatchCleaner, schema
+from pipelines.data.batch import TEXT_COLUMNS, schema
 from pipelines.data.decide import EXCLUDED, SPLITS, Decision, decide
-from pipelines.data.decontaminate import read_sets
 from pipelines.data.dedup import Links
-from pipelines.data.duplicates import earlier_versions, joined, keys_table, link, names_of, shards_of, tasks
-from pipelines.data.inventory import SourceFile, inventory
+from pipelines.data.duplicates import joined, keys_table, link, names_of, shards_of, tasks
+from pipelines.data.inventory import SourceFile
 from pipelines.data.outcome import manifest
 from pipelines.data.protect import read_key
 from pipelines.data.record import FORGOTTEN, save_both
-from pipelines.data.recorded import recorded_config, rules_digest
+from pipelines.data.recorded import rules_digest
 from pipelines.data.rules import compile_rules
 from pipelines.data.shards import Plan, Row, Target, Written, plan, prepare_folder, take_out, write_shard
+from pipelines.data.work import Work, cleaner_of, prepare
 from pipelines.progress import bar, say
 
 if TYPE_CHECKING:
@@ -76,32 +75,6 @@ def clean(config: DataConfig, storage: Storage) -> Dataset:
     return dataset
 
 
-class Work(NamedTuple):
-    """What is to be cleaned, how, and under which key the result is kept."""
-
-    config: DataConfig
-    files: Sequence[SourceFile]
-    recorded: dict[str, Any]
-    key: str
-    earlier: Sequence[Dataset] = ()
-    """Versions whose documents count as there already."""
-
-    @property
-    def forgotten(self) -> list[str]:
-        """Ids of documents that people want out."""
-        return self.recorded.get("forgotten", [])
-
-
-def prepare(config: DataConfig, storage: Storage) -> Work:
-    files = inventory(config.sources)
-    sources = [source.model_dump() for source in config.sources]
-    gone = ledger.concerning(ledger.read(storage), {file.name for file in files}, sources)
-    earlier = earlier_versions(storage, config.dedup)
-    recorded = recorded_config(config, gone, [made.key for made in earlier])
-    key = stage_key("clean", recorded, {file.name: file.sha256 for file in files})
-    return Work(config, files, recorded, key, earlier)
-
-
 def _read_and_judge(work: Work, num_blocks: int | None = None) -> list[ray.ObjectRef[pa.Table]]:
     """Tables of documents with their verdicts, in no particular order, where the workers left them."""
     import ray.data
@@ -124,15 +97,6 @@ def _read_and_judge(work: Work, num_blocks: int | None = None) -> list[ray.Objec
             read += rows
             progress.update(read)
     return blocks
-
-
-def cleaner_of(work: Work) -> BatchCleaner:
-    config = work.config
-    sets = read_sets(config.decontaminate) if config.decontaminate else None
-    if sets is not None and sets.num_too_short:
-        short = f"{sets.num_too_short} of {sets.num_items} evaluation items"
-        say("clean", f"{short} have no text of {config.decontaminate.min_words} words: not looked for")  # type: ignore[union-attr]
-    return BatchCleaner(tuple(work.files), config, read_key(config.protect), sets)
 
 
 def _num_blocks(files: Sequence[SourceFile]) -> int:

@@ -15,6 +15,7 @@ from pipelines.data import clean as stage
 from pipelines.data.duplicates import joined, link, shards_of, tasks
 from pipelines.data.record import save_both
 from pipelines.data.shards import write_shard
+from pipelines.data.work import cleaner_of, prepare
 from pipelines.publish import publish_candidate
 
 FILTERS = FilterConfig(min_words=5, min_stop_words=0)
@@ -32,10 +33,10 @@ def config(folder: Path, **changes: Any) -> DataConfig:
 
 def make(storage: LocalStorage, settings: DataConfig) -> Dataset:
     """As `clean`, without a cluster."""
-    work = stage.prepare(settings, storage)
+    work = prepare(settings, storage)
     if found := artifacts.load(storage, Dataset, work.key):
         return found
-    blocks = list(stage.cleaner_of(work)({"file": list(range(len(work.files)))}))
+    blocks = list(cleaner_of(work)({"file": list(range(len(work.files)))}))
     stripped, keys = zip(*(stage.strip(number, block) for number, block in enumerate(blocks)), strict=True)
     documents = pa.concat_tables(stripped).sort_by([("file", "ascending"), ("ordinal", "ascending")])
     todo = tasks(settings.dedup, range(len(keys)), len(documents), storage.uri, shards_of(work.earlier))
