@@ -345,6 +345,25 @@ def data_diff(
     _say(tell.diff_lines(found))
 
 
+@data.command("report")
+def data_report(
+    version: VersionArgument = None,
+    recipe: RecipeOption = None,
+    folder: Annotated[Path, typer.Option("--out", help="folder to write to")] = Path(),
+) -> None:
+    """Write how clean, comprehensive and consistent a version is, as an HTML page and as JSON. Exit code 1 when a check fails."""
+    from pipelines.data import history
+    from pipelines.data.report import report
+    from pipelines.data.report_page import write
+
+    storage = _storage(recipe)
+    found = report(storage, history.version(storage, version))
+    _say(str(path) for path in write(found, folder))
+    failed = [check.what for check in found.checks if check.ok is False]
+    _say(f"does not hold: {what}" for what in failed)
+    raise typer.Exit(1 if failed else 0)
+
+
 @data.command("trace")
 def data_trace(
     document: Annotated[str, typer.Argument(metavar="ID", help="id of a document, or the beginning of one")],
