@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -183,6 +185,38 @@ def test_forgetting_twice_changes_nothing_and_names_the_same_models(storage: Loc
     assert second.still_in == (dataset.key,)
     assert out_of(storage, kept, dataset).already
     assert "nothing was changed" in "\n".join(tell.forget_lines(second))
+
+
+def test_a_forgetting_that_was_killed_goes_on_with_the_same_command(
+    storage: LocalStorage, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before = make(storage, settings(folder))
+    with monkeypatch.context() as patch:
+        patch.setattr("pipelines.data.forget.save_both", lambda *_: sys.exit("killed"))
+        with pytest.raises(SystemExit):
+            out_of(storage, "docs/page.txt")
+    assert versions(storage).found == [before]
+    done = out_of(storage, "docs/page.txt", at=datetime.now(UTC))
+    assert (done.already, len(versions(storage).found), len(ledger.read(storage))) == (False, 2, 1)
+    assert done.now == make(storage, settings(folder)).key
+
+
+ALONE = """
+import sys
+from serinus import app
+app(["data", "trace", "docs/page.txt", "--recipe", sys.argv[1]], standalone_mode=False)
+heavy = {"ray", "torch", "pandas", "scipy", "numba", "pyarrow.compute", "pyarrow.dataset"} & sys.modules.keys()
+assert not heavy, heavy
+"""
+
+
+def test_a_trace_imports_nothing_heavy_and_so_takes_less_than_a_second(tmp_path: Path, folder: Path) -> None:
+    (tmp_path / "recipe.yaml").write_text(GOOD)
+    make(LocalStorage(tmp_path / "store"), settings(folder))
+    command = [sys.executable, "-c", ALONE, str(tmp_path / "recipe.yaml")]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert "bytes 0 to 79" in done.stdout
 
 
 def test_after_a_version_without_it_models_made_of_that_one_need_no_training(
