@@ -49,7 +49,7 @@ class Forgotten(StrictModel):
     copies: tuple[str, ...]
     """Documents left out as copies of this one, and staying out. Their texts are on disk among the excluded."""
     seen_by: Descent
-    """Models to retrain: those made of versions that train on it."""
+    """Models to retrain: those made of versions that train on it; evaluations that could draw items from it, held out."""
 
 
 def forget(storage: Storage, name: str, version: Dataset | None, who: str, at: datetime) -> Forgotten:
@@ -85,7 +85,7 @@ def forget(storage: Storage, name: str, version: Dataset | None, who: str, at: d
         still_in=tuple(other.dataset.key for other in where if other.path != FORGOTTEN_PATH),
         instead=kept_instead(row)[0],
         copies=_copies(storage, where, name),
-        seen_by=descent(storage, *(other.dataset.location for other in where if other.path.startswith(f"{TRAIN}/"))),
+        seen_by=_seen(storage, where),
     )
 
 
@@ -218,6 +218,14 @@ def _refuse_if_last(place: Place) -> None:
     if place.dataset.num_kept == 1 and not place.path.startswith(f"{EXCLUDED}/"):
         where = f"version {place.dataset.key}"
         raise InputError(where, "keeps this document alone: nothing would be left", "give the recipe other documents")
+
+
+def _seen(storage: Storage, where: Sequence[Place]) -> Descent:
+    trained, held = (
+        descent(storage, *(place.dataset.location for place in where if place.path.startswith(f"{split}/")))
+        for split in (TRAIN, HELDOUT)
+    )
+    return Descent(models=trained.models, evaluations=held.evaluations)
 
 
 def _copies(storage: Storage, where: Sequence[Place], name: str) -> tuple[str, ...]:

@@ -166,4 +166,6 @@ def forget_lines(done: Forgotten) -> Iterator[str]:
     if done.still_in:
         yield f"  it is still in {', '.join(done.still_in)}: versions never change"
     yield f"  and in its source, {done.source}"
+    if done.seen_by.evaluations:
+        yield f"  {len(done.seen_by.evaluations)} evaluation(s) could draw items from it: serinus run RECIPE makes new ones"
     yield from _seen("  ", done.seen_by, "to retrain, with serinus run RECIPE:")

@@ -173,7 +173,7 @@ def test_the_forgotten_text_is_nowhere_in_the_new_version(storage: LocalStorage,
 def test_forgetting_twice_changes_nothing_and_names_the_same_models(storage: LocalStorage, folder: Path) -> None:
     dataset = make(storage, settings(folder))
     train(storage, dataset)
-    kept, _ = trained_and_heldout(storage, dataset)
+    kept, held = trained_and_heldout(storage, dataset)
     first = out_of(storage, kept, at=datetime.now(UTC))
     files = sorted(storage.list("artifacts")), ledger.read(storage)
     second = out_of(storage, kept)
@@ -185,6 +185,8 @@ def test_forgetting_twice_changes_nothing_and_names_the_same_models(storage: Loc
     assert second.still_in == (dataset.key,)
     assert out_of(storage, kept, dataset).already
     assert "nothing was changed" in "\n".join(tell.forget_lines(second))
+    unseen = out_of(storage, held)
+    assert (unseen.seen_by.models, len(unseen.seen_by.evaluations)) == ((), 1)
 
 
 def test_a_forgetting_that_was_killed_goes_on_with_the_same_command(
