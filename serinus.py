@@ -410,8 +410,9 @@ def _storage(recipe: Path | None) -> Storage:
 
 
 def _say(lines: Iterable[str]) -> None:
+    """What documents bring along (ids, field names) must not move a terminal's cursor."""
     for line in lines:
-        print(line)
+        print("".join(character if character.isprintable() else "\ufffd" for character in line))
 
 
 @app.command()

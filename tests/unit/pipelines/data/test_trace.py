@@ -311,6 +311,10 @@ def test_the_commands_as_a_user_types_them(tmp_path: Path, folder: Path) -> None
     assert "1 kept before, excluded now\n    docs/page.txt: forgotten" in run("diff")
     assert json.loads(run("diff", "--json"))["documents"] == {"kept before, excluded now": 1}
     assert '  forgotten: none -> ["docs/page.txt"]' in run("diff")
+    rows = [json.dumps({"id": "\x1b[2J\n", "text": TEXTS[0]}), json.dumps({"id": "x", "text": TEXTS[1]})]
+    (folder / "a.jsonl").write_text("\n".join(rows))
+    make(storage, settings(folder).replace(sources=(SourceConfig(path=str(folder), id_field="id"),)))
+    assert run("trace", "\x1b").startswith("\ufffd[2J\ufffd\n")  # a document's id moves no cursor
     for wrong in (["show", "zz"], ["diff", "zz"], ["trace", "nobody"], ["forget", "nobody"], ["trace", "docs"]):
         with pytest.raises(InputError):
             run(*wrong)
