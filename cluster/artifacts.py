@@ -120,6 +120,17 @@ class Dataset(Manifest):
         return f"{self.num_documents} documents in, {self.num_kept} kept ({self.num_heldout} held out), {excluded}"
 
 
+class Record(Manifest):
+    """What became of every document of the dataset with the same key, shard for shard and row for row, without their texts."""
+
+    kind: Literal["record"] = "record"
+    num_documents: int = 0
+
+    @property
+    def summary(self) -> str:
+        return f"of {self.num_documents} documents"
+
+
 class Weights(Manifest):
     """A model whose Hugging Face folder (config, tokenizer, safetensors) is `model/` in the artifact's folder."""
 
@@ -347,6 +358,7 @@ class Revision(Manifest):
 
 KINDS: dict[str, type[Manifest]] = {
     "dataset": Dataset,
+    "record": Record,
     "model": ImportedModel,
     "checkpoint": Checkpoint,
     "quantized": QuantizedModel,

@@ -128,6 +128,9 @@ class DedupConfig(StrictModel):
     num_bands: int = Field(14, ge=1)
     rows_per_band: int = Field(8, ge=1)
     """14 x 8 finds pairs of Jaccard similarity 0.75 with probability 0.77 (FineWeb, section 3.4)."""
+    against: tuple[Annotated[str, Field(pattern="^[0-9a-f]{4,64}$")], ...] = ()
+    """Earlier versions of the dataset in the same storage (`serinus data log`), by key or digest or the beginning of one: what
+    they keep counts as there already. They must have been made with the same ngram, num_bands and rows_per_band."""
 
 
 ProtectedKind = Literal["email", "phone", "credit_card", "iban", "ip_address", "secret"]
@@ -165,6 +168,33 @@ class ProtectConfig(StrictModel):
         return self
 
 
+class EvaluationSetConfig(StrictModel):
+    """Items that a model is to be asked, which must not be among what it learns from."""
+
+    path: Location
+    """JSON lines, an item a line; a file, folder or glob, local or s3://."""
+    id_field: str = "id"
+    """Names the item in the record; without it the line does."""
+    fields: tuple[str, ...] = ()
+    """Fields whose texts are looked for, in lists and objects too; empty: all."""
+
+
+class DecontaminateConfig(StrictModel):
+    """Documents that share a run of words with an item are excluded (Brown et al. 2020, arXiv 2005.14165, appendix C)."""
+
+    sets: tuple[EvaluationSetConfig, ...] = Field(min_length=1)
+    ngram: int = Field(13, ge=4)
+    """Words in a run, in lower case and without punctuation."""
+    min_words: int = Field(8, ge=4)
+    """Texts of fewer words than `ngram` are looked for whole, if they have so many; shorter ones are found everywhere."""
+
+    @model_validator(mode="after")
+    def _ordered(self) -> DecontaminateConfig:
+        if self.min_words > self.ngram:
+            raise ValueError(f"min_words ({self.min_words}) is above ngram ({self.ngram})")
+        return self
+
+
 class DataConfig(StrictModel):
     """From raw documents to a dataset."""
 
@@ -174,6 +204,8 @@ class DataConfig(StrictModel):
     protect: ProtectConfig = ProtectConfig()
     """Comes behind the rules and before the filters."""
     filters: FilterConfig = FilterConfig()
+    decontaminate: DecontaminateConfig | None = None
+    """Comes behind the filters. Leave it out and no evaluation set is looked at."""
     dedup: DedupConfig = DedupConfig()
     max_document_bytes: int = Field(10_000_000, ge=1)
     """A longer document is excluded as `too_large`."""

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cluster.errors import StageFailed
 from pipelines.config import DataConfig, DedupConfig, ProtectConfig
 from pipelines.data import dedup, filters, language
+from pipelines.data.decontaminate import EvaluationSets, contaminated
 from pipelines.data.document import Document
 from pipelines.data.inventory import SourceFile
 from pipelines.data.protect import protect_column, showing_more
@@ -56,11 +57,13 @@ class BatchCleaner:
     config: DataConfig
     key: bytes = b""
     """Under which protected values are hashed."""
+    sets: EvaluationSets | None = None
+    """Which no document may share words with."""
 
     def __call__(self, rows: dict[str, Any]) -> Iterator[pa.Table]:
         rules = compile_rules(self.config.rules)
         for batch in self._batches([int(index) for index in rows["file"]]):
-            yield clean_batch(batch, rules, self.config, self.key)
+            yield clean_batch(batch, rules, self.config, self.key, self.sets)
 
     def _batches(self, indices: Sequence[int]) -> Iterator[list[Placed]]:
         """Of documents in order. Small files share a batch."""
@@ -94,6 +97,7 @@ def schema() -> pa.Schema:
             "id": pa.string(),
             "source": pa.string(),
             "position": pa.int64(),
+            "span": pa.list_(pa.int64(), 2),
             "original": pa.large_string(),
             "text": pa.large_string(),
             "num_characters_in": pa.int64(),
@@ -105,7 +109,13 @@ def schema() -> pa.Schema:
     )
 
 
-def clean_batch(batch: Sequence[Placed], rules: Sequence[Rule], config: DataConfig, key: bytes = b"") -> pa.Table:
+def clean_batch(
+    batch: Sequence[Placed],
+    rules: Sequence[Rule],
+    config: DataConfig,
+    key: bytes = b"",
+    sets: EvaluationSets | None = None,
+) -> pa.Table:
     """The documents' cleaned texts and verdicts."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -121,7 +131,7 @@ def clean_batch(batch: Sequence[Placed], rules: Sequence[Rule], config: DataConf
         originals = _most_telling(originals, repaired, rewritten, list(protected), config.protect)
         originals = protect_column(originals, config.protect.actions, key)[0]
     verdicts = [Verdict(document.reason or "", document.detail, "", b"", b"") for document in documents]
-    for i, verdict in zip(np.flatnonzero(readable).tolist(), judge(texts.filter(readable), config), strict=True):
+    for i, verdict in zip(np.flatnonzero(readable).tolist(), judge(texts.filter(readable), config, sets), strict=True):
         verdicts[i] = verdict
     for i, found in protected.items():
         changed_by[i].append("protect")
@@ -134,6 +144,7 @@ def clean_batch(batch: Sequence[Placed], rules: Sequence[Rule], config: DataConf
         "id": [document.id for document in documents],
         "source": [document.source for document in documents],
         "position": [document.position for document in documents],
+        "span": [document.span for document in documents],
         "original": originals,
         "text": texts,
         "num_characters_in": num_characters_in,
@@ -192,7 +203,7 @@ def _rewrite(
     return pc.replace_with_mask(originals, pa.array(readable), column), changed_by
 
 
-def judge(texts: pa.Array, config: DataConfig) -> list[Verdict]:
+def judge(texts: pa.Array, config: DataConfig, sets: EvaluationSets | None = None) -> list[Verdict]:
     """Cheap filters first: the language costs more and is asked only of what passed them."""
     drops = filters.cheap_drops(texts, config.filters)
     alive = _without(range(len(texts)), drops)
@@ -203,6 +214,10 @@ def judge(texts: pa.Array, config: DataConfig) -> list[Verdict]:
     english = [i for i in _without(alive, drops) if languages[i][0] == "en"]
     for place, drop in filters.stop_word_drops(_chosen(texts, english), config.filters).items():
         drops[english[place]] = drop
+    if sets is not None:
+        kept = _without(alive, drops)
+        found = contaminated(_chosen(texts, kept), sets)
+        drops |= {kept[place]: filters.Drop("contaminated", detail) for place, detail in found.items()}
     keys = _keys(texts, _without(alive, drops), config.dedup)
     return [
         Verdict(*drops.get(i, ("", "")), languages.get(i, ("",))[0], *keys.get(i, (b"", b"")))

@@ -11,23 +11,27 @@ from __future__ import annotations
 import errno
 import logging
 import time
-from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cluster.artifacts import Batch, Dataset, FileEntry, Source, digest, load, save, stage_key
+from cluster.artifacts import Dataset, FileEntry, Record, load
 from cluster.errors import InputError, ResourceError, StageFailed
 from cluster.session import on_pool
 from cluster.storage import Storage
 from pipelines.config import DataConfig
-from pipelines.data.batch import TEXT_COLUMNS, BatchCleaner, schema
-from pipelines.data.decide import EXCLUDED, HELDOUT, SPLITS, TRAIN, Decision, decide
-from pipelines.data.filters import CHEAP_FILTERS
-from pipelines.data.inventory import SourceFile, inventory
-from pipelines.data.protect import key_id, read_key
-from pipelines.data.rules import VERSION, compile_rules
-from pipelines.data.shards import Row, plan, prepare_folder, write_shard
+from pipelines.data.batch import TEXT_COLUMNS, schema
+from pipelines.data.decide import EXCLUDED, SPLITS, Decision, decide
+from pipelines.data.dedup import Links
+from pipelines.data.duplicates import joined, keys_table, link, names_of, shards_of, tasks
+from pipelines.data.inventory import SourceFile
+from pipelines.data.outcome import manifest
+from pipelines.data.protect import read_key
+from pipelines.data.record import FORGOTTEN, save_both
+from pipelines.data.recorded import rules_digest
+from pipelines.data.rules import compile_rules
+from pipelines.data.shards import Plan, Row, Target, Written, plan, prepare_folder, take_out, write_shard
+from pipelines.data.work import Work, cleaner_of, prepare
 from pipelines.progress import bar, say
 
 if TYPE_CHECKING:
@@ -39,14 +43,6 @@ if TYPE_CHECKING:
 MAX_BLOCKS = 1_024
 BLOCK_BYTES = 8_000_000
 """About so much input for a task, a second of work and more."""
-
-FILTER_NAMES = (
-    *(check.__name__ for check in CHEAP_FILTERS),
-    "language",
-    "stop_words",
-    "exact_duplicates",
-    "near_duplicates",
-)
 
 
 def clean(config: DataConfig, storage: Storage) -> Dataset:
@@ -64,44 +60,26 @@ def clean(config: DataConfig, storage: Storage) -> Dataset:
     began_at = time.monotonic()
     compile_rules(config.rules)  # a bad rule or key is told before anything is read
     read_key(config.protect)
-    files = inventory(config.sources)
-    key = stage_key("clean", recorded_config(config), {file.name: file.sha256 for file in files})
-    if made := load(storage, Dataset, key):
+    work = prepare(config, storage)
+    if made := load(storage, Dataset, work.key):
         say("clean", f"already made: {_counts(made)} ({made.location})")
         return made
-    say("clean", f"{len(files)} files, {sum(file.num_bytes for file in files) / 1e6:.1f} MB")
+    say("clean", f"{len(work.files)} files, {sum(file.num_bytes for file in work.files) / 1e6:.1f} MB")
     with _told_apart(storage):
-        blocks = _read_and_judge(files, config)
-        dataset = _write(blocks, files, config, key, storage)
+        blocks = _read_and_judge(work)
+        dataset, record = _write(blocks, work, storage)
     dataset = dataset.model_copy(update={"took_s": round(time.monotonic() - began_at, 2)})
     _refuse_if_empty(dataset, storage)
-    dataset = save(storage, dataset)
+    dataset = save_both(storage, dataset, record)
     _tell(dataset)
     return dataset
 
 
-def recorded_config(config: DataConfig) -> dict[str, Any]:
-    """What decides over the result: neither this machine's paths nor where the work runs.
-
-    The names of the files, which begin with the last part of the source's path, are recorded with their hashes instead.
-    """
-    left_out: Any = {"pool": True, "sources": {"__all__": {"path"}}, "protect": {"key_file"}}
-    dumped = config.model_dump(mode="json", exclude=left_out)
-    return {**dumped, "rules_version": VERSION, "protect_key": key_id(read_key(config.protect))}
-
-
-def rules_digest(config: DataConfig) -> str:
-    """Of everything that decides what becomes of a document."""
-    names = ("rules", "protect", "filters", "dedup", "max_document_bytes", "protect_key", "rules_version")
-    return digest({name: recorded_config(config)[name] for name in names})
-
-
-def _read_and_judge(
-    files: Sequence[SourceFile], config: DataConfig, num_blocks: int | None = None
-) -> list[ray.ObjectRef[pa.Table]]:
+def _read_and_judge(work: Work, num_blocks: int | None = None) -> list[ray.ObjectRef[pa.Table]]:
     """Tables of documents with their verdicts, in no particular order, where the workers left them."""
     import ray.data
 
+    config, files = work.config, work.files
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plans and bars are not for those who run a recipe
 
     context = ray.data.DataContext.get_current().copy()
@@ -110,7 +88,7 @@ def _read_and_judge(
     with ray.data.DataContext.current(context), bar("clean", None, "documents") as progress:
         items = [{"file": index} for index in range(len(files))]
         dataset = ray.data.from_items(items, override_num_blocks=num_blocks or _num_blocks(files))
-        cleaned = dataset.map_batches(BatchCleaner(tuple(files), config, read_key(config.protect)), batch_size=None)
+        cleaned = dataset.map_batches(cleaner_of(work), batch_size=None)
         blocks: list[ray.ObjectRef[pa.Table]] = []
         read = 0
         for bundle in cleaned.iter_internal_ref_bundles():
@@ -154,16 +132,53 @@ def _root_cause(error: BaseException) -> BaseException:
     return _root_cause(inner) if isinstance(inner, BaseException) and inner is not error else error
 
 
-def _write(blocks: Blocks, files: Sequence[SourceFile], config: DataConfig, key: str, storage: Storage) -> Dataset:
-    """Decide over all documents, write the shards, and return the manifest, not yet saved."""
-    documents = _without_texts(blocks, config)
+def _write(blocks: Blocks, work: Work, storage: Storage) -> tuple[Dataset, list[FileEntry]]:
+    """Decide over all documents and write the shards; the dataset's manifest, not yet saved, and the files of its record."""
+    documents, keys = _without_texts(blocks, work.config)
     _check_ids(documents)
-    decisions = decide(documents, config)
-    rows = _rows(documents, decisions)
-    location = Dataset(key=key).location
-    prepare_folder(storage, location)
-    written = _write_shards(blocks, rows, config, storage, location)
-    return _manifest(documents, decisions, written, files=files, config=config, key=key)
+    decisions, shards = settle(documents, _links(keys, documents, work, storage), work, storage)
+    written = _write_shards(blocks, shards, work, storage)
+    return outcome(work, documents, decisions, written), [shard.record for shard in written]
+
+
+def settle(documents: pa.Table, links: Links, work: Work, storage: Storage) -> tuple[list[Decision], list[Plan]]:
+    """What becomes of each document, and the shards to write."""
+    decisions = decide(documents, work.config, links, names_of(storage, work.earlier, links))
+    rows = [Row(*place) for place in zip(*_places(documents), decisions, strict=True)]
+    gone = _forgotten(documents, work.forgotten)
+    shards = take_out(list(plan(rows, SPLITS, work.config.documents_per_shard)), [rows[i][:2] for i in gone])
+    for i in gone:
+        decisions[i] = Decision(EXCLUDED, FORGOTTEN)
+    return decisions, shards
+
+
+def outcome(work: Work, documents: pa.Table, decisions: Sequence[Decision], written: Sequence[Written]) -> Dataset:
+    """The manifest, not yet saved."""
+    return manifest(
+        documents, decisions, written, config=work.config, files=work.files, recorded=work.recorded, key=work.key
+    )
+
+
+def target_of(work: Work, storage: Storage) -> Target:
+    """Empty folders for the shards and their records."""
+    locations = Dataset(key=work.key).location, Record(key=work.key).location
+    for location in locations:
+        prepare_folder(storage, location)
+    (filesystem, folder), (_, record) = map(storage.filesystem, locations)
+    return Target(filesystem, folder, record, rules_digest(work.recorded))
+
+
+def _places(documents: pa.Table) -> tuple[list[int], list[int]]:
+    return documents["block"].to_pylist(), documents["row"].to_pylist()
+
+
+def _forgotten(documents: pa.Table, ids: Sequence[str]) -> list[int]:
+    """Where these documents stand, in the order of the ids."""
+    if not ids:
+        return []
+    wanted = set(ids)
+    places = {name: i for i, name in enumerate(documents["id"].to_pylist()) if name in wanted}
+    return [places[name] for name in sorted(places)]
 
 
 def _check_ids(documents: pa.Table) -> None:
@@ -180,89 +195,48 @@ def _check_ids(documents: pa.Table) -> None:
         )
 
 
-def _without_texts(blocks: Blocks, config: DataConfig) -> pa.Table:
-    """One row a document, in document order, with the block and the row in it where its texts lie."""
+def _without_texts(blocks: Blocks, config: DataConfig) -> tuple[pa.Table, Blocks]:
+    """One row a document, in document order, with the block and the row in it where its texts lie; and, where the workers
+    left it, by what the documents of each block are compared."""
     import pyarrow as pa
     import ray
 
     if not blocks:
-        return _strip(0, schema().empty_table())
-    strip = ray.remote(_strip).options(label_selector=on_pool(config.pool))
-    tables = ray.get([strip.remote(number, block) for number, block in enumerate(blocks)])
-    return pa.concat_tables(tables).sort_by([("file", "ascending"), ("ordinal", "ascending")])
+        return strip(0, schema().empty_table())[0], []
+    part = ray.remote(strip).options(label_selector=on_pool(config.pool), num_returns=2)
+    tables, keys = zip(*(part.remote(number, block) for number, block in enumerate(blocks)), strict=True)
+    return pa.concat_tables(ray.get(list(tables))).sort_by([("file", "ascending"), ("ordinal", "ascending")]), keys
 
 
-def _strip(number: int, block: pa.Table) -> pa.Table:
+def strip(number: int, block: pa.Table) -> tuple[pa.Table, pa.Table]:
     import pyarrow as pa
 
     rows = len(block)
-    block = block.append_column("block", pa.array([number] * rows, pa.int32()))
-    return block.append_column("row", pa.array(range(rows), pa.int64())).drop_columns(list(TEXT_COLUMNS))
+    table = block.append_column("block", pa.array([number] * rows, pa.int32()))
+    table = table.append_column("row", pa.array(range(rows), pa.int64()))
+    return table.drop_columns([*TEXT_COLUMNS, "bands"]), keys_table(block)
 
 
-def _rows(documents: pa.Table, decisions: Sequence[Decision]) -> list[Row]:
-    places = zip(documents["block"].to_pylist(), documents["row"].to_pylist(), decisions, strict=True)
-    return [Row(*place) for place in places]
-
-
-def _write_shards(
-    blocks: Blocks, rows: Sequence[Row], config: DataConfig, storage: Storage, location: str
-) -> list[tuple[FileEntry, Batch]]:
+def _links(keys: Blocks, documents: pa.Table, work: Work, storage: Storage) -> Links:
     import ray
 
-    filesystem, folder = storage.filesystem(location)
-    write = ray.remote(write_shard).options(label_selector=on_pool(config.pool))
-    rules = rules_digest(config)
-    shards = list(plan(rows, SPLITS, config.documents_per_shard))
-    results = [write.remote(filesystem, folder, shard, rules, *(blocks[b] for b in shard.blocks)) for shard in shards]
+    run = ray.remote(link).options(label_selector=on_pool(work.config.pool))
+    todo = tasks(work.config.dedup, range(len(keys)), len(documents), storage.uri, shards_of(work.earlier))
+    return joined(ray.get([run.remote(task, *keys) for task in todo]), documents)
+
+
+def _write_shards(blocks: Blocks, shards: Sequence[Plan], work: Work, storage: Storage) -> list[Written]:
+    import ray
+
+    target = target_of(work, storage)
+    write = ray.remote(write_shard).options(label_selector=on_pool(work.config.pool))
+    results = [write.remote(target, shard, *(blocks[b] for b in shard.blocks)) for shard in shards]
     with bar("clean", len(results), "shards") as progress:
         waiting = results
         while waiting:
             _, waiting = ray.wait(waiting, num_returns=1)
             progress.update(len(results) - len(waiting))
     return ray.get(results)
-
-
-def _manifest(
-    documents: pa.Table,
-    decisions: Sequence[Decision],
-    written: Sequence[tuple[FileEntry, Batch]],
-    *,
-    files: Sequence[SourceFile],
-    config: DataConfig,
-    key: str,
-) -> Dataset:
-    splits = Counter(decision.split for decision in decisions)
-    reasons = Counter(decision.reason for decision in decisions if decision.split == EXCLUDED)
-    changed = Counter(name for names in documents["changed_by"].to_pylist() for name in names)
-    lengths = zip(documents["num_characters"].to_pylist(), decisions, strict=True)
-    dataset = Dataset(
-        key=key,
-        config=recorded_config(config),
-        files=tuple(entry for entry, _ in written),
-        batches=tuple(batch for _, batch in written),
-        sources=tuple(Source(path=file.name, num_bytes=file.num_bytes, sha256=file.sha256) for file in files),
-        rules=tuple(rule.name for rule in config.rules) + FILTER_NAMES,
-        rules_digest=rules_digest(config),
-        num_documents=len(documents),
-        num_train=splits[TRAIN],
-        num_heldout=splits[HELDOUT],
-        num_excluded_by_reason=dict(sorted(reasons.items())),
-        num_changed_by_rule={rule.name: changed[rule.name] for rule in config.rules},
-        num_protected_by_kind=_protected(documents, decisions) if config.protect.actions else {},
-        num_characters_in=sum(documents["num_characters_in"].to_pylist()),
-        num_characters_kept=sum(length for length, decision in lengths if decision.split != EXCLUDED),
-    )
-    assert dataset.num_documents == dataset.num_kept + dataset.num_excluded
-    assert dataset.num_documents == sum(batch.num_documents for batch in dataset.batches)
-    return dataset
-
-
-def _protected(documents: pa.Table, decisions: Sequence[Decision]) -> dict[str, int]:
-    """Values that were masked or hashed in the kept documents."""
-    rows = zip(documents["protected"].to_pylist(), decisions, strict=True)
-    counts = Counter(span["kind"] for spans, decision in rows if decision.split != EXCLUDED for span in spans)
-    return dict(sorted(counts.items()))
 
 
 def _refuse_if_empty(dataset: Dataset, storage: Storage) -> None:

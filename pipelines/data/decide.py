@@ -1,16 +1,19 @@
 """The decisions that need all documents at once: duplicates and the held-out split. Pure, at the driver.
 
-Thin: one row a document (about 300 bytes; its text stays on the workers) is held in the driver's memory, so some tens
-of millions of documents are the limit.
+What the documents are compared by stays on the workers (pipelines/data/duplicates.py), which tell here only who is like whom.
+Thin: one row a document (its texts and signatures are elsewhere) is held in the driver's memory.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from pipelines.config import DataConfig
 from pipelines.data import dedup
+from pipelines.data.dedup import Int64s, Links
 from pipelines.data.document import DropReason
 
 if TYPE_CHECKING:
@@ -26,32 +29,42 @@ class Decision(NamedTuple):
     detail: str = ""
 
 
-def decide(documents: pa.Table, config: DataConfig) -> list[Decision]:
-    """One decision a document, which stand in document order: of duplicates the first is kept."""
-    columns = {name: documents[name].to_pylist() for name in ("id", "reason", "detail", "fingerprint", "bands")}
-    judged = zip(columns["reason"], columns["detail"], strict=True)
-    decisions = [Decision(EXCLUDED, reason, detail) for reason, detail in judged]
+def decide(
+    documents: pa.Table, config: DataConfig, links: Links, earlier: Mapping[int, str] | None = None
+) -> list[Decision]:
+    """One decision a document, which stand in document order: of duplicates the first is kept.
+
+    Args:
+        links: pairs of documents that are alike, by their places in the table; of those without a reason alone.
+        earlier: names of documents of earlier versions, which have numbers below zero in `links`.
+    """
+    judged = zip(documents["reason"].to_pylist(), documents["detail"].to_pylist(), strict=True)
+    kept = {False: Decision(TRAIN), True: Decision(HELDOUT)}
+    decisions = [Decision(EXCLUDED, reason, detail) if reason else kept[False] for reason, detail in judged]
+    _drop_repeats(decisions, links.exact, "exact_duplicate", documents["id"], earlier or {})
+    _drop_repeats(decisions, links.near, "near_duplicate", documents["id"], earlier or {})
     alive = [i for i, decision in enumerate(decisions) if not decision.reason]
-    if config.dedup.exact:
-        first = dedup.first_of_exact([columns["fingerprint"][i] for i in alive])
-        alive = _drop_repeats(alive, first, decisions, "exact_duplicate", columns["id"])
-    if config.dedup.near:
-        first = dedup.first_of_near([columns["bands"][i] for i in alive])
-        alive = _drop_repeats(alive, first, decisions, "near_duplicate", columns["id"])
-    heldout = choose_heldout([columns["fingerprint"][i] for i in alive], config.heldout_fraction)
+    fingerprints = documents["fingerprint"].take(np.array(alive, np.int64)).to_pylist()
+    heldout = choose_heldout(fingerprints, config.heldout_fraction)
     for i, held in zip(alive, heldout, strict=True):
-        decisions[i] = Decision(HELDOUT if held else TRAIN)
+        decisions[i] = kept[held]
     return decisions
 
 
 def _drop_repeats(
-    alive: list[int], first: list[int], decisions: list[Decision], reason: DropReason, ids: Sequence[str]
-) -> list[int]:
-    """Exclude every document that is not the first of its group; the others."""
-    for place, leader in enumerate(first):
-        if leader != place:
-            decisions[alive[place]] = Decision(EXCLUDED, reason, f"of {ids[alive[leader]]}")
-    return [alive[place] for place, leader in enumerate(first) if leader == place]
+    decisions: list[Decision], pairs: Int64s, reason: DropReason, ids: pa.ChunkedArray, earlier: Mapping[int, str]
+) -> None:
+    """Exclude every document that is not the first of its group.
+
+    What is excluded as an exact duplicate links to others what its first one links to them as well: it does no harm here.
+    """
+    first = dedup.first_of(len(decisions), pairs)
+    repeats = np.flatnonzero(first != np.arange(len(first)))
+    leaders = first[repeats]
+    names = ids.take(np.maximum(leaders, 0)).to_pylist()
+    for i, leader, name in zip(repeats.tolist(), leaders.tolist(), names, strict=True):
+        if not decisions[i].reason:
+            decisions[i] = Decision(EXCLUDED, reason, f"of {name if leader >= 0 else earlier[leader]}")
 
 
 def choose_heldout(fingerprints: Sequence[bytes], fraction: float) -> list[bool]:

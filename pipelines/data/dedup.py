@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 import xxhash
@@ -20,6 +20,7 @@ from pipelines.config import DedupConfig
 if TYPE_CHECKING:
     import pyarrow as pa
 
+Int64s = NDArray[np.int64]
 Uint64s = NDArray[np.uint64]
 
 
@@ -48,38 +49,75 @@ def band_keys(texts: pa.Array, config: DedupConfig) -> list[bytes]:
     return [row.tobytes() if num else b"" for row, num in zip(keys, np.diff(bounds).tolist(), strict=True)]
 
 
-def first_of_exact(fingerprints: Sequence[bytes]) -> list[int]:
-    """For each document the index of the first with the same fingerprint: its own where it is the first."""
-    first: dict[bytes, int] = {}
-    return [first.setdefault(key, index) for index, key in enumerate(fingerprints)]
+class Keys(NamedTuple):
+    """By what some documents are compared. `numbers` tell them apart: below zero for those of earlier versions."""
+
+    numbers: Int64s
+    fingerprints: Uint64s
+    """Two for each document."""
+    signed: Int64s
+    """Numbers of those that have words to compare."""
+    bands: Uint64s
+    """A row for each of these, a column for each band that is asked for."""
 
 
-def first_of_near(keys: Sequence[bytes]) -> list[int]:
-    """For each document the index of the first in its group: those linked, however indirectly, by a shared band.
+class Links(NamedTuple):
+    """Pairs of numbers: two rows, a column a pair. They need not name all pairs that are alike, only connect them."""
 
-    Documents without keys stand alone.
-    """
-    first = np.arange(len(keys))
-    present = np.flatnonzero([len(key) > 0 for key in keys])
-    if not len(present):
-        return first.tolist()
-    bands = np.frombuffer(b"".join(keys[i] for i in present), np.uint64).reshape(len(present), -1)
-    labels = _components(bands)
-    _, leader = np.unique(labels, return_index=True)  # index of each label's first occurrence
-    first[present] = present[leader[labels]]
-    return first.tolist()
+    exact: Int64s
+    near: Int64s
 
 
-def _components(bands: Uint64s) -> NDArray[Any]:
+NO_PAIRS: Int64s = np.zeros((2, 0), np.int64)
+
+
+def keys_of(table: pa.Table, numbers: Int64s, num_bands: int, bands: Sequence[int], *, exact: bool) -> Keys:
+    """Of a table with the columns `fingerprint` and `bands` (of which each row has all or none): what is asked for of it."""
+    prints = table["fingerprint"].to_pylist() if exact else []
+    signatures = table["bands"].to_pylist() if bands else []
+    signed = np.array([row for row, signature in enumerate(signatures) if signature], np.int64)
+    all_bands = np.frombuffer(b"".join(signatures), np.uint64).reshape(-1, num_bands)
+    fingerprints = np.frombuffer(b"".join(prints), np.uint64).reshape(-1, 2)
+    return Keys(numbers, fingerprints, numbers[signed], all_bands[:, list(bands)])
+
+
+def links(keys: Sequence[Keys], *, exact: bool) -> Links:
+    """Of documents with the same fingerprint (if asked for), and of those that share one of the bands."""
+    if not keys:
+        return Links(NO_PAIRS, NO_PAIRS)
+    same = NO_PAIRS
+    if exact:
+        first, second = np.concatenate([k.fingerprints for k in keys]).T
+        same = _equal(np.lexsort((second, first)), (first, second), np.concatenate([k.numbers for k in keys]))
+    signed = np.concatenate([k.signed for k in keys])
+    near = [NO_PAIRS]
+    for band in range(keys[0].bands.shape[1]):
+        column = np.concatenate([k.bands[:, band] for k in keys])
+        near.append(_equal(np.argsort(column, kind="stable"), (column,), signed))
+    return Links(same, np.concatenate(near, axis=1))
+
+
+def _equal(order: NDArray[np.intp], columns: Sequence[Uint64s], numbers: Int64s) -> Int64s:
+    """Pairs of neighbours in this order that are equal in all columns; what two earlier documents share is no news."""
+    before, after = order[:-1], order[1:]
+    same = np.logical_and.reduce([column[before] == column[after] for column in columns])
+    pairs = np.stack((numbers[before[same]], numbers[after[same]]))
+    return pairs[:, pairs.max(axis=0) >= 0] if pairs.size else NO_PAIRS
+
+
+def first_of(num: int, pairs: Int64s) -> Int64s:
+    """For each of the numbers from 0 the least of its group: those linked, however indirectly, by pairs."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 
-    num = len(bands)
-    links = []
-    for band in bands.T:
-        order = np.argsort(band, kind="stable")
-        same = band[order[1:]] == band[order[:-1]]
-        links.append(np.stack((order[:-1][same], order[1:][same])))
-    rows, columns = np.concatenate(links, axis=1)
-    graph = coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(num, num))
-    return connected_components(graph, directed=False)[1]
+    first = np.arange(num)
+    nodes, places = np.unique(pairs, return_inverse=True)  # ascending; few, where most documents are like no other
+    if not len(nodes):
+        return first
+    rows, columns = places.reshape(2, -1)
+    graph = coo_array((np.ones(len(rows), np.int8), (rows, columns)), shape=(len(nodes), len(nodes)))
+    labels = connected_components(graph, directed=False)[1]
+    _, least = np.unique(labels, return_index=True)  # index of each label's first occurrence
+    known = nodes >= 0
+    first[nodes[known]] = nodes[least[labels]][known]
+    return first

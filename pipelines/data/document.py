@@ -46,9 +46,13 @@ DropReason = Literal[
     "language_uncertain",
     "few_stop_words",
     "personal_data",
+    # an evaluation set has it too
+    "contaminated",
     # the document is there already
     "exact_duplicate",
     "near_duplicate",
+    # a person asked for it
+    "forgotten",
 ]
 
 
@@ -68,3 +72,6 @@ class Document:
     reason: DropReason | None = None
     detail: str = ""
     """For people: what was found, with its unit."""
+    span: tuple[int, int] | None = None
+    """Where it lies in the file, in bytes of what the compression holds; None where the format has no such place (Parquet, an
+    element of a JSON array) or the whole could not be read."""

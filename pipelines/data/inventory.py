@@ -93,7 +93,7 @@ def _files(source: SourceConfig, filesystem: FileSystem, path: str, label: str) 
     try:
         root = filesystem.get_file_info(base)
         if root.type == FileType.NotFound:
-            raise InputError(source.path, "no such file or folder", "correct `path` under data.sources in the recipe")
+            raise InputError(source.path, "no such file or folder", "correct that `path` in the recipe")
         if root.type != FileType.Directory:
             yield _source_file(source, filesystem, root, label)
             return
@@ -105,7 +105,7 @@ def _files(source: SourceConfig, filesystem: FileSystem, path: str, label: str) 
     chosen = sorted(name for name in relative if pattern is None or pattern.fullmatch(name))
     if not chosen:
         found_text = "an empty folder" if pattern is None else "no file matches"
-        raise InputError(source.path, found_text, "put documents there, or correct `path` under data.sources")
+        raise InputError(source.path, found_text, "put files there, or correct that `path` in the recipe")
     for name in chosen:
         yield _source_file(source, filesystem, relative[name], f"{label}/{name}")
 

@@ -9,6 +9,7 @@ import json
 import re
 import zlib
 from collections.abc import Iterator
+from dataclasses import replace
 from itertools import count
 from typing import IO, Any
 
@@ -50,7 +51,7 @@ def read_documents(file: SourceFile, max_document_bytes: int) -> Iterator[Docume
 
 def _jsonl(file: SourceFile, limit: int) -> Iterator[Document]:
     offset = 0
-    with _open(file) as stream:
+    with open_file(file) as stream:
         for number in count(1):
             line = stream.readline(limit + 1)
             if not line:
@@ -58,9 +59,12 @@ def _jsonl(file: SourceFile, limit: int) -> Iterator[Document]:
             start, offset = offset, offset + len(line)
             if len(line) > limit and not line.endswith(b"\n"):
                 offset += _skip_line(stream)
-                yield _too_large(file, number, offset - start, limit, f"at byte {start} of {file.name}")
+                found = _too_large(file, number, offset - start, limit, f"at byte {start} of {file.name}")
             elif line.strip():
-                yield _from_json_text(file, number, line.rstrip(b"\r\n"))
+                found = _from_json_text(file, number, line.rstrip(b"\r\n"))
+            else:
+                continue
+            yield replace(found, span=(start, offset))
 
 
 def _skip_line(stream: IO[bytes]) -> int:
@@ -162,9 +166,9 @@ def _html(file: SourceFile, limit: int) -> Iterator[Document]:
         return
     text = _main_text(page.text)
     if text is None:
-        yield Document(page.id, page.text, file.name, 1, "no_main_text", "no article found in the page")
+        yield replace(page, reason="no_main_text", detail="no article found in the page")
     else:
-        yield Document(page.id, _storable(text), file.name, 1)
+        yield replace(page, text=_storable(text))
 
 
 def _main_text(page: str) -> str | None:
@@ -183,10 +187,10 @@ def _one_document(file: SourceFile, limit: int, charset: re.Pattern[bytes] | Non
     except TooLarge:
         packed = " (compressed)" if file.gzipped else ""
         return _too_large(file, 1, file.num_bytes, limit, f"from byte 0{packed} of {file.name}")
-    text = _decode(content, charset)
+    text, span = _decode(content, charset), (0, len(content))
     if text is None:
-        return Document(file.name, "", file.name, 1, "binary", _whole(file, "bytes that are no text"))
-    return Document(file.name, _storable(text), file.name, 1)
+        return Document(file.name, "", file.name, 1, "binary", _whole(file, "bytes that are no text"), span)
+    return Document(file.name, _storable(text), file.name, 1, span=span)
 
 
 def _decode(content: bytes, charset: re.Pattern[bytes] | None) -> str | None:
@@ -204,13 +208,14 @@ def _decode(content: bytes, charset: re.Pattern[bytes] | None) -> str | None:
     return content.decode("windows-1252", "replace")
 
 
-def _open(file: SourceFile) -> IO[bytes]:
+def open_file(file: SourceFile) -> IO[bytes]:
+    """Its bytes, without the compression."""
     stream = file.filesystem.open_input_stream(file.path, compression=None)
     return gzip.GzipFile(fileobj=stream) if file.gzipped else io.BufferedReader(stream)  # type: ignore[return-value]
 
 
 def _read_whole(file: SourceFile, limit: int) -> bytes:
-    with _open(file) as stream:
+    with open_file(file) as stream:
         content = stream.read(limit + 1)
     if len(content) > limit:
         raise TooLarge(f"more than {limit} bytes")

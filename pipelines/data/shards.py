@@ -1,15 +1,17 @@
-"""Parquet shards and the hashes of what is in them. Runs on the workers, which hold the texts."""
+"""Parquet shards, the hashes of what is in them, and beside each its record. Runs on the workers, which hold the texts."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 from cluster.artifacts import Batch, FileEntry
 from cluster.storage import Storage
+from pipelines.data.batch import schema
 from pipelines.data.decide import EXCLUDED, Decision
+from pipelines.data.record import FORGOTTEN, FROM_BLOCKS, record_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -17,6 +19,7 @@ if TYPE_CHECKING:
 
 KEPT_COLUMNS = ("id", "text", "source", "position", "language", "protected")
 EXCLUDED_COLUMNS = ("id", "text", "source", "position", "reason", "detail")
+FORGOTTEN_PATH = f"{EXCLUDED}/forgotten.parquet"
 
 
 class Row(NamedTuple):
@@ -40,12 +43,43 @@ class Plan(NamedTuple):
         return sorted({row.block for row in self.rows})
 
 
+class Target(NamedTuple):
+    """Where shards and records go."""
+
+    filesystem: FileSystem
+    folder: str
+    """Of the dataset."""
+    record: str
+    """Folder of the dataset's record."""
+    rules: str
+    """Digest of the rule set."""
+
+
+class Written(NamedTuple):
+    entry: FileEntry
+    batch: Batch
+    record: FileEntry
+
+
 def plan(rows: Sequence[Row], splits: Sequence[str], documents_per_shard: int) -> Iterator[Plan]:
     """Shards of at most `documents_per_shard` documents for each split; none for a split without documents."""
     for split in splits:
         chosen = [row for row in rows if row.decision.split == split]
         for number, start in enumerate(range(0, len(chosen), documents_per_shard)):
             yield Plan(f"{split}/part-{number:05d}.parquet", split, chosen[start : start + documents_per_shard])
+
+
+def take_out(shards: Sequence[Plan], gone: Sequence[tuple[int, int]]) -> list[Plan]:
+    """The same shards without some documents (block, offset), which get a shard of their own at the end, in this order.
+
+    All others stay where they are, so that forgetting one document later leaves all shards but one as they were.
+    """
+    if not gone:
+        return list(shards)
+    places: Container[tuple[int, int]] = set(gone)
+    left = [shard._replace(rows=[row for row in shard.rows if row[:2] not in places]) for shard in shards]
+    forgotten = [Row(*place, Decision(EXCLUDED, FORGOTTEN)) for place in gone]
+    return [*(shard for shard in left if shard.rows), Plan(FORGOTTEN_PATH, EXCLUDED, forgotten)]
 
 
 def prepare_folder(storage: Storage, location: str) -> None:
@@ -59,36 +93,63 @@ def prepare_folder(storage: Storage, location: str) -> None:
             filesystem.create_dir(f"{path}/{split}", recursive=True)
 
 
-def write_shard(
-    filesystem: FileSystem, folder: str, shard: Plan, rules_digest: str, *blocks: pa.Table
-) -> tuple[FileEntry, Batch]:
-    """Write one shard. `blocks` are those of `shard.blocks`, in that order."""
-    table = _assemble(shard, dict(zip(shard.blocks, blocks, strict=True)))
+def write_shard(target: Target, shard: Plan, *blocks: pa.Table) -> Written:
+    """Write one shard and its record. `blocks` are those of `shard.blocks`, in that order."""
+    held = dict(zip(shard.blocks, blocks, strict=True))
+    table = _assemble(shard, held)
+    record = record_of(table, _rows_of(shard, held, FROM_BLOCKS), shard.split, shard.path == FORGOTTEN_PATH)
+    return write_tables(target, shard.path, table, record)
+
+
+def stored_schema(names: Sequence[str]) -> pa.Schema:
+    """Of a shard with these columns."""
+    import pyarrow as pa
+
+    fields = schema()
+    return pa.schema([fields.field(name) for name in names])
+
+
+def write_tables(target: Target, path: str, table: pa.Table, record: pa.Table) -> Written:
+    entry = _write(target.filesystem, target.folder, path, table)
+    batch = Batch(path=path, num_documents=len(table), sha256=hash_of(table), rules=target.rules)
+    return Written(entry, batch, _write(target.filesystem, target.record, path, record))
+
+
+def _write(filesystem: FileSystem, folder: str, path: str, table: pa.Table) -> FileEntry:
     content = _parquet_bytes(table)
-    with filesystem.open_output_stream(f"{folder}/{shard.path}") as stream:
+    with filesystem.open_output_stream(f"{folder}/{path}") as stream:
         stream.write(content)
-    entry = FileEntry(path=shard.path, num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
-    return entry, Batch(path=shard.path, num_documents=len(shard.rows), sha256=hash_of(table), rules=rules_digest)
+    return FileEntry(path=path, num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
 def _assemble(shard: Plan, blocks: dict[int, pa.Table]) -> pa.Table:
     import pyarrow as pa
 
     text = "original" if shard.split == EXCLUDED else "text"
-    names = ["id", text, "source", "position", "language", "protected"]
-    # Document order may leave a block and come back to it: take the rows block by block, then put them in order.
-    order = sorted(range(len(shard.rows)), key=lambda i: shard.rows[i].block)
-    parts = [
-        blocks[block].select(names).take([row.offset for row in shard.rows if row.block == block])
-        for block in shard.blocks
-    ]
-    table = pa.concat_tables(parts).take(pa.array(_inverse(order)))
+    table = _rows_of(shard, blocks, ("id", text, "source", "position", "language", "protected"))
     table = table.rename_columns(list(KEPT_COLUMNS))
+    if shard.path == FORGOTTEN_PATH:
+        table = table.set_column(1, "text", pa.array([""] * len(table), table.schema.field("text").type))
     if shard.split == EXCLUDED:
         reasons = pa.array([row.decision.reason for row in shard.rows], pa.string())
         details = pa.array([row.decision.detail for row in shard.rows], pa.string())
         table = table.append_column("reason", reasons).append_column("detail", details).select(list(EXCLUDED_COLUMNS))
     return table
+
+
+def _rows_of(shard: Plan, blocks: dict[int, pa.Table], names: Sequence[str]) -> pa.Table:
+    """The shard's rows in their order, of these columns.
+
+    Document order may leave a block and come back to it: the rows are taken block by block, then put in order.
+    """
+    import pyarrow as pa
+
+    order = sorted(range(len(shard.rows)), key=lambda i: shard.rows[i].block)
+    parts = [
+        blocks[block].select(names).take([row.offset for row in shard.rows if row.block == block])
+        for block in shard.blocks
+    ]
+    return pa.concat_tables(parts).take(pa.array(_inverse(order)))
 
 
 def _inverse(permutation: Sequence[int]) -> list[int]:

@@ -188,6 +188,14 @@ def test_lineage_goes_back_to_the_input_files(demo: Demo) -> None:
     assert "lambda.txt" in done.stdout
 
 
+def test_a_document_is_traced_from_its_bytes_to_the_revision_in_production(demo: Demo) -> None:
+    done = demo.command("-m", "serinus", "data", "trace", "topics/lambda.txt")
+
+    assert done.returncode == 0, done.stderr
+    assert "topics/lambda.txt, bytes 0 to " in done.stdout
+    assert "[STABLE" in done.stdout or "kept held out" in done.stdout
+
+
 def test_a_second_run_makes_nothing_again(demo: Demo) -> None:
     before = {key: demo.storage.read(key) for key in demo.storage.list("artifacts") if key.endswith("manifest.json")}
 

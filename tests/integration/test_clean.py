@@ -10,14 +10,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from xxhash import xxh3_128_digest
 
-from cluster.artifacts import Dataset, find, load
+from cluster.artifacts import Dataset, Record, find, load
 from cluster.errors import ConfigError, InputError, StageFailed
 from cluster.storage import LocalStorage
 from pipelines.config import DataConfig, FilterConfig, RuleConfig, SourceConfig
 from pipelines.data import clean as stage
+from pipelines.data import duplicates
 from pipelines.data.clean import clean
-from pipelines.data.inventory import inventory
+from pipelines.data.record import parts, schema
 from pipelines.data.shards import hash_of
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_cluster")]
@@ -79,6 +81,7 @@ def test_quickstart_documents(storage: LocalStorage, topics_folder: Path, capfd:
     assert {row["language"] for row in kept.values()} == {"en"}
 
     _check_counts(storage, dataset, len(kept), len(excluded))
+    _check_record(storage, dataset, {**kept, **excluded})
     assert find(storage, dataset.digest) == load(storage, Dataset, dataset.key) == dataset
     assert clean(config.replace(pool="serve"), storage) == dataset  # where it runs changes nothing
     assert "already made" in capfd.readouterr().err
@@ -98,16 +101,32 @@ def _check_counts(storage: LocalStorage, dataset: Dataset, num_kept: int, num_ex
         assert batch.rules == dataset.rules_digest
 
 
-def test_result_does_not_depend_on_how_the_work_is_cut(tmp_path: Path, topics_folder: Path) -> None:
+def _check_record(storage: LocalStorage, dataset: Dataset, written: dict[str, dict[str, Any]]) -> None:
+    record = load(storage, Record, dataset.key)
+    assert record is not None
+    assert (record.inputs, record.num_documents) == ({"dataset": dataset.digest}, dataset.num_documents)
+    told = {row["id"]: row for _, table in parts(storage, dataset, schema().names) for row in table.to_pylist()}
+    assert told.keys() == written.keys()
+    assert all(told[name]["text_hash"] == xxh3_128_digest(row["text"].encode()) for name, row in written.items())
+    assert told["raw/mojibake.txt"]["changed_by"][0] == "repair_unicode"
+    start, end = told["raw/records.jsonl#3"]["span"]
+    assert (RAW / "records.jsonl").read_bytes()[start:end] == (RAW / "records.jsonl").read_bytes().splitlines(True)[2]
+
+
+def test_result_does_not_depend_on_how_the_work_is_cut(
+    tmp_path: Path, topics_folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     config = quickstart(topics_folder, documents_per_shard=20, heldout_fraction=0.3)
-    files = inventory(config.sources)
     made = []
-    for num_blocks in (1, 3):
+    for num_blocks, many in ((1, duplicates.MANY), (3, 1)):  # at last with a task for each band
+        monkeypatch.setattr(duplicates, "MANY", many)
         storage = LocalStorage(tmp_path / str(num_blocks))
-        blocks = stage._read_and_judge(files, config, num_blocks)
-        made.append(stage._write(blocks, files, config, "0" * 16, storage))
-    assert made[0].digest == made[1].digest
-    assert len(made[0].batches) > 4
+        work = stage.prepare(config, storage)
+        made.append(stage._write(stage._read_and_judge(work, num_blocks), work, storage))
+    (one, record), (other, other_record) = made
+    assert one.digest == other.digest
+    assert record == other_record
+    assert len(one.batches) > 4
 
 
 def test_key_follows_input_and_configuration_but_not_the_folder(tmp_path: Path, storage: LocalStorage) -> None:
@@ -149,7 +168,7 @@ def test_nothing_kept_is_an_error_that_counts_and_keeps_the_excluded(
     reason = {"a.txt": "too_few_words: 1", "a.jsonl": "nothing in the files", "a.png": "unknown_format: 1"}[name]
     assert reason in caught.value.found
     assert list(storage.list("artifacts/by-digest")) == []
-    shards = [key for key in storage.list("artifacts") if key.endswith(".parquet")]
+    shards = [key for key in storage.list("artifacts/dataset") if key.endswith(".parquet")]
     assert [pq.read_table(storage.root / key)["id"].to_pylist() for key in shards] == (
         [[f"docs/{name}"]] if content else []
     )
@@ -164,7 +183,7 @@ def test_bad_rule_is_told_before_anything_is_read(tmp_path: Path, storage: Local
 def test_file_that_vanishes_meanwhile_is_one_message(tmp_path: Path, storage: LocalStorage) -> None:
     (tmp_path / "a.txt").write_text("text")
     config = DataConfig(sources=(SourceConfig(path=str(tmp_path / "a.txt")),))
-    files = inventory(config.sources)
+    work = stage.prepare(config, storage)
     (tmp_path / "a.txt").unlink()
     with pytest.raises(StageFailed, match=r"a\.txt was readable"), stage._told_apart(storage):
-        stage._read_and_judge(files, config)
+        stage._read_and_judge(work)

@@ -142,3 +142,19 @@ def c4_page(text: str) -> tuple[str | None, str]:
         kept.append(line)
     left = "\n".join(kept)
     return ("too_few_sentences" if sentences(left) < 3 else None), left
+
+
+def first_overlap(text: str, items: list[str], ngram: int, min_words: int) -> tuple[int, int, int] | None:
+    """The item that shares the first run of words with the text, the run's first word, and its length; the shortest run first."""
+    runs: dict[tuple[str, ...], int] = {}
+    for number, item in enumerate(items):
+        words = plain_words(item)
+        n = min(ngram, len(words))
+        for i in range(len(words) - n + 1 if len(words) >= min_words else 0):
+            runs.setdefault(tuple(words[i : i + n]), number)
+    words = plain_words(text)
+    for i in range(len(words)):
+        for n in range(min_words, ngram + 1):
+            if tuple(words[i : i + n]) in runs and i + n <= len(words):
+                return runs[tuple(words[i : i + n])], i, n
+    return None

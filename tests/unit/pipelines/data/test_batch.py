@@ -6,6 +6,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import xxhash
 from pyarrow.fs import LocalFileSystem
 
 from pipelines.config import DataConfig, FilterConfig, ProtectAction, ProtectConfig, RuleConfig, SourceConfig
@@ -14,8 +15,9 @@ from pipelines.data.decide import Decision
 from pipelines.data.dedup import fingerprints
 from pipelines.data.document import Document
 from pipelines.data.inventory import inventory
+from pipelines.data.record import schema as record_schema
 from pipelines.data.rules import compile_rules
-from pipelines.data.shards import Plan, Row, hash_of, plan, write_shard
+from pipelines.data.shards import Plan, Row, Target, hash_of, plan, take_out, write_shard
 
 CONFIG = DataConfig(sources=(SourceConfig(path="docs"),), filters=FilterConfig(languages=("en",), min_words=5))
 
@@ -133,7 +135,23 @@ def test_a_large_file_comes_in_several_batches_numbered_through(tmp_path: Path) 
 def block(first: int, num: int) -> pa.Table:
     rows = range(first, first + num)
     columns = {name: [f"{name}{i}" for i in rows] for name in ("id", "source", "original", "text", "language")}
-    return pa.table({**columns, "position": list(rows), "protected": [[]] * num})
+    table = pa.table({**columns, "position": list(rows), "protected": [[]] * num})
+    of_record = {
+        "span": pa.array([(i, i + 1) for i in rows], pa.list_(pa.int64(), 2)),
+        "num_characters_in": list(rows),
+        "num_characters": list(rows),
+        "changed_by": [["one", "two"]] * num,
+        "fingerprint": [b"f%d" % i for i in rows],
+        "bands": [b"b%d" % i for i in rows],
+    }
+    return pa.table({**{name: table[name] for name in table.schema.names}, **of_record})
+
+
+def target(folder: Path) -> Target:
+    for name in ("dataset", "record"):
+        for split in ("train", "excluded"):
+            (folder / name / split).mkdir(parents=True)
+    return Target(LocalFileSystem(), str(folder / "dataset"), str(folder / "record"), "rules")
 
 
 def test_shards_are_planned_by_split_and_size() -> None:
@@ -150,30 +168,57 @@ def test_shards_are_planned_by_split_and_size() -> None:
 def test_shard_takes_its_rows_in_document_order_from_several_blocks(tmp_path: Path) -> None:
     blocks = {4: block(0, 3), 7: block(10, 3)}
     rows = [Row(b, i, Decision("train")) for b, i in ((7, 2), (4, 0), (7, 0), (4, 2))]
-    (tmp_path / "train").mkdir()
     shard = Plan("train/part-00000.parquet", "train", rows)
-    entry, batch = write_shard(LocalFileSystem(), str(tmp_path), shard, "rules", *(blocks[b] for b in shard.blocks))
-    table = pq.read_table(tmp_path / entry.path)
+    entry, batch, recorded = write_shard(target(tmp_path), shard, *(blocks[b] for b in shard.blocks))
+    table = pq.read_table(tmp_path / "dataset" / entry.path)
     assert table.column_names == ["id", "text", "source", "position", "language", "protected"]
     assert table["id"].to_pylist() == ["id12", "id0", "id10", "id2"]
     assert table["text"].to_pylist() == ["text12", "text0", "text10", "text2"]
-    assert entry.num_bytes == (tmp_path / entry.path).stat().st_size
+    assert entry.num_bytes == (tmp_path / "dataset" / entry.path).stat().st_size
     assert (batch.num_documents, batch.rules, batch.sha256) == (4, "rules", hash_of(table))
+    record = pq.read_table(tmp_path / "record" / recorded.path)
+    assert record.schema.equals(record_schema())
+    assert record["id"].to_pylist() == table["id"].to_pylist()
+    assert record.to_pylist()[1] == {
+        "id": "id0", "source": "source0", "position": 0, "span": [0, 1], "reason": "", "detail": "", "language": "language0",
+        "num_characters_in": 0, "num_characters": 0, "changed_by": ["one", "two"],
+        "text_hash": xxhash.xxh3_128_digest(b"text0"), "fingerprint": b"f0", "bands": b"b0",
+    }  # fmt: skip
 
 
 def test_excluded_shard_has_the_original_and_the_reason(tmp_path: Path) -> None:
-    (tmp_path / "excluded").mkdir()
     rows = [Row(0, 1, Decision("excluded", "language", "de")), Row(0, 0, Decision("excluded", "empty", "no words"))]
     shard = Plan("excluded/part-00000.parquet", "excluded", rows)
-    write_shard(LocalFileSystem(), str(tmp_path), shard, "rules", block(0, 2))
-    assert pq.read_table(tmp_path / shard.path).to_pylist() == [
+    write_shard(target(tmp_path), shard, block(0, 2))
+    record = pq.read_table(tmp_path / "record" / shard.path).to_pylist()
+    assert [(row["reason"], row["changed_by"], row["bands"]) for row in record] == [
+        ("language", ["one", "two"], b""),
+        ("empty", ["one", "two"], b""),
+    ]
+    assert pq.read_table(tmp_path / "dataset" / shard.path).to_pylist() == [
         {"id": "id1", "text": "original1", "source": "source1", "position": 1, "reason": "language", "detail": "de"},
         {"id": "id0", "text": "original0", "source": "source0", "position": 0, "reason": "empty", "detail": "no words"},
     ]
 
 
+def test_what_is_forgotten_leaves_its_place_and_is_told_without_its_text(tmp_path: Path) -> None:
+    rows = [Row(0, i, Decision("train")) for i in range(3)] + [Row(0, 3, Decision("excluded", "language", "de"))]
+    shards = take_out(list(plan(rows, ("train", "excluded"), 2)), [(0, 3), (0, 2)])
+    assert [(shard.path, [row.offset for row in shard.rows]) for shard in shards] == [
+        ("train/part-00000.parquet", [0, 1]),
+        ("excluded/forgotten.parquet", [3, 2]),
+    ]
+    write_shard(target(tmp_path), shards[1], block(0, 4))
+    assert [{**row, "position": 0} for row in pq.read_table(tmp_path / "dataset" / shards[1].path).to_pylist()] == [
+        {"id": f"id{i}", "text": "", "source": f"source{i}", "position": 0, "reason": "forgotten", "detail": ""}
+        for i in (3, 2)
+    ]
+    record = pq.read_table(tmp_path / "record" / shards[1].path).to_pylist()
+    assert {name for row in record for name, value in row.items() if value} == {"id", "source", "position", "reason"}
+
+
 def test_hash_of_a_batch_sees_ids_texts_and_order_but_not_encoding() -> None:
-    table = block(0, 3)
+    table = block(0, 3).select(["id", "source", "original", "text", "language", "position", "protected"])
     same = table.cast(
         pa.schema(
             [(name, pa.large_string()) for name in table.column_names[:-2]]

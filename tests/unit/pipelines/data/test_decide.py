@@ -8,8 +8,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.config import DataConfig, DedupConfig, SourceConfig
+from pipelines.data import duplicates
 from pipelines.data.decide import EXCLUDED, HELDOUT, TRAIN, Decision, choose_heldout, decide
 from pipelines.data.dedup import band_keys, fingerprints
+from pipelines.data.duplicates import joined, keys_table, link, tasks
 from tests.unit.pipelines.data.strategies import column
 
 
@@ -31,11 +33,21 @@ def table(texts: list[str], reasons: dict[int, str] | None = None) -> pa.Table:
     )
 
 
+def decided(documents: pa.Table, settings: DataConfig, num_blocks: int = 2) -> list[Decision]:
+    """As in a cleaning whose documents lie in several blocks, in turn."""
+    rows = range(len(documents))
+    documents = documents.append_column("block", pa.array([i % num_blocks for i in rows], pa.int32()))
+    documents = documents.append_column("row", pa.array([i // num_blocks for i in rows], pa.int64()))
+    keys = [keys_table(documents.take(pa.array(rows[block::num_blocks], pa.int64()))) for block in range(num_blocks)]
+    todo = tasks(settings.dedup, range(num_blocks), len(documents), "unused", ())
+    return decide(documents, settings, joined([link(task, *keys) for task in todo], documents))
+
+
 TEXT = " ".join(f"word{i}" for i in range(200))
 
 
 def test_first_of_exact_and_near_duplicates_is_kept() -> None:
-    decisions = decide(table([TEXT, "other", TEXT, TEXT.upper()]), config())
+    decisions = decided(table([TEXT, "other", TEXT, TEXT.upper()]), config())
     assert decisions == [
         Decision(TRAIN),
         Decision(TRAIN),
@@ -44,8 +56,22 @@ def test_first_of_exact_and_near_duplicates_is_kept() -> None:
     ]
 
 
+def test_a_task_for_each_band_says_the_same_as_one_for_all(monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(5)
+    words = [f"word{i}" for i in range(120)]
+    texts = [
+        " ".join(word if rng.random() > share else "other" for word in words) for share in (0, 0.01, 0.02, 0.3) * 5
+    ]
+    documents = table([*texts, "...", "...", texts[3], ""])
+    at_once = decided(documents, config())
+    monkeypatch.setattr(duplicates, "MANY", 1)
+    assert len(tasks(DedupConfig(), [0], 24, "unused", ())) == 14
+    assert decided(documents, config(), 5) == at_once
+    assert {decision.reason for decision in at_once} == {"", "exact_duplicate", "near_duplicate"}
+
+
 def test_an_excluded_document_makes_no_duplicates() -> None:
-    decisions = decide(table([TEXT, TEXT], {0: "language"}), config())
+    decisions = decided(table([TEXT, TEXT], {0: "language"}), config())
     assert decisions == [Decision(EXCLUDED, "language", "found"), Decision(TRAIN)]
 
 
@@ -53,13 +79,13 @@ def test_an_excluded_document_makes_no_duplicates() -> None:
     ("dedup", "num_kept"), [({"near": False}, 2), ({"exact": False}, 1), ({"exact": False, "near": False}, 3)]
 )
 def test_each_kind_can_be_switched_off(dedup: dict[str, bool], num_kept: int) -> None:
-    decisions = decide(table([TEXT, TEXT, TEXT.upper()]), config(**dedup))
+    decisions = decided(table([TEXT, TEXT, TEXT.upper()]), config(**dedup))
     assert sum(decision.split == TRAIN for decision in decisions) == num_kept
 
 
 def test_duplicates_are_removed_before_the_split() -> None:
     texts = [f"text number {i}" for i in range(50)] * 2
-    decisions = decide(table(texts), config(heldout_fraction=0.5, near=False))
+    decisions = decided(table(texts), config(heldout_fraction=0.5, near=False))
     kept = [decision.split for decision in decisions[:50]]
     assert {TRAIN, HELDOUT} == set(kept)
     assert all(decision.reason == "exact_duplicate" for decision in decisions[50:])
@@ -86,7 +112,7 @@ def test_heldout_does_not_depend_on_order(num: int, fraction: float, seed: int) 
 @given(st.lists(st.tuples(st.sampled_from("abc"), st.sampled_from(["", "language"])), max_size=20))
 def test_every_document_gets_one_decision(documents: list[tuple[str, str]]) -> None:
     reasons = {i: reason for i, (_, reason) in enumerate(documents) if reason}
-    decisions = decide(table([f"{letter} " * 60 for letter, _ in documents], reasons), config(heldout_fraction=0.3))
+    decisions = decided(table([f"{letter} " * 60 for letter, _ in documents], reasons), config(heldout_fraction=0.3))
     assert len(decisions) == len(documents)
     assert all((decision.split == EXCLUDED) == bool(decision.reason) for decision in decisions)
     alive = {letter for letter, reason in documents if not reason}

@@ -13,7 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pipelines.config import DedupConfig
-from pipelines.data.dedup import band_keys, fingerprints, first_of_exact, first_of_near
+from pipelines.data.dedup import Links, band_keys, fingerprints, first_of, keys_of, links
 from pipelines.data.kernels.characters import buffers
 from pipelines.data.kernels.signatures import signatures
 from pipelines.data.kernels.tokens import plain_words
@@ -38,6 +38,27 @@ def column(*texts: str) -> pa.Array:
     return pa.array(texts, pa.large_string())
 
 
+def linked(prints: list[bytes], bands: list[bytes], numbers: list[int] | None = None, num_bands: int = 0) -> Links:
+    table = pa.table({"fingerprint": pa.array(prints, pa.binary()), "bands": pa.array(bands, pa.binary())})
+    keys = keys_of(
+        table,
+        np.array(range(len(prints)) if numbers is None else numbers, np.int64),
+        max(1, num_bands),
+        range(num_bands),
+        exact=True,
+    )
+    return links([keys], exact=True)
+
+
+def first_of_near(bands: list[bytes]) -> list[int]:
+    num_bands = max(map(len, bands), default=8) // 8
+    return first_of(len(bands), linked([b"0" * 16] * len(bands), bands, num_bands=num_bands).near).tolist()
+
+
+def first_of_exact(prints: list[bytes]) -> list[int]:
+    return first_of(len(prints), linked(prints, [b""] * len(prints)).exact).tolist()
+
+
 def near(*texts: str) -> list[int]:
     return first_of_near(band_keys(column(*texts), CONFIG))
 
@@ -56,7 +77,27 @@ def test_texts_of_the_same_shingles_have_the_same_bands() -> None:
 
 
 def test_first_of_exact() -> None:
-    assert first_of_exact([b"x", b"y", b"x", b"y", b"z"]) == [0, 1, 0, 1, 4]
+    """Both halves of a fingerprint count."""
+    x, y, z, w = b"x" * 16, b"x" * 8 + b"y" * 8, b"z" * 16, b"y" * 8 + b"x" * 8
+    assert first_of_exact([x, y, x, y, z, w, w]) == [0, 1, 0, 1, 4, 5, 5]
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.tuples(st.integers(-4, 12), st.integers(-4, 12)), max_size=12))
+def test_the_first_of_a_group_is_its_least_number(pairs: list[tuple[int, int]]) -> None:
+    expected = {i: i for i in range(-4, 13)}
+    for _ in pairs:
+        for a, b in pairs:
+            expected[a] = expected[b] = min(expected[a], expected[b])
+    found = first_of(13, np.array(pairs, np.int64).reshape(-1, 2).T)
+    assert found.tolist() == [expected[i] for i in range(13)]
+
+
+def test_earlier_documents_come_first_and_are_not_compared_with_each_other() -> None:
+    a, b, c = (letter * 16 for letter in (b"a", b"b", b"c"))
+    found = linked([a, a, b, b, a, c], [b""] * 6, [-3, -2, -1, 0, 1, 2])
+    assert first_of(3, found.exact).tolist() in ([-1, -3, 2], [-1, -2, 2])
+    assert linked([a, a], [b""] * 2, [-2, -1]).exact.shape == (2, 0)
 
 
 def test_near_duplicates_go_to_the_first_even_through_a_chain() -> None:
@@ -123,7 +164,7 @@ def test_pairs_are_found_as_the_exact_similarity_says() -> None:
 @given(st.lists(st.integers(0, 5), max_size=30))
 def test_groups_do_not_depend_on_order(kinds: list[int]) -> None:
     keys = [np.array([kind, kind + 100], np.uint64).tobytes() for kind in kinds]
-    assert first_of_near(keys) == [kinds.index(kind) for kind in kinds] == first_of_exact(keys)
+    assert first_of_near(keys) == [kinds.index(kind) for kind in kinds] == first_of_exact([2 * key[:8] for key in keys])
 
 
 @pytest.mark.parametrize(("size", "num_pairs"), [(100, 5), (1_000, 10)])

@@ -31,8 +31,13 @@ def written(tmp_path: Path, name: str, content: bytes | str) -> Path:
 
 @pytest.mark.parametrize("name", ["a.jsonl", "a.jsonl.gz", "a.json"])
 def test_json_lines(tmp_path: Path, name: str) -> None:
-    path = written(tmp_path, name, '{"text": "one"}\n\n{"text": "zwei ü", "id": 7}\r\n')
-    expected = [Document(f"{name}#1", "one", name, 1), Document(f"{name}#3", "zwei ü", name, 3)]
+    content = '{"text": "one"}\n\n{"text": "zwei ü", "id": 7}\r\n'
+    path = written(tmp_path, name, content)
+    expected = [
+        Document(f"{name}#1", "one", name, 1, span=(0, 16)),
+        Document(f"{name}#3", "zwei ü", name, 3, span=(17, 47)),
+    ]
+    assert json.loads(content.encode()[17:47]) == {"text": "zwei ü", "id": 7}
     assert read(path) == expected
     assert [document.id for document in read(path, id_field="id")] == [f"{name}#1", "7"]
 
@@ -119,7 +124,7 @@ def test_fifty_megabytes_in_one_line_take_little_memory(tmp_path: Path, name: st
 )
 def test_text_in_several_encodings(tmp_path: Path, content: bytes, text: str) -> None:
     for name in ("a.txt", "a.md.gz"):
-        assert read(written(tmp_path, name, content)) == [Document(name, text, name, 1)]
+        assert read(written(tmp_path, name, content)) == [Document(name, text, name, 1, span=(0, len(content)))]
 
 
 @pytest.mark.parametrize("name", ["junk.txt", "junk.html"])

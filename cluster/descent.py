@@ -1,0 +1,131 @@
+"""What was made of an artifact: the lineage read downwards, from a dataset to the models, revisions and aliases.
+
+Manifests are read for their inputs alone, so that those of other versions of serinus count as well.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from typing import NamedTuple
+
+from cluster import registry
+from cluster.config import StrictModel
+from cluster.errors import InputError
+from cluster.storage import Storage
+
+WEIGHTS_FROM: Mapping[str, tuple[str, ...]] = {
+    "checkpoint": ("dataset", "base"),
+    "quantized": ("dataset", "model"),
+    "revision": ("weights", "revision"),
+}
+"""Kind -> roles of the inputs that its weights carry on. A gate's verdict changes no weights."""
+
+HOW = {"checkpoint": "trained on it", "quantized": "calibrated with it"}
+"""What a dataset is to a model of that kind that has it among its own inputs."""
+
+
+class Model(StrictModel):
+    """Weights or a revision that a dataset has gone into, directly or through the weights it was made of."""
+
+    kind: str
+    key: str
+    how: str
+    name: str = ""
+    """A revision's public name."""
+    revision: str = ""
+    aliases: tuple[str, ...] = ()
+    """That point at it now."""
+    was: tuple[str, ...] = ()
+    """Aliases that pointed at it before."""
+
+
+class Descent(StrictModel):
+    models: tuple[Model, ...] = ()
+    """Each behind those it was made of."""
+    evaluations: tuple[str, ...] = ()
+    """Keys of the reports for which items were drawn from the dataset."""
+
+
+class _Artifact(NamedTuple):
+    location: str
+    kind: str
+    key: str
+    inputs: dict[str, str]
+    """Role -> location."""
+    name: str
+    revision: str
+
+
+def descent(storage: Storage, *datasets: str) -> Descent:
+    """What was made of the datasets at these locations.
+
+    Raises:
+        InputError: a manifest in the storage is no JSON.
+    """
+    everything, wanted = list(_artifacts(storage)), set(datasets)
+    inside = _reached(everything, wanted)
+    told: dict[str, Model] = {}
+    while waiting := [found for found in inside if found.location not in told]:
+        ahead = {found.location for found in waiting}
+        for found in waiting:
+            if not _carries(found, ahead):  # all that it was made of is told
+                told[found.location] = _model(storage, found, wanted, told)
+    reports = [found.key for found in everything if found.kind == "evaluation" and wanted & {*found.inputs.values()}]
+    return Descent(models=tuple(told.values()), evaluations=tuple(reports))
+
+
+def _reached(everything: Sequence[_Artifact], datasets: set[str]) -> list[_Artifact]:
+    """All whose weights carry on one of the datasets."""
+    places = set(datasets)
+    while new := {found.location for found in everything if _carries(found, places)} - places:
+        places |= new
+    return [found for found in everything if found.location in places]
+
+
+def _carries(found: _Artifact, sources: set[str]) -> bool:
+    return any(found.inputs.get(role) in sources for role in WEIGHTS_FROM.get(found.kind, ()))
+
+
+def _model(storage: Storage, found: _Artifact, datasets: set[str], reached: Mapping[str, Model]) -> Model:
+    own = [HOW[found.kind]] if found.kind in HOW and found.inputs.get("dataset") in datasets else []
+    roles = WEIGHTS_FROM[found.kind]
+    parents = [reached[place] for role in roles if (place := found.inputs.get(role, "")) in reached]
+    how = ", ".join(own + [f"made of {parent.revision or f'{parent.kind} {parent.key}'}" for parent in parents])
+    if found.kind != "revision":
+        return Model(kind=found.kind, key=found.key, how=how)
+    now = tuple(alias for alias, at in registry.aliases(storage, found.name).items() if at == found.revision)
+    moves = registry.alias_history(storage, found.name)
+    was = dict.fromkeys(move.alias for move in moves if move.new == found.revision and move.alias not in now)
+    return Model(
+        kind=found.kind, key=found.key, how=how, name=found.name, revision=found.revision, aliases=now, was=tuple(was)
+    )
+
+
+def _artifacts(storage: Storage) -> Iterator[_Artifact]:
+    known: dict[str, str] = {}
+    for kind in ("checkpoint", "quantized", "evaluation", "revision"):
+        for key in storage.list(f"artifacts/{kind}"):
+            if key.count("/") == 3 and key.endswith("/manifest.json") and (found := _read(storage, key, known)):
+                yield found
+
+
+def _read(storage: Storage, key: str, known: dict[str, str]) -> _Artifact | None:
+    blob = storage.read(key)
+    if blob is None or not blob.content:  # taken away, to be made again
+        return None
+    try:
+        manifest = json.loads(blob.content)
+        inputs = {role: _location(storage, digest, known) for role, digest in manifest["inputs"].items()}
+        names = manifest.get("name", ""), manifest.get("revision", "")
+        return _Artifact(key.removesuffix("/manifest.json"), manifest["kind"], manifest["key"], inputs, *names)
+    except (ValueError, KeyError, TypeError, AttributeError):
+        raise InputError(f"{storage.uri}/{key}", "not a manifest", "restore the file, or remove that folder") from None
+
+
+def _location(storage: Storage, digest: str, known: dict[str, str]) -> str:
+    """Of the artifact that had that digest when it was made; empty when it is not known any more."""
+    if digest not in known:
+        blob = storage.read(f"artifacts/by-digest/{digest}")
+        known[digest] = blob.content.decode() if blob else ""
+    return known[digest]

@@ -1,0 +1,59 @@
+"""What of a configuration is on record: it names the result, says what made it, and tells versions apart."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from cluster.artifacts import digest
+from pipelines.config import DataConfig
+from pipelines.data import decontaminate
+from pipelines.data.protect import key_id, read_key
+from pipelines.data.rules import VERSION
+
+DECIDING = (
+    "rules",
+    "protect",
+    "filters",
+    "decontaminate",
+    "dedup",
+    "max_document_bytes",
+    "protect_key",
+    "rules_version",
+)
+
+
+def recorded_config(config: DataConfig, forgotten: Sequence[str] = (), against: Sequence[str] = ()) -> dict[str, Any]:
+    """What decides over the result: neither this machine's paths nor where the work runs.
+
+    The names of the files, which begin with the last part of the source's path, are recorded with their hashes instead.
+    What a later version of serinus can do besides is left out where it is not asked for, so that what was made stays made.
+
+    Args:
+        forgotten: ids of documents that a person wants out.
+        against: keys of the versions that data.dedup.against names.
+    """
+    left_out: Any = {
+        "pool": True,
+        "decontaminate": True,
+        "sources": {"__all__": {"path"}},
+        "protect": {"key_file"},
+        "dedup": {"against"},
+    }
+    dumped = config.model_dump(mode="json", exclude=left_out)
+    recorded = {**dumped, "rules_version": VERSION, "protect_key": key_id(read_key(config.protect))}
+    if against:
+        recorded["dedup"] = {**recorded["dedup"], "against": list(against)}
+    if config.decontaminate is not None:
+        recorded["decontaminate"] = decontaminate.recorded(config.decontaminate)
+    return with_forgotten(recorded, forgotten)
+
+
+def with_forgotten(recorded: dict[str, Any], forgotten: Sequence[str]) -> dict[str, Any]:
+    """The same, with these ids taken out besides; without any nothing is said of it."""
+    return {**recorded, "forgotten": sorted(forgotten)} if forgotten else recorded
+
+
+def rules_digest(recorded: dict[str, Any]) -> str:
+    """Of everything that decides what becomes of a document."""
+    return digest({name: recorded[name] for name in DECIDING if name in recorded})

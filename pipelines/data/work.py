@@ -1,0 +1,60 @@
+"""What is to be cleaned and how, once the recipe, the files and the storage have been looked at."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from cluster.artifacts import Dataset, stage_key
+from cluster.storage import Storage
+from pipelines.config import DataConfig
+from pipelines.data import ledger
+from pipelines.data.batch import BatchCleaner
+from pipelines.data.decontaminate import EvaluationSets, read_sets
+from pipelines.data.duplicates import earlier_versions
+from pipelines.data.inventory import SourceFile, inventory
+from pipelines.data.protect import read_key
+from pipelines.data.recorded import recorded_config
+from pipelines.progress import say
+
+
+class Work(NamedTuple):
+    """What is to be cleaned, how, and under which key the result is kept."""
+
+    config: DataConfig
+    files: Sequence[SourceFile]
+    recorded: dict[str, Any]
+    key: str
+    earlier: Sequence[Dataset] = ()
+    """Versions whose documents count as there already."""
+
+    @property
+    def forgotten(self) -> list[str]:
+        """Ids of documents that people want out."""
+        return self.recorded.get("forgotten", [])
+
+
+def prepare(config: DataConfig, storage: Storage) -> Work:
+    """Raises InputError or ConfigError: sources, evaluation sets or earlier versions that cannot be used."""
+    files = inventory(config.sources)
+    sources = [source.model_dump() for source in config.sources]
+    gone = ledger.concerning(ledger.read(storage), {file.name for file in files}, sources)
+    earlier = earlier_versions(storage, config.dedup)
+    recorded = recorded_config(config, gone, [made.key for made in earlier])
+    key = stage_key("clean", recorded, {file.name: file.sha256 for file in files})
+    return Work(config, files, recorded, key, earlier)
+
+
+def cleaner_of(work: Work) -> BatchCleaner:
+    """What the workers do. Says how much of the evaluation sets is not looked for."""
+    config, sets = work.config, None
+    if config.decontaminate is not None:
+        sets = read_sets(config.decontaminate)
+        _tell_too_short(sets, config.decontaminate.min_words)
+    return BatchCleaner(tuple(work.files), config, read_key(config.protect), sets)
+
+
+def _tell_too_short(sets: EvaluationSets, min_words: int) -> None:
+    if sets.num_too_short:
+        short = f"{sets.num_too_short} of {sets.num_items} evaluation items"
+        say("clean", f"{short} have no text of {min_words} words: not looked for")

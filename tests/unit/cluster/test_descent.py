@@ -1,0 +1,59 @@
+"""The lineage read downwards."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster import artifacts, registry
+from cluster.artifacts import Dataset, QuantizedModel, Revision
+from cluster.descent import descent
+from cluster.errors import InputError
+from cluster.storage import LocalStorage
+from tests.unit.pipelines.data.world import train
+
+
+def test_from_a_dataset_to_the_aliases(storage: LocalStorage) -> None:
+    dataset, other = (artifacts.save(storage, Dataset(key=letter * 4)) for letter in "ab")
+    trained, quantized, revision = train(storage, dataset)
+    registry.move_aliases(storage, "m", {"stable": revision.revision, "candidate": None})
+    train(storage, other, "n")
+
+    found = descent(storage, dataset.location)
+
+    assert [(model.kind, model.key, model.how) for model in found.models] == [
+        ("checkpoint", trained.key, "trained on it"),
+        ("quantized", quantized.key, f"calibrated with it, made of checkpoint {trained.key}"),
+        ("revision", revision.key, f"made of quantized {quantized.key}"),
+    ]
+    assert (found.models[2].aliases, found.models[2].was) == (("stable",), ("candidate",))
+    assert found.evaluations == (f"e{dataset.digest[:8]}",)
+    assert {model.name for model in descent(storage, dataset.location, other.location).models} == {"", "m", "n"}
+    assert descent(storage, "artifacts/dataset/none").models == ()
+
+
+def test_a_revision_made_of_another_and_a_base_model_that_was_only_calibrated_are_among_them(
+    storage: LocalStorage,
+) -> None:
+    dataset = artifacts.save(storage, Dataset(key="aaaa"))
+    inputs = {"model": "b" * 64, "dataset": dataset.digest}
+    base = artifacts.save(storage, QuantizedModel(key="qqqq", inputs=inputs, scheme="W8A8"))
+    first = artifacts.save(storage, Revision(key="r1", inputs={"weights": base.digest}, name="m", revision="m-r1"))
+    artifacts.save(storage, Revision(key="r2", inputs={"revision": first.digest}, name="m", revision="m-r2"))
+    assert [(model.revision or model.key, model.how) for model in descent(storage, dataset.location).models] == [
+        ("qqqq", "calibrated with it"),
+        ("m-r1", "made of quantized qqqq"),
+        ("m-r2", "made of m-r1"),
+    ]
+
+
+def test_fields_of_another_version_do_not_matter_but_damage_does(storage: LocalStorage) -> None:
+    dataset = artifacts.save(storage, Dataset(key="aaaa"))
+    key = "artifacts/checkpoint/old/manifest.json"
+    inputs = f'{{"dataset": "{dataset.digest}"}}'
+    storage.write(key, f'{{"kind": "checkpoint", "key": "old", "inputs": {inputs}, "future": 1}}'.encode())
+    assert [model.key for model in descent(storage, dataset.location).models] == ["old"]
+    storage.write(key, b"")  # taken away, to be made again
+    assert descent(storage, dataset.location).models == ()
+    storage.write(key, b"[]")
+    with pytest.raises(InputError, match="not a manifest"):
+        descent(storage, dataset.location)

@@ -1,0 +1,61 @@
+"""Datasets made as the clean stage makes them, in this process without Ray, and models made of them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from cluster import artifacts
+from cluster.artifacts import Checkpoint, Dataset, EvalReport, GateReport, QuantizedModel, Revision
+from cluster.storage import LocalStorage
+from pipelines.config import DataConfig, FilterConfig, SourceConfig
+from pipelines.data import clean as stage
+from pipelines.data.duplicates import joined, link, shards_of, tasks
+from pipelines.data.record import save_both
+from pipelines.data.shards import write_shard
+from pipelines.data.work import cleaner_of, prepare
+from pipelines.publish import publish_candidate
+
+FILTERS = FilterConfig(min_words=5, min_stop_words=0)
+
+WORDS = "the canary went down into the mine and sang of {} while miners counted {} lamps in gallery {}"
+
+TEXTS = [WORDS.format(*(f"{kind}{i}" for kind in ("coal", "brass", "east"))) + f" at {i} o'clock" for i in range(12)]
+
+
+def config(folder: Path, **changes: Any) -> DataConfig:
+    """For the documents in `folder`: shards of three, a quarter held out."""
+    settings = {"filters": FILTERS, "documents_per_shard": 3, "heldout_fraction": 0.25, **changes}
+    return DataConfig(sources=(SourceConfig(path=str(folder)),), **settings)
+
+
+def make(storage: LocalStorage, settings: DataConfig) -> Dataset:
+    """As `clean`, without a cluster."""
+    work = prepare(settings, storage)
+    if found := artifacts.load(storage, Dataset, work.key):
+        return found
+    blocks = list(cleaner_of(work)({"file": list(range(len(work.files)))}))
+    stripped, keys = zip(*(stage.strip(number, block) for number, block in enumerate(blocks)), strict=True)
+    documents = pa.concat_tables(stripped).sort_by([("file", "ascending"), ("ordinal", "ascending")])
+    todo = tasks(settings.dedup, range(len(keys)), len(documents), storage.uri, shards_of(work.earlier))
+    links = joined([link(task, *keys) for task in todo], documents)
+    decisions, shards = stage.settle(documents, links, work, storage)
+    target = stage.target_of(work, storage)
+    written = [write_shard(target, shard, *(blocks[b] for b in shard.blocks)) for shard in shards]
+    dataset = stage.outcome(work, documents, decisions, written)
+    return save_both(storage, dataset, [shard.record for shard in written])
+
+
+def train(storage: LocalStorage, dataset: Dataset, name: str = "m") -> tuple[Checkpoint, QuantizedModel, Revision]:
+    """Manifests as training, quantizing and publishing leave them; the revision becomes the candidate."""
+    digest = dataset.digest[:8]
+    trained = artifacts.save(
+        storage, Checkpoint(key=f"c{digest}", inputs={"dataset": dataset.digest, "base": "b" * 64})
+    )
+    both = {"model": trained.digest, "dataset": dataset.digest}
+    quantized = artifacts.save(storage, QuantizedModel(key=f"q{digest}", inputs=both, scheme="W8A8"))
+    artifacts.save(storage, EvalReport(key=f"e{digest}", inputs=both, model=trained.digest))
+    gate = artifacts.save(storage, GateReport(key=f"g{digest}", outcome="passed", passed=True))
+    return trained, quantized, publish_candidate(name, quantized, gate, storage)
