@@ -150,6 +150,8 @@ class LossPoint(StrictModel):
     learning_rate: float
     num_tokens: int
     """Trained on so far, over all ranks."""
+    sequences_checksum: int = 0
+    """Of the sequences that the step took, whichever rank took them (pipelines/training/packing.py)."""
 
 
 class Checkpoint(Weights):

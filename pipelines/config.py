@@ -230,6 +230,12 @@ class TrainConfig(StrictModel):
     sequences_per_worker: int = Field(8, ge=1)
     """Per micro-batch."""
     gradient_accumulation: int = Field(1, ge=1)
+    sequences_per_step: int | None = Field(None, ge=1)
+    """Over all workers and micro-batches. When given, the accumulation follows from it, and a run that was interrupted
+    goes on with another number of workers."""
+    attend_across_documents: bool = False
+    """Let a token look back past the beginning of its document, into those packed before it. Faster by a few percent with
+    long sequences, and what most trainers do."""
     learning_rate: float = Field(3e-5, gt=0)
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = Field(1e-8, gt=0)
@@ -251,11 +257,35 @@ class TrainConfig(StrictModel):
             raise ValueError("betas must lie in [0, 1)")
         if self.warmup_steps >= self.num_steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below num_steps ({self.num_steps})")
+        if self.sequences_per_step is not None:
+            self._check_accumulation(self.sequences_per_step)
         if (self.zero.offload_parameters and self.zero.stage != 3) or (
             self.zero.offload_optimizer and self.zero.stage == 0
         ):
             raise ValueError("offload_parameters needs zero stage 3, offload_optimizer stage 1, 2 or 3")
         return self
+
+    def _check_accumulation(self, sequences_per_step: int) -> None:
+        if self.gradient_accumulation != 1:
+            raise ValueError("gradient_accumulation follows from sequences_per_step: leave one of them out")
+        at_once = self.num_workers * self.sequences_per_worker
+        if sequences_per_step % at_once:
+            raise ValueError(
+                f"sequences_per_step ({sequences_per_step}) must be a multiple of num_workers x sequences_per_worker"
+                f" ({self.num_workers} x {self.sequences_per_worker})"
+            )
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of an optimizer step."""
+        if self.sequences_per_step is None:
+            return self.gradient_accumulation
+        return self.sequences_per_step // (self.num_workers * self.sequences_per_worker)
+
+    @property
+    def total_sequences(self) -> int:
+        """Sequences of an optimizer step over all workers."""
+        return self.num_workers * self.sequences_per_worker * self.accumulation
 
 
 class TaskConfig(StrictModel):

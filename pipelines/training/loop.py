@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,10 +13,11 @@ from cluster.artifacts import FileEntry, LossPoint, file_entries
 from cluster.storage import Storage, local_copy, open_storage, staged_folder
 from pipelines.config import TrainConfig
 from pipelines.training import checkpoint
+from pipelines.training.batches import Batches, open_batches
 from pipelines.training.checkpoint import Record
-from pipelines.training.packing import Share, Stream, num_sequences, sequence_ids
+from pipelines.training.losses import check_boundaries, next_token
 from pipelines.training.schedule import learning_rate
-from pipelines.training.tokens import TokenIndex, open_stream
+from pipelines.training.tokens import TokenIndex
 from pipelines.training.zero3 import deepspeed_config
 
 
@@ -34,23 +36,6 @@ class Plan(NamedTuple):
     """Storage folder for the model made."""
 
 
-class Batches(NamedTuple):
-    """This rank's share of the data."""
-
-    stream: Stream
-    share: Share
-    length: int
-    num: int
-    seed: int
-
-    def micro_batch(self, step: int, micro: int) -> Any:
-        """Token ids, sequences x length."""
-        import torch
-
-        ids = sequence_ids(self.share, step, micro, self.num, self.seed)
-        return torch.stack([torch.from_numpy(self.stream.sequence(i, self.length)) for i in ids])
-
-
 def worker(given: dict[str, Any]) -> dict[str, Any]:
     """Train to the last step and export; the return value of rank 0 goes into the manifest.
 
@@ -60,7 +45,8 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
     what = Plan(**given["plan"])
     config, storage = TrainConfig.model_validate(what.config), open_storage(what.storage)
     engine = build_engine(config, local_copy(storage, what.base))
-    batches = _batches(config, storage, what)
+    index = TokenIndex(**what.tokens, folder=what.tokens_folder)
+    batches = open_batches(config, storage, index, engine.global_rank, engine.world_size)
     record = checkpoint.restore(engine)
     if engine.global_rank == 0:
         note_start(storage, what.run, record.step)
@@ -99,6 +85,8 @@ def build_engine(config: TrainConfig, folder: Path) -> Any:
     )
     del sharded_load
     engine.train()
+    if not config.attend_across_documents:
+        check_boundaries(engine)
     return engine
 
 
@@ -113,34 +101,34 @@ def decay_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
     return [group for group in groups if group["params"]]
 
 
-def _batches(config: TrainConfig, storage: Storage, plan: Plan) -> Batches:
-    import ray.train
-
-    context = ray.train.get_context()
-    stream = open_stream(storage, TokenIndex(**plan.tokens, folder=plan.tokens_folder))
-    share = Share(
-        context.get_world_rank(), context.get_world_size(), config.sequences_per_worker, config.gradient_accumulation
-    )
-    return Batches(
-        stream, share, config.sequence_length, num_sequences(len(stream), config.sequence_length), config.seed
-    )
-
-
 def _train(engine: Any, config: TrainConfig, batches: Batches, record: Record, figures: Any) -> tuple[Record, float]:
-    """Steps `record.step` to the last. Returns the record and the speed in tokens/s over all ranks."""
-    tokens_per_step = batches.share.sequences_per_step * batches.length
+    """Steps `record.step` to the last, with checkpoints. Returns the record and the speed in tokens/s over all ranks."""
+    done, tokens_per_s = record, 0.0
+    for done, steps_per_s in train_steps(engine, config, batches, record):
+        tokens_per_s = steps_per_s * batches.share.sequences_per_step * batches.length
+        if done.step < config.num_steps and done.step % config.checkpoint_every_steps == 0:
+            checkpoint.save(engine, done)
+        if engine.global_rank == 0:
+            figures.update.remote(done.step, done.losses[-1].loss, tokens_per_s)
+    return done, tokens_per_s
+
+
+def train_steps(engine: Any, config: TrainConfig, batches: Batches, record: Record) -> Iterator[tuple[Record, float]]:
+    """Train to the last step; the record after each one, and the speed so far in steps/s."""
     clock = Clock()
     for step in range(record.step, config.num_steps):
         rate = learning_rate(config, step)
         with clock:
-            loss = optimizer_step(engine, batches, step, rate)
-        point = LossPoint(step=step + 1, loss=loss, learning_rate=rate, num_tokens=(step + 1) * tokens_per_step)
+            loss, taken = optimizer_step(engine, batches, step, rate)
+        point = LossPoint(
+            step=step + 1,
+            loss=loss,
+            learning_rate=rate,
+            num_tokens=(step + 1) * batches.share.sequences_per_step * batches.length,
+            sequences_checksum=taken,
+        )
         record = Record(step=step + 1, losses=(*record.losses, point))
-        if record.step < config.num_steps and record.step % config.checkpoint_every_steps == 0:
-            checkpoint.save(engine, record)
-        if engine.global_rank == 0:
-            figures.update.remote(record.step, loss, clock.steps_per_s * tokens_per_step)
-    return record, clock.steps_per_s * tokens_per_step
+        yield record, clock.steps_per_s
 
 
 class Clock:
@@ -162,22 +150,35 @@ class Clock:
         return self._steps / self._took_s if self._took_s else 0.0
 
 
-def optimizer_step(engine: Any, batches: Batches, step: int, rate: float) -> float:
-    """One optimizer step over all ranks; the mean loss in nats per token."""
+def optimizer_step(engine: Any, batches: Batches, step: int, rate: float) -> tuple[float, int]:
+    """One optimizer step over all ranks.
+
+    Returns:
+        The mean loss over the step's targets in nats, and the checksum of the sequences that all ranks took.
+    """
     import torch
     import torch.distributed as dist
 
+    # Dropout draws the same after a resume; nothing else in the loop is drawn.
+    torch.manual_seed(batches.seed_of(step))
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
+    micro_batches = batches.of_step(step)
+    agreed = torch.tensor([sum(b.num_targets for b in micro_batches), sum(b.checksum for b in micro_batches)])
+    agreed = agreed.to(engine.device)
+    dist.all_reduce(agreed)
+    num_targets, checksum = agreed.tolist()
+    # DeepSpeed divides by the ranks and the micro-batches, which hold different numbers of targets: undo that, so that
+    # each target of the step weighs the same wherever it is computed.
+    weight = num_targets / (batches.share.accumulation * batches.share.world_size)
     total = torch.zeros(1, device=engine.device)
-    for micro in range(batches.share.accumulation):
-        tokens = batches.micro_batch(step, micro).to(engine.device)
-        loss = engine(input_ids=tokens, labels=tokens).loss
-        engine.backward(loss)
+    for batch in micro_batches:
+        loss = next_token(engine, batch.to(engine.device))
+        engine.backward(loss / weight)
         engine.step()  # DeepSpeed updates the weights at the last micro-batch of the step
-        total += loss.detach().float()
+        total += loss.detach()
     dist.all_reduce(total)
-    return float(total) / (batches.share.accumulation * batches.share.world_size)
+    return float(total) / num_targets, checksum % 2**32
 
 
 def note_start(storage: Storage, run: str, step: int) -> None:

@@ -19,15 +19,26 @@ from pipelines.training.capacity import check_capacity
 from pipelines.training.loop import Plan, starts, worker
 from pipelines.training.tokens import TokenIndex, make_tokens, tokenizer_digest
 
-NOT_IN_THE_RESULT = {"pool", "cpus_per_worker", "checkpoint_every_steps", "keep_checkpoints", "max_failures"}
+HOW = {"pool", "cpus_per_worker", "checkpoint_every_steps", "keep_checkpoints", "max_failures"}
 """Fields that change how a run is carried out, not what it makes: they may change before an interrupted run goes on."""
+
+LAYOUT = {
+    "num_workers",
+    "sequences_per_worker",
+    "gradient_accumulation",
+    "sequences_per_step",
+    "gradient_checkpointing",
+}
+"""Fields that say which worker computes what. What is made differs by rounding alone as long as a step takes the same
+number of sequences, so that they may change as well; so may all of `zero` but `extra`, which can change anything."""
 
 POLL_S = 0.5
 
 
 def train_key(config: TrainConfig, dataset: Dataset, base: Weights) -> str:
     """The key of the stage's result; with the same one an interrupted run is taken up again."""
-    asked = config.model_dump(mode="json", exclude=NOT_IN_THE_RESULT)
+    asked = config.model_dump(mode="json", exclude={*HOW, *LAYOUT, "zero"})
+    asked |= {"sequences_per_step": config.total_sequences, "zero.extra": config.zero.extra}
     return artifacts.stage_key("train", asked, {"dataset": dataset.digest, "base": base.digest})
 
 

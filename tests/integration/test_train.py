@@ -122,6 +122,7 @@ def test_bfloat16_without_sharding_and_with_accumulation(storage: LocalStorage, 
         sequences_per_worker=1,
         gradient_accumulation=2,
         gradient_checkpointing=True,
+        attend_across_documents=False,
         zero={"stage": 1, "offload_optimizer": True},
     )
     made = train(config, dataset, base, storage)
@@ -164,3 +165,6 @@ def test_the_key_leaves_out_what_does_not_change_the_result(storage: LocalStorag
     key = train_key(config, dataset, base)
     assert train_key(config.replace(keep_checkpoints=9, checkpoint_every_steps=3, max_failures=0), dataset, base) == key
     assert train_key(config.replace(learning_rate=1e-4), dataset, base) != key
+    assert train_key(config.replace(num_workers=1, gradient_accumulation=2, zero={"stage": 1}), dataset, base) == key
+    assert train_key(config.replace(num_workers=1, sequences_per_step=4), dataset, base) == key
+    assert train_key(config.replace(num_workers=1), dataset, base) != key  # half the sequences a step
