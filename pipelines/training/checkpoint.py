@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.artifacts import LossPoint
+from cluster.artifacts import Incident, LossPoint
 from cluster.config import StrictModel
 from cluster.errors import InputError
 from pipelines.training import layout, slices
@@ -18,13 +18,18 @@ RECORD = "record.json"
 
 
 class Record(StrictModel):
-    """What a run knows at a step, beside weights and moments. Data position and learning rate follow from the step."""
+    """What a run knows at a step, beside weights and moments. Data position and learning rate follow from it."""
 
     step: int = 0
     """Optimizer steps done."""
     num_files: int = 0
     """Ranks that wrote the checkpoint."""
     losses: tuple[LossPoint, ...] = ()
+    skipped: tuple[int, ...] = ()
+    """Numbers of the steps' data that were left out (guard.py)."""
+    incidents: tuple[Incident, ...] = ()
+    trained_s: float = 0.0
+    """Spent in the steps that stand, over all starts of the run."""
 
 
 def save(engine: Any, record: Record) -> None:

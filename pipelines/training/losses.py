@@ -2,21 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 from cluster.errors import ConfigError
+from pipelines.config import MethodConfig, PreferenceConfig
 from pipelines.training.batches import NO_TARGET, Batch
+
+Loss = Callable[[Any, Batch], Any]
+"""Of a DeepSpeed engine and a batch, summed over the batch's targets."""
+
+
+def loss_of(method: MethodConfig) -> Loss:
+    """The method's loss."""
+    match method:
+        case PreferenceConfig(beta=beta):
+            return partial(preference, beta=beta)
+        case _:
+            return next_token
 
 
 def next_token(engine: Any, batch: Batch) -> Any:
     """Negative log-likelihood of the targets given what stands before them, in nats, summed in float32."""
-    from torch.nn.functional import cross_entropy, pad
+    from torch.nn.functional import cross_entropy
 
     output = engine(**batch.inputs)
-    # The labels move by one rather than the logits, which are large and would be copied.
-    labels = pad(batch.labels[:, 1:], (0, 1), value=NO_TARGET).flatten()
-    total = cross_entropy(output.logits.float().flatten(0, 1), labels, ignore_index=NO_TARGET, reduction="sum")
+    logits = output.logits.float().flatten(0, 1)
+    total = cross_entropy(logits, _next(batch.labels).flatten(), ignore_index=NO_TARGET, reduction="sum")
     return total + _balance(engine.module.config, output) * batch.num_targets
+
+
+def preference(engine: Any, batch: Batch, beta: float) -> Any:
+    """Direct preference optimization: -log sigmoid(beta x margin), summed over the pairs (Rafailov et al. 2023, arXiv
+    2305.18290, equation 7). The margin is by how much more than the reference the model prefers the chosen answer."""
+    from torch.nn.functional import logsigmoid
+
+    gains = log_probabilities(engine, batch.inputs, batch.labels) - batch.reference
+    chosen, rejected = gains.chunk(2)
+    return -logsigmoid(beta * (chosen - rejected)).sum()
+
+
+def log_probabilities(engine: Any, inputs: dict[str, Any], labels: Any) -> Any:
+    """Of each row's targets given what stands before them, in nats, float32."""
+    from torch.nn.functional import cross_entropy
+
+    logits = engine(**inputs).logits.float().transpose(1, 2)
+    return -cross_entropy(logits, _next(labels), ignore_index=NO_TARGET, reduction="none").sum(dim=1)
+
+
+def _next(labels: Any) -> Any:
+    """The label that each position is to predict. They move rather than the logits, which are large and would be copied."""
+    from torch.nn.functional import pad
+
+    return pad(labels[:, 1:], (0, 1), value=NO_TARGET)
 
 
 def _balance(config: Any, output: Any) -> Any:

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from pipelines.config import TrainConfig
+from pipelines.training.guard import data_step
 from pipelines.training.packing import Share, Stream, checksum, num_sequences, sequence_ids
 from pipelines.training.schedule import learning_rate
 from tests.integration.training_ranks import END, documents, run_phases
@@ -35,6 +36,10 @@ def config(**fields: Any) -> dict[str, Any]:
     return TrainConfig.model_validate({**settings, **fields}).model_dump()
 
 
+SPOILT = 8
+"""The step, from 0, whose data makes the loss no number in one of the runs."""
+
+
 def single_documents(step: int, settings: TrainConfig) -> list[np.ndarray[Any, Any]]:
     """What the step's sequences hold, cut where a document ends."""
     stream = Stream([documents()])
@@ -44,7 +49,7 @@ def single_documents(step: int, settings: TrainConfig) -> list[np.ndarray[Any, A
     return [part for s in sequences for part in np.split(s, np.flatnonzero(s == END) + 1) if len(part)]
 
 
-def plain_losses(model_folder: Path, settings: TrainConfig) -> list[float]:
+def plain_losses(model_folder: Path, settings: TrainConfig, left_out: tuple[int, ...] = ()) -> list[float]:
     """One process, torch's AdamW on float32 masters, every document by itself: no packing, DeepSpeed or Ray."""
     import torch
     from transformers import AutoModelForCausalLM
@@ -59,7 +64,7 @@ def plain_losses(model_folder: Path, settings: TrainConfig) -> list[float]:
     ]
     optimizer, losses = torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, eps=settings.eps), []
     for step in range(settings.num_steps):
-        parts = [torch.from_numpy(part) for part in single_documents(step, settings)]
+        parts = [torch.from_numpy(part) for part in single_documents(data_step(step, left_out), settings)]
         tokens = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)  # on the right, where no token looks
         labels = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=-100)
         logits = model(input_ids=tokens).logits[:, :-1].float().transpose(1, 2)
@@ -96,8 +101,9 @@ def runs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Any
         for p, road in ROADS.items()
     ]
     again = [case(p, road[2], 2, load=str(folder / p)) for p, road in ROADS.items()]
-    wholes, _, roads = run_phases([(2, whole), (1, alone), (2, again)], tiny_model, folder)
-    return {**dict(zip(keys, wholes, strict=True)), **dict(zip(ROADS, roads, strict=True))}
+    again.append(case("float32", 3, save=str(folder / "spoilt"), save_at=6, spoil=SPOILT))
+    wholes, _, (*roads, spoilt) = run_phases([(2, whole), (1, alone), (2, again)], tiny_model, folder)
+    return {"spoilt": spoilt, **dict(zip(keys, wholes, strict=True)), **dict(zip(ROADS, roads, strict=True))}
 
 
 @pytest.fixture(scope="module")
@@ -122,9 +128,19 @@ def test_a_run_goes_on_with_other_ranks_and_stages(runs: Any, plain: dict[str, l
     assert [point["sequences_checksum"] for point in points] == checksums()
 
 
-def checksums() -> list[int]:
+def test_a_loss_that_is_no_number_costs_the_way_back_and_that_step_s_data(runs: Any, tiny_model: Path) -> None:
+    points, settings = runs["spoilt"], TrainConfig.model_validate(config())
+    assert points[-1]["incidents"] == 1
+    assert [point["loss"] for point in points] == pytest.approx(plain_losses(tiny_model, settings, (SPOILT,)), rel=1e-5)
+    assert [point["sequences_checksum"] for point in points] == checksums((SPOILT,))
+
+
+def checksums(left_out: tuple[int, ...] = ()) -> list[int]:
     """Of the sequences that each step has to take, worked out for one rank."""
     settings = TrainConfig.model_validate(config())
     num = num_sequences(len(documents()), settings.sequence_length)
     share = Share(0, 1, settings.total_sequences)
-    return [checksum(sequence_ids(share, step, 0, num, settings.seed)) for step in range(settings.num_steps)]
+    return [
+        checksum(sequence_ids(share, data_step(step, left_out), 0, num, settings.seed))
+        for step in range(settings.num_steps)
+    ]

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 
 from pipelines.config import TrainConfig
-from pipelines.training.batches import Batches
-from pipelines.training.packing import Share, Stream, num_sequences
+from pipelines.training.batches import Batches, Packed
+from pipelines.training.packing import Share, Stream
 
 END = 0
 """The tiny model's <|endoftext|>."""
@@ -36,12 +36,9 @@ def documents() -> np.ndarray[Any, np.dtype[np.uint16]]:
 
 
 def batches(config: TrainConfig, rank: int, world_size: int) -> Batches:
-    stream = Stream([documents()])
     share = Share(rank, world_size, config.sequences_per_worker, config.accumulation)
     end = None if config.attend_across_documents else END
-    return Batches(
-        stream, share, config.sequence_length, num_sequences(len(stream), config.sequence_length), config.seed, end
-    )
+    return Batches(Packed(Stream([documents()]), config.sequence_length, end), share, config.seed)
 
 
 Points = list[dict[str, Any]]
@@ -51,7 +48,8 @@ Points = list[dict[str, Any]]
 def run_phases(phases: list[tuple[int, list[dict[str, Any]]]], model: Path, folder: Path) -> list[list[Points]]:
     """What each case of each phase (number of ranks, cases) came to.
 
-    A case is a `config`, and maybe `load`, `save` and `save_at`. Phases come one after the other.
+    Phases come one after the other. A case is a `config`, and maybe `load`, `save` and `save_at`, and `spoil`: a step whose
+    loss is no number.
     """
     given = folder / "phases.json"
     given.write_text(json.dumps({"model": str(model), "phases": phases}))
@@ -103,21 +101,33 @@ def _rank(rank: int, world_size: int, port: int, model: Path, cases: list[dict[s
     dist.destroy_process_group()
 
 
+def spoilt(share: Batches, step: int) -> Any:
+    """The loss, but no number on whatever rank has the first sequence of the data of `step`."""
+    from pipelines.training.losses import next_token
+
+    first = share._replace(share=share.share._replace(rank=0)).of_step(step)[0].ids[0]
+    return lambda engine, batch: next_token(engine, batch) * (float("nan") if first in batch.ids else 1.0)
+
+
 def _train_case(model: Path, case: dict[str, Any]) -> Points:
-    from pipelines.training import checkpoint
+    from pipelines.training import checkpoint, loop, losses
     from pipelines.training.checkpoint import Record
-    from pipelines.training.loop import build_engine, train_steps
+    from pipelines.training.engine import build_engine
 
     config = TrainConfig.model_validate(case["config"])
     engine = build_engine(config, model)
+    share = batches(config, engine.global_rank, engine.world_size)
+    if "spoil" in case:
+        loop.loss_of = lambda _: spoilt(share, case["spoil"])
     begun = checkpoint.read(engine, Path(case["load"])) if "load" in case else Record()
-    done, share = begun, batches(config, engine.global_rank, engine.world_size)
-    for done, _ in train_steps(engine, config, share, begun):
+    done = begun
+    for done, _ in loop.train_steps(engine, config, share, begun, lambda e: checkpoint.read(e, Path(case["save"]))):
         if done.step == case.get("save_at"):
             Path(case["save"]).mkdir(parents=True, exist_ok=True)
             checkpoint.write(engine, done, Path(case["save"]))
     engine.destroy()
-    return [point.model_dump() for point in done.losses]
+    loop.loss_of = losses.loss_of
+    return [{**point.model_dump(), "incidents": len(done.incidents)} for point in done.losses]
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ import pytest
 
 from cluster.errors import ConfigError
 from pipelines.config import TrainConfig
-from pipelines.training.batches import Batch, Batches, make_batch
+from pipelines.training.batches import Batch, Batches, Packed
 from pipelines.training.losses import check_boundaries, next_token
 from pipelines.training.packing import Share, Stream
 
@@ -38,23 +38,23 @@ class Engine:
 
 
 def test_positions_and_targets_begin_anew_with_each_document() -> None:
-    batch = make_batch(STREAM, [0, 1], length=8, end=END)
+    batch = Packed(STREAM, 8, END).batch([0, 1])
     assert batch.inputs["position_ids"].tolist() == [[0, 1, 2, 3, 0, 1, 0, 1], [0, 1, 2, 0, 1, 2, 3, 4]]
     assert batch.labels.tolist() == [[-100, 6, 7, 0, -100, 0, -100, 10], [-100, 12, 0, -100, 14, 15, 16, 0]]
     assert batch.num_targets == 5 + 6
-    assert make_batch(STREAM, [0, 1], length=8, end=None).num_targets == 2 * 7
+    assert Packed(STREAM, 8, None).batch([0, 1]).num_targets == 2 * 7
 
 
 def test_the_loss_is_that_of_the_documents_one_by_one(tiny_model: Path) -> None:
     model = engine(tiny_model)
-    packed = next_token(model, make_batch(STREAM, [0, 1], length=8, end=END)).item()
+    packed = next_token(model, Packed(STREAM, 8, END).batch([0, 1])).item()
     single = 0.0
     for row in (STREAM.sequence(0, 8), STREAM.sequence(1, 8)):
         cuts = [0, *(np.flatnonzero(row == END) + 1), len(row)]
         for part in (row[a:b] for a, b in pairwise(cuts) if a < b):
-            single += next_token(model, make_batch(Stream([part]), [0], length=len(part), end=None)).item()
+            single += next_token(model, Packed(Stream([part]), len(part), None).batch([0])).item()
     assert packed == pytest.approx(single, rel=1e-6)
-    across = next_token(model, make_batch(STREAM, [0, 1], length=8, end=None)).item()
+    across = next_token(model, Packed(STREAM, 8, None).batch([0, 1])).item()
     assert across != pytest.approx(single, rel=1e-2)
 
 
@@ -73,7 +73,7 @@ def test_experts_are_balanced_where_the_model_asks_for_it() -> None:
     logits = torch.zeros(1, 3, 4)
     model = SimpleNamespace(config=SimpleNamespace(router_aux_loss_coef=0.5))
     moe = SimpleNamespace(module=model)
-    batch = Batch({}, torch.tensor([[1, 2, 3]]), [0])
+    batch = Batch({}, torch.tensor([[1, 2, 3]]), [0], 3)
 
     def called(self: Any, **_: Any) -> Any:
         return SimpleNamespace(logits=logits, aux_loss=torch.tensor(3.0))
@@ -91,7 +91,7 @@ def test_no_sequence_is_seen_twice_or_skipped_when_the_ranks_change_in_an_epoch(
     def taken(world_size: int, steps: range) -> list[list[int]]:
         config = TrainConfig(num_workers=world_size, sequences_per_worker=1, sequences_per_step=8)
         shares = [Share(rank, world_size, 1, config.accumulation) for rank in range(world_size)]
-        ranks = [Batches(long, share, 2, 48, seed=3, end=END) for share in shares]
+        ranks = [Batches(Packed(long, 2, END), share, seed=3) for share in shares]
         return [sorted(i for rank in ranks for batch in rank.of_step(s) for i in batch.ids) for s in steps]
 
     seen = taken(before, range(3)) + taken(after, range(3, 9))
