@@ -161,6 +161,37 @@ class LossPoint(StrictModel):
     learning_rate: float
     num_tokens: int
     """Trained on so far, over all ranks."""
+    sequences_checksum: int = 0
+    """Of the sequences that the step took, whichever rank took them (pipelines/training/packing.py)."""
+
+
+class Incident(StrictModel):
+    """A step that did not stand: the run went back to a checkpoint, and left that step's data out."""
+
+    step: int
+    """The optimizer step that it would have been, from 1."""
+    reason: str
+    sequences_checksum: int
+    """Of the sequences left out."""
+    back_to_step: int = 0
+
+
+class Ledger(StrictModel):
+    """What a run cost. Work that was lost to an interruption or an incident is not in it."""
+
+    num_tokens: int
+    flops: float
+    """Floating-point operations that the model needs."""
+    flops_basis: str
+    device: str
+    num_devices: int
+    mfu: float | None = None
+    """Model FLOPs utilization, 0 to 1; None where the device's peak is not known."""
+    trained_s: float
+    """Inside optimizer steps."""
+    energy_estimate_wh: float | None = None
+    energy_basis: str
+    """What the estimate rests on, or why there is none."""
 
 
 class Checkpoint(Weights):
@@ -172,6 +203,8 @@ class Checkpoint(Weights):
     resumed_at_steps: tuple[int, ...] = ()
     """Optimizer steps from which the run continued after an interruption."""
     tokens_per_s: float = 0.0
+    incidents: tuple[Incident, ...] = ()
+    ledger: Ledger | None = None
 
     @property
     def summary(self) -> str:

@@ -245,8 +245,38 @@ class ZeroConfig(StrictModel):
     """Merged over the DeepSpeed dictionary last."""
 
 
+class CausalConfig(StrictModel):
+    """Every token of the dataset's documents from those before it."""
+
+    kind: Literal["causal"] = "causal"
+
+
+class InstructConfig(StrictModel):
+    """The assistant's turns of conversations, by the model's chat template; what it is asked is no target."""
+
+    kind: Literal["instruct"] = "instruct"
+    path: Location
+    """JSONL with `messages` (a list of `role` and `content` that ends with the assistant's), or `prompt` and `answer`."""
+
+
+class PreferenceConfig(StrictModel):
+    """Direct preference optimization (Rafailov et al. 2023, arXiv 2305.18290): of two answers, more of the chosen one."""
+
+    kind: Literal["dpo"] = "dpo"
+    path: Location
+    """JSONL with `prompt` (text, or a list of messages), `chosen` and `rejected`."""
+    beta: float = Field(0.1, gt=0)
+    """How closely the model is kept to the one that training begins with: the larger, the closer."""
+
+
+MethodConfig = Annotated[CausalConfig | InstructConfig | PreferenceConfig, Field(discriminator="kind")]
+
+
 class TrainConfig(StrictModel):
-    """Full fine-tuning of a causal language model on packed sequences."""
+    """Full fine-tuning of a causal language model."""
+
+    method: MethodConfig = CausalConfig()
+    """What is learnt from what: `causal` from the dataset, `instruct` and `dpo` from a file."""
 
     num_workers: int = Field(2, ge=1)
     gpus_per_worker: int = Field(1, ge=0)
@@ -260,8 +290,14 @@ class TrainConfig(StrictModel):
     sequence_length: int = Field(1024, ge=8)
     """Tokens."""
     sequences_per_worker: int = Field(8, ge=1)
-    """Per micro-batch."""
+    """Per micro-batch; with dpo, pairs."""
     gradient_accumulation: int = Field(1, ge=1)
+    sequences_per_step: int | None = Field(None, ge=1)
+    """Over all workers and micro-batches. When given, the accumulation follows from it, and a run that was interrupted
+    goes on with another number of workers."""
+    attend_across_documents: bool = False
+    """Let a token look back past the beginning of its document, into those packed before it. Faster by a few percent with
+    long sequences, and what most trainers do."""
     learning_rate: float = Field(3e-5, gt=0)
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = Field(1e-8, gt=0)
@@ -275,6 +311,14 @@ class TrainConfig(StrictModel):
     keep_checkpoints: int = Field(2, ge=1)
     max_failures: int = Field(3, ge=0)
     """Worker failures survived by resuming from the last checkpoint."""
+    spike_deviations: float | None = Field(10, gt=0)
+    """A loss so many standard deviations above the median of the last 32 is a spike. A spike, or a loss that is no number,
+    takes the run back to its last checkpoint and leaves that step's data out. null lets spikes pass."""
+    max_skipped_steps: int = Field(3, ge=0)
+    """More of them end the run: then it is not the data."""
+    watts_per_worker: float | None = Field(None, gt=0)
+    """What a worker's device draws in training, for the ledger's estimate of energy. Without it the power limits of a few
+    GPUs are known."""
     seed: int = 0
 
     @model_validator(mode="after")
@@ -283,11 +327,37 @@ class TrainConfig(StrictModel):
             raise ValueError("betas must lie in [0, 1)")
         if self.warmup_steps >= self.num_steps:
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below num_steps ({self.num_steps})")
+        if self.attend_across_documents and self.method.kind != "causal":
+            raise ValueError(f"attend_across_documents is for causal: {self.method.kind} keeps conversations apart")
+        if self.sequences_per_step is not None:
+            self._check_accumulation(self.sequences_per_step)
         if (self.zero.offload_parameters and self.zero.stage != 3) or (
             self.zero.offload_optimizer and self.zero.stage == 0
         ):
             raise ValueError("offload_parameters needs zero stage 3, offload_optimizer stage 1, 2 or 3")
         return self
+
+    def _check_accumulation(self, sequences_per_step: int) -> None:
+        if self.gradient_accumulation != 1:
+            raise ValueError("gradient_accumulation follows from sequences_per_step: leave one of them out")
+        at_once = self.num_workers * self.sequences_per_worker
+        if sequences_per_step % at_once:
+            raise ValueError(
+                f"sequences_per_step ({sequences_per_step}) must be a multiple of num_workers x sequences_per_worker"
+                f" ({self.num_workers} x {self.sequences_per_worker})"
+            )
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of an optimizer step."""
+        if self.sequences_per_step is None:
+            return self.gradient_accumulation
+        return self.sequences_per_step // (self.num_workers * self.sequences_per_worker)
+
+    @property
+    def total_sequences(self) -> int:
+        """Sequences of an optimizer step over all workers."""
+        return self.num_workers * self.sequences_per_worker * self.accumulation
 
 
 class TaskConfig(StrictModel):

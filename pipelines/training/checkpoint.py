@@ -1,27 +1,35 @@
-"""Resumable checkpoints: DeepSpeed's sharded state from every rank, and our own small record beside it."""
+"""Resumable checkpoints: every rank writes its slices of the state, and any number of ranks goes on from them."""
 
 from __future__ import annotations
 
-import json
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from cluster.artifacts import LossPoint
+from cluster.artifacts import Incident, LossPoint
 from cluster.config import StrictModel
+from cluster.errors import InputError
+from pipelines.training import layout, slices
+from pipelines.training.slices import Slice, Values
 
-TAG = "deepspeed"
 RECORD = "record.json"
 
 
 class Record(StrictModel):
-    """What a run knows at a step, beside the engine's state. Data position and learning rate follow from the step."""
+    """What a run knows at a step, beside weights and moments. Data position and learning rate follow from it."""
 
     step: int = 0
     """Optimizer steps done."""
+    num_files: int = 0
+    """Ranks that wrote the checkpoint."""
     losses: tuple[LossPoint, ...] = ()
+    skipped: tuple[int, ...] = ()
+    """Numbers of the steps' data that were left out (guard.py)."""
+    incidents: tuple[Incident, ...] = ()
+    trained_s: float = 0.0
+    """Spent in the steps that stand, over all starts of the run."""
 
 
 def save(engine: Any, record: Record) -> None:
@@ -50,10 +58,27 @@ def _write(engine: Any, record: Record, folder: Path, filesystem: Any) -> Any:
     import ray.train
 
     folder.mkdir(parents=True, exist_ok=True)
-    engine.save_checkpoint(str(folder), tag=TAG, save_latest=False)
-    if engine.global_rank == 0:
-        (folder / RECORD).write_text(record.model_dump_json())
+    write(engine, record, folder)
     return ray.train.Checkpoint(str(folder), filesystem)
+
+
+def write(engine: Any, record: Record, folder: Path) -> None:
+    """Write this rank's part of the state into `folder`, and the record on rank 0."""
+    slices.write(folder, engine.global_rank, _own_slices(engine))
+    if engine.global_rank == 0:
+        (folder / RECORD).write_text(record.replace(num_files=engine.world_size).model_dump_json())
+
+
+def _own_slices(engine: Any) -> Iterator[tuple[Slice, Values]]:
+    if engine.zero_optimization_stage() == 0 and engine.global_rank > 0:
+        return  # rank 0 has the same
+    states = layout.states(engine)
+    for master in layout.masters(engine):
+        flats = {"weights": master.tensor.detach(), **states.get(master.tensor, {})}
+        for piece in master.pieces:
+            for kind in slices.KINDS:
+                values = flats[kind].view(-1)[piece.at : piece.at + piece.num]
+                yield Slice(piece.name, kind, piece.start, piece.num), values.float().cpu().numpy()
 
 
 def restore(engine: Any) -> Record:
@@ -64,9 +89,45 @@ def restore(engine: Any) -> Record:
     if checkpoint is None:
         return Record()
     with checkpoint.as_directory() as folder:
-        loaded, _ = engine.load_checkpoint(folder, tag=TAG)
-        assert loaded is not None, f"no DeepSpeed state in {checkpoint}"
-        return Record.model_validate(json.loads((Path(folder) / RECORD).read_text()))
+        return read(engine, Path(folder))
+
+
+def read(engine: Any, folder: Path) -> Record:
+    """Load the checkpoint in `folder`, by however many ranks it was written, into the engine. Every rank must call it.
+
+    Raises:
+        InputError: it is damaged, or of another model.
+    """
+    record = _read_record(folder)
+    reader = slices.Reader(folder, record.num_files)
+    for number in range(engine.global_rank, record.num_files, engine.world_size):
+        reader.verify(number)
+    states = layout.states(engine)
+    for master in layout.masters(engine):
+        states[master.tensor] = _read_master(reader, master, record.step)
+    layout.publish(engine)
+    return record
+
+
+def _read_record(folder: Path) -> Record:
+    try:
+        return Record.model_validate_json((folder / RECORD).read_bytes())
+    except (OSError, ValueError) as error:
+        found = f"cannot be read ({type(error).__name__})"
+        raise InputError(f"{folder}/{RECORD}", found, "remove the run's newest checkpoint and run again") from None
+
+
+def _read_master(reader: slices.Reader, master: layout.Master, step: int) -> dict[str, Any]:
+    """Fill the master tensor with its weights, and give the torch optimizer's state of it."""
+    import torch
+
+    state = {kind: torch.zeros_like(master.tensor, requires_grad=False) for kind in slices.KINDS[1:]}
+    flats = {"weights": master.tensor.detach(), **state}
+    for piece in master.pieces:
+        for kind, flat in flats.items():
+            values = reader.read(Slice(piece.name, kind, piece.start, piece.num))
+            flat.view(-1)[piece.at : piece.at + piece.num].copy_(torch.from_numpy(values))
+    return {"step": torch.tensor(float(step)), **state}
 
 
 def weights(engine: Any) -> dict[str, Any]:

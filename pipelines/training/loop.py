@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 import json
-import logging
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cluster.artifacts import FileEntry, LossPoint, file_entries
+from cluster.artifacts import FileEntry, Incident, LossPoint, file_entries
 from cluster.storage import Storage, local_copy, open_storage, staged_folder
-from pipelines.config import TrainConfig
+from pipelines.config import CausalConfig, InstructConfig, PreferenceConfig, TrainConfig
 from pipelines.training import checkpoint
+from pipelines.training.batches import Batches, Conversations, Packed, Pairs
 from pipelines.training.checkpoint import Record
-from pipelines.training.packing import Share, Stream, num_sequences, sequence_ids
+from pipelines.training.engine import build_engine
+from pipelines.training.examples import fill, load_examples
+from pipelines.training.guard import WINDOW, data_step, trouble
+from pipelines.training.losses import Loss, loss_of
+from pipelines.training.packing import Share
+from pipelines.training.reference import reference
 from pipelines.training.schedule import learning_rate
 from pipelines.training.tokens import TokenIndex, open_stream
-from pipelines.training.zero3 import deepspeed_config
 
 
 class Plan(NamedTuple):
@@ -27,28 +32,14 @@ class Plan(NamedTuple):
     base: str
     """Storage folder of the model to start from."""
     tokens: dict[str, Any]
+    """Index of the documents' token files; empty for methods that have a file of their own."""
     tokens_folder: str
+    examples: str
+    """Storage key of that file, tokenised; empty for causal."""
     run: str
     """Storage folder of the run."""
     export: str
     """Storage folder for the model made."""
-
-
-class Batches(NamedTuple):
-    """This rank's share of the data."""
-
-    stream: Stream
-    share: Share
-    length: int
-    num: int
-    seed: int
-
-    def micro_batch(self, step: int, micro: int) -> Any:
-        """Token ids, sequences x length."""
-        import torch
-
-        ids = sequence_ids(self.share, step, micro, self.num, self.seed)
-        return torch.stack([torch.from_numpy(self.stream.sequence(i, self.length)) for i in ids])
 
 
 def worker(given: dict[str, Any]) -> dict[str, Any]:
@@ -60,124 +51,175 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
     what = Plan(**given["plan"])
     config, storage = TrainConfig.model_validate(what.config), open_storage(what.storage)
     engine = build_engine(config, local_copy(storage, what.base))
-    batches = _batches(config, storage, what)
+    batches = _batches(engine, config, storage, what)
     record = checkpoint.restore(engine)
     if engine.global_rank == 0:
         note_start(storage, what.run, record.step)
-    record, tokens_per_s = _train(engine, config, batches, record, given["figures"])
+    try:
+        record, tokens_per_s = _train(engine, config, batches, record, given["figures"])
+    except Diverged as why:
+        return {"diverged": str(why)}  # not raised: workers that start again would come to the same
     files = export(engine, storage, what)
     return {
         "losses": [point.model_dump() for point in record.losses],
+        "incidents": [incident.model_dump() for incident in record.incidents],
         "tokens_per_s": tokens_per_s,
+        "trained_s": record.trained_s,
+        "device": device_name(engine.device),
         "files": [entry.model_dump() for entry in files],
     }
 
 
-def build_engine(config: TrainConfig, folder: Path) -> Any:
-    """The model under DeepSpeed. With ZeRO stage 3 the weights are sharded while they are loaded: no rank holds all."""
-    import deepspeed
+def device_name(device: Any) -> str:
+    """As CUDA gives it, or the processor's architecture."""
+    import platform
+
     import torch
-    from deepspeed.utils import logger
-    from transformers import AutoModelForCausalLM
-    from transformers.integrations import HfDeepSpeedConfig
 
-    logger.setLevel(logging.ERROR)
-    # Below one would share the thread count of torch's default, all cores, among ranks that already fill them.
-    torch.set_num_threads(max(1, int(config.cpus_per_worker)))
-    torch.manual_seed(config.seed)
-    # Only its tensor-parallel inference uses this operator, and on CPUs every start would compile it for half a minute.
-    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-    deepspeed.init_distributed(dist_backend="nccl" if config.gpus_per_worker else "gloo")
-    settings = deepspeed_config(config)
-    sharded_load = HfDeepSpeedConfig(settings) if config.zero.stage == 3 else None  # in force while it is referenced
-    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, config.precision), local_files_only=True)
-    model.config.use_cache = False
-    if config.gradient_checkpointing:
-        model.gradient_checkpointing_enable()
-    engine, *_ = deepspeed.initialize(
-        model=model, model_parameters=decay_groups(model, config.weight_decay), config=settings
-    )
-    del sharded_load
-    engine.train()
-    return engine
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
 
 
-def decay_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
-    """Matrices decay; vectors (norms, biases) do not, as is usual since GPT-3 (Brown et al. 2020, appendix B)."""
-    parameters = [p for p in model.parameters() if p.requires_grad]
-    # A sharded parameter is a flat piece; its own shape stands in ds_shape.
-    matrices = [p for p in parameters if len(getattr(p, "ds_shape", p.shape)) >= 2]
-    chosen = {id(p) for p in matrices}
-    vectors = [p for p in parameters if id(p) not in chosen]
-    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return [group for group in groups if group["params"]]
-
-
-def _batches(config: TrainConfig, storage: Storage, plan: Plan) -> Batches:
-    import ray.train
-
-    context = ray.train.get_context()
-    stream = open_stream(storage, TokenIndex(**plan.tokens, folder=plan.tokens_folder))
-    share = Share(
-        context.get_world_rank(), context.get_world_size(), config.sequences_per_worker, config.gradient_accumulation
-    )
-    return Batches(
-        stream, share, config.sequence_length, num_sequences(len(stream), config.sequence_length), config.seed
-    )
+def _batches(engine: Any, config: TrainConfig, storage: Storage, what: Plan) -> Batches:
+    """Must come before a checkpoint is read: the model is still the one that preferences are measured against."""
+    share = Share(engine.global_rank, engine.world_size, config.sequences_per_worker, config.accumulation)
+    match config.method:
+        case CausalConfig():
+            index = TokenIndex(**what.tokens, folder=what.tokens_folder)
+            end = None if config.attend_across_documents else index.end
+            return Batches(Packed(open_stream(storage, index), config.sequence_length, end), share, config.seed)
+        case InstructConfig():
+            examples = load_examples(storage, what.examples)
+            bins = fill(examples.lengths, config.sequence_length)
+            return Batches(Conversations(examples, bins, config.sequence_length), share, config.seed)
+        case PreferenceConfig():
+            examples = load_examples(storage, what.examples)
+            scores = reference(engine, examples, storage, f"{what.run}/reference.npy", config.sequences_per_worker)
+            return Batches(Pairs(examples, scores), share, config.seed)
 
 
 def _train(engine: Any, config: TrainConfig, batches: Batches, record: Record, figures: Any) -> tuple[Record, float]:
-    """Steps `record.step` to the last. Returns the record and the speed in tokens/s over all ranks."""
-    tokens_per_step = batches.share.sequences_per_step * batches.length
-    clock = Clock()
-    for step in range(record.step, config.num_steps):
-        rate = learning_rate(config, step)
-        with clock:
-            loss = optimizer_step(engine, batches, step, rate)
-        point = LossPoint(step=step + 1, loss=loss, learning_rate=rate, num_tokens=(step + 1) * tokens_per_step)
-        record = Record(step=step + 1, losses=(*record.losses, point))
-        if record.step < config.num_steps and record.step % config.checkpoint_every_steps == 0:
-            checkpoint.save(engine, record)
+    """Steps `record.step` to the last, with checkpoints. Returns the record and the speed in tokens/s over all ranks."""
+    done, tokens_per_s = record, 0.0
+    for done, tokens_per_s in train_steps(engine, config, batches, record, checkpoint.restore):
+        if done.step < config.num_steps and done.step % config.checkpoint_every_steps == 0:
+            checkpoint.save(engine, done)
         if engine.global_rank == 0:
-            figures.update.remote(record.step, loss, clock.steps_per_s * tokens_per_step)
-    return record, clock.steps_per_s * tokens_per_step
+            figures.update.remote(done.step, done.losses[-1].loss, tokens_per_s)
+    return done, tokens_per_s
+
+
+def train_steps(
+    engine: Any, config: TrainConfig, batches: Batches, record: Record, restore: Callable[[Any], Record]
+) -> Iterator[tuple[Record, float]]:
+    """Train to the last step; the record after each one, and the speed so far in tokens/s over all ranks.
+
+    Args:
+        restore: loads the last checkpoint into the engine and gives its record, an empty one when there is none.
+
+    Raises:
+        Diverged: the loss cannot be mended by leaving a few steps' data out.
+    """
+    clock, loss_function = Clock(), loss_of(config.method)
+    while record.step < config.num_steps:
+        at, rate = data_step(record.step, record.skipped), learning_rate(config, record.step)
+        with clock:
+            done = optimizer_step(engine, batches, at, rate, loss_function)
+        if why := trouble(done.loss, [point.loss for point in record.losses[-WINDOW:]], config.spike_deviations):
+            incident = Incident(step=record.step + 1, reason=why, sequences_checksum=done.checksum)
+            record = _gone_back(record, restore(engine), incident, at, config)
+            continue
+        clock.count(done.num_tokens)
+        record = _gone_on(record, done, rate, clock.last_s)
+        yield record, clock.tokens_per_s
+
+
+def _gone_on(record: Record, done: Step, rate: float, took_s: float) -> Record:
+    point = LossPoint(
+        step=record.step + 1,
+        loss=done.loss,
+        learning_rate=rate,
+        num_tokens=done.num_tokens + (record.losses[-1].num_tokens if record.losses else 0),
+        sequences_checksum=done.checksum,
+    )
+    return record.replace(step=record.step + 1, losses=(*record.losses, point), trained_s=record.trained_s + took_s)
+
+
+def _gone_back(record: Record, good: Record, incident: Incident, at: int, config: TrainConfig) -> Record:
+    """The last good checkpoint's record, which from now on leaves the data `at` out."""
+    found = f"{incident.reason} at step {incident.step}"
+    if good.step == 0:
+        raise Diverged(
+            f"{found}, before the first checkpoint: lower train.learning_rate or train.checkpoint_every_steps"
+        )
+    if len(record.skipped) == config.max_skipped_steps:
+        raise Diverged(f"{found}, after {len(record.skipped)} others: lower train.learning_rate")
+    incidents = (*record.incidents, incident.replace(back_to_step=good.step))
+    return good.replace(skipped=(*record.skipped, at), incidents=incidents)
+
+
+class Diverged(Exception):
+    """The loss is lost for good."""
 
 
 class Clock:
     """Times optimizer steps; the first one of a worker, which allocates and compiles, is left out."""
 
     def __init__(self) -> None:
-        self._steps, self._took_s, self._begun = -1, 0.0, 0.0
+        self._steps, self._num_tokens, self._took_s, self._begun = -1, 0, 0.0, 0.0
+        self.last_s = 0.0
 
     def __enter__(self) -> None:
         self._begun = time.monotonic()
 
     def __exit__(self, *_: object) -> None:
         self._steps += 1
+        self.last_s = time.monotonic() - self._begun
         if self._steps > 0:
-            self._took_s += time.monotonic() - self._begun
+            self._took_s += self.last_s
+
+    def count(self, num_tokens: int) -> None:
+        """So many were in the step that was timed last."""
+        self._num_tokens += num_tokens if self._steps > 0 else 0
 
     @property
-    def steps_per_s(self) -> float:
-        return self._steps / self._took_s if self._took_s else 0.0
+    def tokens_per_s(self) -> float:
+        return self._num_tokens / self._took_s if self._took_s else 0.0
 
 
-def optimizer_step(engine: Any, batches: Batches, step: int, rate: float) -> float:
-    """One optimizer step over all ranks; the mean loss in nats per token."""
+class Step(NamedTuple):
+    """What one optimizer step came to, over all ranks."""
+
+    loss: float
+    """Mean over its targets; nats."""
+    num_tokens: int
+    checksum: int
+    """Of the sequences taken."""
+
+
+def optimizer_step(engine: Any, batches: Batches, step: int, rate: float, loss_function: Loss) -> Step:
+    """One optimizer step over all ranks."""
     import torch
     import torch.distributed as dist
 
+    # Dropout draws the same after a resume; nothing else in the loop is drawn.
+    torch.manual_seed(batches.seed_of(step))
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
+    micro_batches = batches.of_step(step)
+    counts = torch.tensor([(b.num_targets, b.num_tokens, b.checksum) for b in micro_batches]).sum(0).to(engine.device)
+    dist.all_reduce(counts)
+    num_targets, num_tokens, checksum = counts.tolist()
+    # DeepSpeed divides by the ranks and the micro-batches, which hold different numbers of targets: undo that, so that
+    # each target of the step weighs the same wherever it is computed.
+    weight = num_targets / (batches.share.accumulation * batches.share.world_size)
     total = torch.zeros(1, device=engine.device)
-    for micro in range(batches.share.accumulation):
-        tokens = batches.micro_batch(step, micro).to(engine.device)
-        loss = engine(input_ids=tokens, labels=tokens).loss
-        engine.backward(loss)
+    for batch in micro_batches:
+        loss = loss_function(engine, batch.to(engine.device))
+        engine.backward(loss / weight)
         engine.step()  # DeepSpeed updates the weights at the last micro-batch of the step
-        total += loss.detach().float()
+        total += loss.detach()
     dist.all_reduce(total)
-    return float(total) / (batches.share.accumulation * batches.share.world_size)
+    return Step(float(total) / num_targets, num_tokens, checksum % 2**32)
 
 
 def note_start(storage: Storage, run: str, step: int) -> None:

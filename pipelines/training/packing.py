@@ -4,7 +4,7 @@ with the very data the interrupted one would have seen: the state is the step, n
 All training documents, each closed by the end-of-text token, form one stream in the order of the dataset's shards.
 Sequence `i` is `stream[i * length : (i + 1) * length]`; the last one is filled up with the stream's beginning, so no
 token is lost and all sequences have one shape. Each epoch visits the sequences in its own order, drawn from (seed,
-epoch).
+epoch). Which sequences a step takes depends on how many it takes, not on how many ranks share them.
 """
 
 from __future__ import annotations
@@ -48,6 +48,33 @@ def sequence_ids(share: Share, step: int, micro: int, num: int, seed: int) -> li
     """Sequences of the rank's micro-batch `micro` (0 <= micro < accumulation) of optimizer step `step` (from 0)."""
     first = step * share.sequences_per_step + (micro * share.world_size + share.rank) * share.sequences
     return [int(epoch_order(num, seed, at // num)[at % num]) for at in range(first, first + share.sequences)]
+
+
+def positions(tokens: Tokens, end: int) -> NDArray[np.int64]:
+    """Position of each token in its document, from 0. What goes on from the sequence before starts at 0 as well.
+
+    Args:
+        end: the token that closes a document.
+    """
+    index = np.arange(len(tokens))
+    begins = np.concatenate([[True], tokens[:-1] == end])
+    return index - np.maximum.accumulate(np.where(begins, index, 0))
+
+
+def checksum(ids: Sequence[int]) -> int:
+    """Of the sequences in `ids`, whatever their order: those of ranks add up to the step's, modulo 2**32.
+
+    Each id is mixed by the finalizer of splitmix64 (Steele, Lea and Flood 2014, figure 16), so that sets of ids with one
+    sum do not have one checksum.
+    """
+    return sum(_mixed(sequence) for sequence in ids) % 2**32
+
+
+def _mixed(value: int) -> int:
+    value = (value + 0x9E3779B97F4A7C15) % 2**64
+    value = (value ^ (value >> 30)) * 0xBF58476D1CE4E5B9 % 2**64
+    value = (value ^ (value >> 27)) * 0x94D049BB133111EB % 2**64
+    return value ^ (value >> 31)
 
 
 class Stream:

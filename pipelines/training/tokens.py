@@ -25,6 +25,9 @@ SMALL_CHARACTERS = 20_000_000
 
 DOCUMENTS_AT_ONCE = 1_000
 
+FORMAT = 2
+"""Of the files and the index: another one gives them another folder."""
+
 
 class Shard(StrictModel):
     path: str
@@ -36,6 +39,8 @@ class Shard(StrictModel):
 class TokenIndex(StrictModel):
     dtype: str
     """Little-endian numpy type: <u2 where the vocabulary allows, else <u4."""
+    end: int
+    """The token that closes each document."""
     shards: tuple[Shard, ...]
     folder: str = Field(exclude=True, default="")
     """In storage."""
@@ -58,7 +63,7 @@ def make_tokens(
     Raises:
         InputError: there is nothing to train on, or the tokenizer has no end-of-text token.
     """
-    folder = f"runs/tokens/{digest([dataset.digest, tokenizer])[:16]}"
+    folder = f"runs/tokens/{digest([FORMAT, dataset.digest, tokenizer])[:16]}"
     if blob := storage.read(f"{folder}/index.json"):
         return TokenIndex.model_validate_json(blob.content).replace(folder=folder)
     paths = [key for key in storage.list(f"{dataset.location}/train") if key.endswith(".parquet")]
@@ -70,7 +75,10 @@ def make_tokens(
     rows = _in_one_task(jobs) if dataset.num_characters_kept < small else _with_ray_data(jobs)
     shards = [Shard(path=row["path"], num_tokens=row["num_tokens"], num_documents=row["num_documents"]) for row in rows]
     index = TokenIndex(
-        dtype=rows[0]["dtype"], shards=tuple(sorted(shards, key=lambda shard: shard.path)), folder=folder
+        dtype=rows[0]["dtype"],
+        end=rows[0]["end"],
+        shards=tuple(sorted(shards, key=lambda shard: shard.path)),
+        folder=folder,
     )
     storage.write(f"{folder}/index.json", index.model_dump_json().encode())
     return index
@@ -106,7 +114,7 @@ def _with_ray_data(jobs: list[dict[str, str]]) -> list[dict[str, Any]]:
 def tokenize_shard(job: dict[str, str]) -> dict[str, Any]:
     """Write one shard's documents as tokens, each followed by the end-of-text token. Runs in a Ray worker."""
     storage = open_storage(job["storage"])
-    encode, dtype = _encoder(local_copy(storage, job["model"]))
+    encode, dtype, end = _encoder(local_copy(storage, job["model"]))
     num_tokens = num_documents = 0
     filesystem, path = storage.filesystem(job["target"])
     filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
@@ -116,7 +124,7 @@ def tokenize_shard(job: dict[str, str]) -> dict[str, Any]:
             file.write(tokens.tobytes())
             num_tokens, num_documents = num_tokens + len(tokens), num_documents + len(texts)
     name = job["target"].rsplit("/", 1)[1]
-    return {"path": name, "num_tokens": num_tokens, "num_documents": num_documents, "dtype": dtype}
+    return {"path": name, "num_tokens": num_tokens, "num_documents": num_documents, "dtype": dtype, "end": end}
 
 
 def _texts(storage: Storage, key: str) -> Iterator[list[str]]:
@@ -128,8 +136,8 @@ def _texts(storage: Storage, key: str) -> Iterator[list[str]]:
             yield batch.column("text").to_pylist()
 
 
-def _encoder(folder: Path) -> tuple[Any, str]:
-    """The function from texts to one flat array, and the array's type."""
+def _encoder(folder: Path) -> tuple[Any, str, int]:
+    """The function from texts to one flat array, the array's type, and the token that closes a text."""
     import numpy as np
     from transformers import AutoTokenizer
 
@@ -141,7 +149,7 @@ def _encoder(folder: Path) -> tuple[Any, str]:
         lists = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         return np.fromiter((token for tokens in lists for token in (*tokens, end)), dtype=dtype)
 
-    return encode, dtype
+    return encode, dtype, end
 
 
 def end_of_text(tokenizer: Any, folder: Path) -> int:

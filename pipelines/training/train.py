@@ -7,27 +7,42 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from hashlib import sha256
 from typing import Any
 
 from cluster import artifacts, session
-from cluster.artifacts import Checkpoint, Dataset, FileEntry, LossPoint, Weights
+from cluster.artifacts import Checkpoint, Dataset, FileEntry, Incident, LossPoint, Weights
 from cluster.errors import InputError, ResourceError, StageFailed
 from cluster.storage import LocalStorage, Storage, remove_folder
 from pipelines import progress
-from pipelines.config import TrainConfig
+from pipelines.config import CausalConfig, InstructConfig, PreferenceConfig, TrainConfig
 from pipelines.training.capacity import check_capacity
+from pipelines.training.examples import check_lengths, load_examples, make_examples, read_file
+from pipelines.training.figures import Figures, shown
+from pipelines.training.ledger import ledger
 from pipelines.training.loop import Plan, starts, worker
 from pipelines.training.tokens import TokenIndex, make_tokens, tokenizer_digest
 
-NOT_IN_THE_RESULT = {"pool", "cpus_per_worker", "checkpoint_every_steps", "keep_checkpoints", "max_failures"}
+HOW = {"pool", "cpus_per_worker", "checkpoint_every_steps", "keep_checkpoints", "max_failures", "watts_per_worker"}
 """Fields that change how a run is carried out, not what it makes: they may change before an interrupted run goes on."""
 
-POLL_S = 0.5
+LAYOUT = {
+    "num_workers",
+    "sequences_per_worker",
+    "gradient_accumulation",
+    "sequences_per_step",
+    "gradient_checkpointing",
+}
+"""Fields that say which worker computes what. What is made differs by rounding alone as long as a step takes the same
+number of sequences, so that they may change as well; so may all of `zero` but `extra`, which can change anything."""
 
 
 def train_key(config: TrainConfig, dataset: Dataset, base: Weights) -> str:
     """The key of the stage's result; with the same one an interrupted run is taken up again."""
-    asked = config.model_dump(mode="json", exclude=NOT_IN_THE_RESULT)
+    asked = config.model_dump(mode="json", exclude={*HOW, *LAYOUT, "zero"})
+    if not isinstance(config.method, CausalConfig):
+        asked["method"]["path"] = sha256(read_file(config.method.path)).hexdigest()
+    asked |= {"sequences_per_step": config.total_sequences, "zero.extra": config.zero.extra}
     return artifacts.stage_key("train", asked, {"dataset": dataset.digest, "base": base.digest})
 
 
@@ -40,7 +55,7 @@ def train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage
     Raises:
         InputError, ConfigError: too little text, or sequences longer than the model's positions.
         ResourceError: the pool, memory or disk cannot hold the run.
-        StageFailed: the workers failed more than `max_failures` times.
+        StageFailed: the workers failed more than `max_failures` times, or the loss did more than `max_skipped_steps`.
         KeyboardInterrupt: Ctrl-C; the workers have ended, the checkpoints are kept.
     """
     key = train_key(config, dataset, base)
@@ -49,18 +64,19 @@ def train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage
         return made
     begun = time.monotonic()
     check_capacity(config, base, storage)
-    index = _tokens(config, dataset, base, storage)
+    data = _data(config, dataset, base, storage)
     run = f"runs/train/{key}"
     plan = Plan(
         config=config.model_dump(),
         storage=storage.uri,
         base=base.folder,
-        tokens=index.model_dump(),
-        tokens_folder=index.folder,
+        **data,
         run=run,
         export=f"artifacts/checkpoint/{key}/model",
     )
     outcome = _fit(config, storage, plan)
+    if why := outcome.get("diverged"):
+        raise StageFailed(f"train: {why}; checkpoints are kept in {storage.uri}/{run}")
     made = artifacts.save(
         storage, _manifest(key, config, outcome, time.monotonic() - begun, {"dataset": dataset, "base": base})
     )
@@ -79,8 +95,32 @@ def _span(losses: tuple[LossPoint, ...]) -> str:
     return f"{first:.3f} -> {last:.3f}"
 
 
-def _tokens(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage) -> TokenIndex:
+def _data(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage) -> dict[str, Any]:
+    """The fields of a Plan that say what to train on."""
     tokenizer = tokenizer_digest({file.path: file.sha256 for file in base.files})
+    if not isinstance(config.method, CausalConfig):
+        return {
+            "tokens": {},
+            "tokens_folder": "",
+            "examples": _examples(config, config.method, base, tokenizer, storage),
+        }
+    index = _tokens(config, dataset, base, tokenizer, storage)
+    return {"tokens": index.model_dump(), "tokens_folder": index.folder, "examples": ""}
+
+
+def _examples(
+    config: TrainConfig, method: InstructConfig | PreferenceConfig, base: Weights, tokenizer: str, storage: Storage
+) -> str:
+    key = make_examples(method.kind, method.path, base.folder, tokenizer, storage)
+    examples = load_examples(storage, key)
+    check_lengths(examples, 2 if method.kind == "dpo" else 1, config.sequence_length, method.path)
+    progress.say(
+        "train", f"{int(examples.targets.sum()):,} of {len(examples.tokens):,} tokens to learn in {method.path}"
+    )
+    return key
+
+
+def _tokens(config: TrainConfig, dataset: Dataset, base: Weights, tokenizer: str, storage: Storage) -> TokenIndex:
     index = make_tokens(dataset, base.folder, tokenizer, storage)
     if index.num_tokens < config.sequence_length:
         raise InputError(
@@ -106,7 +146,7 @@ def _fit(config: TrainConfig, storage: Storage, plan: Plan) -> dict[str, Any]:
         run_config=_run_config(config, storage, plan.run),
     )
     try:
-        with _own_interrupt(), _shown(figures, config.num_steps):
+        with _own_interrupt(), shown(figures, config.num_steps):
             result = trainer.fit()
     except TrainingFailedError as error:
         raise _explained(error, storage, plan.run) from error
@@ -159,48 +199,6 @@ def _worker_environment(config: TrainConfig) -> dict[str, str]:
     return variables if config.gpus_per_worker else {**variables, **session.KEEP_MEMORY, "DS_ACCELERATOR": "cpu"}
 
 
-class Figures:
-    """Where rank 0 leaves its figures for the driver (a Ray actor); reports to Ray Train would make every rank wait."""
-
-    def __init__(self) -> None:
-        self._last = (0, 0.0, 0.0)
-
-    def update(self, step: int, loss: float, tokens_per_s: float) -> None:
-        self._last = (step, loss, tokens_per_s)
-
-    def last(self) -> tuple[int, float, float]:
-        """Steps done, loss, tokens/s."""
-        return self._last
-
-
-@contextmanager
-def _shown(figures: Any, num_steps: int) -> Iterator[None]:
-    """Draw the bar from a thread while the block, which is Ray's, keeps the main one."""
-    done = threading.Event()
-    with progress.bar("train", num_steps, "steps") as bar:
-        watcher = threading.Thread(target=_watch, args=(figures, bar, done), daemon=True)
-        watcher.start()
-        try:
-            yield
-        finally:
-            done.set()
-            watcher.join(timeout=2 * POLL_S)
-
-
-def _watch(figures: Any, bar: progress.Bar, done: threading.Event) -> None:
-    import ray
-
-    step, loss, speed = 0, 0.0, 0.0
-    while not done.wait(POLL_S):
-        try:
-            step, loss, speed = ray.get(figures.last.remote(), timeout=5.0)
-        except ray.exceptions.GetTimeoutError:
-            pass  # a busy machine: show what is known
-        except ray.exceptions.RayError:
-            return
-        bar.update(step, f"loss {loss:.3f}  {speed:.0f} tokens/s" if step else "starting the workers")
-
-
 @contextmanager
 def _own_interrupt() -> Iterator[None]:
     """Ray Train's handler of Ctrl-C ends its workers and leaves by SystemExit(0): make that the interrupt it was."""
@@ -245,4 +243,15 @@ def _manifest(
         num_workers=config.num_workers,
         resumed_at_steps=tuple(outcome["starts"][1:]),
         tokens_per_s=outcome["tokens_per_s"],
+        incidents=tuple(Incident(**incident) for incident in outcome["incidents"]),
+        ledger=ledger(
+            num_parameters=inputs["base"].num_parameters,
+            num_tokens=outcome["losses"][-1]["num_tokens"],
+            tokens_per_s=outcome["tokens_per_s"],
+            trained_s=outcome["trained_s"],
+            device=outcome["device"],
+            num_devices=config.num_workers,
+            precision=config.precision,
+            watts_per_worker=config.watts_per_worker,
+        ),
     )

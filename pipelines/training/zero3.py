@@ -11,7 +11,7 @@ def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
     """The dictionary for deepspeed.initialize. `zero.extra` is merged over it last, key by key."""
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": config.sequences_per_worker,
-        "gradient_accumulation_steps": config.gradient_accumulation,
+        "gradient_accumulation_steps": config.accumulation,
         "gradient_clipping": config.max_gradient_norm,
         "optimizer": _optimizer(config),
         "bf16": {"enabled": config.precision == "bfloat16"},
@@ -86,6 +86,7 @@ def host_bytes(num_parameters: int, config: TrainConfig) -> int:
 
 
 def disk_bytes(num_parameters: int, config: TrainConfig) -> int:
-    """Room for the kept checkpoints, one more while it is written, and the export."""
-    width, states = (2, 12) if config.precision == "bfloat16" else (4, 8)
-    return num_parameters * ((width + states) * (config.keep_checkpoints + 1) + width)
+    """Room for the kept checkpoints (12 bytes a parameter: float32 weights and two moments), one more while it is
+    written, and the export."""
+    width = 2 if config.precision == "bfloat16" else 4
+    return num_parameters * (12 * (config.keep_checkpoints + 1) + width)

@@ -79,13 +79,12 @@ def test_a_killed_rank_is_replaced_and_the_curve_goes_on(storage: LocalStorage, 
 
 
 @pytest.mark.usefixtures("ray_cluster")
-def test_an_interrupted_and_then_killed_driver_is_taken_up_by_the_same_command(
-    storage: LocalStorage, tiny_model: Path
-) -> None:
+def test_an_interrupted_and_then_killed_driver_is_taken_up_by_one_rank(storage: LocalStorage, tiny_model: Path) -> None:
     import ray
 
     address = ray.get_runtime_context().gcs_address
-    command = [sys.executable, "-m", "tests.chaos.train_driver", address, str(storage.root), str(tiny_model)]
+    program = [sys.executable, "-m", "tests.chaos.train_driver", address, str(storage.root), str(tiny_model)]
+    command = [*program, "2"]
 
     interrupted = subprocess.Popen(command, stderr=subprocess.PIPE, text=True)
     wait_for(lambda: registered(storage, 1), "the first checkpoint")
@@ -101,9 +100,10 @@ def test_an_interrupted_and_then_killed_driver_is_taken_up_by_the_same_command(
     killed.wait()
     wait_for(lambda: not workers(), "the end of the workers after the driver's death")
 
-    finished = subprocess.run(command, stdout=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=True)
+    finished = subprocess.run([*program, "1"], stdout=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=True)
     made = Checkpoint.model_validate_json(finished.stdout)
     first, second = made.resumed_at_steps
     assert 1 <= first < second
     assert second >= 4
+    assert made.num_workers == 1
     assert_golden(made)

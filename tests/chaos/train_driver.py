@@ -1,4 +1,4 @@
-"""A driver for the tests to kill: `python -m tests.chaos.train_driver ADDRESS STORAGE MODEL` trains, or goes on."""
+"""A driver for the tests to kill: `python -m tests.chaos.train_driver ADDRESS STORAGE MODEL RANKS` trains, or goes on."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from pipelines.training.train import train
 from tests.integration.training_case import base_model, chaos_run, small_dataset
 
 
-def main(address: str, folder: str, model: str) -> int:
+def main(address: str, folder: str, model: str, ranks: str) -> int:
     storage = LocalStorage(folder)
     with joined(address):
         try:
-            made = train(chaos_run(), small_dataset(storage), base_model(storage, Path(model)), storage)
+            made = train(chaos_run(int(ranks)), small_dataset(storage), base_model(storage, Path(model)), storage)
         except KeyboardInterrupt:
             return 130
     sys.stdout.write(made.model_dump_json())

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -114,19 +115,46 @@ def test_ray_data_and_one_task_make_the_same_tokens(storage: LocalStorage, tiny_
     assert num_documents >= dataset.num_train
 
 
-def test_bfloat16_without_sharding_and_with_accumulation(storage: LocalStorage, tiny_model: Path) -> None:
+def test_instructions_in_bfloat16_with_offload_and_accumulation(storage: LocalStorage, tiny_model: Path) -> None:
     dataset, base = small_dataset(storage), base_model(storage, tiny_model)
+    asked = [{"prompt": f"Is {n} even?", "answer": f"yes {n % 7}"} for n in range(24)]
     config = small_run(
+        method=_file(storage, "instruct", asked),
+        attend_across_documents=False,
         precision="bfloat16",
         num_steps=4,
         sequences_per_worker=1,
         gradient_accumulation=2,
         gradient_checkpointing=True,
         zero={"stage": 1, "offload_optimizer": True},
+        watts_per_worker=15,
     )
     made = train(config, dataset, base, storage)
     assert made.losses[-1].loss < made.losses[0].loss
     assert made.num_weight_bytes < 3 * made.num_parameters
+    assert made.ledger is not None
+    assert made.ledger.flops == 6 * base.num_parameters * made.losses[-1].num_tokens
+    assert made.ledger.trained_s > 0
+    assert made.ledger.energy_estimate_wh is not None
+    assert made.ledger.mfu is None  # nobody says what a CPU's peak is
+
+
+def test_preferences_by_the_same_loop(storage: LocalStorage, tiny_model: Path) -> None:
+    dataset, base = small_dataset(storage), base_model(storage, tiny_model)
+    pairs = [{"prompt": f"Is {n} even?", "chosen": f"yes {n % 7}", "rejected": f"no no {n % 5}"} for n in range(24)]
+    config = small_run(method=_file(storage, "dpo", pairs), attend_across_documents=False)
+    made = train(config, dataset, base, storage)
+    assert made.losses[0].loss == pytest.approx(math.log(2), rel=1e-4)  # before it has learnt anything
+    assert made.losses[-1].loss < 0.5
+    _file(storage, "dpo", [{"prompt": "Is 2 even?", "answer": "yes"}])
+    with pytest.raises(InputError, match=r"does not fit train\.method dpo"):
+        train(config, dataset, base, storage)
+
+
+def _file(storage: LocalStorage, kind: str, lines: list[dict[str, str]]) -> dict[str, str]:
+    path = storage.root.parent / f"{kind}.jsonl"
+    path.write_text("\n".join(json.dumps(line) for line in lines))
+    return {"kind": kind, "path": str(path)}
 
 
 def test_what_cannot_be_trained_is_said_before_anything_starts(storage: LocalStorage, tiny_model: Path) -> None:
@@ -164,3 +192,6 @@ def test_the_key_leaves_out_what_does_not_change_the_result(storage: LocalStorag
     key = train_key(config, dataset, base)
     assert train_key(config.replace(keep_checkpoints=9, checkpoint_every_steps=3, max_failures=0), dataset, base) == key
     assert train_key(config.replace(learning_rate=1e-4), dataset, base) != key
+    assert train_key(config.replace(num_workers=1, gradient_accumulation=2, zero={"stage": 1}), dataset, base) == key
+    assert train_key(config.replace(num_workers=1, sequences_per_step=4), dataset, base) == key
+    assert train_key(config.replace(num_workers=1), dataset, base) != key  # half the sequences a step

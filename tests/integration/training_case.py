@@ -50,10 +50,11 @@ def small_run(**fields: Any) -> TrainConfig:
         "sequences_per_worker": 2,
         "learning_rate": 3e-3,
         "checkpoint_every_steps": 100,
+        "attend_across_documents": True,  # as in the quickstart; both ways: test_training_parity.py
     }
     return TrainConfig.model_validate({**settings, **fields})
 
 
-def chaos_run() -> TrainConfig:
+def chaos_run(num_workers: int = 2) -> TrainConfig:
     """The same with a checkpoint at every step: it trains to the same losses, slowly enough to be killed on the way."""
-    return small_run(checkpoint_every_steps=1)
+    return small_run(checkpoint_every_steps=1, num_workers=num_workers, sequences_per_step=4)

@@ -10,7 +10,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from pipelines.training.packing import Share, Stream, epoch_order, num_sequences, sequence_ids
+from pipelines.training.packing import (
+    Share,
+    Stream,
+    checksum,
+    epoch_order,
+    num_sequences,
+    positions,
+    sequence_ids,
+)
 
 
 def stream(*lengths: int) -> tuple[Stream, list[int]]:
@@ -68,3 +76,18 @@ def test_a_step_s_data_does_not_depend_on_the_steps_before() -> None:
     epoch_order.cache_clear()
     assert [sequence_ids(share, step, 0, 10, seed=3) for step in range(5, 9)] == whole[5:]
     assert whole[0] != whole[5]
+
+
+@given(st.lists(st.integers(0, 3), min_size=1, max_size=40))
+def test_positions_count_from_each_document_s_beginning(tokens: list[int]) -> None:
+    expected, place = [], 0
+    for token in tokens:
+        expected.append(place)
+        place = 0 if token == 0 else place + 1
+    assert positions(np.array(tokens), end=0).tolist() == expected
+
+
+def test_checksums_add_up_over_ranks_and_tell_sets_with_one_sum_apart() -> None:
+    assert (checksum([5, 1]) + checksum([9])) % 2**32 == checksum([9, 5, 1])
+    assert len({checksum([a, 100 - a]) for a in range(51)}) == 51
+    assert checksum([4, 4]) != checksum([4])

@@ -88,7 +88,20 @@ def test_host_memory_holds_what_gpus_offload() -> None:
     assert host_bytes(100, config(gpus_per_worker=1)) == 0
     assert host_bytes(100, config(gpus_per_worker=1, zero={"offload_optimizer": True})) == 1200
     assert host_bytes(100, config(num_workers=2)) == 1600
-    assert disk_bytes(100, config(keep_checkpoints=2)) == 100 * (14 * 3 + 2)
+    assert disk_bytes(100, config(keep_checkpoints=2)) == 100 * (12 * 3 + 2)
+
+
+def test_the_accumulation_follows_from_the_sequences_of_a_step() -> None:
+    asked = {"sequences_per_worker": 2, "sequences_per_step": 12}
+    for num_workers, accumulation in ((1, 6), (2, 3), (3, 2), (6, 1)):
+        settings = config(num_workers=num_workers, **asked)
+        assert deepspeed_config(settings)["gradient_accumulation_steps"] == accumulation
+        assert settings.total_sequences == 12
+    assert TrainConfig.model_validate(settings.model_dump()) == settings
+    with pytest.raises(ValueError, match=r"must be a multiple of num_workers x sequences_per_worker \(5 x 2\)"):
+        config(num_workers=5, **asked)
+    with pytest.raises(ValueError, match="leave one of them out"):
+        config(num_workers=1, gradient_accumulation=6, **asked)
 
 
 def test_learning_rate_warms_up_then_falls_as_a_cosine() -> None:

@@ -1,0 +1,53 @@
+"""The model under DeepSpeed."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from pipelines.config import TrainConfig
+from pipelines.training.losses import check_boundaries
+from pipelines.training.zero3 import deepspeed_config
+
+
+def build_engine(config: TrainConfig, folder: Path) -> Any:
+    """The model under DeepSpeed. With ZeRO stage 3 the weights are sharded while they are loaded: no rank holds all."""
+    import deepspeed
+    import torch
+    from deepspeed.utils import logger
+    from transformers import AutoModelForCausalLM
+    from transformers.integrations import HfDeepSpeedConfig
+
+    logger.setLevel(logging.ERROR)
+    # Below one would share the thread count of torch's default, all cores, among ranks that already fill them.
+    torch.set_num_threads(max(1, int(config.cpus_per_worker)))
+    torch.manual_seed(config.seed)
+    # Only its tensor-parallel inference uses this operator, and on CPUs every start would compile it for half a minute.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    deepspeed.init_distributed(dist_backend="nccl" if config.gpus_per_worker else "gloo")
+    settings = deepspeed_config(config)
+    sharded_load = HfDeepSpeedConfig(settings) if config.zero.stage == 3 else None  # in force while it is referenced
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, config.precision), local_files_only=True)
+    model.config.use_cache = False
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    engine, *_ = deepspeed.initialize(
+        model=model, model_parameters=decay_groups(model, config.weight_decay), config=settings
+    )
+    del sharded_load
+    engine.train()
+    if config.method.kind != "dpo" and not config.attend_across_documents:
+        check_boundaries(engine)
+    return engine
+
+
+def decay_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:
+    """Matrices decay; vectors (norms, biases) do not, as is usual since GPT-3 (Brown et al. 2020, appendix B)."""
+    parameters = [p for p in model.parameters() if p.requires_grad]
+    # A sharded parameter is a flat piece; its own shape stands in ds_shape.
+    matrices = [p for p in parameters if len(getattr(p, "ds_shape", p.shape)) >= 2]
+    chosen = {id(p) for p in matrices}
+    vectors = [p for p in parameters if id(p) not in chosen]
+    groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
+    return [group for group in groups if group["params"]]

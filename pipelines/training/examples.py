@@ -1,0 +1,252 @@
+"""Instructions and preferences: JSONL -> conversations by the model's chat template -> tokens, and which are targets."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from hashlib import sha256
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster import session
+from cluster.artifacts import digest
+from cluster.errors import ConfigError, InputError
+from cluster.storage import Storage, local_copy, open_storage
+
+FORMAT = 1
+"""Of the token files: another one gives them another name."""
+
+Messages = list[dict[str, str]]
+
+SHAPES = {
+    "instruct": 'give {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
+    ' or {"prompt": "...", "answer": "..."}',
+    "dpo": 'give {"prompt": "...", "chosen": "...", "rejected": "..."}; prompt may be a list of messages',
+}
+"""What a line of each method's file looks like, as a remedy."""
+
+
+class Examples(NamedTuple):
+    """Rows of tokens, one behind the other. For preferences, row 2i is the chosen answer to pair i and row 2i + 1 the other."""
+
+    tokens: NDArray[np.uint32]
+    targets: NDArray[np.bool_]
+    """Which tokens the model is to learn: the assistant's, not what it is asked."""
+    ends: NDArray[np.int64]
+    """Where each row ends."""
+
+    @property
+    def lengths(self) -> NDArray[np.int64]:
+        return np.diff(self.ends, prepend=0)
+
+    def row(self, index: int) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """Its tokens, and which are targets."""
+        start, end = int(self.ends[index - 1]) if index else 0, int(self.ends[index])
+        return self.tokens[start:end].astype(np.int64), self.targets[start:end]
+
+
+def read_file(path: str) -> bytes:
+    """The bytes of a method's file.
+
+    Raises:
+        InputError: there is none.
+    """
+    folder, _, name = path.rpartition("/")
+    blob = open_storage(folder or ".").read(name)
+    if blob is None:
+        raise InputError(path, "no such file", "correct `train.method.path`")
+    return blob.content
+
+
+def conversations(kind: str, path: str, content: bytes) -> Iterator[tuple[str, Messages]]:
+    """(where, messages) of each line; two for each line of preferences, the chosen answer first.
+
+    Raises:
+        InputError: a line does not fit the method, or there are none.
+    """
+    try:
+        lines = content.decode().splitlines()
+    except UnicodeDecodeError:
+        raise InputError(path, "is not UTF-8 text", "save it as JSONL in UTF-8") from None
+    numbered = [(f"{path}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()]
+    if not numbered:
+        raise InputError(path, "holds no examples", f"one a line: {SHAPES[kind]}")
+    for where, line in numbered:
+        try:
+            given = json.loads(line)
+        except ValueError as error:
+            raise InputError(where, f"is not JSON ({error})", f"one object a line: {SHAPES[kind]}") from None
+        for messages in _instruction(given) if kind == "instruct" else _preference(given):
+            if not _complete(messages):
+                found = f"does not fit train.method {kind} (has {_shape(given)})"
+                raise InputError(where, found, SHAPES[kind])
+            yield where, messages
+
+
+def _instruction(given: Any) -> list[Any]:
+    match given:
+        case {"messages": list(messages), **rest} if not rest.keys() & {"prompt", "answer"}:
+            return [messages]
+        case {"prompt": str(prompt), "answer": str(answer), **rest} if "messages" not in rest:
+            return [[{"role": "user", "content": prompt}, {"role": "assistant", "content": answer}]]
+    return [None]
+
+
+def _preference(given: Any) -> list[Any]:
+    match given:
+        case {"prompt": str(text), "chosen": str(chosen), "rejected": str(rejected)}:
+            prompt = [{"role": "user", "content": text}]
+        case {"prompt": list(messages), "chosen": str(chosen), "rejected": str(rejected)}:
+            prompt = messages
+        case _:
+            return [None]
+    return [[*prompt, {"role": "assistant", "content": answer}] for answer in (chosen, rejected)]
+
+
+def _complete(messages: Any) -> bool:
+    """Whether these are messages that end with the assistant's."""
+    return (
+        isinstance(messages, list)
+        and bool(messages)
+        and all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in messages)
+        and all(isinstance(m.get("content"), str) for m in messages)
+        and messages[-1]["role"] == "assistant"
+    )
+
+
+def _shape(given: Any) -> str:
+    return ", ".join(sorted(given)) or "no fields" if isinstance(given, dict) else f"a {type(given).__name__}"
+
+
+def encode(found: list[tuple[str, Messages]], tokenizer: Any, folder: str, last_only: bool) -> Examples:
+    """Render by the chat template and tokenise.
+
+    Args:
+        last_only: only the last turn is a target (preferences), not all of the assistant's.
+
+    Raises:
+        InputError: the tokenizer has no chat template, or cannot say which characters a token stands for.
+    """
+    if not tokenizer.chat_template or not tokenizer.is_fast:
+        lacks = "no chat template" if not tokenizer.chat_template else "no fast tokenizer"
+        raise InputError(
+            folder, f"the model has {lacks}", "take an instruct model as base, or add one to its tokenizer"
+        )
+    texts, spans = [], []
+    for where, messages in found:
+        text, turns = _rendered(tokenizer, messages, where)
+        texts.append(text)
+        spans.append(turns[-1:] if last_only else turns)
+    coded = tokenizer(texts, add_special_tokens=False, return_offsets_mapping=True, verbose=False)
+    targets = [
+        [any(a <= start < end <= b for a, b in turns) for start, end in offsets]
+        for offsets, turns in zip(coded["offset_mapping"], spans, strict=True)
+    ]
+    for (where, _), flags in zip(found, targets, strict=True):
+        if not any(flags[1:]):
+            raise InputError(where, "the assistant says nothing that could be learnt", "leave the line out")
+    return Examples(
+        np.fromiter((t for row in coded["input_ids"] for t in row), np.uint32),
+        np.fromiter((flag for flags in targets for flag in flags), np.bool_),
+        np.cumsum([len(row) for row in coded["input_ids"]], dtype=np.int64),
+    )
+
+
+def _rendered(tokenizer: Any, messages: Messages, where: str) -> tuple[str, list[tuple[int, int]]]:
+    """The conversation as text, and the characters of each of the assistant's turns, its end-of-turn mark included."""
+
+    def render(turns: Messages, ask: bool) -> str:
+        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ask)) if turns else ""
+
+    text, spans = render(messages, ask=False), []
+    for number, message in enumerate(messages):
+        if message["role"] != "assistant":
+            continue
+        before, through = render(messages[:number], ask=True), render(messages[: number + 1], ask=False)
+        if not (text.startswith(through) and through.startswith(before)):
+            found = "the chat template writes a turn differently once others follow it"
+            raise InputError(where, found, "give one exchange a line, or another template")
+        spans.append((len(before), len(through)))
+    return text, spans
+
+
+def make_examples(kind: str, path: str, model_folder: str, tokenizer: str, storage: Storage) -> str:
+    """Tokenise the method's file on the data pool, or find that it has been done. The storage key of the result.
+
+    Args:
+        model_folder: storage folder with the tokenizer.
+        tokenizer: digest of the tokenizer's files.
+    """
+    import ray
+
+    content = read_file(path)
+    key = f"runs/examples/{digest([FORMAT, kind, sha256(content).hexdigest(), tokenizer])[:16]}.npz"
+    if storage.read(key) is None:
+        task = ray.remote(_encode_file).options(num_cpus=1, label_selector=session.on_pool("data"))
+        try:
+            storage.write(key, ray.get(task.remote(kind, path, content, storage.uri, model_folder)))
+        except ray.exceptions.RayTaskError as error:
+            raise (error.cause if isinstance(error.cause, InputError) else error) from None
+    return key
+
+
+def _encode_file(kind: str, path: str, content: bytes, storage: str, model_folder: str) -> bytes:
+    from transformers import AutoTokenizer
+
+    folder = local_copy(open_storage(storage), model_folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+    made = encode(list(conversations(kind, path, content)), tokenizer, model_folder, last_only=kind == "dpo")
+    file = io.BytesIO()
+    np.savez(file, **made._asdict())
+    return file.getvalue()
+
+
+def load_examples(storage: Storage, key: str) -> Examples:
+    """What make_examples made."""
+    blob = storage.read(key)
+    assert blob is not None, key
+    with np.load(io.BytesIO(blob.content)) as arrays:
+        return Examples(**{name: arrays[name] for name in Examples._fields})
+
+
+def check_lengths(examples: Examples, rows_per_line: int, length: int, path: str) -> None:
+    """Raises:
+    ConfigError: an example is longer than a sequence."""
+    longest = int(examples.lengths.argmax())
+    if (found := int(examples.lengths[longest])) > length:
+        num = int((examples.lengths > length).sum())
+        raise ConfigError(
+            "train.sequence_length",
+            f"{length} tokens, but {num} of {len(examples.ends)} conversations in {path} are longer"
+            f" (example {longest // rows_per_line + 1}: {found})",
+            f"set it to {found}, or leave them out of the file",
+        )
+
+
+def fill(lengths: NDArray[np.int64], length: int) -> list[list[int]]:
+    """Rows put whole into sequences of `length` tokens: longest first, each where the least space is left that holds it.
+
+    Best-fit decreasing needs at most 11/9 of the best possible number of sequences, and 4 (Johnson et al. 1974). The
+    free spaces are the bits of an integer, so that a search takes length / 64 words.
+    """
+    bins: list[list[int]] = []
+    by_space: dict[int, list[int]] = {}
+    spaces = 0
+    for row in np.argsort(-lengths, kind="stable").tolist():
+        need = int(lengths[row])
+        rest = spaces >> need
+        if rest:
+            space = need + (rest & -rest).bit_length() - 1
+            chosen = by_space[space].pop()
+            if not by_space[space]:
+                spaces &= ~(1 << space)
+        else:
+            space, chosen = length, len(bins)
+            bins.append([])
+        bins[chosen].append(row)
+        by_space.setdefault(space - need, []).append(chosen)
+        spaces |= 1 << (space - need)
+    return bins

@@ -1,0 +1,124 @@
+"""Where DeepSpeed keeps the float32 weights and the optimizer's moments on this rank. All that knows its insides is here.
+
+Its own checkpoints can be read by the same number of ranks only. Its universal ones can be read by any, after a second
+program has written everything once more; but reading them gives all parameter groups the first one's settings, so that
+norms would begin to decay (stage3.py, load_hp_checkpoint_state_from_checkpoint_dir_stage3, version 0.19.8).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, NamedTuple
+
+from cluster.errors import ConfigError
+
+
+class Piece(NamedTuple):
+    """Values `start` to `start + num` of the parameter `name` stand from `at` on in a master tensor."""
+
+    name: str
+    start: int
+    num: int
+    at: int
+
+
+class Master(NamedTuple):
+    """One tensor that the optimizer steps: float32, flat, of one or many parameters."""
+
+    tensor: Any
+    pieces: tuple[Piece, ...]
+
+
+def masters(engine: Any) -> list[Master]:
+    """This rank's master tensors. With ZeRO ranks hold different parts, at stage 0 all hold the same.
+
+    Raises:
+        ConfigError: they are kept where they cannot be reached (NVMe).
+    """
+    names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
+    optimizer = engine.optimizer
+    if hasattr(optimizer, "fp32_partitioned_groups_flat"):
+        return list(_stage_3(optimizer, names))
+    if hasattr(optimizer, "bit16_groups"):
+        return list(_stage_1_and_2(optimizer.single_partition_of_fp32_groups, optimizer.bit16_groups, names))
+    return list(_stage_0(optimizer, names))
+
+
+def _stage_3(optimizer: Any, names: dict[int, str]) -> Iterator[Master]:
+    """Each parameter is cut into as many equal parts as there are ranks; the last one may be filled up."""
+    if optimizer.swap_optimizer or optimizer.params_in_nvme_and_cpu:
+        raise ConfigError(
+            "train.zero.extra", "offload to NVMe", "offload to the CPU: checkpoints cannot read NVMe's files"
+        )
+    for flat, group in zip(optimizer.fp32_partitioned_groups_flat, optimizer.fp16_groups, strict=True):
+        pieces = []
+        for parameter in group:
+            _, at, width = optimizer.grad_position[optimizer.get_param_id(parameter)]
+            start = optimizer._get_param_partition_rank(parameter) * width
+            num = min(width, parameter.ds_numel - start)
+            if num > 0:
+                pieces.append(Piece(names[id(parameter)], start, num, at))
+        yield Master(flat, tuple(pieces))
+
+
+def _stage_1_and_2(flats: list[Any], groups: list[list[Any]], names: dict[int, str]) -> Iterator[Master]:
+    """All parameters of a group stand one behind the other, and the whole is cut into as many parts as there are ranks."""
+    for flat, group in zip(flats, groups, strict=True):
+        mapped = [(names[id(parameter)], parameter._hp_mapping) for parameter in group]
+        yield Master(
+            flat,
+            tuple(
+                Piece(
+                    name,
+                    where.lp_fragment_address.start,
+                    where.lp_fragment_address.numel,
+                    where.hp_fragment_address.start,
+                )
+                for name, where in mapped
+                if where is not None
+            ),
+        )
+
+
+def _stage_0(optimizer: Any, names: dict[int, str]) -> Iterator[Master]:
+    """Whole parameters on every rank; with bfloat16 each has a float32 copy."""
+    if hasattr(optimizer, "fp32_groups"):
+        pairs = [
+            (master, parameter)
+            for masters_, group in zip(optimizer.fp32_groups, optimizer.fp16_groups, strict=True)
+            for master, parameter in zip(masters_, group, strict=True)
+        ]
+    else:
+        pairs = [(parameter, parameter) for group in optimizer.param_groups for parameter in group["params"]]
+    for master, parameter in pairs:
+        yield Master(master, (Piece(names[id(parameter)], 0, parameter.numel(), 0),))
+
+
+def states(engine: Any) -> Any:
+    """The torch optimizer's state: master tensor -> step, exp_avg, exp_avg_sq."""
+    return getattr(engine.optimizer, "optimizer", engine.optimizer).state
+
+
+def publish(engine: Any) -> None:
+    """Make the weights that the model computes with those of the masters, which were changed. Every rank must call it."""
+    optimizer = engine.optimizer
+    if hasattr(optimizer, "fp32_partitioned_groups_flat"):
+        _publish_stage_3(optimizer)
+    elif hasattr(optimizer, "bit16_groups"):
+        optimizer.update_lp_params()
+    elif hasattr(optimizer, "fp32_groups"):
+        for group, parameters in zip(optimizer.fp32_groups, optimizer.fp16_groups, strict=True):
+            for master, parameter in zip(group, parameters, strict=True):
+                parameter.data.copy_(master.data)
+
+
+def _publish_stage_3(optimizer: Any) -> None:
+    optimizer.checkpoint_event_prologue()  # small parameters, which every rank keeps whole, are cut up ...
+    for flat, weights in zip(
+        optimizer.fp32_partitioned_groups_flat, optimizer.fp16_partitioned_groups_flat, strict=True
+    ):
+        weights.data.copy_(flat.data)
+    for weights, parts in zip(optimizer.fp16_partitioned_groups_flat, optimizer.fp16_partitioned_groups, strict=True):
+        for part, new in zip(parts, optimizer.unflatten(weights, parts), strict=True):
+            part.data = new.data
+    optimizer.checkpoint_event_epilogue()  # ... and put together again from all ranks' new parts

@@ -1,0 +1,90 @@
+"""What a run cost: tokens, operations, time, and energy where it can be said. Pure; every estimate says that it is one."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from cluster.artifacts import Ledger
+
+FLOPS_BASIS = "6 x parameters x tokens (Kaplan et al. 2020, arXiv 2001.08361, section 2.1); attention is left out"
+
+
+class Device(NamedTuple):
+    """Figures of a data sheet."""
+
+    peak_flops: float
+    """Dense bfloat16 operations a second."""
+    watts: float
+    """The board's power limit."""
+
+
+DEVICES = {
+    "NVIDIA A100-SXM4": Device(312e12, 400),
+    "NVIDIA H100 80GB HBM3": Device(989e12, 700),
+    "NVIDIA H100 PCIe": Device(756e12, 350),
+    "NVIDIA H200": Device(989e12, 700),
+    "NVIDIA L40S": Device(362e12, 350),
+    "NVIDIA L4": Device(121e12, 72),
+}
+"""By the beginning of the name that CUDA gives. Others have no MFU rather than a guessed one."""
+
+
+def known_device(name: str) -> Device | None:
+    """The longest match, so that an L40S is no L4."""
+    found = [known for known in DEVICES if name.startswith(known)]
+    return DEVICES[max(found, key=len)] if found else None
+
+
+def flops(num_parameters: int, num_tokens: int) -> float:
+    """Of the model, forward and backward; what is computed twice to save memory does not count."""
+    return 6.0 * num_parameters * num_tokens
+
+
+def ledger(
+    *,
+    num_parameters: int,
+    num_tokens: int,
+    tokens_per_s: float,
+    trained_s: float,
+    device: str,
+    num_devices: int,
+    precision: str,
+    watts_per_worker: float | None,
+) -> Ledger:
+    """The run's account.
+
+    Args:
+        num_tokens: trained on.
+        tokens_per_s: of all devices, the first step left out.
+        trained_s: inside optimizer steps, over all starts of the run.
+        device: its name.
+        watts_per_worker: what the user says a worker draws.
+    """
+    known = known_device(device)
+    mfu = None
+    if known and precision == "bfloat16" and tokens_per_s:
+        # Chowdhery et al. 2022 (arXiv 2204.02311), appendix B: observed throughput over the one at peak.
+        mfu = flops(num_parameters, 1) * tokens_per_s / (num_devices * known.peak_flops)
+    watts, basis = _power(known, watts_per_worker)
+    return Ledger(
+        num_tokens=num_tokens,
+        flops=flops(num_parameters, num_tokens),
+        flops_basis=FLOPS_BASIS,
+        device=device,
+        num_devices=num_devices,
+        mfu=mfu,
+        trained_s=round(trained_s, 2),
+        energy_estimate_wh=None if watts is None else round(watts * num_devices * trained_s / 3600, 3),
+        energy_basis=basis,
+    )
+
+
+def _power(known: Device | None, watts_per_worker: float | None) -> tuple[float | None, str]:
+    if watts_per_worker is not None:
+        return watts_per_worker, f"estimate: train.watts_per_worker ({watts_per_worker:g} W) x workers x time in steps"
+    if known is not None:
+        return (
+            known.watts,
+            f"estimate: the board's power limit ({known.watts:g} W) x devices x time in steps, host left out",
+        )
+    return None, "not estimated: give train.watts_per_worker"

@@ -1,0 +1,92 @@
+"""Losses as functions of the model and a batch. Each gives a sum over targets; the loop divides by the step's targets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+from cluster.errors import ConfigError
+from pipelines.config import MethodConfig, PreferenceConfig
+from pipelines.training.batches import NO_TARGET, Batch
+
+Loss = Callable[[Any, Batch], Any]
+"""Of a DeepSpeed engine and a batch, summed over the batch's targets."""
+
+
+def loss_of(method: MethodConfig) -> Loss:
+    """The method's loss."""
+    match method:
+        case PreferenceConfig(beta=beta):
+            return partial(preference, beta=beta)
+        case _:
+            return next_token
+
+
+def next_token(engine: Any, batch: Batch) -> Any:
+    """Negative log-likelihood of the targets given what stands before them, in nats, summed in float32."""
+    from torch.nn.functional import cross_entropy
+
+    output = engine(**batch.inputs)
+    logits = output.logits.float().flatten(0, 1)
+    total = cross_entropy(logits, _next(batch.labels).flatten(), ignore_index=NO_TARGET, reduction="sum")
+    return total + _balance(engine.module.config, output) * batch.num_targets
+
+
+def preference(engine: Any, batch: Batch, beta: float) -> Any:
+    """Direct preference optimization: -log sigmoid(beta x margin), summed over the pairs (Rafailov et al. 2023, arXiv
+    2305.18290, equation 7). The margin is by how much more than the reference the model prefers the chosen answer."""
+    from torch.nn.functional import logsigmoid
+
+    gains = log_probabilities(engine, batch.inputs, batch.labels) - batch.reference
+    chosen, rejected = gains.chunk(2)
+    return -logsigmoid(beta * (chosen - rejected)).sum()
+
+
+def log_probabilities(engine: Any, inputs: dict[str, Any], labels: Any) -> Any:
+    """Of each row's targets given what stands before them, in nats, float32."""
+    from torch.nn.functional import cross_entropy
+
+    logits = engine(**inputs).logits.float().transpose(1, 2)
+    return -cross_entropy(logits, _next(labels), ignore_index=NO_TARGET, reduction="none").sum(dim=1)
+
+
+def _next(labels: Any) -> Any:
+    """The label that each position is to predict. They move rather than the logits, which are large and would be copied."""
+    from torch.nn.functional import pad
+
+    return pad(labels[:, 1:], (0, 1), value=NO_TARGET)
+
+
+def _balance(config: Any, output: Any) -> Any:
+    """What a mixture of experts adds for evenly used experts, where its configuration asks for it."""
+    extra = getattr(output, "aux_loss", None)
+    return 0.0 if extra is None else config.router_aux_loss_coef * extra
+
+
+def check_boundaries(engine: Any) -> None:
+    """Make sure that this model's attention stops where a document begins.
+
+    Two packed sequences end with the same document behind different ones: the model must say the same of it. In
+    transformers that holds for attention made by its own masks, not for recurrent layers or masks of a model's own.
+
+    Raises:
+        ConfigError: what the model says depends on the document before.
+    """
+    import torch
+
+    half, vocabulary = 8, engine.module.config.get_text_config().vocab_size
+    first, other, last = (torch.arange(half) * step % vocabulary for step in (1, 3, 7))
+    tokens = torch.stack([torch.cat([first, last]), torch.cat([other, last])]).to(engine.device)
+    places = torch.arange(half).repeat(2).expand(2, -1).to(engine.device)
+    engine.eval()
+    with torch.no_grad():
+        one, two = engine(input_ids=tokens, position_ids=places).logits[:, half:].float()
+    engine.train()
+    # Masked tokens have a weight of exactly 0. Experts that compute other batches may round differently.
+    if (one - two).abs().max() > 0.01 * one.abs().max():
+        raise ConfigError(
+            "train.attend_across_documents",
+            "false, but this model looks back into the document before (recurrent layers, or an attention of its own)",
+            "set it to true for this model",
+        )

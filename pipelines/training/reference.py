@@ -1,0 +1,57 @@
+"""What the model that training begins with says of every answer, computed once by all ranks together."""
+
+from __future__ import annotations
+
+import io
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cluster.storage import Storage
+from pipelines.training.batches import rows_batch
+from pipelines.training.examples import Examples
+from pipelines.training.losses import log_probabilities
+
+
+def reference(engine: Any, examples: Examples, storage: Storage, key: str, rows: int) -> NDArray[np.float32]:
+    """Log-probability of each row's targets by the engine's model, or as found under the storage key `key`.
+
+    Every rank must call it, before a checkpoint is read.
+
+    Args:
+        rows: at once on each rank.
+    """
+    import torch.distributed as dist
+
+    blob = storage.read(key)
+    if blob is not None:
+        return np.asarray(np.load(io.BytesIO(blob.content)))
+    scores = _computed(engine, examples, rows)
+    dist.barrier()  # all have looked for it
+    if engine.global_rank == 0:
+        file = io.BytesIO()
+        np.save(file, scores)
+        storage.write(key, file.getvalue())
+    return scores
+
+
+def _computed(engine: Any, examples: Examples, rows: int) -> NDArray[np.float32]:
+    import torch
+    import torch.distributed as dist
+
+    num = len(examples.ends)
+    scores = torch.zeros(num, device=engine.device)
+    engine.eval()
+    with torch.no_grad():
+        for first in range(0, num, rows * engine.world_size):
+            start = first + rows * engine.global_rank
+            own = list(range(start, min(start + rows, num)))
+            # A rank without rows takes part with the first one: at stage 3 all gather the weights together.
+            inputs, labels, _ = rows_batch(examples, own or [0])
+            inputs = {name: value.to(engine.device) for name, value in inputs.items()}
+            found = log_probabilities(engine, inputs, labels.to(engine.device))
+            scores[own] = found[: len(own)]
+    engine.train()
+    dist.all_reduce(scores)
+    return np.asarray(scores.cpu().numpy())

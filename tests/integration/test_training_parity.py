@@ -1,0 +1,146 @@
+"""The same run by one plain loop over single documents, and by ZeRO 1, 2 and 3 on two ranks over packed sequences; and
+runs that go on with another number of ranks and another ZeRO stage."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from pipelines.config import TrainConfig
+from pipelines.training.guard import data_step
+from pipelines.training.packing import Share, Stream, checksum, num_sequences, sequence_ids
+from pipelines.training.schedule import learning_rate
+from tests.integration.training_ranks import END, documents, run_phases
+
+pytestmark = pytest.mark.integration
+
+TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-3}
+STAGES = (1, 2, 3)
+
+
+def config(**fields: Any) -> dict[str, Any]:
+    settings = {
+        "num_workers": 2,
+        "gpus_per_worker": 0,
+        "precision": "float32",
+        "num_steps": 16,
+        "warmup_steps": 3,
+        "sequence_length": 64,
+        "sequences_per_worker": 1,
+        "sequences_per_step": 4,
+        "learning_rate": 3e-3,
+    }
+    return TrainConfig.model_validate({**settings, **fields}).model_dump()
+
+
+SPOILT = 8
+"""The step, from 0, whose data makes the loss no number in one of the runs."""
+
+
+def single_documents(step: int, settings: TrainConfig) -> list[np.ndarray[Any, Any]]:
+    """What the step's sequences hold, cut where a document ends."""
+    stream = Stream([documents()])
+    num = num_sequences(len(stream), settings.sequence_length)
+    ids = sequence_ids(Share(0, 1, settings.total_sequences), step, 0, num, settings.seed)
+    sequences = [stream.sequence(i, settings.sequence_length) for i in ids]
+    return [part for s in sequences for part in np.split(s, np.flatnonzero(s == END) + 1) if len(part)]
+
+
+def plain_losses(model_folder: Path, settings: TrainConfig, left_out: tuple[int, ...] = ()) -> list[float]:
+    """One process, torch's AdamW on float32 masters, every document by itself: no packing, DeepSpeed or Ray."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    dtype = getattr(torch, settings.precision)
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=dtype)
+    weights = list(model.parameters())
+    masters = [weight.detach().float().clone() for weight in weights]
+    groups = [
+        {"params": [m for m in masters if m.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [m for m in masters if m.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer, losses = torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, eps=settings.eps), []
+    for step in range(settings.num_steps):
+        parts = [torch.from_numpy(part) for part in single_documents(data_step(step, left_out), settings)]
+        tokens = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)  # on the right, where no token looks
+        labels = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=-100)
+        logits = model(input_ids=tokens).logits[:, :-1].float().transpose(1, 2)
+        loss = torch.nn.functional.cross_entropy(logits, labels[:, 1:])
+        loss.backward()
+        for master, weight in zip(masters, weights, strict=True):
+            master.grad, weight.grad = weight.grad.float(), None
+        torch.nn.utils.clip_grad_norm_(masters, settings.max_gradient_norm)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(settings, step)
+        optimizer.step()
+        for master, weight in zip(masters, weights, strict=True):
+            weight.data.copy_(master)
+        losses.append(loss.item())
+    return losses
+
+
+def case(precision: str, stage: int, num_workers: int = 2, **more: Any) -> dict[str, Any]:
+    return {"config": config(precision=precision, zero={"stage": stage}, num_workers=num_workers), **more}
+
+
+ROADS = {"float32": (3, 1, 2), "bfloat16": (1, 3, 3)}
+"""ZeRO stages of the two ranks that begin, the one that takes over, and the two that end the run."""
+
+
+@pytest.fixture(scope="module")
+def runs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Any, list[dict[str, Any]]]:
+    """Two ranks at each (precision, stage) to the end, and each precision's road: two, one and two ranks."""
+    folder = tmp_path_factory.mktemp("ranks")
+    keys = [(precision, stage) for precision in TOLERANCE for stage in STAGES]
+    whole = [case(*key, save=str(folder / f"{key[0]}-{key[1]}"), save_at=6) for key in keys]
+    alone = [
+        case(p, road[1], 1, load=str(folder / f"{p}-{road[0]}"), save=str(folder / p), save_at=11)
+        for p, road in ROADS.items()
+    ]
+    again = [case(p, road[2], 2, load=str(folder / p)) for p, road in ROADS.items()]
+    again.append(case("float32", 3, save=str(folder / "spoilt"), save_at=6, spoil=SPOILT))
+    wholes, _, (*roads, spoilt) = run_phases([(2, whole), (1, alone), (2, again)], tiny_model, folder)
+    return {"spoilt": spoilt, **dict(zip(keys, wholes, strict=True)), **dict(zip(ROADS, roads, strict=True))}
+
+
+@pytest.fixture(scope="module")
+def plain(tiny_model: Path) -> dict[str, list[float]]:
+    return {p: plain_losses(tiny_model, TrainConfig.model_validate(config(precision=p))) for p in TOLERANCE}
+
+
+@pytest.mark.parametrize("stage", STAGES)
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_zero_on_two_ranks_learns_what_one_plain_process_learns(
+    runs: Any, plain: dict[str, list[float]], precision: str, stage: int
+) -> None:
+    losses = [point["loss"] for point in runs[precision, stage]]
+    assert losses == pytest.approx(plain[precision], rel=TOLERANCE[precision])
+    assert losses[-1] < losses[0] - 0.1
+
+
+@pytest.mark.parametrize("precision", TOLERANCE)
+def test_a_run_goes_on_with_other_ranks_and_stages(runs: Any, plain: dict[str, list[float]], precision: str) -> None:
+    points = runs[precision]
+    assert [point["loss"] for point in points] == pytest.approx(plain[precision], rel=TOLERANCE[precision])
+    assert [point["sequences_checksum"] for point in points] == checksums()
+
+
+def test_a_loss_that_is_no_number_costs_the_way_back_and_that_step_s_data(runs: Any, tiny_model: Path) -> None:
+    points, settings = runs["spoilt"], TrainConfig.model_validate(config())
+    assert points[-1]["incidents"] == 1
+    assert [point["loss"] for point in points] == pytest.approx(plain_losses(tiny_model, settings, (SPOILT,)), rel=1e-5)
+    assert [point["sequences_checksum"] for point in points] == checksums((SPOILT,))
+
+
+def checksums(left_out: tuple[int, ...] = ()) -> list[int]:
+    """Of the sequences that each step has to take, worked out for one rank."""
+    settings = TrainConfig.model_validate(config())
+    num = num_sequences(len(documents()), settings.sequence_length)
+    share = Share(0, 1, settings.total_sequences)
+    return [
+        checksum(sequence_ids(share, data_step(step, left_out), 0, num, settings.seed))
+        for step in range(settings.num_steps)
+    ]

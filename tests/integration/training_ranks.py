@@ -1,0 +1,134 @@
+"""Ranks without Ray: processes that train the tests' tiny model together, one configuration after the other.
+
+`python -m tests.integration.training_ranks PHASES.json` imports DeepSpeed once, which takes longer than all training here,
+and forks the ranks of each phase. `run_phases` starts it. No tests in here.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import multiprocessing.connection
+import os
+import socket
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pipelines.config import TrainConfig
+from pipelines.training.batches import Batches, Packed
+from pipelines.training.packing import Share, Stream
+
+END = 0
+"""The tiny model's <|endoftext|>."""
+
+
+def documents() -> np.ndarray[Any, np.dtype[np.uint16]]:
+    """Documents of 1 to 90 tokens that follow a rule, so that there is something to learn; each closed by END."""
+    draw, parts = np.random.default_rng(0), []
+    while sum(map(len, parts)) < 6_000:
+        first, step, length = draw.integers(3, 900), draw.integers(1, 9), draw.integers(1, 90)
+        parts += [(first + step * np.arange(length)) % 990 + 3, [END]]
+    return np.concatenate(parts).astype("<u2")
+
+
+def batches(config: TrainConfig, rank: int, world_size: int) -> Batches:
+    share = Share(rank, world_size, config.sequences_per_worker, config.accumulation)
+    end = None if config.attend_across_documents else END
+    return Batches(Packed(Stream([documents()]), config.sequence_length, end), share, config.seed)
+
+
+Points = list[dict[str, Any]]
+"""Loss and so on, by step."""
+
+
+def run_phases(phases: list[tuple[int, list[dict[str, Any]]]], model: Path, folder: Path) -> list[list[Points]]:
+    """What each case of each phase (number of ranks, cases) came to.
+
+    Phases come one after the other. A case is a `config`, and maybe `load`, `save` and `save_at`, and `spoil`: a step whose
+    loss is no number.
+    """
+    given = folder / "phases.json"
+    given.write_text(json.dumps({"model": str(model), "phases": phases}))
+    variables = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MASTER_ADDR": "127.0.0.1"}
+    command = [sys.executable, "-m", "tests.integration.training_ranks", str(given)]
+    with (folder / "log").open("wb") as log:
+        done = subprocess.run(command, env={**os.environ, **variables}, stdout=log, stderr=log, timeout=400)
+    assert done.returncode == 0, (folder / "log").read_text()[-3000:]
+    return [json.loads((folder / f"{number}.json").read_text()) for number in range(len(phases))]
+
+
+def main(path: Path) -> int:
+    import transformers  # noqa: F401
+
+    given = json.loads(path.read_text())
+    for number, (world_size, cases) in enumerate(given["phases"]):
+        out = path.parent / f"{number}.json"
+        if not _run_phase(world_size, Path(given["model"]), cases, out):
+            return 1
+    return 0
+
+
+def _run_phase(world_size: int, model: Path, cases: list[dict[str, Any]], out: Path) -> bool:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    ranks = [fork.Process(target=_rank, args=(n, world_size, port, model, cases, out)) for n in range(world_size)]
+    for rank in ranks:
+        rank.start()
+    multiprocessing.connection.wait([rank.sentinel for rank in ranks])
+    while any(rank.is_alive() for rank in ranks) and not any(rank.exitcode for rank in ranks):
+        multiprocessing.connection.wait([rank.sentinel for rank in ranks if rank.is_alive()])
+    for rank in ranks:
+        rank.kill()  # the others wait for one that failed
+        rank.join()
+    return out.exists()
+
+
+def _rank(rank: int, world_size: int, port: int, model: Path, cases: list[dict[str, Any]], out: Path) -> None:
+    import torch.distributed as dist
+
+    names = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": world_size, "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in names.items()})
+    found = [_train_case(model, case) for case in cases]
+    dist.barrier()
+    if rank == 0:
+        out.write_text(json.dumps(found))
+    dist.destroy_process_group()
+
+
+def spoilt(share: Batches, step: int) -> Any:
+    """The loss, but no number on whatever rank has the first sequence of the data of `step`."""
+    from pipelines.training.losses import next_token
+
+    first = share._replace(share=share.share._replace(rank=0)).of_step(step)[0].ids[0]
+    return lambda engine, batch: next_token(engine, batch) * (float("nan") if first in batch.ids else 1.0)
+
+
+def _train_case(model: Path, case: dict[str, Any]) -> Points:
+    from pipelines.training import checkpoint, loop, losses
+    from pipelines.training.checkpoint import Record
+    from pipelines.training.engine import build_engine
+
+    config = TrainConfig.model_validate(case["config"])
+    engine = build_engine(config, model)
+    share = batches(config, engine.global_rank, engine.world_size)
+    if "spoil" in case:
+        loop.loss_of = lambda _: spoilt(share, case["spoil"])
+    begun = checkpoint.read(engine, Path(case["load"])) if "load" in case else Record()
+    done = begun
+    for done, _ in loop.train_steps(engine, config, share, begun, lambda e: checkpoint.read(e, Path(case["save"]))):
+        if done.step == case.get("save_at"):
+            Path(case["save"]).mkdir(parents=True, exist_ok=True)
+            checkpoint.write(engine, done, Path(case["save"]))
+    engine.destroy()
+    loop.loss_of = losses.loss_of
+    return [{**point.model_dump(), "incidents": len(done.incidents)} for point in done.losses]
+
+
+if __name__ == "__main__":
+    sys.exit(main(Path(sys.argv[1])))
