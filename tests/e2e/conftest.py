@@ -54,6 +54,7 @@ def served(ray_cluster: str, tiny_model: Path, tmp_path_factory: pytest.TempPath
     stable, _ = (published(storage, revision, "model") for revision in (STABLE, CANARY))
     controller.ensure_traffic(storage, NAME, STABLE)
     engine = {"max_model_len": 512, "max_num_seqs": 8, "enforce_eager": True, "kv_cache_gib": 0.1}
+    engine["lora"] = {"max_rank": 8, "max_adapters": 3}
     serving = ServingConfig.model_validate({"port": free_port(), "engine": engine, "ready_timeout_s": 300})
     app.deploy(NAME, stable, serving, storage)
     app.wait_gateway(serving)

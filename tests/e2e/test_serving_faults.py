@@ -10,6 +10,7 @@ import random
 import signal
 import time
 from collections.abc import Iterator
+from pathlib import Path
 
 import psutil
 import pytest
@@ -17,9 +18,11 @@ import pytest
 from cluster import registry
 from cluster.storage import LocalStorage
 from services.config import RolloutConfig, StepConfig
+from services.engines import attach, tell
 from services.rollout import controller
 from services.rollout.status import RolloutStatus
 from tests.chaos.serving_world import replicas
+from tests.e2e.adapters import adapter
 from tests.e2e.conftest import CANARY, NAME, STABLE, Served
 from tests.integration.clients import Clients
 from tests.integration.gateway_world import eventually
@@ -126,8 +129,13 @@ def test_a_planted_fault_is_found_and_rolled_back(
 
 
 @pytest.mark.chaos
-def test_the_one_stable_replica_is_killed_and_nobody_who_had_no_token_is_lost(clients: Clients) -> None:
-    """Those without a token wait for vLLM to start again; the engine's own process does not outlive its server."""
+def test_the_one_stable_replica_is_killed_and_nobody_who_had_no_token_is_lost(
+    clients: Clients, served: Served, tiny_model: Path, tmp_path: Path
+) -> None:
+    """Those without a token wait for vLLM to start again, which then holds the same adapters; the engine's own process does not
+    outlive its server."""
+    held = adapter(served, registry.resolve(served.storage, NAME, STABLE), tiny_model, tmp_path / "peft", 4)
+    assert held.revision in attach(served.storage, held)[0].adapters
     (pid,) = replicas(f"SERVE_REPLICA::rev-{STABLE}#")
     engine = psutil.Process(pid).children(recursive=True)
     before = len(clients.seen)
@@ -143,3 +151,4 @@ def test_the_one_stable_replica_is_killed_and_nobody_who_had_no_token_is_lost(cl
     )
     assert [seen for seen in after if seen.lost] == []
     assert living(psutil.wait_procs(engine, timeout=10)[1]) == []
+    assert held.revision in tell(STABLE)[0].adapters

@@ -200,14 +200,14 @@ def deploy(serving: ServingConfig, registry: LocalStorage) -> str:
     return app.gateway_url(serving)
 
 
-def put(registry: LocalStorage, canary: str | None = None, weight_percent: float = 0.0) -> int:
+def put(registry: LocalStorage, canary: str | None = None, weight_percent: float = 0.0, *, stable: str = STABLE) -> int:
     """Put a traffic in force; returns its version, which no gateway of an earlier module that still drains can tell as well."""
     present = read_traffic(registry, NAME)
     version = present[0].version + 1 if present else int(time.time())
     now = datetime.now(UTC)
     traffic = Traffic(
         name=NAME,
-        stable=STABLE,
+        stable=stable,
         canary=canary,
         weight_percent=weight_percent,
         salt="s",
@@ -218,11 +218,19 @@ def put(registry: LocalStorage, canary: str | None = None, weight_percent: float
     return version
 
 
-def apply(registry: LocalStorage, evidence: Any, canary: str | None, weight_percent: float, num_gateways: int) -> None:
+def apply(
+    registry: LocalStorage,
+    evidence: Any,
+    canary: str | None,
+    weight_percent: float,
+    num_gateways: int,
+    *,
+    stable: str = STABLE,
+) -> None:
     """Put a traffic in force and wait until all gateways say that they apply it."""
     import ray
 
-    version = put(registry, canary, weight_percent)
+    version = put(registry, canary, weight_percent, stable=stable)
 
     def all_apply() -> bool:
         _, heard = ray.get(evidence.told.remote())
@@ -239,11 +247,17 @@ def eventually(condition: Callable[[], bool], timeout_s: float = 40.0) -> None:
 
 
 def chat(
-    url: str, prompt: str = "hello", *, key: str = "k", headers: dict[str, str] | None = None, **fields: Any
+    url: str,
+    prompt: str = "hello",
+    *,
+    key: str = "k",
+    headers: dict[str, str] | None = None,
+    timeout_s: float = 30,
+    **fields: Any,
 ) -> httpx.Response:
     body = {"model": NAME, "messages": [{"role": "user", "content": prompt}], **fields}
     headers = {"authorization": f"Bearer {key}", **(headers or {})}
-    return httpx.post(f"{url}/chat/completions", json=body, headers=headers, timeout=30)
+    return httpx.post(f"{url}/chat/completions", json=body, headers=headers, timeout=timeout_s)
 
 
 def records_of(evidence: Any, request_id: str, number: int = 1) -> list[dict[str, Any]]:

@@ -17,13 +17,14 @@ import pytest
 
 from cluster.errors import ResourceError
 from cluster.storage import LocalStorage
-from services.config import ServingConfig
+from services.config import EngineConfig, ReplicasConfig, ServingConfig
 from services.serving.split import bucket, role_of
 from tests.integration.clients import Clients, Seen
 from tests.integration.gateway_world import (
     CANARY,
     NAME,
     STABLE,
+    Model,
     apply,
     chat,
     deploy,
@@ -416,6 +417,31 @@ def fitting(seen: Seen, changes: list[tuple[float, int, float]]) -> set[str]:
     ]
     first = [] if changes[0][0] < seen.began_at - 1 else [0.0]
     return {CANARY if role_of(place, weight) == "canary" else STABLE for weight in [*first, *weights]}
+
+
+def test_the_first_request_after_zero_is_answered_and_its_wait_is_marked(
+    gateway: str, registry: LocalStorage, evidence: Any
+) -> None:
+    from ray import serve
+
+    from services.serving.engine import autoscaling
+    from services.serving.watch import MODEL_DEPLOYMENT, alive_revisions, application_name
+
+    idle = f"{NAME}-00000003"
+    replicas = ReplicasConfig(min=0, look_back_s=1, upscale_delay_s=0, downscale_delay_s=1, idle_after_s=1)
+    model: Any = serve.deployment(Model, name=MODEL_DEPLOYMENT, max_ongoing_requests=100)
+    options = {"ray_actor_options": {"num_cpus": 0}, "graceful_shutdown_timeout_s": 1}
+    model = model.options(**options, autoscaling_config=autoscaling(EngineConfig(), replicas))
+    serve.run_many([serve.RunTarget(model.bind(idle), name=application_name(idle), route_prefix=None)])
+    eventually(lambda: idle in alive_revisions().asleep)
+    apply(registry, evidence, None, 0, NUM_GATEWAYS, stable=idle)
+
+    answer = chat(gateway, headers={"x-request-id": "first"}, timeout_s=60)
+    assert (answer.status_code, answer.headers["x-serinus-revision"]) == (200, idle)
+    assert records_of(evidence, "first")[0]["cold"] is True
+    assert chat(gateway, headers={"x-request-id": "second"}).status_code == 200
+    applied(registry, evidence, None, 0)
+    serve.delete(application_name(idle))
 
 
 def test_gateways_are_replaced_under_load_without_a_failed_request(
