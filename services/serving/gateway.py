@@ -221,12 +221,14 @@ class Gateway(OpenAiIngress):
             raise
 
     def _chunks(self, revision: str, call: Call) -> Any:
-        if revision not in self._handles:
-            application = application_name(self._watch.engine_of(revision))
-            self._handles[revision] = streaming_handle(MODEL_DEPLOYMENT, application)
+        application = application_name(self._watch.engine_of(revision))
+        if (
+            application not in self._handles
+        ):  # one each: Serve would give the same one again, which is made ready only once
+            self._handles[application] = streaming_handle(MODEL_DEPLOYMENT, application)
         # Of the headers only our id goes on: keys stay here, and vLLM takes orders from some headers.
         info = RawRequestInfo({"x-request-id": call.request_id})
-        return getattr(self._handles[revision], call.method).remote(call.for_revision(revision), info)
+        return getattr(self._handles[application], call.method).remote(call.for_revision(revision), info)
 
     def _respond(self, call: Call) -> Response:
         last = call.attempts[-1]
