@@ -200,7 +200,7 @@ def _missing(config: RolloutConfig, step: StepConfig, evidence: Evidence, elapse
         lacks.append("requests to stable to compare with")
     if elapsed_s < step.min_duration_s:
         lacks.append(f"{math.ceil(step.min_duration_s - elapsed_s)} s more at this step")
-    if "errors" in step.prove and (found := _rise_of_all(config, step, evidence)):
+    if found := _rise_of_all(config, step, evidence):
         lacks.append(found)
     told = {finding.metric for finding in evidence.findings if finding.num_stable}
     for outcome in outcomes(config, step, evidence, elapsed_s):
@@ -212,9 +212,10 @@ def _missing(config: RolloutConfig, step: StepConfig, evidence: Evidence, elapse
 
 
 def _rise_of_all(config: RolloutConfig, step: StepConfig, evidence: Evidence) -> str:
-    """Harmful answers over all requests where they are up by the effect, whatever is proven of those that count.
+    """Harmful answers over all requests where they are up by the effect, whatever is proven, or asked to be.
 
-    A user who gets no good answer at all counts once: a canary that fails all requests of one back end would pass on the others'.
+    Two failures of two are no proof of harm, and no reason to bring it more users. And a user who gets no good answer at all counts
+    once: a canary that fails all requests of one back end would pass on the others'.
     """
     stable, canary = evidence.stable, evidence.canary
     if not (stable.num_requests and canary.num_requests):
@@ -224,7 +225,7 @@ def _rise_of_all(config: RolloutConfig, step: StepConfig, evidence: Evidence) ->
         return ""
     return (
         f"fewer harmful answers: {shares[1]:.2%} of all canary requests, stable {shares[0]:.2%}; "
-        "too few users carry them to call it the canary's fault"
+        "too few requests or users carry them to call it the canary's fault"
     )
 
 

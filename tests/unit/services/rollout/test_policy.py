@@ -126,6 +126,14 @@ def test_situations(situation: Action, action: type[Action], reason: str) -> Non
     assert situation.message
 
 
+def test_a_step_that_proves_nothing_does_not_pass_on_failures_either() -> None:
+    config = CONFIG.replace(steps=(StepConfig(weight_percent=1, min_requests=2, prove="none"), CONFIG.steps[1]))
+    later = START + timedelta(seconds=60)
+    failing, good = (decide(config, status(), seen(2, 96, harmful=harmful), later) for harmful in (2, 0))
+    assert (type(failing), type(good)) == (Hold, SetWeight)
+    assert "100.00% of all canary requests" in failing.message
+
+
 def test_the_next_step_is_named() -> None:
     passed = judge(seen(20, 200))
     assert isinstance(passed, SetWeight)
