@@ -17,7 +17,8 @@ from cluster.storage import Storage
 WEIGHTS_FROM: Mapping[str, tuple[str, ...]] = {
     "checkpoint": ("dataset", "base"),
     "quantized": ("dataset", "model"),
-    "revision": ("weights", "revision"),
+    "adapter": ("base",),
+    "revision": ("weights", "revision", "base", "adapter"),
 }
 """Kind -> roles of the inputs that its weights carry on. A gate's verdict changes no weights."""
 
@@ -104,7 +105,7 @@ def _model(storage: Storage, found: _Artifact, datasets: set[str], reached: Mapp
 
 def _artifacts(storage: Storage) -> Iterator[_Artifact]:
     known: dict[str, str] = {}
-    for kind in ("checkpoint", "quantized", "evaluation", "revision"):
+    for kind in (*WEIGHTS_FROM, "evaluation"):
         for key in storage.list(f"artifacts/{kind}"):
             if key.count("/") == 3 and key.endswith("/manifest.json") and (found := _read(storage, key, known)):
                 yield found

@@ -5,10 +5,11 @@ from __future__ import annotations
 import pytest
 
 from cluster import artifacts, registry
-from cluster.artifacts import Dataset, QuantizedModel, Revision
+from cluster.artifacts import Adapter, Dataset, QuantizedModel, Revision
 from cluster.descent import descent
 from cluster.errors import InputError
 from cluster.storage import LocalStorage
+from pipelines.publish import publish_adapter
 from tests.unit.pipelines.data.world import train
 
 
@@ -44,6 +45,17 @@ def test_a_revision_made_of_another_and_a_base_model_that_was_only_calibrated_ar
         ("m-r1", "made of quantized qqqq"),
         ("m-r2", "made of m-r1"),
     ]
+
+
+def test_an_adapter_serves_what_its_base_has_seen(storage: LocalStorage) -> None:
+    dataset = artifacts.save(storage, Dataset(key="aaaa"))
+    _, _, base = train(storage, dataset)
+    adapter = artifacts.save(storage, Adapter(key="adad", inputs={"base": base.digest}, base=base.revision))
+    published = publish_adapter(base, adapter, storage)
+    models = {model.revision or model.kind: model for model in descent(storage, dataset.location).models}
+    assert models["adapter"].how == f"made of {base.revision}"
+    assert models[published.revision].how == f"made of {base.revision}, made of adapter adad"
+    assert models[published.revision].aliases == ("candidate",)
 
 
 def test_fields_of_another_version_do_not_matter_but_damage_does(storage: LocalStorage) -> None:
