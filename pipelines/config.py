@@ -272,11 +272,22 @@ class PreferenceConfig(StrictModel):
 MethodConfig = Annotated[CausalConfig | InstructConfig | PreferenceConfig, Field(discriminator="kind")]
 
 
+class ReplayConfig(StrictModel):
+    """Old documents among the new, so that what was learnt from them is not forgotten."""
+
+    dataset: str = Field(pattern=r"^[0-9a-f]{16}$")
+    """Key of a dataset in the same storage: the folder's name under artifacts/dataset/."""
+    fraction: float = Field(gt=0, lt=1)
+    """Of the sequences that a run takes: the old documents'."""
+
+
 class TrainConfig(StrictModel):
     """Full fine-tuning of a causal language model."""
 
     method: MethodConfig = CausalConfig()
     """What is learnt from what: `causal` from the dataset, `instruct` and `dpo` from a file."""
+    replay: ReplayConfig | None = None
+    """For `causal`."""
 
     num_workers: int = Field(2, ge=1)
     gpus_per_worker: int = Field(1, ge=0)
@@ -329,6 +340,8 @@ class TrainConfig(StrictModel):
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below num_steps ({self.num_steps})")
         if self.attend_across_documents and self.method.kind != "causal":
             raise ValueError(f"attend_across_documents is for causal: {self.method.kind} keeps conversations apart")
+        if self.replay and self.method.kind != "causal":
+            raise ValueError(f"replay is for causal: {self.method.kind} takes no documents")
         if self.sequences_per_step is not None:
             self._check_accumulation(self.sequences_per_step)
         if (self.zero.offload_parameters and self.zero.stage != 3) or (

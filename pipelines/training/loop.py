@@ -12,7 +12,7 @@ from cluster.artifacts import FileEntry, Incident, LossPoint, file_entries
 from cluster.storage import Storage, local_copy, open_storage, staged_folder
 from pipelines.config import CausalConfig, InstructConfig, PreferenceConfig, TrainConfig
 from pipelines.training import checkpoint
-from pipelines.training.batches import Batches, Conversations, Packed, Pairs
+from pipelines.training.batches import Batches, Conversations, Packed, Pairs, Replay
 from pipelines.training.checkpoint import Record
 from pipelines.training.engine import build_engine
 from pipelines.training.examples import fill, load_examples
@@ -36,6 +36,9 @@ class Plan(NamedTuple):
     tokens_folder: str
     examples: str
     """Storage key of that file, tokenised; empty for causal."""
+    replay: dict[str, Any]
+    """Index of the old documents' token files, empty where none are replayed."""
+    replay_folder: str
     run: str
     """Storage folder of the run."""
     export: str
@@ -84,9 +87,11 @@ def _batches(engine: Any, config: TrainConfig, storage: Storage, what: Plan) -> 
     share = Share(engine.global_rank, engine.world_size, config.sequences_per_worker, config.accumulation)
     match config.method:
         case CausalConfig():
-            index = TokenIndex(**what.tokens, folder=what.tokens_folder)
-            end = None if config.attend_across_documents else index.end
-            return Batches(Packed(open_stream(storage, index), config.sequence_length, end), share, config.seed)
+            new = _packed(config, storage, what.tokens, what.tokens_folder)
+            if config.replay is None:
+                return Batches(new, share, config.seed)
+            old = _packed(config, storage, what.replay, what.replay_folder)
+            return Batches(Replay(new, old, config.replay.fraction), share, config.seed)
         case InstructConfig():
             examples = load_examples(storage, what.examples)
             bins = fill(examples.lengths, config.sequence_length)
@@ -95,6 +100,12 @@ def _batches(engine: Any, config: TrainConfig, storage: Storage, what: Plan) -> 
             examples = load_examples(storage, what.examples)
             scores = reference(engine, examples, storage, f"{what.run}/reference.npy", config.sequences_per_worker)
             return Batches(Pairs(examples, scores), share, config.seed)
+
+
+def _packed(config: TrainConfig, storage: Storage, tokens: dict[str, Any], folder: str) -> Packed:
+    index = TokenIndex(**tokens, folder=folder)
+    end = None if config.attend_across_documents else index.end
+    return Packed(open_stream(storage, index), config.sequence_length, end)
 
 
 def _train(engine: Any, config: TrainConfig, batches: Batches, record: Record, figures: Any) -> tuple[Record, float]:

@@ -15,7 +15,7 @@ from cluster.artifacts import Checkpoint, Dataset, FileEntry, Incident, LossPoin
 from cluster.errors import InputError, ResourceError, StageFailed
 from cluster.storage import LocalStorage, Storage, remove_folder
 from pipelines import progress
-from pipelines.config import CausalConfig, InstructConfig, PreferenceConfig, TrainConfig
+from pipelines.config import CausalConfig, InstructConfig, PreferenceConfig, ReplayConfig, TrainConfig
 from pipelines.training.capacity import check_capacity
 from pipelines.training.examples import check_lengths, load_examples, make_examples, read_file
 from pipelines.training.figures import Figures, shown
@@ -74,13 +74,18 @@ def train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage
         run=run,
         export=f"artifacts/checkpoint/{key}/model",
     )
+    inputs: dict[str, Any] = {"dataset": dataset, "base": base}
+    if config.replay:
+        inputs["replayed"] = _replayed(config.replay, storage)
     outcome = _fit(config, storage, plan)
     if why := outcome.get("diverged"):
         raise StageFailed(f"train: {why}; checkpoints are kept in {storage.uri}/{run}")
-    made = artifacts.save(
-        storage, _manifest(key, config, outcome, time.monotonic() - begun, {"dataset": dataset, "base": base})
-    )
+    made = artifacts.save(storage, _manifest(key, config, outcome, time.monotonic() - begun, inputs))
     remove_folder(storage, run)
+    for incident in made.incidents:
+        progress.say(
+            "train", f"step {incident.step}: {incident.reason}; back to {incident.back_to_step}, its data left out"
+        )
     at = f", resumed at {', '.join(map(str, made.resumed_at_steps))}" if made.resumed_at_steps else ""
     progress.say(
         "train", f"loss {_span(made.losses)} in {len(made.losses)} steps, {made.tokens_per_s:.0f} tokens/s{at}"
@@ -98,14 +103,23 @@ def _span(losses: tuple[LossPoint, ...]) -> str:
 def _data(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage) -> dict[str, Any]:
     """The fields of a Plan that say what to train on."""
     tokenizer = tokenizer_digest({file.path: file.sha256 for file in base.files})
+    nothing = {"tokens": {}, "tokens_folder": "", "examples": "", "replay": {}, "replay_folder": ""}
     if not isinstance(config.method, CausalConfig):
-        return {
-            "tokens": {},
-            "tokens_folder": "",
-            "examples": _examples(config, config.method, base, tokenizer, storage),
-        }
-    index = _tokens(config, dataset, base, tokenizer, storage)
-    return {"tokens": index.model_dump(), "tokens_folder": index.folder, "examples": ""}
+        return {**nothing, "examples": _examples(config, config.method, base, tokenizer, storage)}
+    new = _tokens(config, dataset, base, tokenizer, storage)
+    found = {**nothing, "tokens": new.model_dump(), "tokens_folder": new.folder}
+    if config.replay is None:
+        return found
+    old = _tokens(config, _replayed(config.replay, storage), base, tokenizer, storage)
+    return {**found, "replay": old.model_dump(), "replay_folder": old.folder}
+
+
+def _replayed(replay: ReplayConfig, storage: Storage) -> Dataset:
+    dataset = artifacts.load(storage, Dataset, replay.dataset)
+    if dataset is None:
+        found = f"no dataset {replay.dataset} in {storage.uri}"
+        raise InputError("train.replay.dataset", found, "give the name of a folder under artifacts/dataset/ there")
+    return dataset
 
 
 def _examples(
