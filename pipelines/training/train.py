@@ -15,7 +15,7 @@ from cluster.artifacts import Checkpoint, Dataset, FileEntry, Incident, LossPoin
 from cluster.errors import InputError, ResourceError, StageFailed
 from cluster.storage import LocalStorage, Storage, remove_folder
 from pipelines import progress
-from pipelines.config import CausalConfig, InstructConfig, PreferenceConfig, ReplayConfig, TrainConfig
+from pipelines.config import CausalConfig, InstructConfig, PreferenceConfig, TrainConfig
 from pipelines.training.capacity import check_capacity
 from pipelines.training.examples import check_lengths, load_examples, make_examples, read_file
 from pipelines.training.figures import Figures, shown
@@ -64,7 +64,8 @@ def train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage
         return made
     begun = time.monotonic()
     check_capacity(config, base, storage)
-    data = _data(config, dataset, base, storage)
+    inputs = _inputs(config, dataset, base, storage)
+    data = _data(config, inputs, storage)
     run = f"runs/train/{key}"
     plan = Plan(
         config=config.model_dump(),
@@ -74,9 +75,6 @@ def train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage
         run=run,
         export=f"artifacts/checkpoint/{key}/model",
     )
-    inputs: dict[str, Any] = {"dataset": dataset, "base": base}
-    if config.replay:
-        inputs["replayed"] = _replayed(config.replay, storage)
     outcome = _fit(config, storage, plan)
     if why := outcome.get("diverged"):
         raise StageFailed(f"train: {why}; checkpoints are kept in {storage.uri}/{run}")
@@ -100,26 +98,31 @@ def _span(losses: tuple[LossPoint, ...]) -> str:
     return f"{first:.3f} -> {last:.3f}"
 
 
-def _data(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage) -> dict[str, Any]:
-    """The fields of a Plan that say what to train on."""
-    tokenizer = tokenizer_digest({file.path: file.sha256 for file in base.files})
-    nothing = {"tokens": {}, "tokens_folder": "", "examples": "", "replay": {}, "replay_folder": ""}
-    if not isinstance(config.method, CausalConfig):
-        return {**nothing, "examples": _examples(config, config.method, base, tokenizer, storage)}
-    new = _tokens(config, dataset, base, tokenizer, storage)
-    found = {**nothing, "tokens": new.model_dump(), "tokens_folder": new.folder}
-    if config.replay is None:
-        return found
-    old = _tokens(config, _replayed(config.replay, storage), base, tokenizer, storage)
-    return {**found, "replay": old.model_dump(), "replay_folder": old.folder}
+def _inputs(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage) -> dict[str, Any]:
+    """Role -> manifest of all that the model is made from."""
+    asked = {"replayed": config.replay, "consolidated": config.consolidation}
+    old = {role: _dataset(some.dataset, storage) for role, some in asked.items() if some is not None}
+    return {"dataset": dataset, "base": base, **old}
 
 
-def _replayed(replay: ReplayConfig, storage: Storage) -> Dataset:
-    dataset = artifacts.load(storage, Dataset, replay.dataset)
+def _dataset(key: str, storage: Storage) -> Dataset:
+    dataset = artifacts.load(storage, Dataset, key)
     if dataset is None:
-        found = f"no dataset {replay.dataset} in {storage.uri}"
-        raise InputError("train.replay.dataset", found, "give the name of a folder under artifacts/dataset/ there")
+        found = f"there is no dataset {key} in {storage.uri}"
+        raise InputError("train: old documents", found, "give the name of a folder under artifacts/dataset/ there")
     return dataset
+
+
+def _data(config: TrainConfig, inputs: dict[str, Any], storage: Storage) -> dict[str, Any]:
+    """The fields of a Plan that say what to train on."""
+    base, method = inputs["base"], config.method
+    tokenizer = tokenizer_digest({file.path: file.sha256 for file in base.files})
+    roles, examples = set(inputs) - {"base"}, ""
+    if not isinstance(method, CausalConfig):
+        roles, examples = roles - {"dataset"}, _examples(config, method, base, tokenizer, storage)
+    found = {role: _tokens(config, inputs[role], base, tokenizer, storage) for role in sorted(roles)}
+    tokens = {role: {**index.model_dump(), "folder": index.folder} for role, index in found.items()}
+    return {"tokens": tokens, "examples": examples}
 
 
 def _examples(
