@@ -15,7 +15,7 @@ from cluster.errors import InputError
 from cluster.storage import Storage
 
 WEIGHTS_FROM: Mapping[str, tuple[str, ...]] = {
-    "checkpoint": ("dataset", "base"),
+    "checkpoint": ("dataset", "base", "replayed", "consolidated"),
     "quantized": ("dataset", "model"),
     "adapter": ("base",),
     "revision": ("weights", "revision", "base", "adapter"),
@@ -89,8 +89,8 @@ def _carries(found: _Artifact, sources: set[str]) -> bool:
 
 
 def _model(storage: Storage, found: _Artifact, datasets: set[str], reached: Mapping[str, Model]) -> Model:
-    own = [HOW[found.kind]] if found.kind in HOW and found.inputs.get("dataset") in datasets else []
     roles = WEIGHTS_FROM[found.kind]
+    own = [HOW[found.kind]] if found.kind in HOW and datasets & {found.inputs.get(role, "") for role in roles} else []
     parents = [reached[place] for role in roles if (place := found.inputs.get(role, "")) in reached]
     how = ", ".join(own + [f"made of {parent.revision or f'{parent.kind} {parent.key}'}" for parent in parents])
     if found.kind != "revision":

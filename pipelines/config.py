@@ -272,11 +272,36 @@ class PreferenceConfig(StrictModel):
 MethodConfig = Annotated[CausalConfig | InstructConfig | PreferenceConfig, Field(discriminator="kind")]
 
 
+class ReplayConfig(StrictModel):
+    """Old documents among the new, so that what was learnt from them is not forgotten."""
+
+    dataset: str = Field(pattern=r"^[0-9a-f]{16}$")
+    """Key of a dataset in the same storage: the folder's name under artifacts/dataset/."""
+    fraction: float = Field(gt=0, lt=1)
+    """Of the sequences that a run takes: the old documents'."""
+
+
+class ConsolidationConfig(StrictModel):
+    """Elastic weight consolidation (Kirkpatrick et al. 2017, arXiv 1612.00796): weights that mattered for old documents are
+    held near where they were."""
+
+    dataset: str = Field(pattern=r"^[0-9a-f]{16}$")
+    """Key of the old documents' dataset in the same storage."""
+    weight: float = Field(gt=0)
+    """Of the penalty; the paper's lambda. What is right depends on model and data: search over powers of ten."""
+    num_sequences: int = Field(256, ge=1)
+    """Of the old documents, to tell which weights mattered. They are gone through at every start of the run."""
+
+
 class TrainConfig(StrictModel):
     """Full fine-tuning of a causal language model."""
 
     method: MethodConfig = CausalConfig()
     """What is learnt from what: `causal` from the dataset, `instruct` and `dpo` from a file."""
+    replay: ReplayConfig | None = None
+    """For `causal`."""
+    consolidation: ConsolidationConfig | None = None
+    """For any method, with zero stage 1, 2 or 3."""
 
     num_workers: int = Field(2, ge=1)
     gpus_per_worker: int = Field(1, ge=0)
@@ -296,8 +321,7 @@ class TrainConfig(StrictModel):
     """Over all workers and micro-batches. When given, the accumulation follows from it, and a run that was interrupted
     goes on with another number of workers."""
     attend_across_documents: bool = False
-    """Let a token look back past the beginning of its document, into those packed before it. Faster by a few percent with
-    long sequences, and what most trainers do."""
+    """Let a token look back past the beginning of its document, into those packed before it, as most trainers do."""
     learning_rate: float = Field(3e-5, gt=0)
     betas: tuple[float, float] = (0.9, 0.95)
     eps: float = Field(1e-8, gt=0)
@@ -329,6 +353,12 @@ class TrainConfig(StrictModel):
             raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below num_steps ({self.num_steps})")
         if self.attend_across_documents and self.method.kind != "causal":
             raise ValueError(f"attend_across_documents is for causal: {self.method.kind} keeps conversations apart")
+        if self.replay and self.method.kind != "causal":
+            raise ValueError(f"replay is for causal: {self.method.kind} takes no documents")
+        if self.consolidation and self.zero.stage == 0:
+            raise ValueError(
+                "consolidation needs zero stage 1, 2 or 3: at stage 0 gradients are clipped where it cannot see"
+            )
         if self.sequences_per_step is not None:
             self._check_accumulation(self.sequences_per_step)
         if (self.zero.offload_parameters and self.zero.stage != 3) or (

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.training.examples import Examples
-from pipelines.training.packing import Share, Stream, checksum, num_sequences, positions, sequence_ids
+from pipelines.training.packing import Share, Stream, checksum, mixed, num_sequences, positions, shuffled
 
 NO_TARGET = -100
 """Label of a token that the loss leaves out; what torch's and transformers' losses take by default."""
@@ -52,7 +52,10 @@ class Source(Protocol):
 
     @property
     def num(self) -> int:
-        """Sequences, or pairs, of an epoch."""
+        """Sequences, or pairs."""
+
+    def at(self, place: int, seed: int) -> int:
+        """Which of them comes at that place, counted over all steps and ranks."""
 
     def batch(self, ids: list[int]) -> Batch:
         """Those, as tensors."""
@@ -75,16 +78,47 @@ class Packed(NamedTuple):
     def num(self) -> int:
         return num_sequences(len(self.stream), self.length)
 
-    def batch(self, ids: list[int]) -> Batch:
-        import torch
+    def at(self, place: int, seed: int) -> int:
+        return shuffled(place, self.num, seed)
 
-        sequences = np.stack([self.stream.sequence(i, self.length) for i in ids])
-        tokens = torch.from_numpy(sequences)
-        if self.end is None:
-            return Batch({"input_ids": tokens}, tokens, ids, sequences.size)
-        places = torch.from_numpy(np.stack([positions(sequence, self.end) for sequence in sequences]))
-        labels = tokens.masked_fill(places == 0, NO_TARGET)
-        return Batch({"input_ids": tokens, "position_ids": places}, labels, ids, sequences.size)
+    def batch(self, ids: list[int]) -> Batch:
+        return _packed_batch([self.stream.sequence(i, self.length) for i in ids], self.end, ids)
+
+
+class Replay(NamedTuple):
+    """New documents, and among them sequences of old ones, which are numbered behind the new."""
+
+    new: Packed
+    old: Packed
+    fraction: float
+    """Of the sequences: the old ones."""
+
+    @property
+    def num(self) -> int:
+        return self.new.num + self.old.num
+
+    def at(self, place: int, seed: int) -> int:
+        is_old, place = mixed(place, self.fraction)
+        return self.new.num + self.old.at(place, seed) if is_old else self.new.at(place, seed)
+
+    def batch(self, ids: list[int]) -> Batch:
+        return _packed_batch([self._sequence(i) for i in ids], self.new.end, ids)
+
+    def _sequence(self, number: int) -> NDArray[np.int64]:
+        if number < self.new.num:
+            return self.new.stream.sequence(number, self.new.length)
+        return self.old.stream.sequence(number - self.new.num, self.old.length)
+
+
+def _packed_batch(sequences: list[NDArray[np.int64]], end: int | None, ids: list[int]) -> Batch:
+    import torch
+
+    tokens = torch.from_numpy(np.stack(sequences))
+    if end is None:
+        return Batch({"input_ids": tokens}, tokens, ids, tokens.numel())
+    places = torch.from_numpy(np.stack([positions(sequence, end) for sequence in sequences]))
+    labels = tokens.masked_fill(places == 0, NO_TARGET)
+    return Batch({"input_ids": tokens, "position_ids": places}, labels, ids, tokens.numel())
 
 
 class Conversations(NamedTuple):
@@ -98,6 +132,9 @@ class Conversations(NamedTuple):
     @property
     def num(self) -> int:
         return len(self.bins)
+
+    def at(self, place: int, seed: int) -> int:
+        return shuffled(place, self.num, seed)
 
     def batch(self, ids: list[int]) -> Batch:
         rows = [[self.examples.row(row) for row in self.bins[i]] for i in ids]
@@ -120,6 +157,9 @@ class Pairs(NamedTuple):
     @property
     def num(self) -> int:
         return len(self.examples.ends) // 2
+
+    def at(self, place: int, seed: int) -> int:
+        return shuffled(place, self.num, seed)
 
     def batch(self, ids: list[int]) -> Batch:
         import torch
@@ -167,5 +207,5 @@ class Batches(NamedTuple):
     def of_step(self, step: int) -> list[Batch]:
         """The micro-batches of an optimizer step (from 0)."""
         micro_batches = range(self.share.accumulation)
-        taken = [sequence_ids(self.share, step, micro, self.source.num, self.seed) for micro in micro_batches]
-        return [self.source.batch(ids) for ids in taken]
+        places = [self.share.places(step, micro) for micro in micro_batches]
+        return [self.source.batch([self.source.at(place, self.seed) for place in some]) for some in places]

@@ -94,9 +94,14 @@ def _stage_0(optimizer: Any, names: dict[int, str]) -> Iterator[Master]:
         yield Master(master, (Piece(names[id(parameter)], 0, parameter.numel(), 0),))
 
 
+def inner(engine: Any) -> Any:
+    """torch's optimizer, which steps the master tensors."""
+    return getattr(engine.optimizer, "optimizer", engine.optimizer)
+
+
 def states(engine: Any) -> Any:
-    """The torch optimizer's state: master tensor -> step, exp_avg, exp_avg_sq."""
-    return getattr(engine.optimizer, "optimizer", engine.optimizer).state
+    """Of torch's optimizer: master tensor -> step, exp_avg, exp_avg_sq."""
+    return inner(engine).state
 
 
 def publish(engine: Any) -> None:

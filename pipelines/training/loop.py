@@ -12,8 +12,9 @@ from cluster.artifacts import FileEntry, Incident, LossPoint, file_entries
 from cluster.storage import Storage, local_copy, open_storage, staged_folder
 from pipelines.config import CausalConfig, InstructConfig, PreferenceConfig, TrainConfig
 from pipelines.training import checkpoint
-from pipelines.training.batches import Batches, Conversations, Packed, Pairs
+from pipelines.training.batches import Batches, Conversations, Packed, Pairs, Replay
 from pipelines.training.checkpoint import Record
+from pipelines.training.consolidation import consolidate
 from pipelines.training.engine import build_engine
 from pipelines.training.examples import fill, load_examples
 from pipelines.training.guard import WINDOW, data_step, trouble
@@ -31,11 +32,10 @@ class Plan(NamedTuple):
     storage: str
     base: str
     """Storage folder of the model to start from."""
-    tokens: dict[str, Any]
-    """Index of the documents' token files; empty for methods that have a file of their own."""
-    tokens_folder: str
+    tokens: dict[str, dict[str, Any]]
+    """Role (dataset, replayed, consolidated) -> index of the documents' token files."""
     examples: str
-    """Storage key of that file, tokenised; empty for causal."""
+    """Storage key of the method's file, tokenised; empty for causal."""
     run: str
     """Storage folder of the run."""
     export: str
@@ -52,6 +52,11 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
     config, storage = TrainConfig.model_validate(what.config), open_storage(what.storage)
     engine = build_engine(config, local_copy(storage, what.base))
     batches = _batches(engine, config, storage, what)
+    if config.consolidation:
+        old = _packed(config, storage, what.tokens["consolidated"])
+        one_by_one = batches.share._replace(sequences=1)
+        asked = config.consolidation
+        consolidate(engine, Batches(old, one_by_one, config.seed), asked.num_sequences, asked.weight)
     record = checkpoint.restore(engine)
     if engine.global_rank == 0:
         note_start(storage, what.run, record.step)
@@ -84,9 +89,11 @@ def _batches(engine: Any, config: TrainConfig, storage: Storage, what: Plan) -> 
     share = Share(engine.global_rank, engine.world_size, config.sequences_per_worker, config.accumulation)
     match config.method:
         case CausalConfig():
-            index = TokenIndex(**what.tokens, folder=what.tokens_folder)
-            end = None if config.attend_across_documents else index.end
-            return Batches(Packed(open_stream(storage, index), config.sequence_length, end), share, config.seed)
+            new = _packed(config, storage, what.tokens["dataset"])
+            if config.replay is None:
+                return Batches(new, share, config.seed)
+            old = _packed(config, storage, what.tokens["replayed"])
+            return Batches(Replay(new, old, config.replay.fraction), share, config.seed)
         case InstructConfig():
             examples = load_examples(storage, what.examples)
             bins = fill(examples.lengths, config.sequence_length)
@@ -95,6 +102,12 @@ def _batches(engine: Any, config: TrainConfig, storage: Storage, what: Plan) -> 
             examples = load_examples(storage, what.examples)
             scores = reference(engine, examples, storage, f"{what.run}/reference.npy", config.sequences_per_worker)
             return Batches(Pairs(examples, scores), share, config.seed)
+
+
+def _packed(config: TrainConfig, storage: Storage, tokens: dict[str, Any]) -> Packed:
+    index = TokenIndex(**tokens)
+    end = None if config.attend_across_documents else index.end
+    return Packed(open_stream(storage, index), config.sequence_length, end)
 
 
 def _train(engine: Any, config: TrainConfig, batches: Batches, record: Record, figures: Any) -> tuple[Record, float]:

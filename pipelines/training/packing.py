@@ -43,11 +43,30 @@ class Share(NamedTuple):
     def sequences_per_step(self) -> int:
         return self.world_size * self.sequences * self.accumulation
 
+    def places(self, step: int, micro: int) -> range:
+        """Of the rank's micro-batch `micro` (0 <= micro < accumulation) of optimizer step `step` (from 0), counted over all
+        steps and ranks."""
+        first = step * self.sequences_per_step + (micro * self.world_size + self.rank) * self.sequences
+        return range(first, first + self.sequences)
+
+
+def shuffled(place: int, num: int, seed: int) -> int:
+    """The sequence, of `num`, at that place: epoch after epoch, each in its own order."""
+    return int(epoch_order(num, seed, place // num)[place % num])
+
+
+def mixed(place: int, fraction: float) -> tuple[bool, int]:
+    """Whether the second of two sources has that place, and the how manieth of that source's own it is (from 0).
+
+    The second one's places are `fraction` of all, and as evenly spread as can be.
+    """
+    before, after = int(place * fraction), int((place + 1) * fraction)
+    return (True, before) if after > before else (False, place - before)
+
 
 def sequence_ids(share: Share, step: int, micro: int, num: int, seed: int) -> list[int]:
-    """Sequences of the rank's micro-batch `micro` (0 <= micro < accumulation) of optimizer step `step` (from 0)."""
-    first = step * share.sequences_per_step + (micro * share.world_size + share.rank) * share.sequences
-    return [int(epoch_order(num, seed, at // num)[at % num]) for at in range(first, first + share.sequences)]
+    """Sequences of the rank's micro-batch, where there is one source of `num`."""
+    return [shuffled(place, num, seed) for place in share.places(step, micro)]
 
 
 def positions(tokens: Tokens, end: int) -> NDArray[np.int64]:

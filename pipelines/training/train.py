@@ -64,7 +64,8 @@ def train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage
         return made
     begun = time.monotonic()
     check_capacity(config, base, storage)
-    data = _data(config, dataset, base, storage)
+    inputs = _inputs(config, dataset, base, storage)
+    data = _data(config, inputs, storage)
     run = f"runs/train/{key}"
     plan = Plan(
         config=config.model_dump(),
@@ -77,10 +78,12 @@ def train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage
     outcome = _fit(config, storage, plan)
     if why := outcome.get("diverged"):
         raise StageFailed(f"train: {why}; checkpoints are kept in {storage.uri}/{run}")
-    made = artifacts.save(
-        storage, _manifest(key, config, outcome, time.monotonic() - begun, {"dataset": dataset, "base": base})
-    )
+    made = artifacts.save(storage, _manifest(key, config, outcome, time.monotonic() - begun, inputs))
     remove_folder(storage, run)
+    for incident in made.incidents:
+        progress.say(
+            "train", f"step {incident.step}: {incident.reason}; back to {incident.back_to_step}, its data left out"
+        )
     at = f", resumed at {', '.join(map(str, made.resumed_at_steps))}" if made.resumed_at_steps else ""
     progress.say(
         "train", f"loss {_span(made.losses)} in {len(made.losses)} steps, {made.tokens_per_s:.0f} tokens/s{at}"
@@ -95,17 +98,31 @@ def _span(losses: tuple[LossPoint, ...]) -> str:
     return f"{first:.3f} -> {last:.3f}"
 
 
-def _data(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage) -> dict[str, Any]:
+def _inputs(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage) -> dict[str, Any]:
+    """Role -> manifest of all that the model is made from."""
+    asked = {"replayed": config.replay, "consolidated": config.consolidation}
+    old = {role: _dataset(some.dataset, storage) for role, some in asked.items() if some is not None}
+    return {"dataset": dataset, "base": base, **old}
+
+
+def _dataset(key: str, storage: Storage) -> Dataset:
+    dataset = artifacts.load(storage, Dataset, key)
+    if dataset is None:
+        found = f"there is no dataset {key} in {storage.uri}"
+        raise InputError("train: old documents", found, "give the name of a folder under artifacts/dataset/ there")
+    return dataset
+
+
+def _data(config: TrainConfig, inputs: dict[str, Any], storage: Storage) -> dict[str, Any]:
     """The fields of a Plan that say what to train on."""
+    base, method = inputs["base"], config.method
     tokenizer = tokenizer_digest({file.path: file.sha256 for file in base.files})
-    if not isinstance(config.method, CausalConfig):
-        return {
-            "tokens": {},
-            "tokens_folder": "",
-            "examples": _examples(config, config.method, base, tokenizer, storage),
-        }
-    index = _tokens(config, dataset, base, tokenizer, storage)
-    return {"tokens": index.model_dump(), "tokens_folder": index.folder, "examples": ""}
+    roles, examples = set(inputs) - {"base"}, ""
+    if not isinstance(method, CausalConfig):
+        roles, examples = roles - {"dataset"}, _examples(config, method, base, tokenizer, storage)
+    found = {role: _tokens(config, inputs[role], base, tokenizer, storage) for role in sorted(roles)}
+    tokens = {role: {**index.model_dump(), "folder": index.folder} for role, index in found.items()}
+    return {"tokens": tokens, "examples": examples}
 
 
 def _examples(

@@ -68,6 +68,7 @@ def state_bytes(num_parameters: int, config: TrainConfig) -> int:
     shards the optimizer's part over the ranks, stage 2 the gradients too, stage 3 all. Activations are not counted.
     """
     width, states = (2, 12) if config.precision == "bfloat16" else (4, 8)
+    states += 8 if config.consolidation else 0  # Fisher's diagonal and the old weights, shared out like the moments
     ranks = config.num_workers
     copies = {"weights": ranks, "gradients": ranks, "states": ranks}
     for part, from_stage in (("states", 1), ("gradients", 2), ("weights", 3)):

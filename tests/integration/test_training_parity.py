@@ -10,10 +10,11 @@ import numpy as np
 import pytest
 
 from pipelines.config import TrainConfig
+from pipelines.training.consolidation import signs
 from pipelines.training.guard import data_step
 from pipelines.training.packing import Share, Stream, checksum, num_sequences, sequence_ids
 from pipelines.training.schedule import learning_rate
-from tests.integration.training_ranks import END, documents, run_phases
+from tests.integration.training_ranks import END, documents, old_batches, run_phases
 
 pytestmark = pytest.mark.integration
 
@@ -63,6 +64,7 @@ def plain_losses(model_folder: Path, settings: TrainConfig, left_out: tuple[int,
         {"params": [m for m in masters if m.ndim < 2], "weight_decay": 0.0},
     ]
     optimizer, losses = torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, eps=settings.eps), []
+    fisher, anchors = plain_fisher(model, settings), [master.clone() for master in masters]
     for step in range(settings.num_steps):
         parts = [torch.from_numpy(part) for part in single_documents(data_step(step, left_out), settings)]
         tokens = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)  # on the right, where no token looks
@@ -73,6 +75,8 @@ def plain_losses(model_folder: Path, settings: TrainConfig, left_out: tuple[int,
         for master, weight in zip(masters, weights, strict=True):
             master.grad, weight.grad = weight.grad.float(), None
         torch.nn.utils.clip_grad_norm_(masters, settings.max_gradient_norm)
+        for master, important, anchor in zip(masters, fisher, anchors, strict=True):
+            master.grad += important * (master - anchor)
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(settings, step)
         optimizer.step()
@@ -80,6 +84,30 @@ def plain_losses(model_folder: Path, settings: TrainConfig, left_out: tuple[int,
             weight.data.copy_(master)
         losses.append(loss.item())
     return losses
+
+
+def plain_fisher(model: Any, settings: TrainConfig) -> list[Any]:
+    """The penalty's weight times Fisher's diagonal, from the gradients of single sequences; zeros without consolidation.
+
+    The sign that a sequence's loss gets decides which of its products with others are left in the estimate, so the
+    reference takes the signs of the two ranks.
+    """
+    import torch
+
+    total = [torch.zeros_like(weight, dtype=torch.float32) for weight in model.parameters()]
+    if settings.consolidation is None:
+        return total
+    ranks = [old_batches(settings, rank, 2) for rank in range(2)]
+    at_once = ranks[0].share.sequences_per_step
+    num_steps = settings.consolidation.num_sequences // at_once
+    for step in range(num_steps):
+        for rank in ranks:
+            for batch, sign in zip(rank.of_step(step), signs(rank, step), strict=True):
+                (sign * model(**batch.inputs, labels=batch.labels, use_cache=False).loss).backward()
+        for squares, weight in zip(total, model.parameters(), strict=True):
+            squares.add_(weight.grad.float() ** 2, alpha=settings.consolidation.weight / (num_steps * at_once))
+        model.zero_grad()
+    return total
 
 
 def case(precision: str, stage: int, num_workers: int = 2, **more: Any) -> dict[str, Any]:
@@ -101,9 +129,15 @@ def runs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Any
         for p, road in ROADS.items()
     ]
     again = [case(p, road[2], 2, load=str(folder / p)) for p, road in ROADS.items()]
+    again += [{"config": consolidated(stage)} for stage in STAGES]
     again.append(case("float32", 3, save=str(folder / "spoilt"), save_at=6, spoil=SPOILT))
-    wholes, _, (*roads, spoilt) = run_phases([(2, whole), (1, alone), (2, again)], tiny_model, folder)
-    return {"spoilt": spoilt, **dict(zip(keys, wholes, strict=True)), **dict(zip(ROADS, roads, strict=True))}
+    wholes, _, (*roads, one, two, three, spoilt) = run_phases([(2, whole), (1, alone), (2, again)], tiny_model, folder)
+    return {
+        "spoilt": spoilt,
+        "consolidated": [one, two, three],
+        **dict(zip(keys, wholes, strict=True)),
+        **dict(zip(ROADS, roads, strict=True)),
+    }
 
 
 @pytest.fixture(scope="module")
@@ -133,6 +167,21 @@ def test_a_loss_that_is_no_number_costs_the_way_back_and_that_step_s_data(runs: 
     assert points[-1]["incidents"] == 1
     assert [point["loss"] for point in points] == pytest.approx(plain_losses(tiny_model, settings, (SPOILT,)), rel=1e-5)
     assert [point["sequences_checksum"] for point in points] == checksums((SPOILT,))
+
+
+def consolidated(stage: int) -> dict[str, Any]:
+    asked = {"dataset": "0" * 16, "weight": 1e5, "num_sequences": 8}
+    return config(zero={"stage": stage}, consolidation=asked)
+
+
+def test_consolidation_is_that_of_one_process_at_every_stage(
+    runs: Any, plain: dict[str, list[float]], tiny_model: Path
+) -> None:
+    held = plain_losses(tiny_model, TrainConfig.model_validate(consolidated(1)))
+    for points in runs["consolidated"]:
+        assert [point["loss"] for point in points] == pytest.approx(held, rel=1e-4)
+    assert held[0] == plain["float32"][0]
+    assert held[-1] > plain["float32"][-1] * 1.003  # it learns less of the new where that costs the old
 
 
 def checksums(left_out: tuple[int, ...] = ()) -> list[int]:

@@ -26,19 +26,25 @@ END = 0
 """The tiny model's <|endoftext|>."""
 
 
-def documents() -> np.ndarray[Any, np.dtype[np.uint16]]:
+def documents(seed: int = 0) -> np.ndarray[Any, np.dtype[np.uint16]]:
     """Documents of 1 to 90 tokens that follow a rule, so that there is something to learn; each closed by END."""
-    draw, parts = np.random.default_rng(0), []
+    draw, parts = np.random.default_rng(seed), []
     while sum(map(len, parts)) < 6_000:
         first, step, length = draw.integers(3, 900), draw.integers(1, 9), draw.integers(1, 90)
         parts += [(first + step * np.arange(length)) % 990 + 3, [END]]
     return np.concatenate(parts).astype("<u2")
 
 
-def batches(config: TrainConfig, rank: int, world_size: int) -> Batches:
+def batches(config: TrainConfig, rank: int, world_size: int, seed: int = 0) -> Batches:
     share = Share(rank, world_size, config.sequences_per_worker, config.accumulation)
     end = None if config.attend_across_documents else END
-    return Batches(Packed(Stream([documents()]), config.sequence_length, end), share, config.seed)
+    return Batches(Packed(Stream([documents(seed)]), config.sequence_length, end), share, config.seed)
+
+
+def old_batches(config: TrainConfig, rank: int, world_size: int) -> Batches:
+    """Of documents that come before, one sequence each."""
+    share = batches(config, rank, world_size, seed=1)
+    return share._replace(share=share.share._replace(sequences=1))
 
 
 Points = list[dict[str, Any]]
@@ -80,9 +86,8 @@ def _run_phase(world_size: int, model: Path, cases: list[dict[str, Any]], out: P
     ranks = [fork.Process(target=_rank, args=(n, world_size, port, model, cases, out)) for n in range(world_size)]
     for rank in ranks:
         rank.start()
-    multiprocessing.connection.wait([rank.sentinel for rank in ranks])
-    while any(rank.is_alive() for rank in ranks) and not any(rank.exitcode for rank in ranks):
-        multiprocessing.connection.wait([rank.sentinel for rank in ranks if rank.is_alive()])
+    while (alive := [rank for rank in ranks if rank.is_alive()]) and not any(rank.exitcode for rank in ranks):
+        multiprocessing.connection.wait([rank.sentinel for rank in alive])
     for rank in ranks:
         rank.kill()  # the others wait for one that failed
         rank.join()
@@ -112,11 +117,15 @@ def spoilt(share: Batches, step: int) -> Any:
 def _train_case(model: Path, case: dict[str, Any]) -> Points:
     from pipelines.training import checkpoint, loop, losses
     from pipelines.training.checkpoint import Record
+    from pipelines.training.consolidation import consolidate
     from pipelines.training.engine import build_engine
 
     config = TrainConfig.model_validate(case["config"])
     engine = build_engine(config, model)
     share = batches(config, engine.global_rank, engine.world_size)
+    if asked := config.consolidation:
+        old = old_batches(config, engine.global_rank, engine.world_size)
+        consolidate(engine, old, asked.num_sequences, asked.weight)
     if "spoil" in case:
         loop.loss_of = lambda _: spoilt(share, case["spoil"])
     begun = checkpoint.read(engine, Path(case["load"])) if "load" in case else Record()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cluster import artifacts, registry
-from cluster.artifacts import Adapter, Dataset, QuantizedModel, Revision
+from cluster.artifacts import Adapter, Checkpoint, Dataset, QuantizedModel, Revision
 from cluster.descent import descent
 from cluster.errors import InputError
 from cluster.storage import LocalStorage
@@ -69,3 +69,11 @@ def test_fields_of_another_version_do_not_matter_but_damage_does(storage: LocalS
     storage.write(key, b"[]")
     with pytest.raises(InputError, match="not a manifest"):
         descent(storage, dataset.location)
+
+
+@pytest.mark.parametrize("role", ["replayed", "consolidated"])
+def test_a_model_that_old_documents_were_shown_to_is_among_them(storage: LocalStorage, role: str) -> None:
+    old, new = (artifacts.save(storage, Dataset(key=letter * 4)) for letter in "ab")
+    inputs = {"dataset": new.digest, role: old.digest}
+    artifacts.save(storage, Checkpoint(key="cccc", inputs=inputs))
+    assert [(model.key, model.how) for model in descent(storage, old.location).models] == [("cccc", "trained on it")]

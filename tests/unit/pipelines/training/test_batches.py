@@ -12,7 +12,7 @@ import pytest
 
 from cluster.errors import ConfigError
 from pipelines.config import TrainConfig
-from pipelines.training.batches import Batch, Batches, Packed
+from pipelines.training.batches import Batch, Batches, Packed, Replay
 from pipelines.training.losses import check_boundaries, next_token
 from pipelines.training.packing import Share, Stream
 
@@ -97,3 +97,21 @@ def test_no_sequence_is_seen_twice_or_skipped_when_the_ranks_change_in_an_epoch(
     seen = taken(before, range(3)) + taken(after, range(3, 9))
     assert seen == taken(1, range(9))
     assert sorted(i for step in seen[:6] for i in step) == list(range(48))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 4])
+def test_replayed_sequences_are_spread_evenly_whatever_the_ranks(world_size: int) -> None:
+    new, old = (
+        Packed(Stream([np.arange(first, first + 2 * num, dtype="<u2")]), 2, END) for first, num in ((1, 30), (500, 7))
+    )
+    source = Replay(new, old, fraction=0.25)
+    config = TrainConfig(num_workers=world_size, sequences_per_worker=1, sequences_per_step=8)
+    ranks = [Batches(source, Share(r, world_size, 1, config.accumulation), seed=3) for r in range(world_size)]
+    steps = [sorted(i for rank in ranks for batch in rank.of_step(s) for i in batch.ids) for s in range(5)]
+    assert [sum(i >= 30 for i in step) for step in steps] == [2] * 5
+    assert sorted(i for step in steps for i in step if i < 30) == list(range(30))
+    old_ones = [i for step in steps for i in step if i >= 30]
+    assert set(old_ones[:8]) == set(range(30, 37))  # the second epoch of the old ones begins
+    alone = Batches(source, Share(0, 1, 8), seed=3)
+    assert steps == [sorted(alone.of_step(s)[0].ids) for s in range(5)]
+    assert source.batch([0, 30]).inputs["input_ids"].tolist() == [[1, 2], [500, 501]]

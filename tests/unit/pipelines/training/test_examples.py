@@ -152,5 +152,9 @@ def test_rows_are_put_whole_into_few_sequences(lengths: list[int]) -> None:
 def test_methods_are_checked_with_the_configuration() -> None:
     with pytest.raises(ValueError, match="instruct keeps conversations apart"):
         TrainConfig(method=InstructConfig(path="f.jsonl"), attend_across_documents=True)
+    with pytest.raises(ValueError, match="dpo takes no documents"):
+        TrainConfig.model_validate(
+            {"method": {"kind": "dpo", "path": "f.jsonl"}, "replay": {"dataset": "0" * 16, "fraction": 0.5}}
+        )
     with pytest.raises(ValueError, match="Extra inputs"):
         TrainConfig.model_validate({"method": {"kind": "instruct", "path": "f.jsonl", "beta": 1}})

@@ -15,6 +15,7 @@ from pipelines.training.packing import (
     Stream,
     checksum,
     epoch_order,
+    mixed,
     num_sequences,
     positions,
     sequence_ids,
@@ -91,3 +92,12 @@ def test_checksums_add_up_over_ranks_and_tell_sets_with_one_sum_apart() -> None:
     assert (checksum([5, 1]) + checksum([9])) % 2**32 == checksum([9, 5, 1])
     assert len({checksum([a, 100 - a]) for a in range(51)}) == 51
     assert checksum([4, 4]) != checksum([4])
+
+
+@given(st.floats(0.001, 0.999), st.integers(0, 10_000))
+def test_two_sources_share_the_places_evenly_and_in_order(fraction: float, first: int) -> None:
+    for place in range(first, first + 50):
+        is_second, own = mixed(place, fraction)
+        seconds = int(place * fraction)
+        assert own == (seconds if is_second else place - seconds)
+        assert abs((seconds + is_second) - (place + 1) * fraction) <= 1 + 1e-9

@@ -104,6 +104,13 @@ def test_the_accumulation_follows_from_the_sequences_of_a_step() -> None:
         config(num_workers=1, gradient_accumulation=6, **asked)
 
 
+def test_consolidation_is_refused_where_it_would_be_wrong() -> None:
+    asked = {"dataset": "0" * 16, "weight": 10.0}
+    assert config(consolidation=asked, zero={"stage": 1}).consolidation is not None
+    with pytest.raises(ValueError, match="consolidation needs zero stage 1, 2 or 3"):
+        config(consolidation=asked, zero={"stage": 0})
+
+
 def test_learning_rate_warms_up_then_falls_as_a_cosine() -> None:
     table = config(num_steps=105, warmup_steps=4, learning_rate=1.0, min_learning_rate_fraction=0.1)
     rates = [learning_rate(table, step) for step in range(105)]
