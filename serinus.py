@@ -502,7 +502,7 @@ def deploy(recipe: RecipePath) -> None:
         courier.publish_receivers(storage, loaded.name, loaded.notify)
         _ensure_controller(loaded.name, storage)
         controller.ensure_probes(storage, loaded.name)
-        serving.wait_gateway(loaded.serve)
+        serving.wait_gateway(loaded.name, loaded.serve, storage.uri)
         message = f"gateway and stable revision {stable.revision}, by {recipe.name}"
         _note(storage, loaded.name, "deployed", message, stable=stable.revision)
     _remember(recipe)
