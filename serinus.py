@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from pydantic import model_validator
 from rich.console import Console
 from rich.table import Table
 
@@ -59,6 +60,16 @@ class Recipe(LifecycleConfig):
     serve: ServingConfig = ServingConfig()
     rollout: RolloutConfig = RolloutConfig()
     notify: NotifyConfig = NotifyConfig()
+
+    @model_validator(mode="after")
+    def _copies_to_judge_by(self) -> Recipe:
+        if self.rollout.begins_with_copies and not 0 < self.serve.shadow.percent < 100:
+            found = f"serve.shadow.percent is {self.serve.shadow.percent:g}"
+            raise ValueError(
+                f"rollout.steps begins at 0 %, by copies compared with requests that are not copied, and {found}: "
+                "set it to a share between 0 and 100"
+            )
+        return self
 
 
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file of the lifecycle")]
@@ -502,7 +513,7 @@ def deploy(recipe: RecipePath) -> None:
         courier.publish_receivers(storage, loaded.name, loaded.notify)
         _ensure_controller(loaded.name, storage)
         controller.ensure_probes(storage, loaded.name)
-        serving.wait_gateway(loaded.serve)
+        serving.wait_gateway(loaded.name, loaded.serve, storage.uri)
         message = f"gateway and stable revision {stable.revision}, by {recipe.name}"
         _note(storage, loaded.name, "deployed", message, stable=stable.revision)
     _remember(recipe)
@@ -690,7 +701,7 @@ def canary_plan(
     loaded = load_yaml(recipe, Recipe)
     if not 0 <= stable_error_percent < 100:
         raise ConfigError("--stable-error-percent", f"{stable_error_percent:g}", "give a share from 0 to below 100")
-    steps = plan(loaded.rollout, per_second(rate), max(stable_error_percent / 100, 1e-6))
+    steps = plan(loaded.rollout, per_second(rate), max(stable_error_percent / 100, 1e-6), loaded.serve.shadow.percent)
     for part in display.plan(loaded.rollout, steps):
         out.print(part)
 

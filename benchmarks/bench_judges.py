@@ -155,7 +155,7 @@ class Keys:
 
 @dataclass
 class KeyCounts:
-    """(answers, harmful ones) of stable and of the canary by the two rules of `judge`, in one look of many rollouts."""
+    """(answers, harmful ones) of stable and of the canary by the two rules of `counting`, in one look of many rollouts."""
 
     until_harm: list[tuple[Array, Array]]
     while_well: list[tuple[Array, Array]]
@@ -165,8 +165,8 @@ def count_keys(
     harmful: NDArray[np.bool_], counts: NDArray[np.int64], on_canary: NDArray[np.bool_], harmed: NDArray[np.bool_],
     failing: NDArray[np.bool_],
 ) -> KeyCounts:  # fmt: skip
-    """`judge._until_harm` and `judge._while_well` for all keys at once: `harmful` has an axis of answers before the keys', of which
-    the first `counts` are given. `harmed` and `failing` are changed."""
+    """`counting.until_harm` and `counting.while_well` for all keys at once: `harmful` has an axis of answers before the keys', of
+    which the first `counts` are given. `harmed` and `failing` are changed."""
     seen = np.zeros((4, *counts.shape))
     for place, drawn in enumerate(harmful):
         here = place < counts

@@ -16,6 +16,9 @@ from cluster.errors import Conflict
 from cluster.storage import ABSENT, Storage
 
 Role = Literal["stable", "canary"]
+Lot = Literal["copy", "beside"]
+"""`copy`: a canary's reply to a copied request, which no user sees. `beside`: stable's answer to a request that could have been
+copied as well; chance decided before anyone was asked."""
 
 NAMESPACE = "serinus"
 """Of our detached actors."""
@@ -84,6 +87,8 @@ class RequestRecord(StrictModel):
     replica: str | None = None
     """The replica that died with this request before its first token. Each death is evidence once, however many requests it
     took along: they were not independent."""
+    shadow: Lot | None = None
+    """What it is in the comparison of a canary without users (docs/rollouts.md); None: no part of it."""
     rollout: str | None = None
     """Id of the rollout whose traffic placed the user (Traffic.salt); None where it is not told. Not stored: a rollout
     keeps no other's records."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from itertools import pairwise
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from pydantic import Field, field_validator, model_validator
 
@@ -18,7 +18,9 @@ METRICS: Final[tuple[Metric, ...]] = ("errors", "ttft", "tpot", "quality")
 class StepConfig(StrictModel):
     """One step of a rollout."""
 
-    weight_percent: float = Field(gt=0, le=100)
+    weight_percent: float = Field(ge=0, le=100)
+    """Share of users on the canary. 0, for the first step alone: it has none, and is judged by its replies to copied requests
+    (`serve.shadow.percent`)."""
     min_requests: int = Field(50, ge=1)
     """Requests the canary must have answered at this step before it may pass. Those of a user between a harm and its next good
     answer do not count."""
@@ -26,11 +28,24 @@ class StepConfig(StrictModel):
     prove: tuple[Metric, ...] = ("errors", "ttft")
     """Metrics for which a harm of the effect's size must be excluded before the step passes; `none` waits for no proof, and
     harm is still watched for. Time per token and quality are not asked for unless told so: not every model streams, and not
-    every rollout has probes."""
+    every rollout has probes. At 0 % it is errors alone: copies tell nothing of waits."""
     error_effect_percent: float | None = Field(default=None, gt=0, lt=100)
     """Effect to be excluded at this step, where it is not the rollout's: a small step proves little in good time."""
     latency_effect_ratio: float | None = Field(default=None, gt=1)
     quality_effect_percent: float | None = Field(default=None, gt=0, lt=100)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _prove_by_copies(cls, given: Any) -> Any:
+        if isinstance(given, dict) and given.get("weight_percent") == 0:
+            return {"prove": ("errors",), **given}
+        return given
+
+    @model_validator(mode="after")
+    def _no_waits_of_copies(self) -> StepConfig:
+        if self.weight_percent == 0 and {"ttft", "tpot"} & set(self.prove):
+            raise ValueError("copies tell nothing of waits: a step at 0 % cannot prove ttft or tpot")
+        return self
 
     @field_validator("prove", mode="before")
     @classmethod
@@ -98,7 +113,9 @@ class RolloutConfig(StrictModel):
             raise ValueError("at least one step is needed")
         if any(b <= a for a, b in pairwise(weights)):
             raise ValueError("weights must grow from step to step")
-        if weights[0] >= 100:
+        if weights[-1] == 0:
+            raise ValueError("copies alone promote nobody: add a step with users after that at 0 %")
+        if next(weight for weight in weights if weight) >= 100:
             raise ValueError("the first step leaves nobody on stable to compare with: begin below 100")
         return steps
 
@@ -110,6 +127,11 @@ class RolloutConfig(StrictModel):
             if min(self.effects(metric)) <= self.margin(metric):
                 raise ValueError(f"{field} must lie beyond the margin: no test tells the two apart")
         return self
+
+    @property
+    def begins_with_copies(self) -> bool:
+        """Whether the canary is judged by its replies to copied requests before it gets users."""
+        return self.steps[0].weight_percent == 0
 
     def margin(self, metric: Metric) -> float:
         """What is tolerated: a difference of shares, a ratio of waits, or a drop of the mean score."""

@@ -44,10 +44,13 @@ class ShadowConfig(StrictModel):
     """Copies of users' requests to a canary while it has 0 % of the users."""
 
     percent: float = Field(0, ge=0, le=100)
-    """Share of requests that are copied after the user was answered; 0 copies none."""
+    """Share of requests that are copied after the user was answered; 0 copies none. A rollout whose first step is at 0 % judges the
+    canary by them, against the requests that are not copied."""
     max_concurrent: int = Field(2, ge=1)
-    """Copies under way at each gateway replica; more are dropped."""
+    """Requests at each gateway replica that are to be copied or are being copied, from the user's question to the end of the copy.
+    While there are so many no other takes part in the comparison."""
     timeout_s: float = Field(60, gt=0)
+    """For a copy's answer. Requests that stable took longer to answer are not compared."""
 
 
 class ServingConfig(StrictModel):

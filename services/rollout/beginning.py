@@ -72,7 +72,7 @@ def _first_decision(config: RolloutConfig, who: str, now: datetime) -> Decision:
         action="set_weight",
         verdict="inconclusive",
         reason="started",
-        message=f"begin at {weight:g} %",
+        message=f"begin at {weight:g} %" if weight else "begin with copies of requests: nobody is on the canary yet",
         who=who,
         weight_percent=weight,
         at=now,

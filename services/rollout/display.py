@@ -52,7 +52,7 @@ def plan(config: RolloutConfig, steps: tuple[StepPlan, ...]) -> Iterator[Table |
 
 
 def _add_step(table: Table, config: RolloutConfig, step: StepPlan) -> None:
-    first = (f"{step.weight_percent:g} %", f"{step.canary_per_s:.3g}")
+    first = (f"{step.weight_percent:g} %" if step.weight_percent else "copies", f"{step.canary_per_s:.3g}")
     for proof in step.proofs:
         unit = " items" if proof.metric == "quality" else ""
         passes = f"{proof.requests_to_pass}{unit}" if proof.requests_to_pass else "not asked"

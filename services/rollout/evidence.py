@@ -136,7 +136,7 @@ class EvidenceStore:
         judge = self._judge.enter(window)
         if records or scores:
             number, alone = judge.look + 1, _alone(status, window)
-            look = Look(number, window, now, alone, tuple(records), tuple(scores))
+            look = Look(number, window, now, alone, tuple(records), tuple(scores), _on_copies(status, window))
             judge = judge.see(look)
             self._unwritten["evidence"] += [_Row(number, window, now, one) for one in records]
             self._unwritten["scores"] += [_Row(number, window, now, one) for one in scores]
@@ -191,6 +191,7 @@ def stored_looks(
             alone=_alone(status, seen[0].window),
             records=tuple(row.seen for row in seen if isinstance(row.seen, RequestRecord)),
             scores=tuple(row.seen for row in seen if isinstance(row.seen, PairedScore)),
+            copies=_on_copies(status, seen[0].window),
         )
 
 
@@ -241,6 +242,11 @@ def _alone(status: RolloutStatus, window: int) -> bool:
     return status.decisions[window - 1].weight_percent >= 100
 
 
+def _on_copies(status: RolloutStatus, window: int) -> bool:
+    """Whether copied requests were all the canary got in that stretch, in a rollout that is to be judged by them."""
+    return status.config.begins_with_copies and status.decisions[window - 1].weight_percent == 0
+
+
 def _keys(storage: Storage, where: str, kind: str) -> list[str]:
     keys = (key for key in storage.list(where) if key.endswith(".parquet"))
     return sorted(key for key in keys if key.rsplit("/", 1)[1].startswith(f"{kind}-"))
@@ -272,7 +278,7 @@ def _table(rows: list[_Row], fields: list[tuple[str, pa.DataType]]) -> pa.Table:
 def _record_fields() -> list[tuple[str, pa.DataType]]:
     import pyarrow as pa
 
-    texts = [(name, pa.string()) for name in ("request_id", "revision", "role", "outcome", "replica")]
+    texts = [(name, pa.string()) for name in ("request_id", "revision", "role", "outcome", "replica", "shadow")]
     numbers = [(name, pa.float64()) for name in ("bucket", "ttft_s", "duration_s", "tpot_s")]
     counts = ("status", "num_output_chunks", "prompt_tokens", "cached_tokens", "output_tokens")
     return [

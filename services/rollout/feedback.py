@@ -87,6 +87,8 @@ class FeedbackBook:
         """Take note of who answered what. Of a request that failed over the last record is the one that answered."""
         with self._lock:
             for record in records:
+                if record.get("shadow") == "copy":  # no user has seen it
+                    continue
                 place = (record.get("owner", ""), record["request_id"])
                 known = self._answers.pop(place, None)  # to the end: the newest are kept
                 thumb = known.thumb if known and known.revision == record["revision"] else None

@@ -35,6 +35,8 @@ class Finding(StrictModel):
     """What is known of one metric. Logarithms are natural."""
 
     metric: Metric
+    copies: bool = False
+    """Of replies to copied requests, against stable's answers to requests that could have been copied as well."""
     num_stable: int = Field(default=0, ge=0)
     num_canary: int = Field(default=0, ge=0)
     """Counted in the whole rollout; for quality, items."""
@@ -48,6 +50,8 @@ class Finding(StrictModel):
     stable: float = 0.0
     canary: float = 0.0
     """Harmful share; share beyond the limit of the highest quantile; for quality the mean difference is the canary's."""
+    harms: tuple[tuple[str, int], ...] = ()
+    """How the canary's answers were harmful, for errors; the most frequent first."""
 
 
 class Evidence(StrictModel):

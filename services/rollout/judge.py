@@ -7,20 +7,24 @@ The same looks give the same evidence to the last bit, which a restarted control
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
 import numpy as np
 
 from services.config import RolloutConfig
-from services.contract import HARMFUL, PairedScore, RequestRecord, Role
+from services.contract import PairedScore, RequestRecord, Role
+from services.rollout.counting import Tally, answers, until_harm, while_well
 from services.rollout.errors import ErrorTest
 from services.rollout.findings import Counts, Evidence, Finding
 from services.rollout.latency import LatencyTest, Waits, stratum
 from services.rollout.policy import harm_level
 from services.rollout.quality import QualityTest
-from services.rollout.sequential import Array
+
+Harms = tuple[tuple[str, int], ...]
+"""How answers were harmful, and how many; the most frequent first."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Look:
     """Everybody is on the canary: stable is judged by its past."""
     records: tuple[RequestRecord, ...] = ()
     scores: tuple[PairedScore, ...] = ()
+    copies: bool = False
+    """Nobody is on the canary: it is judged by its replies to copied requests."""
 
 
 def _nobody() -> dict[Role, frozenset[float]]:
@@ -50,6 +56,9 @@ class Judge:
     """For harm: of each user's answers those up to its first harmful one."""
     proofs: ErrorTest
     """For passing: a user counts again after its next good answer."""
+    copies: ErrorTest
+    """For harm, by replies to copied requests: a stream of its own, with a share of the level of its own."""
+    copy_proofs: ErrorTest
     ttft: LatencyTest
     tpot: LatencyTest
     quality: QualityTest
@@ -61,16 +70,21 @@ class Judge:
     """Users that met harm in this stretch."""
     failing: dict[Role, frozenset[float]] = field(default_factory=_nobody)
     """Of them those whose last answer was harmful."""
+    harms: Harms = ()
+    """Of the canary's answers that count for harm, in the whole rollout."""
+    copy_harms: Harms = ()
 
     @staticmethod
     def start(config: RolloutConfig) -> Judge:
         c = config
         waits = c.margin("ttft"), c.effect("ttft"), c.effects("ttft")
-        answers = c.margin("errors"), c.effect("errors"), c.effects("errors")
+        errors = ErrorTest.start(c.margin("errors"), c.effect("errors"), c.effects("errors"))
         return Judge(
             config,
-            ErrorTest.start(*answers),
-            ErrorTest.start(*answers),
+            errors,
+            errors,
+            errors,
+            errors,
             LatencyTest.start(*waits, c.latency_floor_s),
             LatencyTest.start(*waits, c.tpot_floor_s),
             QualityTest.start(c.margin("quality"), c.effect("quality"), c.effects("quality")),
@@ -87,6 +101,8 @@ class Judge:
                 begun,
                 errors=begun.errors.restart(),
                 proofs=begun.proofs.restart(),
+                copies=begun.copies.restart(),
+                copy_proofs=begun.copy_proofs.restart(),
                 ttft=begun.ttft.restart(),
                 tpot=begun.tpot.restart(),
                 quality=begun.quality.restart(),
@@ -96,81 +112,80 @@ class Judge:
     def see(self, look: Look) -> Judge:
         """This judge after `look`."""
         judge = self.enter(look.window)
-        alone = harm_level(judge.config) if look.alone else None
-        harmed = {role: set(users) for role, users in judge.harmed.items()}
-        failing = {role: set(users) for role, users in judge.failing.items()}
-        patience_s = judge.ttft.patience_s
-        answers = {role: list(_answers(look.records, role, patience_s)) for role in harmed}
-        errors = {role: _until_harm(seen, harmed[role]) for role, seen in answers.items()}
-        proofs = {role: _while_well(seen, failing[role]) for role, seen in answers.items()}
-        ttft, tpot = _ttft(look.records), _tpot(look.records)
+        records = [record for record in look.records if _counts(record, look.copies)]
+        found = answers(records, judge.ttft.patience_s)
+        harmed, failing = _users(judge.harmed, look.copies), _users(judge.failing, look.copies)
+        errors, proofs = until_harm(found, harmed), while_well(found, failing)
         scores = np.array([score.canary - score.stable for score in look.scores])
-        return replace(
+        judge = replace(
             judge,
             look=look.number,
-            stable=judge.stable.plus("stable", look.records, int(proofs["stable"][0][0])),
-            canary=judge.canary.plus("canary", look.records, int(proofs["canary"][0][0])),
+            stable=judge.stable.plus("stable", records, proofs["stable"].num),
+            canary=judge.canary.plus("canary", records, proofs["canary"].num),
             harmed={role: frozenset(users) for role, users in harmed.items()},
             failing={role: frozenset(users) for role, users in failing.items()},
-            errors=judge.errors.take(errors["stable"], errors["canary"], alone),
-            proofs=judge.proofs.take(proofs["stable"], proofs["canary"], alone),
-            ttft=judge.ttft.take(ttft, alone) if len(ttft.cell) else judge.ttft,
-            tpot=judge.tpot.take(tpot, alone) if len(tpot.cell) else judge.tpot,
             quality=judge.quality.take(np.zeros(len(scores), int), scores) if len(scores) else judge.quality,
+        )
+        if look.copies:  # waits are not judged: an idle canary answers sooner, and its cache is cold
+            return judge._copied(errors, proofs)
+        return judge._served(errors, proofs, records, harm_level(judge.config) if look.alone else None)
+
+    def _copied(self, errors: Mapping[Role, Tally], proofs: Mapping[Role, Tally]) -> Judge:
+        return replace(
+            self,
+            copies=self.copies.take(errors["stable"].arrays, errors["canary"].arrays),
+            copy_proofs=self.copy_proofs.take(proofs["stable"].arrays, proofs["canary"].arrays),
+            copy_harms=_more(self.copy_harms, errors["canary"]),
+        )
+
+    def _served(
+        self,
+        errors: Mapping[Role, Tally],
+        proofs: Mapping[Role, Tally],
+        records: list[RequestRecord],
+        alone: float | None,
+    ) -> Judge:
+        ttft, tpot = _ttft(records), _tpot(records)
+        return replace(
+            self,
+            errors=self.errors.take(errors["stable"].arrays, errors["canary"].arrays, alone),
+            proofs=self.proofs.take(proofs["stable"].arrays, proofs["canary"].arrays, alone),
+            harms=_more(self.harms, errors["canary"]),
+            ttft=self.ttft.take(ttft, alone) if len(ttft.cell) else self.ttft,
+            tpot=self.tpot.take(tpot, alone) if len(tpot.cell) else self.tpot,
         )
 
     @property
     def evidence(self) -> Evidence:
         """What decisions rest on."""
         ratio = self.stable.num_requests / max(1, self.canary.num_requests)
-        findings = (_of_errors(self.errors, self.proofs, ratio), _of_waits("ttft", self.ttft, ratio),
-                    _of_waits("tpot", self.tpot, ratio), _of_scores(self.quality))  # fmt: skip
-        return Evidence(look=self.look, stable=self.stable, canary=self.canary, findings=findings)
+        findings = [
+            _of_errors(self.errors, self.proofs, ratio, self.harms),
+            _of_waits("ttft", self.ttft, ratio),
+            _of_waits("tpot", self.tpot, ratio),
+            _of_scores(self.quality),
+        ]
+        if self.config.begins_with_copies:
+            findings.append(_of_errors(self.copies, self.copy_proofs, ratio, self.copy_harms, copies=True))
+        return Evidence(look=self.look, stable=self.stable, canary=self.canary, findings=tuple(findings))
 
 
-def _answers(records: Iterable[RequestRecord], role: Role, patience_s: float) -> Iterator[tuple[float, bool]]:
-    """(user, whether it was harmful) of each answer of that side. Who went away without a token after more than `patience_s` was
-    failed, on either side: a canary that hangs gives no answer to count. Who went away sooner tells nothing."""
-    for record in records:
-        left = record.outcome == "cancelled"
-        hung = left and record.ttft_s is None and record.duration_s > patience_s and not record.cold
-        if record.role == role and (hung or not left):
-            yield record.bucket, hung or record.outcome in HARMFUL
+def _counts(record: RequestRecord, copies: bool) -> bool:
+    """Of copies those two that chance told apart; else all but late copies."""
+    return record.shadow is not None if copies else record.shadow != "copy"
 
 
-def _until_harm(answers: Iterable[tuple[float, bool]], harmed: set[float]) -> tuple[Array, Array]:
-    """(answers, harmful ones) up to each user's first harm in a stretch, which puts it among `harmed`.
-
-    One user who retries a request that no revision can answer would otherwise condemn the canary it happens to be on: with 1 %
-    of the users there one such user weighs a hundred times more than on stable. All of the user's later answers are left out,
-    good ones too, so that the rate among those counted stays the rate; and on both sides alike.
-    """
-    num = hits = 0
-    for user, harmful in answers:
-        if user not in harmed:
-            num, hits = num + 1, hits + harmful
-            if harmful:
-                harmed.add(user)
-    return np.array([float(num)]), np.array([float(hits)])
+def _users(known: Mapping[Role, frozenset[float]], shared: bool) -> dict[Role, set[float]]:
+    """Copies are of all users' requests, so each user is on both sides, and counts on both or on neither: stable gets most of a
+    user's requests, and would lose the unlucky users sooner."""
+    if shared:
+        both = set(known["stable"] | known["canary"])
+        return {"stable": both, "canary": both}
+    return {role: set(users) for role, users in known.items()}
 
 
-def _while_well(answers: Iterable[tuple[float, bool]], failing: set[float]) -> tuple[Array, Array]:
-    """The same, but after its next good answer a user counts again: where users are few, evidence would dry up otherwise.
-
-    That good answer is not counted: whether an answer counts must be known before it is given (optional skipping), and then the
-    rate among those counted is the rate. Only proofs rest on this: a user for whom many answers fail on any revision can keep a
-    good canary from passing this way, and cannot condemn it.
-    """
-    num = hits = 0
-    for user, harmful in answers:
-        if user in failing:
-            if not harmful:
-                failing.discard(user)
-            continue
-        num, hits = num + 1, hits + harmful
-        if harmful:
-            failing.add(user)
-    return np.array([float(num)]), np.array([float(hits)])
+def _more(known: Harms, seen: Tally) -> Harms:
+    return tuple((Counter(dict(known)) + seen.harms).most_common()) if seen.harms else known
 
 
 def _ttft(records: Iterable[RequestRecord]) -> Waits:
@@ -200,10 +215,12 @@ def _waits(rows: list[tuple[RequestRecord, float, bool]]) -> Waits:
     )
 
 
-def _of_errors(test: ErrorTest, proofs: ErrorTest, ratio: float) -> Finding:
+def _of_errors(test: ErrorTest, proofs: ErrorTest, ratio: float, harms: Harms, copies: bool = False) -> Finding:
     seen = test.rates.closed
     return Finding(
         metric="errors",
+        copies=copies,
+        harms=harms,
         num_stable=int(seen.num_stable[0]),
         num_canary=int(seen.num_canary[0]),
         log_harm=float(test.log_harm[0]),

@@ -16,8 +16,9 @@ import numpy as np
 from cluster.errors import ConfigError
 from services.config import Metric, RolloutConfig, StepConfig
 from services.rollout import errors, latency, quality
-from services.rollout.policy import harm_level
-from services.rollout.rates import BOUND_SHARE, START_WEIGHTS
+from services.rollout.findings import Finding
+from services.rollout.policy import level_of
+from services.rollout.rates import START_WEIGHTS
 from services.rollout.sequential import Array, bet, growth
 
 LATENCY_SPREAD: Final = 0.6
@@ -48,6 +49,7 @@ class StepPlan:
 
     weight_percent: float
     canary_per_s: float
+    """Requests to it, or copies of requests at 0 %."""
     proofs: tuple[Proof, ...]
     duration_s: float
     """Until a canary as good as stable has passed. Items of quality probes come on a schedule of their own and are left out."""
@@ -56,20 +58,28 @@ class StepPlan:
 
 
 def plan(
-    config: RolloutConfig, rate_per_s: float, stable_error_rate: float = errors.PRIOR_RATE
+    config: RolloutConfig,
+    rate_per_s: float,
+    stable_error_rate: float = errors.PRIOR_RATE,
+    copied_percent: float = 0.0,
 ) -> tuple[StepPlan, ...]:
-    """The steps at `rate_per_s` requests to both sides together, with stable failing `stable_error_rate` of its own."""
-    return tuple(_step(config, step, rate_per_s, stable_error_rate) for step in config.steps)
+    """The steps at `rate_per_s` requests to both sides together, with stable failing `stable_error_rate` of its own.
+
+    Args:
+        copied_percent: share of requests that are copied while the canary has no users; above 0 where a rollout begins so.
+    """
+    assert copied_percent > 0 or not config.begins_with_copies, "a recipe that says so is refused"
+    shares = (step.weight_percent or copied_percent for step in config.steps)
+    pairs = zip(config.steps, shares, strict=True)
+    return tuple(_step(config, step, share / 100, rate_per_s, stable_error_rate) for step, share in pairs)
 
 
-def _step(config: RolloutConfig, step: StepConfig, rate_per_s: float, stable_error_rate: float) -> StepPlan:
-    share = step.weight_percent / 100
+def _step(
+    config: RolloutConfig, step: StepConfig, share: float, rate_per_s: float, stable_error_rate: float
+) -> StepPlan:
     ratio = (1 - share) / share if share < 1 else LONELY_RATIO
-    proofs = (
-        _errors(config, step, ratio, stable_error_rate),
-        _waits(config, step, ratio),
-        _scores(config, step),
-    )
+    waits = (_waits(config, step, ratio),) if step.weight_percent else ()
+    proofs = (_errors(config, step, ratio, stable_error_rate), *waits, _scores(config, step))
     asked = [proof.requests_to_pass or 0 for proof in proofs if proof.metric != "quality"]
     canary_per_s = rate_per_s * share
     duration_s = max(step.min_duration_s, max(step.min_requests, *asked) / canary_per_s)
@@ -86,7 +96,7 @@ def _errors(config: RolloutConfig, step: StepConfig, ratio: float, rate: float) 
         "errors",
         effect,
         _until(passed, errors.GOOD_WEIGHTS, config.beta) if "errors" in step.prove else None,
-        _until(found, errors.HARM_WEIGHTS, _harm_threshold(config)),
+        _until(found, errors.HARM_WEIGHTS, _harm_threshold(config, "errors", copies=step.weight_percent == 0)),
     )
 
 
@@ -99,7 +109,7 @@ def _waits(config: RolloutConfig, step: StepConfig, ratio: float) -> Proof:
         aims = [*(_beyond(level, margin / scale) for scale in scales), latency.HARM_RATE]
         found = growth(ratio, (1 - level, _beyond(level, margin / effect)), (1 - level, aims), 0.0, "at_most")
         weights = np.array(latency.HARM_WEIGHTS) * weight * latency.POOLED_WEIGHT
-        to_fail = min(to_fail, _until(found, tuple(weights), _harm_threshold(config)))
+        to_fail = min(to_fail, _until(found, tuple(weights), _harm_threshold(config, "ttft")))
         good = [_beyond(level, effect), _beyond(level, effect / margin**0.5)]
         passed = growth(ratio, (1 - level, good[0]), (1 - level, good), 0.0, "at_least")
         to_pass = max(to_pass, _until(passed, latency.GOOD_WEIGHTS, config.beta))
@@ -122,13 +132,13 @@ def _scores(config: RolloutConfig, step: StepConfig) -> Proof:
         "quality",
         effect,
         _until(passed, quality.GOOD_WEIGHTS, config.beta) if "quality" in step.prove else None,
-        _until(found, quality.HARM_WEIGHTS, _harm_threshold(config)),
+        _until(found, quality.HARM_WEIGHTS, _harm_threshold(config, "quality")),
     )
 
 
-def _harm_threshold(config: RolloutConfig) -> float:
+def _harm_threshold(config: RolloutConfig, metric: Metric, copies: bool = False) -> float:
     """Level that is left for the first stretch's evidence."""
-    return harm_level(config) * (1 - BOUND_SHARE) * START_WEIGHTS[0]
+    return level_of(config, Finding(metric=metric, copies=copies)) * START_WEIGHTS[0]
 
 
 def _until(growths: Array, weights: tuple[float, ...], level: float) -> int:

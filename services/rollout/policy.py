@@ -21,6 +21,9 @@ from services.rollout.status import Decision, RolloutStatus, Verdict
 MIN_CANARY_REQUESTS: Final = 3
 """Fewer never fail a canary, whatever the test says: one user's retries are no evidence."""
 REASONS: Final[dict[Metric, str]] = {"errors": "error_rate", "ttft": "latency", "tpot": "tpot", "quality": "quality"}
+COPIES_SHARE: Final = 0.25
+"""Of the level for errors, what replies to copied requests may spend where a rollout begins with them. They are to find what is
+badly broken, which takes few; users have the larger part."""
 LARGEST_LOG: Final = 700.0
 """e to this is still a number; larger e-values are shown as it."""
 
@@ -39,6 +42,15 @@ class Outcome(StrictModel):
 def harm_level(config: RolloutConfig) -> float:
     """Each metric's share of alpha: they share it equally, so that all together keep it (Bonferroni)."""
     return config.alpha / len(METRICS)
+
+
+def level_of(config: RolloutConfig, finding: Finding) -> float:
+    """The level at which that finding fails the canary."""
+    # A twentieth of the level pays for what `rates` must assume of stable when nobody is on it any more.
+    level = harm_level(config) * (1 - BOUND_SHARE)
+    if finding.metric != "errors" or not config.begins_with_copies:
+        return level
+    return level * (COPIES_SHARE if finding.copies else 1 - COPIES_SHARE)
 
 
 @dataclass(frozen=True)
@@ -118,7 +130,7 @@ def measure(evidence: Evidence) -> dict[str, float]:
     for finding in evidence.findings:
         if not finding.num_canary:
             continue
-        name = finding.metric
+        name = "copies" if finding.copies else finding.metric
         numbers[f"{name}_canary_counted"] = float(finding.num_canary)
         numbers[f"{name}_harm_e_value"] = _plain(finding.log_harm)
         for effect, value in zip(finding.effects, finding.log_pass, strict=True):
@@ -133,7 +145,12 @@ def _plain(logarithm: float) -> float:
 def outcomes(config: RolloutConfig, step: StepConfig, evidence: Evidence, elapsed_s: float) -> tuple[Outcome, ...]:
     """The verdict on each metric: failed, passed (the step's effect is excluded), or inconclusive."""
     rate = evidence.canary.num_requests / elapsed_s if elapsed_s > 0 else 0.0
-    return tuple(_outcome(config, step, finding, rate) for finding in evidence.findings)
+    return tuple(_outcome(config, step, finding, rate) for finding in evidence.findings if _told_at(step, finding))
+
+
+def _told_at(step: StepConfig, finding: Finding) -> bool:
+    """Of errors there are two streams: by copies while the canary has no users, then by users."""
+    return finding.metric != "errors" or finding.copies == (step.weight_percent == 0)
 
 
 def _outcome(config: RolloutConfig, step: StepConfig, finding: Finding, rate: float) -> Outcome:
@@ -155,8 +172,7 @@ def _outcome(config: RolloutConfig, step: StepConfig, finding: Finding, rate: fl
 
 def _fails(config: RolloutConfig, finding: Finding) -> bool:
     enough = finding.num_canary >= MIN_CANARY_REQUESTS
-    # A twentieth of the level pays for what `rates` must assume of stable when nobody is on it any more.
-    return enough and finding.log_harm >= -math.log(harm_level(config) * (1 - BOUND_SHARE))
+    return enough and finding.log_harm >= -math.log(level_of(config, finding))
 
 
 def _failure(config: RolloutConfig, evidence: Evidence, numbers: dict[str, float]) -> Rollback | None:
@@ -170,8 +186,9 @@ def _failure(config: RolloutConfig, evidence: Evidence, numbers: dict[str, float
 def _found(finding: Finding) -> str:
     match finding.metric:
         case "errors":
+            kinds = f" ({', '.join(f'{number} {kind}' for kind, number in finding.harms)})" if finding.harms else ""
             return (
-                f"{finding.canary:.2%} of {finding.num_canary} canary answers harmful, "
+                f"{finding.canary:.2%} of {finding.num_canary} {_answers(finding.copies)} harmful{kinds}, "
                 f"stable {finding.stable:.2%} of {finding.num_stable}"
             )
         case "quality":
@@ -179,6 +196,10 @@ def _found(finding: Finding) -> str:
         case _:
             late = f"{finding.canary:.1%} of {finding.num_canary} canary answers late"
             return f"{finding.metric}: {late}, stable {finding.stable:.1%}"
+
+
+def _answers(copies: bool) -> str:
+    return "replies to copied requests" if copies else "canary answers"
 
 
 def _allowed(config: RolloutConfig, metric: Metric) -> str:
@@ -195,7 +216,7 @@ def _missing(config: RolloutConfig, step: StepConfig, evidence: Evidence, elapse
     """What the step still lacks to pass, for people; empty when nothing."""
     lacks = []
     if (requests := step.min_requests - evidence.canary.num_counted) > 0:
-        lacks.append(f"{requests} more canary requests")
+        lacks.append(f"{requests} more {_requests(step)}")
     if evidence.stable.num_requests == 0 and step.weight_percent < 100:
         lacks.append("requests to stable to compare with")
     if elapsed_s < step.min_duration_s:
@@ -209,6 +230,10 @@ def _missing(config: RolloutConfig, step: StepConfig, evidence: Evidence, elapse
         if asked and outcome.verdict != "passed":
             lacks.append(_proof(config, step, outcome))
     return ", ".join(lacks)
+
+
+def _requests(step: StepConfig) -> str:
+    return "canary requests" if step.weight_percent else "copied requests"
 
 
 def _rise_of_all(config: RolloutConfig, step: StepConfig, evidence: Evidence) -> str:
@@ -238,14 +263,15 @@ def _proof(config: RolloutConfig, step: StepConfig, outcome: Outcome) -> str:
             what = f"proof that scores are not down by {effect * 100:g} points"
         case _:
             what = f"proof that {outcome.metric} is not {effect:g} times stable's"
-    unit = "items" if outcome.metric == "quality" else "canary requests"
+    unit = "items" if outcome.metric == "quality" else _requests(step)
     about = f"about {outcome.needed} more {unit}" if outcome.needed else f"more {unit}"
     return f"{what} ({about}" + (f", {outcome.wait_s:.0f} s)" if outcome.wait_s else ")")
 
 
 def _next(config: RolloutConfig, step: int, evidence: Evidence, numbers: dict[str, float]) -> Promote | SetWeight:
+    answers = _answers(copies=config.steps[step].weight_percent == 0)
     found = (
-        f"{evidence.canary.num_harmful} of {evidence.canary.num_requests} canary answers harmful, stable "
+        f"{evidence.canary.num_harmful} of {evidence.canary.num_requests} {answers} harmful, stable "
         f"{evidence.stable.num_harmful} of {evidence.stable.num_requests}"
     )
     proven = ", ".join(o.metric for o in outcomes(config, config.steps[step], evidence, 0.0) if o.verdict == "passed")

@@ -30,7 +30,8 @@ class Replayed:
             return True
         if self.recorded is None:
             return self.again.action == "hold"
-        return self.recorded.replace(weight_applied_at=None) == self.again
+        # The message says for people what the numbers say; later versions may have better words.
+        return self.recorded.replace(weight_applied_at=None, message=self.again.message) == self.again
 
 
 def read_rollout(storage: Storage, name: str, rollout_id: str | None = None) -> RolloutStatus:

@@ -18,12 +18,12 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from services.config import RolloutConfig
-from services.rollout import errors, findings, judge, latency, policy, quality, rates, sequential
+from services.rollout import counting, errors, findings, judge, latency, policy, quality, rates, sequential
 from services.rollout.findings import Counts
 from services.rollout.judge import Judge
 from services.rollout.sequential import Array
 
-FORMAT: Final = "serinus judge 1"
+FORMAT: Final = "serinus judge 2"
 T = TypeVar("T")
 
 
@@ -54,6 +54,8 @@ def pack(snapshot: Snapshot) -> bytes:
         "config": _digest(found.config),
         "look": found.look,
         "window": found.window,
+        "harms": found.harms,
+        "copy_harms": found.copy_harms,
         "counts": {side: getattr(found, side).model_dump() for side in ("stable", "canary")},
         "num_files": dict(snapshot.num_files),
     }
@@ -78,8 +80,10 @@ def unpack(content: bytes, config: RolloutConfig) -> Snapshot | None:
         columns = (table[name].to_pylist() for name in ("path", "shape", "values"))
         arrays = {path: np.array(values, float).reshape(shape) for path, shape, values in zip(*columns, strict=True)}
         stable, canary = (Counts.model_validate(head["counts"][side]) for side in ("stable", "canary"))
+        harms, copy_harms = (tuple((k, int(n)) for k, n in head[name]) for name in ("harms", "copy_harms"))
         filled = _filled(Judge.start(config), arrays, "")
-        restored = replace(filled, look=int(head["look"]), window=int(head["window"]), stable=stable, canary=canary)
+        restored = replace(filled, look=int(head["look"]), window=int(head["window"]), stable=stable, canary=canary,
+                           harms=harms, copy_harms=copy_harms)  # fmt: skip
         return Snapshot(restored, {kind: int(number) for kind, number in head["num_files"].items()})
     except (pa.ArrowException, KeyError, TypeError, ValueError):
         return None
@@ -126,6 +130,6 @@ def _digest(config: RolloutConfig) -> str:
 def _code() -> str:
     """Of all that makes the state: another formula, or another numpy, makes another judge of the same evidence."""
     hashed = hashlib.sha256(np.__version__.encode())
-    for module in (errors, findings, judge, latency, policy, quality, rates, sequential):
+    for module in (counting, errors, findings, judge, latency, policy, quality, rates, sequential):
         hashed.update(Path(str(module.__file__)).read_bytes())
     return hashed.hexdigest()

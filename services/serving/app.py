@@ -83,16 +83,12 @@ def deploy_gateway(name: str, serving: ServingConfig, storage_uri: str) -> None:
         StageFailed: the gateway did not come up.
     """
     start_gateway(name, serving, storage_uri)
-    wait_gateway(serving)
+    wait_gateway(name, serving, storage_uri)
 
 
 def start_gateway(name: str, serving: ServingConfig, storage_uri: str) -> None:
     """The first half of deploy_gateway."""
-    chosen = serving.model_dump(
-        mode="json", include={"pool", "num_gateway_replicas", "user_header", "show_revision", "admission", "shadow"}
-    )
-    address = {"host": serving.host, "port": serving.port} if serving.is_direct else {}
-    settings = digest({"name": name, "storage": storage_uri, **address, **chosen})
+    settings = _gateway_settings(name, serving, storage_uri)
     _publish_keys(name, serving, storage_uri)
     _quiet()
     listen(serving)
@@ -104,10 +100,26 @@ def start_gateway(name: str, serving: ServingConfig, storage_uri: str) -> None:
         _run(gateway_app.build(name, serving, storage_uri, _gateway_nodes(serving), settings), GATEWAY, "/")
 
 
-def wait_gateway(serving: ServingConfig) -> None:
+def wait_gateway(name: str, serving: ServingConfig, storage_uri: str) -> None:
     """The second half of deploy_gateway: return when it answers."""
-    wait_running(GATEWAY, GATEWAY_TIMEOUT_S)
+    settings = _gateway_settings(name, serving, storage_uri)
+    wait_running(GATEWAY, GATEWAY_TIMEOUT_S, enough=lambda overview: _replaced(overview, serving, settings))
     _wait_answering(serving)
+
+
+def _gateway_settings(name: str, serving: ServingConfig, storage_uri: str) -> str:
+    chosen = serving.model_dump(
+        mode="json", include={"pool", "num_gateway_replicas", "user_header", "show_revision", "admission", "shadow"}
+    )
+    address = {"host": serving.host, "port": serving.port} if serving.is_direct else {}
+    return digest({"name": name, "storage": storage_uri, **address, **chosen})
+
+
+def _replaced(overview: Any, serving: ServingConfig, settings: str) -> bool:
+    """Whether all gateways are new ones, and old ones only end what they began: that may take as long as an answer may."""
+    states = {state: number for state, number in overview.deployments[GATEWAY].replica_states.items() if number}
+    ending = states.pop("STOPPING", 0)
+    return ending > 0 and states == {"RUNNING": serving.num_gateway_replicas} and _says(GATEWAY, GATEWAY, settings)
 
 
 def _has_gateway() -> bool:
@@ -229,8 +241,15 @@ def _runs_with(application: str, deployment: str, settings: str, wake_timeout_s:
     overview = serve.status().applications.get(application)
     if overview is None or overview.status != "RUNNING":
         return False
-    handle = serve.get_deployment_handle(deployment, application)
     timeout_s = SETTINGS_TIMEOUT_S if _summary(application, overview).num_running else wake_timeout_s
+    return _says(application, deployment, settings, timeout_s)
+
+
+def _says(application: str, deployment: str, settings: str, timeout_s: float = SETTINGS_TIMEOUT_S) -> bool:
+    """Whether one of its replicas says that it was deployed with these settings."""
+    from ray import serve
+
+    handle = serve.get_deployment_handle(deployment, application)
     try:
         return bool(handle.settings.remote().result(timeout_s=timeout_s) == settings)
     except Exception as error:  # too busy, dying, or of an older version: whatever it is, deploying anew mends it

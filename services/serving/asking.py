@@ -57,7 +57,7 @@ class Asking:
             first = Deadline(started_s + patience_s, patience_s)
         deadline = call.deadline
         attempt = Attempt(role, revision, self._name, started_s, deadline, first=first, hide_usage=call.hides_usage)
-        attempt.watch.keeps_texts = call.shadow is not None
+        attempt.watch.keeps_texts = call.lot is not None and call.lot.copied
         return attempt
 
     async def _try(self, attempt: Attempt, call: Call, situation: Situation, *, last: bool) -> None:

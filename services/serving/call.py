@@ -17,6 +17,7 @@ from services.contract import Role
 from services.serving.admission import Ticket, estimate, output_tokens
 from services.serving.attempt import Attempt, Deadline
 from services.serving.openai_errors import ApiError
+from services.serving.shadow import Lot
 
 TIMEOUT_HEADER = "x-serinus-timeout-s"
 ROLE_HEADER = "x-serinus-role"
@@ -42,8 +43,8 @@ class Call:
     wanted: Role | None = None
     """The role that a tester asked for. Such a request is nobody's sample: it goes on no record."""
     max_tokens: int | None = None
-    shadow: str | None = None
-    """The canary that gets a copy once the user is answered."""
+    lot: Lot | None = None
+    """Its part in the comparison of a canary without users."""
     ticket: Ticket = field(default_factory=Ticket)
     attempts: list[Attempt] = field(default_factory=list)
 

@@ -9,6 +9,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, Protocol
 
+from services.config import AdmissionConfig
 from services.serving.keys import ApiKey
 from services.serving.openai_errors import ApiError, answer
 from services.serving.sendable import check_sendable
@@ -21,6 +22,11 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 BODY_TIMEOUT_S = 60.0
 """A client that sends its body more slowly is answered 408: it must not hold a place for long."""
 WITH_BODY = frozenset({"POST", "PUT", "PATCH"})
+
+
+def longest_stay_s(admission: AdmissionConfig) -> float:
+    """From a request's first byte to the last one of its answer, at most: a gateway that is replaced stays for so long."""
+    return BODY_TIMEOUT_S + admission.timeout_s
 
 
 class Keeper(Protocol):

@@ -23,7 +23,7 @@ from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionReq
 
 from cluster.storage import open_storage
 from services.config import ServingConfig
-from services.contract import HARMFUL, Role, Traffic
+from services.contract import HARMFUL, RequestRecord, Role, Traffic
 from services.serving import openai_errors
 from services.serving.admission import Admission, check_right
 from services.serving.asking import Asking, excused
@@ -37,7 +37,7 @@ from services.serving.measures import Measures
 from services.serving.openai_errors import ApiError
 from services.serving.outbox import Outbox, to_actor
 from services.serving.sendable import check_numbers
-from services.serving.shadow import Comparison, Shadow, chosen
+from services.serving.shadow import Comparison, Lot, Shadow, says_nothing
 from services.serving.split import bucket, choose, user_key
 from services.serving.watch import MODEL_DEPLOYMENT, KeyWatch, Situation, TrafficWatch, application_name
 
@@ -146,6 +146,8 @@ class Gateway(OpenAiIngress):
             call = self._call(body, method, request, situation)
             with self._admission.waiting(request.state.api_key):
                 call.ticket = self._admission.charge(request.state.api_key, call.charge(), time.monotonic())
+                if call.wanted is None and method != "embeddings":  # which have no text to compare
+                    call.lot = self._shadow.cast(random.random(), self._traffic(situation))  # noqa: S311
                 await self._ask(call, situation)
         except ApiError as error:
             self.refused(error)
@@ -164,8 +166,6 @@ class Gateway(OpenAiIngress):
         wanted = self._wanted(headers.get(ROLE_HEADER), request.state.api_key, situation)
         deadline = deadline_of(headers.get(TIMEOUT_HEADER), self._serving.admission.timeout_s, started_s)
         traffic, request_id = self._traffic(situation), request_id_of(headers.get("x-request-id"))
-        may_copy = wanted is None and method != "embeddings"  # which have no text to compare
-        copied = may_copy and chosen(random.random(), traffic, self._serving.shadow.percent)  # noqa: S311
         return Call(
             body=body,
             method=method,
@@ -173,7 +173,6 @@ class Gateway(OpenAiIngress):
             owner=owner_of(request.state.api_key),
             place=bucket(self._user(body, request), traffic.salt),
             rollout=traffic.salt,
-            shadow=traffic.canary if copied else None,
             started_s=started_s,
             deadline=deadline,
             num_body_bytes=request.state.num_body_bytes,
@@ -272,10 +271,35 @@ class Gateway(OpenAiIngress):
             if call.wanted is None and not (
                 refused or both_failed or excused(attempt, self._watch.situation, now_s, absence_s)
             ):
-                self._outbox.add(record.model_copy(update={"owner": call.owner, "rollout": call.rollout}))
-        if call.shadow is not None and last.watch.outcome == "ok":
-            canary = call.shadow
-            self._shadow.offer(canary, last.watch, lambda: self._chunks(canary, call))
+                beside = call.lot is not None and not call.lot.copied and self._in_time(record)
+                told = {"owner": call.owner, "rollout": call.rollout, "shadow": "beside" if beside else None}
+                self._outbox.add(record.model_copy(update=told))
+        if call.lot is not None and call.lot.copied:
+            self._copy(call, call.lot, record)
+
+    def _in_time(self, record: RequestRecord) -> bool:
+        """Whether it was answered in the time that a copy would have."""
+        return record.duration_s <= self._serving.shadow.timeout_s
+
+    def _copy(self, call: Call, lot: Lot, answered: RequestRecord) -> None:
+        """What stable itself failed on is not copied: what both fail on tells nothing of their difference."""
+        if answered.outcome != "ok" or not self._in_time(answered):
+            self._shadow.give_back(lot)
+            return
+        chunks, note = lambda: self._chunks(lot.canary, call), lambda attempt: self._note_copy(call, attempt)
+        self._shadow.offer(lot, call.attempts[-1].watch, chunks, note)
+
+    def _note_copy(self, call: Call, attempt: Attempt) -> None:
+        now_s, admission = time.monotonic(), self._serving.admission
+        streamed = bool(getattr(call.body, "stream", False))
+        woken = attempt.watch.timed_out and self._watch.was_asleep(attempt.revision, attempt.watch.started_s)
+        if woken or says_nothing(attempt, streamed, self._serving.shadow, admission):
+            return
+        if excused(attempt, self._watch.situation, now_s, admission.canary_absence_s):
+            return
+        record = attempt.record(now_s, datetime.now(UTC), call.request_id, call.place,
+                                num_body_bytes=call.num_body_bytes, failed_over=False)  # fmt: skip
+        self._outbox.add(record.model_copy(update={"rollout": call.rollout, "shadow": "copy"}))
 
     def _shadow_ended(self, attempt: Attempt | None, comparison: Comparison) -> None:
         record = None

@@ -20,12 +20,14 @@ from vllm.exceptions import VLLMClientError
 from cluster.session import num_nodes
 from services.config import ServingConfig
 from services.serving import openai_errors
-from services.serving.door import Door, Keeper
+from services.serving.door import Door, Keeper, longest_stay_s
 from services.serving.gateway import Gateway, max_ongoing
 from services.serving.hops import REPLICA_ENVIRONMENT
 from services.serving.openai_errors import RESPONSES, ApiError
 
 DEPLOYMENT = "gateway"
+SHUTDOWN_S = 30.0
+"""What a gateway's end takes beside its last request: the listener's (`listener.LINGER_S`), and the last evidence on its way."""
 STREAMING = {**RESPONSES, 200: {"content": {"text/event-stream": {}}}}
 ENDPOINTS = {
     "models": lambda app: app.get("/v1/models", responses=RESPONSES),
@@ -72,7 +74,7 @@ def build(name: str, serving: ServingConfig, storage_uri: str, selector: dict[st
         backpressure_config={"status_code": 429, "retry_after_s": 1},
         ray_actor_options=options,
         health_check_period_s=5,
-        graceful_shutdown_timeout_s=60,
+        graceful_shutdown_timeout_s=longest_stay_s(serving.admission) + SHUTDOWN_S,
         max_surge_percent=math.ceil(100 / serving.num_gateway_replicas),  # a new one is there before an old one goes
         max_replicas_per_node=most_per_node(serving.num_gateway_replicas, num_nodes(selector)),
     )

@@ -14,6 +14,7 @@ from contextlib import nullcontext
 from typing import Any
 
 from cluster.telemetry import logger
+from services.serving import backlog
 from services.serving.openai_errors import ApiError, answer
 
 log = logger("gateway")
@@ -38,6 +39,7 @@ class Listener:
     def __init__(self, host: str, port: int, max_requests: int) -> None:
         """Of more than `max_requests` at once the rest is told to come back: before its body is read, which takes memory."""
         self._address, self._max_requests = (host, port), max_requests
+        self._bound: socket.socket | None = None
         self._server: Any = None
         self._task: asyncio.Task[None] | None = None
 
@@ -49,7 +51,7 @@ class Listener:
         """
         import uvicorn
 
-        bound = listening_socket(*self._address)
+        self._bound = listening_socket(*self._address)
         config = uvicorn.Config(
             identified(bounded(attended(app), self._max_requests)),
             lifespan="off",
@@ -63,7 +65,7 @@ class Listener:
         )
         self._server = uvicorn.Server(config)
         self._server.capture_signals = nullcontext  # Ray's worker has handlers of its own
-        self._task = asyncio.create_task(self._server.serve(sockets=[bound]))
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._bound]))
         while not self._server.started and not self._task.done():
             await asyncio.sleep(0)
         self.check()
@@ -74,14 +76,16 @@ class Listener:
             raise RuntimeError(f"the gateway does not listen any more: {self._task}")
 
     async def drain(self) -> None:
-        """Take no new connection, end each open one with its next answer, and return when all are answered."""
-        server = self._server
-        if server is None or self._task is None:
+        """Take no new connection, end each open one with its next answer, and return when all are answered. Who has connected gets
+        one: see `backlog`."""
+        server, bound, self._bound = self._server, self._bound, None
+        if server is None or self._task is None or bound is None:  # nothing to end, or told so before
             return
-        for accepting in server.servers:
-            accepting.close()
         server.config.encoded_headers.append((b"connection", b"close"))
         server.server_state.default_headers = [*server.server_state.default_headers, (b"connection", b"close")]
+        await backlog.empty(bound)
+        for accepting in server.servers:
+            accepting.close()
         deadline = asyncio.get_running_loop().time() + LINGER_S
         while server.server_state.connections and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)

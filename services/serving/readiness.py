@@ -18,8 +18,18 @@ EXCEPTION_LINE = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception|Failed|Exit): .
 OUR_ERROR = re.compile(r"^(?:cluster\.errors\.\w+): (?P<message>.+)", re.MULTILINE)
 
 
-def wait_running(application: str, timeout_s: float, *, clock: Callable[[], float] = time.monotonic) -> None:
-    """Return once the application runs.
+def _never(_: Any) -> bool:
+    return False
+
+
+def wait_running(
+    application: str,
+    timeout_s: float,
+    *,
+    enough: Callable[[Any], bool] = _never,
+    clock: Callable[[], float] = time.monotonic,
+) -> None:
+    """Return once the application runs, or once what Serve tells of it is `enough` at two looks, one after the other.
 
     Raises:
         StageFailed: it failed to start, or did not start in time; with Serve's reason.
@@ -27,10 +37,14 @@ def wait_running(application: str, timeout_s: float, *, clock: Callable[[], floa
     """
     from ray import serve
 
-    deadline = clock() + timeout_s
+    deadline, num_enough = clock() + timeout_s, 0
     while True:
         overview = serve.status().applications.get(application)
         if overview is not None and overview.status == "RUNNING":
+            return
+        num_enough = num_enough + 1 if overview is not None and enough(overview) else 0
+        if num_enough == 2:
+            log.info("%s runs; replicas that were replaced still answer what they were asked", application)
             return
         if overview is not None and overview.status in ("DEPLOY_FAILED", "UNHEALTHY"):
             raise failure(application, overview, f"failed to start ({overview.status.value})")

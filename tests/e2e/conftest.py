@@ -57,6 +57,6 @@ def served(ray_cluster: str, tiny_model: Path, tmp_path_factory: pytest.TempPath
     engine["lora"] = {"max_rank": 8, "max_adapters": 3}
     serving = ServingConfig.model_validate({"port": free_port(), "engine": engine, "ready_timeout_s": 300})
     app.deploy(NAME, stable, serving, storage)
-    app.wait_gateway(serving)
+    app.wait_gateway(NAME, serving, storage.uri)
     yield Served(storage, serving, app.gateway_url(serving))
     serve.shutdown()

@@ -462,8 +462,23 @@ def test_gateways_are_replaced_under_load_without_a_failed_request(
                 answers.append((answer.status_code, shown, answer.text[-200:]))
                 await asyncio.sleep(0.05)  # the new gateways want some of the cores to start on
 
-    async def drive() -> None:
-        ended = asyncio.Event()
+    async def read_on(began: asyncio.Event) -> str:
+        """A stream of half a minute, begun at an old gateway."""
+        body = {"model": NAME, "messages": [{"role": "user", "content": "slow"}], "stream": True}
+        text = ""
+        async with (
+            httpx.AsyncClient(timeout=30) as session,
+            session.stream("POST", f"{gateway}/chat/completions", json=body) as answer,
+        ):
+            async for part in answer.aiter_text():
+                text += part
+                began.set()
+        return text
+
+    async def drive() -> str:
+        ended, began = asyncio.Event(), asyncio.Event()
+        reading = asyncio.create_task(read_on(began))
+        await began.wait()
         clients = [asyncio.create_task(client(number, ended)) for number in range(4)]
         changed = serving.replace(show_revision=False)
         await asyncio.to_thread(app.deploy_gateway, NAME, changed, registry.uri)
@@ -471,8 +486,11 @@ def test_gateways_are_replaced_under_load_without_a_failed_request(
             await asyncio.sleep(0.1)
         ended.set()
         await asyncio.gather(*clients)
+        return await reading
 
     apply(registry, evidence, None, 0, NUM_GATEWAYS)
-    asyncio.run(asyncio.wait_for(drive(), 300))
+    stream = asyncio.run(asyncio.wait_for(drive(), 300))
+    assert stream.endswith("data: [DONE]\n\n")
+    assert stream.count('"content":') == 303
     assert [answer for answer in answers if answer[0] != 200 or "error" in answer[2]] == []
     assert {shown for _, shown, _ in answers} == {True, False}

@@ -280,6 +280,10 @@ def test_a_copy_to_a_canary_without_users_does_not_touch_the_user(
     user = keys[1]["user"]
     apply(registry, evidence, CANARY, 0, 1)
     canary = serve.get_deployment_handle(MODEL_DEPLOYMENT, application_name(CANARY))
+    quick = chat(gateway, key=user)
+    copy, answered = sorted(records_of(evidence, quick.headers["x-request-id"], 2), key=lambda record: record["role"])
+    assert (copy["shadow"], copy["revision"], copy["outcome"], copy["owner"]) == ("copy", CANARY, "ok", "")
+    assert (answered["shadow"], answered["revision"]) == (None, STABLE)
     began = time.monotonic()
     answers = [
         chat(gateway, f"slow {CANARY}", key=user) for _ in range(3)

@@ -8,6 +8,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import yaml
 from typer.testing import CliRunner
 
 from cluster.errors import ConfigError, UserError
@@ -34,6 +35,25 @@ def test_a_plan_is_a_table_of_steps() -> None:
         ["50", "%", "5"],
     ]
     assert "docs/rollouts.md" in printed
+
+
+@pytest.mark.parametrize("percent", [0, 5, 100])
+def test_a_rollout_that_begins_with_copies_needs_some_and_something_to_compare_them_with(
+    tmp_path: Path, percent: float
+) -> None:
+    written = yaml.safe_load(GOOD)
+    written.setdefault("serve", {})["shadow"] = {"percent": percent}
+    written["rollout"] = {"steps": [{"weight_percent": 0}, {"weight_percent": 10}]}
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(yaml.safe_dump(written))
+    if percent != 5:
+        with pytest.raises(ConfigError, match=f"serve.shadow.percent is {percent}"):
+            run("plan", str(recipe), "--rate", "50/s")
+        return
+    code, printed = run("plan", str(recipe), "--rate", "50/s")
+    assert code == 0
+    row = next(line.split() for line in printed.splitlines() if "copies" in line)
+    assert row[:3] == ["copies", "2.5", "errors"]
 
 
 @pytest.mark.parametrize("rate", ["fast", "0/s", "5/day", "-1", "nan/s"])

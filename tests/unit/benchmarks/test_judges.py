@@ -69,23 +69,26 @@ def test_every_scenario_runs_without_the_traces(monkeypatch: pytest.MonkeyPatch,
 def test_keys_are_counted_in_the_benchmark_as_the_judge_counts_users() -> None:
     import bench_judges
 
-    from services.rollout.judge import _until_harm, _while_well
+    from services.rollout.counting import Answer, Users, until_harm, while_well
 
     generator = np.random.default_rng(7)
     counts, on_canary = generator.integers(0, 9, (3, 20)), generator.random((3, 20)) < 0.4
     flags = [np.zeros((3, 20), bool) for _ in range(2)]
-    judged: list[dict[tuple[int, bool], set[float]]] = [{}, {}]
+    judged: list[list[Users]] = [[{"stable": set(), "canary": set()} for _ in range(3)] for _ in range(2)]
     for _ in range(4):
         harmful = generator.random((9, 3, 20)) < 0.3
         found = bench_judges.count_keys(harmful, counts, on_canary, *flags)
-        for rollout, side in ((r, s) for r in range(3) for s in (False, True)):
-            answers = [(float(key), bool(harmful[place, rollout, key])) for key in range(20)
-                       for place in range(counts[rollout, key]) if on_canary[rollout, key] == side]  # fmt: skip
+        for rollout in range(3):
+            answers = [Answer("canary" if on_canary[rollout, key] else "stable", float(key),
+                              "empty" if harmful[place, rollout, key] else "")
+                       for key in range(20) for place in range(counts[rollout, key])]  # fmt: skip
             for rule, kept, seen in zip(
-                (_until_harm, _while_well), judged, (found.until_harm, found.while_well), strict=True
+                (until_harm, while_well), judged, (found.until_harm, found.while_well), strict=True
             ):
-                num, hits = rule(answers, kept.setdefault((rollout, side), set()))
-                assert (seen[side][0][rollout], seen[side][1][rollout]) == (num[0], hits[0])
+                tallies = rule(answers, kept[rollout])
+                for side, role in enumerate(("stable", "canary")):
+                    tally = tallies[role]
+                    assert (seen[side][0][rollout], seen[side][1][rollout]) == (tally.num, tally.harms.total())
 
 
 def test_a_key_that_fails_on_any_revision_condemns_no_canary(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

@@ -10,8 +10,9 @@ import pytest
 
 from services.config import Metric, RolloutConfig
 from services.contract import Outcome, PairedScore, RequestRecord, Role
+from services.rollout.counting import Answer, while_well
 from services.rollout.findings import Finding
-from services.rollout.judge import Judge, Look, _while_well
+from services.rollout.judge import Judge, Look
 from services.rollout.latency import NUM_STRATA, stratum
 from services.rollout.policy import harm_level
 
@@ -97,9 +98,9 @@ def test_a_few_users_with_failures_now_and_then_keep_proving_that_a_canary_is_go
 def test_the_good_answer_after_a_harm_lets_the_user_count_again_and_is_not_counted(
     outcomes: str, counted: tuple[int, int]
 ) -> None:
-    failing: set[float] = set()
-    num, hits = _while_well([(0.5, outcome == "-") for outcome in outcomes], failing)
-    assert (num[0], hits[0]) == counted
+    answers = [Answer("canary", 0.5, "empty" if outcome == "-" else "") for outcome in outcomes]
+    seen = while_well(answers, {"stable": set(), "canary": set()})["canary"]
+    assert (seen.num, seen.harms.total()) == counted
 
 
 def test_whether_a_user_counts_again_carries_over_looks_and_not_over_stretches() -> None:

@@ -100,6 +100,8 @@ def test_nothing_the_judge_knows_is_left_out() -> None:
     assert {path.split(".")[0] for path in paths} == {
         "errors",
         "proofs",
+        "copies",
+        "copy_proofs",
         "ttft",
         "tpot",
         "quality",
