@@ -117,6 +117,7 @@ def _of_file(file: SourceFile, config: EvaluationSetConfig) -> Iterator[Item]:
             where = f"data.decontaminate: {file.name}, line {number}"
             try:
                 value = json.loads(line)
+                json.dumps(value, ensure_ascii=False).encode()  # half a surrogate pair is JSON and no text
             except (ValueError, RecursionError) as error:
                 raise InputError(where, f"not JSON ({error})", "mend the line") from None
             if not isinstance(value, dict):

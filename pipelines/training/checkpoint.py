@@ -114,7 +114,7 @@ def _read_record(folder: Path) -> Record:
         return Record.model_validate_json((folder / RECORD).read_bytes())
     except (OSError, ValueError) as error:
         found = f"cannot be read ({type(error).__name__})"
-        raise InputError(f"{folder}/{RECORD}", found, "remove the run's newest checkpoint and run again") from None
+        raise InputError(f"{folder}/{RECORD}", found, "remove the run's whole folder and run again") from None
 
 
 def _read_master(reader: slices.Reader, master: layout.Master, step: int) -> dict[str, Any]:

@@ -68,7 +68,7 @@ def conversations(kind: str, path: str, content: bytes) -> Iterator[tuple[str, M
         InputError: a line does not fit the method, or there are none.
     """
     try:
-        lines = content.decode().splitlines()
+        lines = content.decode("utf-8-sig").split("\n")  # U+2028 and its like may stand inside a JSON text
     except UnicodeDecodeError:
         raise InputError(path, "is not UTF-8 text", "save it as JSONL in UTF-8") from None
     numbered = [(f"{path}:{number}", line) for number, line in enumerate(lines, 1) if line.strip()]
@@ -77,6 +77,7 @@ def conversations(kind: str, path: str, content: bytes) -> Iterator[tuple[str, M
     for where, line in numbered:
         try:
             given = json.loads(line)
+            json.dumps(given, ensure_ascii=False).encode()  # half a surrogate pair is JSON and no text
         except ValueError as error:
             raise InputError(where, f"is not JSON ({error})", f"one object a line: {SHAPES[kind]}") from None
         for messages in _instruction(given) if kind == "instruct" else _preference(given):

@@ -126,6 +126,5 @@ class Reader:
         return np.memmap(path, dtype="<f4", mode="r", shape=(num,)) if num else np.empty(0, np.float32)
 
     def _damaged(self, file: str, found: str) -> InputError:
-        return InputError(
-            f"{self._folder}/{file}", found, "remove the run's newest checkpoint, or its whole folder, and run again"
-        )
+        # Not the checkpoint alone: Ray Train's own list would still name it, and refuse the run.
+        return InputError(f"{self._folder}/{file}", found, "remove the run's whole folder and run again")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import signal
 import threading
 import time
@@ -35,6 +36,10 @@ LAYOUT = {
 }
 """Fields that say which worker computes what. What is made differs by rounding alone as long as a step takes the same
 number of sequences, so that they may change as well; so may all of `zero` but `extra`, which can change anything."""
+
+
+OUR_ERROR = re.compile(r"cluster\.errors\.\w+: (?P<message>.+(?:\n\s*-> .+)?)")
+"""In a worker's traceback: an error that was meant for people, with its remedy."""
 
 
 def train_key(config: TrainConfig, dataset: Dataset, base: Weights) -> str:
@@ -240,8 +245,16 @@ def _explained(error: Exception, storage: Storage, run: str) -> ResourceError | 
             "ran out of memory",
             "lower train.sequences_per_worker or sequence_length, set gradient_checkpointing, or offload; run again",
         )
-    last = [line for line in text.splitlines() if line.strip()][-1:] or ["no reason given"]
-    return StageFailed(f"train: the workers failed for good ({last[0]}); checkpoints are kept in {storage.uri}/{run}")
+    return StageFailed(
+        f"train: the workers failed for good ({_reason(text)}); checkpoints are kept in {storage.uri}/{run}"
+    )
+
+
+def _reason(text: str) -> str:
+    """An error of ours whole, with its remedy; of others the last line."""
+    if ours := OUR_ERROR.search(text):
+        return " ".join(ours["message"].split())
+    return next((line for line in reversed(text.splitlines()) if line.strip()), "no reason given")
 
 
 def _manifest(

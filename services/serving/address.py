@@ -5,6 +5,8 @@ from __future__ import annotations
 import socket
 from typing import Any
 
+import psutil
+
 from cluster.errors import ResourceError
 from services.config import ServingConfig
 
@@ -52,3 +54,10 @@ def check_free(serving: ServingConfig) -> None:
             where = f"serve.port {serving.host}:{serving.port}"
             remedy = "choose another serve.port, or stop what listens there"
             raise ResourceError(where, error.strerror or str(error), remedy) from None
+
+
+def num_listening(serving: ServingConfig) -> int:
+    """Sockets of this machine on which gateways take connections themselves: one a gateway."""
+    found = psutil.net_connections("tcp")
+    here = (socket.getaddrinfo(serving.host, serving.port)[0][4][0], serving.port)
+    return sum(one.status == psutil.CONN_LISTEN and tuple(one.laddr) == here for one in found)

@@ -23,7 +23,7 @@ from cluster.storage import Storage, open_storage
 from cluster.telemetry import logger
 from services.config import ServingConfig
 from services.engines import num_running, rouse
-from services.serving.address import check_free, listen
+from services.serving.address import check_free, listen, num_listening
 from services.serving.engine import bundles, engine_of
 from services.serving.keys import publish_keys
 from services.serving.lora import attach_adapter, check_room
@@ -116,9 +116,12 @@ def _gateway_settings(name: str, serving: ServingConfig, storage_uri: str) -> st
 
 
 def _replaced(overview: Any, serving: ServingConfig, settings: str) -> bool:
-    """Whether all gateways are new ones, and old ones only end what they began: that may take as long as an answer may."""
+    """Whether all gateways are new ones, and old ones only end what they began: that may take as long as an answer may. An old one
+    that still takes connections knows nothing of new keys and limits."""
     states = {state: number for state, number in overview.deployments[GATEWAY].replica_states.items() if number}
     ending = states.pop("STOPPING", 0)
+    if serving.is_direct and num_listening(serving) > serving.num_gateway_replicas:
+        return False
     return ending > 0 and states == {"RUNNING": serving.num_gateway_replicas} and _says(GATEWAY, GATEWAY, settings)
 
 

@@ -96,6 +96,7 @@ def test_fields_and_ids_are_as_the_recipe_names_them(tmp_path: Path) -> None:
     ("content", "where", "remedy"),
     [
         ('{"prompt": "x"\n', "line 1: not JSON", "mend the line"),
+        ('{"prompt": "\\ud800"}\n', "line 1: not JSON", "mend the line"),
         ('{"prompt": "x"}\n[1]\n', "line 2: list, not an object", "an object a line"),
         ('{"prompt": "too short"}\n', "no text of 8 words or more in 1 items", "min_words"),
         ('{"question": "x"}\n', "no field prompt", "question"),

@@ -105,6 +105,14 @@ def test_a_line_that_does_not_fit_the_method_is_named(kind: str, line: Any, comp
         found(kind, PAIR if kind == "dpo" else ASKED, line)
 
 
+def test_a_line_ends_where_json_lines_end_and_holds_text() -> None:
+    line = json.dumps({"prompt": "a", "answer": "x\u2028y"}, ensure_ascii=False)
+    ((_, messages),) = conversations("instruct", "f.jsonl", b"\xef\xbb\xbf" + line.encode() + b"\r\n")
+    assert messages[1]["content"] == "x\u2028y"
+    with pytest.raises(InputError, match=r"f\.jsonl:1: is not JSON .*surrogates"):
+        list(conversations("instruct", "f.jsonl", rb'{"prompt": "a", "answer": "\ud800"}'))
+
+
 def test_files_that_are_no_jsonl_are_named() -> None:
     for content, complaint in ((b"", "no examples"), (b"\xff", "not UTF-8"), (b"{", r"f\.jsonl:1.*is not JSON")):
         with pytest.raises(InputError, match=complaint):
