@@ -19,6 +19,7 @@ from cluster.imports import large_imports
 from cluster.storage import LocalStorage
 from services.config import ServingConfig
 from services.contract import Traffic, read_traffic, write_traffic
+from services.engines import EngineReport
 from services.serving.outbox import ACTOR_NAMESPACE, actor_name
 
 NAME, STABLE, CANARY = "echo", "echo-00000001", "echo-00000002"
@@ -48,6 +49,12 @@ class Model:
 
         self.revision = revision
         self.num_under_way = 0
+
+    async def follow_order(self) -> dict[str, Any]:
+        """What a model server says of itself when a rollout asks for its replicas."""
+        from ray import serve
+
+        return EngineReport(replica=serve.get_replica_context().replica_id.unique_id).model_dump()
 
     async def under_way(self) -> int:
         """Answers begun and neither ended nor stopped."""
