@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from cluster.errors import Conflict, InputError, UserError
 from cluster.storage import Storage
+from cluster.telemetry import logger
 from services.config import RolloutConfig
 from services.rollout import acts, capacity
 from services.rollout.acts import Applications
@@ -26,6 +27,8 @@ from services.rollout.policy import Hold, Rollback, as_decision, decide, measure
 from services.rollout.probes import ProbeTask
 from services.rollout.status import ANALYSIS, Decision, RolloutStatus, read_status, write_status
 from services.rollout.waiting import CheckProbes, WaitingRoom
+
+log = logger("rollout")
 
 SOON_S = 0.2
 """Until the next turn while something is under way that needs no evidence."""
@@ -102,30 +105,54 @@ class Loop:
     def _advance(self, status: RolloutStatus, version: str, evidence: EvidenceStore) -> float:
         if status.traffic_version is None and self._has_room(status):
             written = acts.apply_traffic(self._storage, status, self._clock())
-            if status.phase == "rolling_back":
-                traffic, _ = acts.deployed_traffic(self._storage, self._name)
-                capacity.hold_stable(self._storage, traffic, status.candidate, self._applications)
             status = status.replace(traffic_version=written)
             version = write_status(self._storage, status, expect=version)
+            if status.phase == "rolling_back":
+                self._hold_stable(status)
         if status.traffic_version is not None and status.weight_applied_at is None:
             status, version = self._confirm(status, version)
         match status.phase:
             case "progressing":
                 return self._progress(status, version, evidence)
             case "promoting" if status.traffic_version is None:
-                return ROOM_S
+                return self._await_room(status, version, evidence)
             case _:
                 return self._end(status, version)
 
     def _has_room(self, status: RolloutStatus) -> bool:
-        """Whether the candidate has the replicas that its new weight needs. Going back waits for nothing."""
+        """Whether the candidate has the replicas that its new weight needs. Going back waits for nothing, nor does a lower weight:
+        whose replicas fail has to lose its users all the more. Nor does a Serve that is away keep harm from being looked for."""
         if status.phase == "rolling_back":
             return True
         decided_at = status.decisions[-1].at
         if status.phase == "promoting" and self._clock() - decided_at > timedelta(seconds=ROOM_PATIENCE_S):
             return True
         traffic, _ = acts.deployed_traffic(self._storage, self._name)
-        return capacity.make_room(self._storage, traffic, status.candidate, status.weight_percent, self._applications)
+        if traffic.canary == status.candidate and status.weight_percent <= traffic.weight_percent:
+            return True
+        weight = status.weight_percent
+        try:
+            return capacity.make_room(self._storage, traffic, status.candidate, weight, self._applications)
+        except Exception:
+            log.exception("the replicas of %s cannot be asked for; trying again", status.candidate)
+            return False
+
+    def _hold_stable(self, status: RolloutStatus) -> None:
+        """Stable's replicas for everybody who comes back; its load brings them too, only later."""
+        traffic, _ = acts.deployed_traffic(self._storage, self._name)
+        try:
+            capacity.hold_stable(self._storage, traffic, status.candidate, self._applications)
+        except Exception:
+            log.exception("the replicas of %s cannot be asked for", traffic.stable)
+
+    def _await_room(self, status: RolloutStatus, version: str, evidence: EvidenceStore) -> float:
+        """A promotion that waits for replicas is watched as the last step was: harm turns it back."""
+        decision = self._decide(status.replace(phase="progressing"), evidence, self._clock())
+        if (decision.action, decision.verdict) != ("rollback", "failed"):
+            return ROOM_S
+        evidence.flush()
+        status = status.decide(decision)
+        return self._advance(status, write_status(self._storage, status, expect=version), evidence)
 
     def _confirm(self, status: RolloutStatus, version: str) -> tuple[RolloutStatus, str]:
         """Note when the gateways have applied the traffic, if they have."""
@@ -284,6 +311,8 @@ class Loop:
 
     def _under_way(self, lossy: bool) -> tuple[RolloutStatus, str]:
         found = read_status(self._storage, self._name, lossy=lossy)
+        if found and lossy and found[0].phase == "promoting" and found[0].traffic_version is None:
+            return found  # it waits for replicas, and nothing is written yet
         if found is None or found[0].phase != "progressing":
             phase = f"the last one is {found[0].phase}" if found else "there was none yet"
             raise UserError(

@@ -512,6 +512,52 @@ def test_a_person_who_promotes_waits_for_replicas_at_most_ten_minutes(world: Wor
     assert (world.status.phase, world.traffic.stable) == ("promoted", CANDIDATE)
 
 
+def test_a_promotion_that_waits_for_replicas_can_still_be_turned_back(world: World) -> None:
+    world.applications.most, world.applications.num_replicas[STABLE] = 8, 4
+    world.start()
+    world.run(1)
+    world.loop.promote("ann")
+    world.run(2)
+    world.loop.abort("bob")
+    world.run(30)
+    assert (world.status.phase, world.traffic.stable, world.traffic.canary) == ("aborted", STABLE, None)
+
+
+def test_harm_turns_a_promotion_back_that_waits_for_replicas(world: World) -> None:
+    world.start()
+    world.run(1)
+    world.applications.most, world.applications.num_replicas[STABLE] = 8, 4
+    world.loop.promote("ann")
+    world.run(1)
+    world.canary_harmful = True
+    world.run(60)
+    assert (world.status.phase, world.traffic.stable, world.traffic.canary) == ("rolled_back", STABLE, None)
+
+
+def test_a_lower_weight_waits_for_no_replicas(world: World) -> None:
+    world.start()
+    world.loop.set_weight(50, "ann")
+    world.run(2)
+    world.applications.most = 0  # none of the canary's answers
+    world.loop.set_weight(5, "ann")
+    world.run(2)
+    assert (world.traffic.canary, world.traffic.weight_percent) == (CANDIDATE, 5)
+
+
+def test_harm_is_found_while_serve_is_away(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    world.start()
+    world.run(1)
+
+    def away(engine: str) -> int:
+        raise ConnectionError("no controller")
+
+    world.loop.set_weight(90, "ann")
+    monkeypatch.setattr(world.applications, "replicas", away)
+    world.canary_harmful = True
+    world.run(60)
+    assert (world.traffic.stable, world.traffic.canary) == (STABLE, None)
+
+
 def test_the_replaced_revision_rests_is_woken_to_go_back_and_is_stopped_in_the_end(world: World) -> None:
     world.start(CONFIG.replace(keep_warm_s=100))
     world.loop.promote("ann")
