@@ -185,6 +185,7 @@ def test_a_broken_canary_is_rolled_back_though_the_controller_dies(world: World)
     with load(world) as clients:
         clients.prompt = f"error {candidate}"
         world.start(candidate, CONFIG.replace(drain_s=6))
+        world.wait(lambda s: s.traffic_version is not None)  # written once its replicas have answered
         kill_between_decision_and_traffic(world, lambda s: s.phase == "rolling_back")
         world.wait(lambda s: s.phase == "rolling_back" and s.weight_applied_at is not None)
         world.kill_controller()  # draining
