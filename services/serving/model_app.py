@@ -32,7 +32,8 @@ class ModelReplica:
             from services.serving.model_server import OwnWeights
 
         config = LLMConfig.model_validate({**fields, "callback_config": {"callback_class": OwnWeights}})
-        self._server = self.server_class().__new__(self.server_class())
+        server = self.server_class()
+        self._server = server.__new__(server)
         await self._server.__init__(config, **bound)
 
     def server_class(self) -> Any:
