@@ -185,6 +185,8 @@ class Ledger(StrictModel):
     flops_basis: str
     device: str
     num_devices: int
+    precision: str = ""
+    """What matrices were multiplied in."""
     mfu: float | None = None
     """Model FLOPs utilization, 0 to 1; None where the device's peak is not known."""
     trained_s: float

@@ -309,7 +309,9 @@ class TrainConfig(StrictModel):
     cpus_per_worker: float = Field(1, gt=0)
     pool: Pool = "train"
     zero: ZeroConfig = ZeroConfig()
-    precision: Literal["bfloat16", "float32"] = "bfloat16"
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    """What matrices are multiplied in; weights and moments are stepped in float32 either way. `auto`: bfloat16, or float32 where a
+    rank's CPU has no instructions for bfloat16; the model made is kept in bfloat16 all the same."""
     num_steps: int = Field(1000, ge=1)
     """Optimizer steps; the data is repeated in a new order as often as needed."""
     sequence_length: int = Field(1024, ge=8)

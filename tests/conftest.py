@@ -22,9 +22,6 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
-KINDS = ("unit", "integration", "chaos", "e2e")
-
-
 # The same examples each time and no clock: a noisy machine must not turn CI red. `--hypothesis-profile=default` searches anew.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
@@ -40,9 +37,30 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is quick comes first: a mistake shows in seconds, not after the demo."""
-    items.sort(key=lambda item: KINDS.index(item.path.relative_to(REPOSITORY / "tests").parts[0])
-               if item.path.parent != REPOSITORY / "tests" else 0)  # fmt: skip
+    """What is quick comes first: a mistake shows in seconds, not after the demo. Then what takes longest, for two workers
+    (`make test`) to end at about the same time.
+    """
+    lanes = {item: lane(item) for item in items}
+    items.sort(key=lambda item: LANES.index(lanes[item]) if lanes[item] in LANES else -1)
+    for item in items:
+        item.add_marker(pytest.mark.xdist_group(lanes[item]))
+
+
+LANES = ("demo", "serving", "engine", "training", "up")
+"""Tests that share something slow to start, in one worker: the demo, the session's Ray with Serve on it, a vLLM engine, Ray
+without Serve, the cluster of `serinus up`. Other tests go file by file."""
+
+
+def lane(item: pytest.Item) -> str:
+    """Which worker's turn an item is part of: one of LANES, or its file."""
+    folder, name = item.path.parent.name, item.path.stem
+    if item.path.is_relative_to(REPOSITORY / "tests" / "unit"):
+        return str(item.path.relative_to(REPOSITORY))
+    if folder == "e2e":
+        return "demo" if name == "test_quickstart" else "engine"
+    if name in ("test_local", "test_jobs"):
+        return "up"
+    return "training" if name in ("test_clean", "test_session") or "train" in name else "serving"
 
 
 @pytest.fixture(scope="session", autouse=True)

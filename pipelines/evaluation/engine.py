@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from cluster.arithmetic import settled
 from cluster.errors import InputError, ResourceError
 from cluster.imports import large_imports
 from cluster.storage import local_copy, open_storage
@@ -79,7 +80,7 @@ class Scorer:
         try:
             self.llm = LLM(
                 folder,
-                dtype="bfloat16",
+                dtype=settled("auto", bool(settings.num_gpus)),
                 max_model_len=settings.max_model_len,
                 max_num_batched_tokens=max(MAX_BATCHED_TOKENS, settings.max_model_len),
                 max_num_seqs=64,
@@ -179,7 +180,8 @@ def _row(item: Item, **figures: Any) -> Row:
 def _check_memory(settings: EngineSettings) -> None:
     import psutil
 
-    need = settings.num_weight_bytes + settings.kv_cache_gib * GIB + OVERHEAD_BYTES
+    widened = 2 if settled("auto", on_gpu=False) == "float32" else 1  # folders are kept in bfloat16 or less
+    need = widened * settings.num_weight_bytes + settings.kv_cache_gib * GIB + OVERHEAD_BYTES
     free = psutil.virtual_memory().available
     if free < need:
         raise ResourceError(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import artifacts
+from cluster.arithmetic import settled
 from cluster.artifacts import Dataset, FileEntry, QuantizedModel, Weights
 from cluster.errors import InputError, ResourceError, StageFailed, UserError
 from cluster.session import check_gpus, on_pool
@@ -131,8 +132,10 @@ def quantize_here(config: QuantizeConfig, storage_uri: str, model: Weights, targ
         config.num_calibration_sequences,
         config.seed,
     )
-    network = AutoModelForCausalLM.from_pretrained(folder, dtype="bfloat16")
+    dtype = settled("auto", bool(config.num_gpus))
+    network = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     _gptq(network, sequences, config)
+    _round_the_rest(network)
     with staged_folder(storage, target) as staged:
         network.save_pretrained(staged, save_compressed=True)
         tokenizer.save_pretrained(staged)
@@ -154,6 +157,16 @@ def _gptq(model: Any, sequences: list[list[int]], config: QuantizeConfig) -> Non
         max_seq_length=config.calibration_length,
         num_calibration_samples=len(sequences),
     )
+
+
+def _round_the_rest(model: Any) -> None:
+    """What stays unquantized is kept in bfloat16, also where it was calibrated in float32."""
+    import torch
+
+    for module in model.modules():
+        if not hasattr(module, "quantization_scheme"):
+            for parameter in module.parameters(recurse=False):
+                parameter.data = parameter.data.to(torch.bfloat16)
 
 
 def _keep_chat(source: Path, target: Path) -> None:

@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from cluster.arithmetic import settled
 from pipelines.config import TrainConfig
 from pipelines.training.losses import check_boundaries
 from pipelines.training.zero3 import deepspeed_config
@@ -26,6 +27,7 @@ def build_engine(config: TrainConfig, folder: Path) -> Any:
     # Only its tensor-parallel inference uses this operator, and on CPUs every start would compile it for half a minute.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if config.gpus_per_worker else "gloo")
+    config = config.replace(precision=common_precision(config))
     settings = deepspeed_config(config)
     sharded_load = HfDeepSpeedConfig(settings) if config.zero.stage == 3 else None  # in force while it is referenced
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, config.precision), local_files_only=True)
@@ -40,6 +42,18 @@ def build_engine(config: TrainConfig, folder: Path) -> Any:
     if config.method.kind != "dpo" and not config.attend_across_documents:
         check_boundaries(engine)
     return engine
+
+
+def common_precision(config: TrainConfig) -> str:
+    """`train.precision`, where `auto` is what the weakest rank settles for: all must shard the same bytes."""
+    import torch
+    import torch.distributed as dist
+
+    if config.gpus_per_worker or config.precision != "auto":
+        return settled(config.precision, on_gpu=True)
+    narrow = torch.tensor(int(settled("auto", on_gpu=False) == "bfloat16"))
+    dist.all_reduce(narrow, dist.ReduceOp.MIN)
+    return "bfloat16" if narrow.item() else "float32"
 
 
 def decay_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:

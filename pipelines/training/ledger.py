@@ -72,6 +72,7 @@ def ledger(
         flops_basis=FLOPS_BASIS,
         device=device,
         num_devices=num_devices,
+        precision=precision,
         mfu=mfu,
         trained_s=round(trained_s, 2),
         energy_estimate_wh=None if watts is None else round(watts * num_devices * trained_s / 3600, 3),

@@ -71,6 +71,7 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
         "tokens_per_s": tokens_per_s,
         "trained_s": record.trained_s,
         "device": device_name(engine.device),
+        "precision": str(engine.module.dtype).removeprefix("torch."),
         "files": [entry.model_dump() for entry in files],
     }
 
@@ -247,7 +248,7 @@ def starts(storage: Storage, run: str) -> list[int]:
 
 
 def export(engine: Any, storage: Storage, plan: Plan) -> tuple[FileEntry, ...]:
-    """Write the whole model as safetensors with configuration and tokenizer, in the precision it was trained in.
+    """Write the whole model as safetensors with configuration and tokenizer, in `train.precision`; bfloat16 for `auto`.
 
     Returns its files on rank 0, nothing elsewhere.
     """
@@ -257,16 +258,26 @@ def export(engine: Any, storage: Storage, plan: Plan) -> tuple[FileEntry, ...]:
     files: tuple[FileEntry, ...] = ()
     if engine.global_rank == 0:
         with staged_folder(storage, plan.export) as folder:
-            files = save_model(engine.module, whole, local_copy(storage, plan.base), folder)
+            narrow = plan.config["precision"] == "auto"
+            files = save_model(engine.module, whole, local_copy(storage, plan.base), folder, narrow)
     dist.barrier()
     return files
 
 
-def save_model(model: Any, whole: dict[str, Any], base: Path, folder: Path) -> tuple[FileEntry, ...]:
-    """Fill `folder` with the weights `whole` of `model` and the tokenizer of `base`."""
-    from transformers import AutoTokenizer
+def save_model(
+    model: Any, whole: dict[str, Any], base: Path, folder: Path, narrow: bool = False
+) -> tuple[FileEntry, ...]:
+    """Fill `folder` with the weights `whole` of `model`, rounded to bfloat16 if `narrow`, and the tokenizer of `base`."""
+    import torch
+    from transformers import AutoConfig, AutoTokenizer
 
     model.config.use_cache = True
+    if narrow:
+        whole = {name: weight.to(torch.bfloat16) for name, weight in whole.items()}
     model.save_pretrained(folder, state_dict=whole)
+    if narrow:
+        config = AutoConfig.from_pretrained(folder, local_files_only=True)
+        config.dtype = torch.bfloat16
+        config.save_pretrained(folder)
     AutoTokenizer.from_pretrained(base, local_files_only=True).save_pretrained(folder)
     return file_entries(folder, "model")

@@ -281,7 +281,7 @@ def _manifest(
             trained_s=outcome["trained_s"],
             device=outcome["device"],
             num_devices=config.num_workers,
-            precision=config.precision,
+            precision=outcome["precision"],
             watts_per_worker=config.watts_per_worker,
         ),
     )

@@ -8,7 +8,7 @@ from pipelines.config import TrainConfig
 
 
 def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
-    """The dictionary for deepspeed.initialize. `zero.extra` is merged over it last, key by key."""
+    """The dictionary for deepspeed.initialize, of a settled precision. `zero.extra` is merged over it last, key by key."""
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": config.sequences_per_worker,
         "gradient_accumulation_steps": config.accumulation,
@@ -67,7 +67,7 @@ def state_bytes(num_parameters: int, config: TrainConfig) -> int:
     2 + 2 + 12 bytes a parameter in mixed precision (Rajbhandari et al. 2020, section 3.1), 4 + 4 + 8 in fp32. Stage 1
     shards the optimizer's part over the ranks, stage 2 the gradients too, stage 3 all. Activations are not counted.
     """
-    width, states = (2, 12) if config.precision == "bfloat16" else (4, 8)
+    width, states = (4, 8) if config.precision == "float32" else (2, 12)
     states += 8 if config.consolidation else 0  # Fisher's diagonal and the old weights, shared out like the moments
     ranks = config.num_workers
     copies = {"weights": ranks, "gradients": ranks, "states": ranks}
@@ -81,13 +81,12 @@ def host_bytes(num_parameters: int, config: TrainConfig) -> int:
     """Of `state_bytes`, what lies in the hosts' memory: everything on CPUs, the offloaded parts with GPUs."""
     if config.gpus_per_worker == 0:
         return state_bytes(num_parameters, config)
-    states = 12 if config.precision == "bfloat16" else 8
-    width = 2 if config.precision == "bfloat16" else 4
+    width, states = (4, 8) if config.precision == "float32" else (2, 12)
     return num_parameters * (states * config.zero.offload_optimizer + width * config.zero.offload_parameters)
 
 
 def disk_bytes(num_parameters: int, config: TrainConfig) -> int:
     """Room for the kept checkpoints (12 bytes a parameter: float32 weights and two moments), one more while it is
     written, and the export."""
-    width = 2 if config.precision == "bfloat16" else 4
+    width = 4 if config.precision == "float32" else 2
     return num_parameters * (12 * (config.keep_checkpoints + 1) + width)

@@ -24,7 +24,8 @@ class LoraConfig(StrictModel):
 class EngineConfig(StrictModel):
     """One vLLM engine."""
 
-    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
+    """What vLLM computes in. `auto`: bfloat16, or float32 on a CPU that has no instructions for bfloat16."""
     max_model_len: int = Field(2048, ge=64)
     """Tokens of prompt and answer together."""
     max_num_seqs: int = Field(64, ge=1)

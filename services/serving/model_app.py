@@ -9,6 +9,7 @@ import os
 from collections.abc import AsyncIterator
 from typing import Any
 
+from cluster.arithmetic import settled
 from cluster.artifacts import Revision
 from cluster.imports import large_imports
 from services.config import ServingConfig
@@ -31,6 +32,8 @@ class ModelReplica:
 
             from services.serving.model_server import OwnWeights
 
+        arguments, on_gpu = fields["engine_kwargs"], fields["accelerator_config"]["kind"] == "gpu"
+        fields = {**fields, "engine_kwargs": {**arguments, "dtype": settled(arguments["dtype"], on_gpu)}}
         config = LLMConfig.model_validate({**fields, "callback_config": {"callback_class": OwnWeights}})
         server = self.server_class()
         self._server = server.__new__(server)

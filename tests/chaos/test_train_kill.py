@@ -102,7 +102,7 @@ def test_an_interrupted_and_then_killed_driver_is_taken_up_by_one_rank(storage: 
 
     finished = subprocess.run([*program, "1"], stdout=subprocess.PIPE, text=True, timeout=PATIENCE_S, check=True)
     made = Checkpoint.model_validate_json(finished.stdout)
-    # Two as a rule. Once there was a start more, whose cause is not known: Ray Train's controller may outlive its driver by a moment
+    # Two as a rule. Once there was one more, whose cause is not known: Ray Train's controller may outlive its driver by a moment
     # and start its workers anew.
     first, *_, last = made.resumed_at_steps
     assert 1 <= first < last
