@@ -54,7 +54,7 @@ def test_gpus_pin_memory_and_overlap() -> None:
 
 
 def test_the_issue_s_optimizer_is_the_default() -> None:
-    settings = deepspeed_config(config(gradient_accumulation=4))
+    settings = deepspeed_config(config(gradient_accumulation=4, precision="bfloat16"))
     assert settings["optimizer"]["type"] == "AdamW"
     wanted = {"lr": 3e-5, "betas": [0.9, 0.95], "eps": 1e-8, "weight_decay": 0.1, "torch_adam": True}
     assert settings["optimizer"]["params"] == wanted
