@@ -30,6 +30,8 @@ ENVIRONMENT = {
 }
 OVERHEAD_BYTES = 3 * GIB
 """Of a CPU engine beside weights and cache: libraries, and log-probabilities of a batch over the whole vocabulary."""
+CPU_BLOCK_TOKENS = 32
+"""Of the KV cache, the smallest that vLLM's CPU attention takes: prompts are shared in whole blocks."""
 MAX_BATCHED_TOKENS = 1024
 """Per engine step: bounds the logits of a batch (tokens x vocabulary x 4 bytes, several copies)."""
 
@@ -84,6 +86,8 @@ class Scorer:
                 max_model_len=settings.max_model_len,
                 max_num_batched_tokens=max(MAX_BATCHED_TOKENS, settings.max_model_len),
                 max_num_seqs=64,
+                enable_prefix_caching=True,
+                **({} if settings.num_gpus else {"block_size": CPU_BLOCK_TOKENS}),
                 enforce_eager=True,  # a run is too short to earn back a compilation
                 seed=settings.seed,
                 **memory,
@@ -144,14 +148,23 @@ class Scorer:
         return _Query(tokens, first, len(scored.encode()))
 
     def _log_likelihoods(self, queries: Sequence[_Query]) -> list[float]:
-        """Of the counted tokens of each query, in nats."""
+        """Of the counted tokens of each query, in nats. What answers have in common, their prompt, is computed once."""
+        outputs = self._read(queries, from_cache=True)
+        # A token that came out of the cache has no probability: where one of the counted did, read all of that query.
+        late = [i for i, query in enumerate(queries) if (outputs[i].num_cached_tokens or 0) >= query.first]
+        for i, output in zip(late, self._read([queries[i] for i in late], from_cache=False), strict=True):
+            outputs[i] = output
+        return [_sum(q, output.prompt_logprobs) for q, output in zip(queries, outputs, strict=True)]
+
+    def _read(self, queries: Sequence[_Query], from_cache: bool) -> list[Any]:
+        """vLLM's outputs with the log-probability of each token that was not found in the prefix cache."""
         from vllm import SamplingParams
 
-        if not queries:
-            return []
-        told = SamplingParams(max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False)
-        outputs = self.llm.generate([{"prompt_token_ids": q.tokens} for q in queries], told, use_tqdm=False)
-        return [_sum(q, output.prompt_logprobs) for q, output in zip(queries, outputs, strict=True)]
+        told = SamplingParams(
+            max_tokens=1, temperature=0, prompt_logprobs=0, detokenize=False, skip_reading_prefix_cache=not from_cache
+        )
+        prompts = [{"prompt_token_ids": query.tokens} for query in queries]
+        return list(self.llm.generate(prompts, told, use_tqdm=False)) if prompts else []
 
 
 def _sum(query: _Query, log_probabilities: Any) -> float:

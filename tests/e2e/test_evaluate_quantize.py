@@ -51,14 +51,15 @@ def model(storage: LocalStorage, tiny_model: Path) -> ImportedModel:
     return artifacts.save(storage, made)
 
 
-def reference_nll(folder: Path, text: str) -> float:
-    """Negative log-likelihood of `text` after the start token, in nats, by transformers in float32."""
+def reference_nll(folder: Path, text: str, start: bool = True) -> float:
+    """Negative log-likelihood of `text`, after the start token or after its own first token, in nats, by transformers in float32."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     network = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
-    tokens = torch.tensor([[tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]])[:, -511:]
+    first = [tokenizer.bos_token_id] if start else []
+    tokens = torch.tensor([first + tokenizer(text, add_special_tokens=False)["input_ids"]])[:, -511:]
     with torch.no_grad():
         logits = network(tokens).logits[0, :-1]
     return float(torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="sum"))
@@ -74,6 +75,14 @@ def test_evaluate_quantize_evaluate_judge(storage: LocalStorage, dataset: Datase
     for row in items["text"]:
         expected = reference_nll(storage.root / model.folder, asked[row["id"]].answers[0])
         assert row["nll"] == pytest.approx(expected, rel=0.01)  # bfloat16 against float32
+    answered = {item.id: item for item in build_items(TASKS[1], read_documents(storage, dataset), CONFIG.seed)}
+    for row in items["choice"]:  # prompts come out of the cache for all but the first answer
+        item = answered[row["id"]]
+        whole, prompt = (
+            reference_nll(storage.root / model.folder, text, start=False)
+            for text in (item.prompt + item.answers[item.gold], item.prompt)
+        )
+        assert row["nll"] == pytest.approx(whole - prompt, rel=0.02)
     assert all(row["correct"] is not None for row in items["choice"] + items["letters"])
     assert (
         before.files[0].sha256
