@@ -188,25 +188,25 @@ def _private_folder() -> Path:
 
 
 def _start_private(folder: Path) -> None:
+    ensure_token()
+    try:
+        _init_patiently(folder)
+    except (RuntimeError, ValueError, OSError, TimeoutError) as error:
+        found = f"did not start ({_first_line(error)})"
+        raise ClusterError("private Ray cluster", found, "free memory and try again, or use `serinus up`") from None
+
+
+def _init_patiently(folder: Path) -> None:
+    """Ray raises a bare Exception for a node that took more than its fixed 30 s, as on a busy machine: one more try."""
     import ray
 
-    ensure_token()
-    for last in (False, True):
-        try:
-            return _init_private(folder)
-        except (
-            Exception
-        ) as error:  # Ray raises a bare one for a node that took more than its fixed 30 s on a busy machine
-            if SLOW_START in str(error) and not last:
-                ray.shutdown()
-                continue
-            if type(error) is not Exception and not isinstance(error, (RuntimeError, ValueError, OSError)):
-                raise
-            found = f"did not start ({_first_line(error)})"
-            raise ClusterError("private Ray cluster", found, "free memory and try again, or use `serinus up`") from None
-
-
-SLOW_START = "timed out during startup"
+    try:
+        _init_private(folder)
+    except Exception as error:
+        if "timed out during startup" not in str(error):
+            raise
+        ray.shutdown()
+        _init_private(folder)
 
 
 def _init_private(folder: Path) -> None:

@@ -52,7 +52,7 @@ def model(storage: LocalStorage, tiny_model: Path) -> ImportedModel:
 
 
 def reference_nll(folder: Path, text: str, start: bool = True) -> float:
-    """Negative log-likelihood of `text`, after the start token or after its own first token, in nats, by transformers in float32."""
+    """Negative log-likelihood of `text` by transformers, in nats: after the start token, or of all but its own first one."""
     import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
