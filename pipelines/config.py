@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from cluster.config import Location, StrictModel
+from pipelines.schemes import SchemeConfig, SchemeEntry
 
 Pool = Literal["data", "train", "serve", "head"]
 
@@ -431,16 +432,76 @@ class EvaluateConfig(StrictModel):
         return tasks
 
 
-class QuantizeConfig(StrictModel):
-    scheme: Literal["W8A8"] = "W8A8"
-    """INT8 weights (per channel) and activations (per token, dynamic), by GPTQ (Frantar et al. 2022, arXiv 2210.17323)."""
+Stratum = Literal["language", "domain"]
+
+
+class QuantizeConfig(SchemeConfig):
+    """One scheme, or several to be tried from the smallest upward until one passes the gate."""
+
+    schemes: tuple[SchemeEntry, ...] = ()
+    """Tried in this order instead of `scheme`; the first that passes the gate is taken. Names, or mappings with `scheme`,
+    `method`, `group_size` and `ignore`."""
     num_calibration_sequences: int = Field(64, ge=1)
     calibration_length: int = Field(512, ge=16)
     """Tokens."""
+    balance: tuple[Stratum, ...] = ("language", "domain")
+    """Calibration text comes in equal shares from each language and from each of `data.sources`; [] takes documents as they lie."""
     ignore: tuple[str, ...] = ("lm_head",)
+    """Layers that stay in bfloat16: a name, or `re:` and an expression."""
     num_gpus: int = Field(0, ge=0)
     pool: Pool = "train"
     seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> QuantizeConfig:
+        alone = SchemeConfig()
+        if self.schemes and (self.scheme, self.method, self.group_size) != (
+            alone.scheme,
+            alone.method,
+            alone.group_size,
+        ):
+            raise ValueError("schemes stand for themselves: leave scheme, method and group_size out")
+        settings = [plan.settings for plan in self.plans]
+        if repeated := {plan.label for plan in self.plans if settings.count(plan.settings) > 1}:
+            raise ValueError(f"schemes are tried once each, repeated: {', '.join(sorted(repeated))}")
+        return self
+
+    @property
+    def plans(self) -> tuple[QuantizeConfig, ...]:
+        """What is tried, in this order: each a configuration with one scheme."""
+        if not self.schemes:
+            return (self,)
+        return tuple(
+            self.replace(
+                schemes=(),
+                scheme=entry.scheme,
+                method=entry.method,
+                group_size=entry.group_size,
+                ignore=self.ignore if entry.ignore is None else entry.ignore,
+            )
+            for entry in self.schemes
+        )
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the result of a single scheme: not the machine, nor what a method does not look at."""
+        if self.made_by is None:
+            return {"scheme": self.scheme}
+        settings: dict[str, Any] = {"scheme": self.scheme, "ignore": list(self.ignore)}
+        # Left out where it is what earlier versions did, so that what they made is found again.
+        if (self.scheme, self.made_by) != ("W8A8", "gptq"):
+            settings["method"] = self.made_by
+        if self.groups_of:
+            settings["group_size"] = self.groups_of
+        if self.needs_text:
+            settings |= {
+                "num_calibration_sequences": self.num_calibration_sequences,
+                "calibration_length": self.calibration_length,
+                "seed": self.seed,
+            }
+            if self.balance:
+                settings["balance"] = list(self.balance)
+        return settings
 
 
 Comparison = Literal["trained vs base", "quantized vs trained", "quantized vs base"]
@@ -457,6 +518,9 @@ class RequirementConfig(StrictModel):
     priority: Priority = "must"
     tasks: Literal["all", "scores", "perplexity"] | tuple[str, ...] = "all"
     """Names of tasks, or all of a kind: `scores` are those where higher is better."""
+    per: Literal["task"] | Stratum = "task"
+    """Asked of each task whole, or of each language's or domain's items of it, each with a test of its own. Items from the held-out
+    documents carry both; those of a file what their `language` and `domain` say, and without one they are in no slice."""
     margin_percent: float = Field(1.0, gt=-100, lt=100)
     """Loss you tolerate: failed when more than this is established."""
     effect_percent: float = Field(2.0, gt=-100, lt=100)
