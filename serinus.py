@@ -181,7 +181,8 @@ def _demands(loaded: Recipe) -> tuple[list[Demand], int | None]:
     from services import demand as serving
 
     size = num_parameters(loaded.model.source)
-    return [*lifecycle.demands(loaded, size), *serving.demands(loaded.serve, size)], size
+    heaviest = max(plan.bytes_per_weight for plan in loaded.quantize.plans)
+    return [*lifecycle.demands(loaded, size), *serving.demands(loaded.serve, size, heaviest)], size
 
 
 @k8s.command("render")

@@ -448,6 +448,9 @@ class QuantizeConfig(SchemeConfig):
     """Calibration text comes in equal shares from each language and from each of `data.sources`; [] takes documents as they lie."""
     ignore: tuple[str, ...] = ("lm_head",)
     """Layers that stay in bfloat16: a name, or `re:` and an expression."""
+    keep_most_sensitive: int | None = Field(None, ge=0)
+    """So many more layers stay in bfloat16: those whose output loses most on calibration text. 0 only measures and records it in
+    the model's sensitivity.json; q_proj, k_proj and v_proj of a block are one layer, gate_proj and up_proj too."""
     num_gpus: int = Field(0, ge=0)
     pool: Pool = "train"
     seed: int = 0
@@ -478,9 +481,22 @@ class QuantizeConfig(SchemeConfig):
                 method=entry.method,
                 group_size=entry.group_size,
                 ignore=self.ignore if entry.ignore is None else entry.ignore,
+                keep_most_sensitive=(
+                    self.keep_most_sensitive if entry.keep_most_sensitive is None else entry.keep_most_sensitive
+                ),
             )
             for entry in self.schemes
         )
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether the train documents are read: by the method, or to tell which layers are sensitive."""
+        return self.is_calibrated or (self.keep_most_sensitive is not None and self.made_by is not None)
+
+    @property
+    def label(self) -> str:
+        kept = self.keep_most_sensitive if self.made_by else None
+        return super().label + (f" but the {kept} most sensitive layers" if kept else "")
 
     @property
     def settings(self) -> dict[str, Any]:
@@ -493,6 +509,8 @@ class QuantizeConfig(SchemeConfig):
             settings["method"] = self.made_by
         if self.groups_of:
             settings["group_size"] = self.groups_of
+        if self.keep_most_sensitive is not None:
+            settings["keep_most_sensitive"] = self.keep_most_sensitive
         if self.needs_text:
             settings |= {
                 "num_calibration_sequences": self.num_calibration_sequences,

@@ -63,8 +63,14 @@ class SchemeConfig(StrictModel):
         return (self.group_size or DEFAULT_GROUP_SIZE) if self.scheme == "W4A16" else None
 
     @property
-    def needs_text(self) -> bool:
+    def is_calibrated(self) -> bool:
+        """Whether the method looks at text."""
         return self.made_by in ("gptq", "awq")
+
+    @property
+    def bytes_per_weight(self) -> float:
+        """Of the layers that it stores; a group has a scale in bfloat16."""
+        return 0.5 + 2 / self.groups_of if self.groups_of else {"BF16": 2.0}.get(self.scheme, 1.0)
 
     @property
     def label(self) -> str:
@@ -84,6 +90,8 @@ class TriedScheme(SchemeConfig):
     scheme: SchemeName = Field()
     ignore: tuple[str, ...] | None = None
     """Instead of `quantize.ignore`, for this entry."""
+    keep_most_sensitive: int | None = Field(None, ge=0)
+    """Instead of `quantize.keep_most_sensitive`, for this entry."""
 
 
 SchemeEntry = Annotated[TriedScheme, BeforeValidator(_named)]
@@ -100,7 +108,7 @@ class Hardware:
 
 
 def cannot_serve(scheme: SchemeConfig, hardware: Hardware) -> str | None:
-    """Why vLLM 0.29 cannot run the scheme there; None where it can."""
+    """Why the scheme is not to be run there by vLLM 0.29; None where it is."""
     if hardware.capability is not None:
         least = MIN_CAPABILITY[scheme.scheme]
         if hardware.capability >= least:
@@ -108,7 +116,7 @@ def cannot_serve(scheme: SchemeConfig, hardware: Hardware) -> str | None:
         wanted, found = (".".join(map(str, version)) for version in (least, hardware.capability))
         return f"needs a GPU of compute capability {wanted}, this one has {found}"
     if scheme.scheme == "FP8":
-        return "needs a GPU of compute capability 8.9, the engine runs on CPUs"
+        return "needs a GPU of compute capability 8.9: on CPUs vLLM only emulates FP8"
     # vllm-project/vllm#55613: the kernel is compiled for AVX-512 alone, and one without is told at the first token.
     if scheme.scheme == "W4A16" and hardware.machine in ("x86_64", "AMD64") and not hardware.has_avx512:
         return "vLLM's INT4 kernel for CPUs needs AVX-512, which this CPU lacks"

@@ -30,11 +30,11 @@ def quantize_in_place(model: Any, sequences: list[list[int]], config: QuantizeCo
     """Quantize the model's linear layers.
 
     Args:
-        sequences: token ids to calibrate with; empty for rtn.
+        sequences: token ids to calibrate with; rtn does not look at them.
     """
     from llmcompressor import oneshot
 
-    if not config.needs_text:
+    if not config.is_calibrated:
         oneshot(model=model, recipe=_modifiers(config))
         return
     from datasets import Dataset as Rows
@@ -59,6 +59,7 @@ def _modifiers(config: QuantizeConfig) -> Any:
             from llmcompressor.modifiers.quantization import QuantizationModifier
             from llmcompressor.modifiers.transform.awq import AWQModifier
 
+            _pin_nothing_without_an_accelerator()
             return [AWQModifier(), QuantizationModifier(**target(config))]
         case "rtn":
             from llmcompressor.modifiers.quantization import QuantizationModifier
@@ -66,3 +67,12 @@ def _modifiers(config: QuantizeConfig) -> Any:
             return QuantizationModifier(**target(config))
         case None:
             raise AssertionError(f"{config.scheme} is quantized by no method")
+
+
+def _pin_nothing_without_an_accelerator() -> None:
+    """AWQ of llmcompressor 0.14 pins what it has cached, for quicker copies to a GPU, and torch refuses to where there is none."""
+    import torch
+    from llmcompressor.pipelines.cache import IntermediatesCache
+
+    if not torch.accelerator.is_available():
+        IntermediatesCache.pin_memory = lambda *_: None

@@ -21,6 +21,7 @@ from pipelines.progress import bar, say
 from pipelines.quantization.calibration import CHARACTERS_PER_TOKEN, read_texts, windows
 from pipelines.quantization.environment import runtime_env
 from pipelines.quantization.methods import quantize_in_place
+from pipelines.quantization.sensitivity import keep_most_sensitive
 from pipelines.schemes import indivisible
 
 GIB = 1 << 30
@@ -182,7 +183,8 @@ def quantize_here(config: QuantizeConfig, storage_uri: str, model: Weights, targ
         if config.made_by is None:
             network.save_pretrained(staged)
         else:
-            quantize_in_place(network, [tokens for _, tokens in drawn], config)
+            sequences = [tokens for _, tokens in drawn]
+            quantize_in_place(network, sequences, keep_most_sensitive(network, sequences, config, staged))
             network.save_pretrained(staged, save_compressed=True)
         tokenizer.save_pretrained(staged)
         _keep_chat(folder, staged)
