@@ -49,7 +49,7 @@ class SchemeConfig(StrictModel):
     def _made_by_a_method_that_can(self) -> SchemeConfig:
         known = METHODS[self.scheme]
         if self.method is not None and self.method not in known:
-            raise ValueError(f"{self.scheme} is made by {' or '.join(known) or 'no method'}, not by {self.method}")
+            raise ValueError(f"method {self.method} does not make {self.scheme}: {' or '.join(known) or 'none'} does")
         if self.group_size is not None and self.scheme != "W4A16":
             raise ValueError(f"group_size is for W4A16: {self.scheme} has no groups")
         return self

@@ -55,9 +55,9 @@ def test_names_stand_for_schemes_and_mappings_for_their_variants() -> None:
     ("fields", "found"),
     [
         ({"scheme": "w2a16"}, "'W4A16', 'W8A8', 'FP8' or 'BF16'"),
-        ({"scheme": "w8a8", "method": "awq"}, "W8A8 is made by gptq or rtn, not by awq"),
-        ({"scheme": "fp8", "method": "gptq"}, "FP8 is made by rtn"),
-        ({"scheme": "bf16", "method": "rtn"}, "BF16 is made by no method"),
+        ({"scheme": "w8a8", "method": "awq"}, "method awq does not make W8A8: gptq or rtn does"),
+        ({"scheme": "fp8", "method": "gptq"}, "method gptq does not make FP8: rtn does"),
+        ({"scheme": "bf16", "method": "rtn"}, "method rtn does not make BF16: none does"),
         ({"scheme": "w8a8", "group_size": 64}, "group_size is for W4A16"),
         ({"scheme": "w4a16", "group_size": 48}, "32, 64 or 128"),
         ({"scheme": "w4a16", "schemes": ["w8a8", "bf16"]}, "leave scheme, method and group_size out"),
