@@ -20,7 +20,7 @@ from cluster.artifacts import (
     SchemeSearch,
     Weights,
 )
-from cluster.errors import ResourceError
+from cluster.errors import InputError, ResourceError
 from cluster.storage import Storage, local_copy
 from pipelines.config import LifecycleConfig, QuantizeConfig, Stage
 from pipelines.evaluation.evaluate import evaluate
@@ -135,12 +135,19 @@ def _record(
 
 
 def find_search(storage: Storage, verdict: GateReport) -> SchemeSearch | None:
-    """The last search that this gate decided in."""
+    """The last search that this gate decided in. Records of other versions of serinus, which cannot be read, are passed over."""
     found = [
         search
         for key in storage.list("artifacts/search")
         if key.endswith("/manifest.json")
-        and (search := artifacts.load(storage, SchemeSearch, key.split("/")[2])) is not None
+        and (search := _readable(storage, key.split("/")[2])) is not None
         and any(attempt.gate == verdict.digest for attempt in search.attempts)
     ]
     return max(found, key=lambda search: search.made_at, default=None)
+
+
+def _readable(storage: Storage, key: str) -> SchemeSearch | None:
+    try:
+        return artifacts.load(storage, SchemeSearch, key)
+    except InputError:
+        return None

@@ -33,9 +33,8 @@ def _ask(engine: EvaluateConfig) -> Hardware:
     import ray
 
     check_gpus(engine.pool, engine.num_gpus, "evaluate.num_gpus")
-    task = ray.remote(hardware_here).options(
-        num_cpus=0, num_gpus=engine.num_gpus, label_selector=on_pool(engine.pool), max_calls=1
-    )
+    once = ray.remote(max_calls=1)(hardware_here)
+    task = once.options(num_cpus=0, num_gpus=engine.num_gpus, label_selector=on_pool(engine.pool))
     found: Hardware = ray.get(task.remote(engine.num_gpus))
     return found
 

@@ -223,6 +223,7 @@ def test_where_nothing_can_be_served_the_remedy_is_told(world: World) -> None:
 def test_gate_explain_tells_the_search(world: World, tmp_path: Path) -> None:
     world.lost["W8A8 by rtn"] = (60, "")
     result = world.run(*ALL)
+    world.storage.write("artifacts/search/0000/manifest.json", b'{"kind": "search", "of": "another version"}')
     path = world.storage.root / result.verdict.location / "manifest.json"
     told = CliRunner().invoke(app, ["gate", "explain", str(path)])
     assert told.exit_code == 0
