@@ -19,7 +19,9 @@ from pipelines.evaluation.compare import read_items
 from pipelines.evaluation.evaluate import evaluate, read_documents
 from pipelines.evaluation.tasks import build_items
 from pipelines.evaluation.verdict import gate
+from pipelines.quantization.hardware import hardware_here, refusals
 from pipelines.quantization.quantize import quantize
+from pipelines.schemes import cannot_serve
 
 QUESTIONS = Path(__file__).resolve().parents[2] / "recipes" / "quickstart" / "general.jsonl"
 TASKS = (
@@ -106,6 +108,7 @@ def test_evaluate_quantize_evaluate_judge(storage: LocalStorage, dataset: Datase
         num_calibration_sequences=4,
         calibration_length=32,
     )
+    assert refusals((four_bits,), CONFIG) == [cannot_serve(four_bits, hardware_here(0))]  # one machine asks itself
     packed = quantize(four_bits, model, dataset, storage)
     assert packed.num_weight_bytes < model.num_weight_bytes
     kept = json.loads((storage.root / packed.folder / "sensitivity.json").read_text())["kept"]
