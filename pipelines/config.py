@@ -495,8 +495,13 @@ class QuantizeConfig(SchemeConfig):
 
     @property
     def label(self) -> str:
-        kept = self.keep_most_sensitive if self.made_by else None
-        return super().label + (f" but the {kept} most sensitive layers" if kept else "")
+        kept = [name for name in self.ignore if name != "lm_head"] if self.made_by else []
+        kept += (
+            [f"the {self.keep_most_sensitive} most sensitive layers"]
+            if self.keep_most_sensitive and self.made_by
+            else []
+        )
+        return super().label + (f", {' and '.join(kept)} in BF16" if kept else "")
 
     @property
     def settings(self) -> dict[str, Any]:

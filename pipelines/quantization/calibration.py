@@ -87,10 +87,10 @@ def _strata(storage: Storage, key: str, balance: Sequence[Stratum]) -> list[str]
 
     filesystem, path = storage.filesystem(key)
     names = [COLUMNS[by] for by in balance]
-    table = pq.read_table(path, columns=names or ["id"], filesystem=filesystem)
-    if not names:
-        return [""] * table.num_rows
-    return [" ".join(map(_value, row)) for row in zip(*(table[name].to_pylist() for name in names), strict=True)]
+    stored = set(pq.read_schema(path, filesystem=filesystem).names)
+    table = pq.read_table(path, columns=["id", *(stored & set(names))], filesystem=filesystem)
+    columns = [table[name].to_pylist() if name in stored else [None] * table.num_rows for name in names]
+    return [" ".join(_value(column[row]) for column in columns) for row in range(table.num_rows)]
 
 
 def _value(found: str | None) -> str:

@@ -58,6 +58,16 @@ def test_one_stratum_is_drawn_as_without_any(storage: LocalStorage, dataset: Dat
     assert [window for _, window in drawn] == [window for _, window in same]
 
 
+def test_a_dataset_that_does_not_say_is_one_stratum(storage: LocalStorage) -> None:
+    made = Dataset(key="d" * 16)
+    folder = storage.root / made.location / "train"
+    folder.mkdir(parents=True)
+    pq.write_table(pa.table({"id": ["a", "b"], "text": ["x", "y"]}), folder / "0.parquet")
+    assert {name: len(found) for name, found in read_texts(storage, made, 9, 0, ("language", "domain")).items()} == {
+        "unknown unknown": 2
+    }
+
+
 def test_no_text_is_an_error(storage: LocalStorage) -> None:
     with pytest.raises(InputError, match="calibrate"):
         read_texts(storage, Dataset(key="e" * 16), 100, 0)

@@ -42,7 +42,7 @@ def test_names_stand_for_schemes_and_mappings_for_their_variants() -> None:
     assert [plan.label for plan in config.plans] == [
         "W4A16 in groups of 32 by awq",
         "W4A16 in groups of 128 by gptq",
-        "W8A8 by rtn",
+        "W8A8 by rtn, re:.*down_proj in BF16",
         "W8A8 by gptq",
         "FP8 by rtn",
         "BF16",

@@ -110,7 +110,7 @@ def test_what_is_kept_decides_the_key_and_needs_text() -> None:
     plain, measured, kept = (asked(method="rtn", keep_most_sensitive=n) for n in (None, 0, 2))
     assert len({str(config.settings) for config in (plain, measured, kept)}) == 3
     assert [config.needs_text for config in (plain, measured, kept)] == [False, True, True]
-    assert kept.label == "W8A8 by rtn but the 2 most sensitive layers"
+    assert kept.label == "W8A8 by rtn, the 2 most sensitive layers in BF16"
     several = asked(schemes=["w8a8", {"scheme": "w8a8", "keep_most_sensitive": 4}, "bf16"], keep_most_sensitive=0)
     assert [plan.keep_most_sensitive for plan in several.plans] == [0, 4, 0]
     assert not several.plans[2].needs_text
