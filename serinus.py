@@ -181,7 +181,8 @@ def _demands(loaded: Recipe) -> tuple[list[Demand], int | None]:
     from services import demand as serving
 
     size = num_parameters(loaded.model.source)
-    return [*lifecycle.demands(loaded, size), *serving.demands(loaded.serve, size)], size
+    heaviest = max(plan.bytes_per_weight for plan in loaded.quantize.plans)
+    return [*lifecycle.demands(loaded, size), *serving.demands(loaded.serve, size, heaviest)], size
 
 
 @k8s.command("render")
@@ -285,12 +286,16 @@ def gate_explain(
 ) -> None:
     """Say in words what a gate compared, what it found, and what more items would settle."""
     from pipelines.evaluation import explain, verdict
+    from pipelines.quantization.search import lines
+    from pipelines.search import find_search
 
     if report is not None and report.endswith(".json"):
-        found = verdict.read_report(report)
+        found, storage = verdict.read_report(report), verdict.storage_of(report)
     else:
-        found = verdict.find_report(open_storage(_recipe(recipe).storage), report)
-    for line in explain.lines(found):
+        storage = open_storage(_recipe(recipe).storage)
+        found = verdict.find_report(storage, report)
+    searched = find_search(storage, found) if storage else None
+    for line in [*explain.lines(found), *(["", *lines(searched)] if searched else [])]:
         out.print(line, markup=False)
 
 

@@ -360,6 +360,54 @@ class GateReport(Manifest):
         return f"{self.outcome}: {num_passed} of {len(musts)} musts passed{warned}"
 
 
+class SliceFinding(StrictModel):
+    """What a gate found of one scheme on one slice of the items."""
+
+    name: str
+    """The check's: <task, or a slice of one>: <new> vs <old>."""
+    metric: str
+    priority: Literal["must", "should", "could"]
+    outcome: Outcome
+    old: float
+    new: float
+    recovery_percent: float
+    """new / old, of a perplexity old / new; 100 where the old model scored nothing."""
+
+
+class SchemeAttempt(StrictModel):
+    """One scheme of a search, and what became of it."""
+
+    scheme: str
+    """For people, with its method."""
+    outcome: Literal["passed", "refused", "skipped"]
+    reason: str = ""
+    """Why it was refused by the gate, or not tried."""
+    weights: str = ""
+    """Digest of the quantized model's manifest; empty where it was skipped, as are the next two."""
+    report: str = ""
+    gate: str = ""
+    num_weight_bytes: int = 0
+    took_s: float = 0.0
+    """Quantizing, evaluating and judging."""
+    slices: tuple[SliceFinding, ...] = ()
+
+
+class SchemeSearch(Manifest):
+    """Schemes tried from the smallest upward until one passed the gate."""
+
+    kind: Literal["search"] = "search"
+    chosen: str = ""
+    """The scheme that passed; empty where none did."""
+    why: str = ""
+    """Why it ended without one."""
+    attempts: tuple[SchemeAttempt, ...] = ()
+    num_weight_bytes_before: int = 0
+
+    @property
+    def summary(self) -> str:
+        return f"{self.chosen or 'none'} of " + ", ".join(f"{a.scheme} {a.outcome}" for a in self.attempts)
+
+
 class Revision(Manifest):
     """An immutable, servable model under a public name."""
 
@@ -400,6 +448,7 @@ KINDS: dict[str, type[Manifest]] = {
     "adapter": Adapter,
     "evaluation": EvalReport,
     "gate": GateReport,
+    "search": SchemeSearch,
     "revision": Revision,
 }
 

@@ -18,7 +18,9 @@ from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.verdict import gate
 from pipelines.progress import say
 from pipelines.publish import check_passed, publish_baseline, publish_candidate
+from pipelines.quantization.hardware import check_servable, refusals
 from pipelines.quantization.quantize import quantize
+from pipelines.search import Before, search
 from pipelines.training.train import train
 
 A = TypeVar("A", bound=Manifest)
@@ -59,7 +61,8 @@ def run(
         remake_from: this stage and those after it are made again even if they are already made.
 
     Returns:
-        Role -> manifest: dataset, base, trained, base_report, trained_report, quantized, quantized_report, gate, revision.
+        Role -> manifest: dataset, base, trained, base_report, trained_report, quantized, quantized_report, gate, revision; with
+        several schemes also search, and the quantized model, its report and gate are the last scheme's that was tried.
 
     Raises:
         GateFailed: the model did not pass the gate.
@@ -83,16 +86,23 @@ def run(
     if work.ends_with("evaluate"):
         return work.made
 
-    quantized = work.make("quantize", "quantized", lambda: quantize(recipe.quantize, trained, dataset, storage))
-    quantized_report = work.make(
-        "quantize", "quantized_report", lambda: evaluate(recipe.evaluate, quantized, dataset, storage)
-    )
-    if work.ends_with("quantize"):
-        return work.made
-
-    verdict = work.make(
-        "gate", "gate", lambda: gate(recipe.gate, base_report, trained_report, quantized_report, storage)
-    )
+    if recipe.quantize.schemes[1:]:
+        before = Before(dataset, trained, base_report, trained_report)
+        quantized, verdict = search(recipe, before, storage, work.make)
+        if work.ends_with("quantize"):
+            return work.made
+    else:
+        (scheme,) = recipe.quantize.plans
+        check_servable(scheme, recipe.evaluate)
+        quantized = work.make("quantize", "quantized", lambda: quantize(scheme, trained, dataset, storage))
+        quantized_report = work.make(
+            "quantize", "quantized_report", lambda: evaluate(recipe.evaluate, quantized, dataset, storage)
+        )
+        if work.ends_with("quantize"):
+            return work.made
+        verdict = work.make(
+            "gate", "gate", lambda: gate(recipe.gate, base_report, trained_report, quantized_report, storage)
+        )
     check_passed(recipe.name, verdict, storage)
     if not work.ends_with("gate"):
         work.make("publish", "revision", lambda: publish_candidate(recipe.name, quantized, verdict, storage))
@@ -111,8 +121,13 @@ def _check_unpublished(storage: Storage, name: str, artifact: Manifest) -> None:
 
 
 def baseline(recipe: LifecycleConfig, storage: Storage) -> Revision:
-    """The base model, quantized as the candidate will be: what runs as stable before anything was trained."""
+    """The base model, quantized: what runs as stable before anything was trained."""
     dataset = clean(recipe.data, storage)
     base = import_model(recipe.model, storage)
-    say("deploy", "the base model, quantized, is the first stable revision")
-    return publish_baseline(recipe.name, quantize(recipe.quantize, base, dataset, storage), storage)
+    plans = recipe.quantize.plans
+    served = [plan for plan, reason in zip(plans, refusals(plans, recipe.evaluate), strict=True) if reason is None]
+    # No gate judges it, so of several schemes it gets the largest.
+    scheme = served[-1] if served else plans[-1]
+    check_servable(scheme, recipe.evaluate)
+    say("deploy", f"the base model in {scheme.label} is the first stable revision")
+    return publish_baseline(recipe.name, quantize(scheme, base, dataset, storage), storage)

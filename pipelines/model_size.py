@@ -30,12 +30,30 @@ def num_parameters(source: str) -> int | None:
         return None
 
 
+def linear_shapes(folder: Path) -> dict[str, tuple[int, int]]:
+    """Name of each linear module of a Hugging Face folder -> (outputs, inputs): what has a matrix and is no embedding.
+
+    Raises:
+        ValueError, OSError, struct.error: a file is damaged.
+    """
+    shapes = {name: shape for path in sorted(folder.glob("*.safetensors")) for name, shape in _shapes(path).items()}
+    return {
+        name.removesuffix(".weight"): (shape[0], shape[1])
+        for name, shape in shapes.items()
+        if len(shape) == 2 and name.endswith(".weight") and "embed" not in name
+    }
+
+
 def _in_safetensors(path: Path) -> int:
+    return sum(map(math.prod, _shapes(path).values()))
+
+
+def _shapes(path: Path) -> dict[str, list[int]]:
     """The header is 8 bytes of length and JSON (the format's README)."""
     with open(path, "rb") as file:
         (length,) = struct.unpack("<Q", file.read(8))
         header = json.loads(file.read(length))
-    return sum(math.prod(tensor["shape"]) for name, tensor in header.items() if name != "__metadata__")
+    return {name: tensor["shape"] for name, tensor in header.items() if name != "__metadata__"}
 
 
 def _in_gguf(path: Path) -> int:

@@ -7,15 +7,19 @@ from services.config import ServingConfig
 
 LIVE = 2
 """Stable and canary."""
-WEIGHT_BYTES = 1
-"""What is served was quantized to 8 bits (W8A8)."""
 
 
-def demands(serving: ServingConfig, num_parameters: int | None = None) -> tuple[Demand, ...]:
-    """Replicas at their least for every revision that runs during a rollout, and one revision's at their most."""
+def demands(
+    serving: ServingConfig, num_parameters: int | None = None, bytes_per_weight: float = 1
+) -> tuple[Demand, ...]:
+    """Replicas at their least for every revision that runs during a rollout, and one revision's at their most.
+
+    Args:
+        bytes_per_weight: of the largest scheme that may be served.
+    """
     engine, replicas = serving.engine, serving.replicas
     spans = engine.tensor_parallel_size
-    share = (num_parameters or 0) * WEIGHT_BYTES / spans
+    share = (num_parameters or 0) * bytes_per_weight / spans
     worker = Demand(
         field="serve.replicas.min",
         stage="serve",

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator, Sequence
+import math
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from cluster.artifacts import Difference, EvalReport, Score
 from cluster.errors import InputError
 from cluster.storage import Storage
+from pipelines.config import Stratum
 from pipelines.evaluation.gate import Pair
 from pipelines.evaluation.paired.binary import Binary
 from pipelines.evaluation.paired.bounded import Bounded
@@ -64,15 +67,34 @@ def compare(storage: Storage, old: EvalReport, new: EvalReport) -> tuple[Differe
     return tuple(_difference(score, before, after) for score, before, after in _matched(storage, old, new))
 
 
-def pairs(storage: Storage, old: EvalReport, new: EvalReport) -> tuple[Pair, ...]:
-    """The same as the gate takes it: each task's items, ready to be tested.
+def pairs(storage: Storage, old: EvalReport, new: EvalReport, per: Iterable[Stratum] = ()) -> tuple[Pair, ...]:
+    """The same as the gate takes it: each task's items, ready to be tested; then those of each language or domain among them.
 
     Raises:
         InputError: the two did not get the same items, an item's figure is not finite, or their tokenizers differ.
     """
-    return tuple(
-        _pair(score, new.score(score.task), before, after) for score, before, after in _matched(storage, old, new)
-    )
+    found: list[Pair] = []
+    matched = list(_matched(storage, old, new))
+    found += (_pair(score, new.score(score.task), before, after) for score, before, after in matched)
+    for by in per:
+        for score, before, after in matched:
+            found += _slices(by, score, before, after)
+    return tuple(found)
+
+
+def _slices(by: Stratum, score: Score, before: list[Row], after: list[Row]) -> Iterator[Pair]:
+    # Of the old report: what a document's language is does not hang on the model.
+    names = [row.get(by) or "" for row in before]
+    for name in sorted(set(names) - {""}):
+        was, now = ([row for row, of in zip(rows, names, strict=True) if of == name] for rows in (before, after))
+        old, new = (score.replace(value=_figure(score.metric, rows)) for rows in (was, now))
+        yield replace(_pair(old, new, was, now), per=by, slice=name)
+
+
+def _figure(metric: str, rows: Sequence[Row]) -> float:
+    if metric == "perplexity":
+        return math.exp(sum(row["nll"] for row in rows) / max(sum(row["num_tokens"] for row in rows), 1))
+    return sum(row["score"] for row in rows) / len(rows)
 
 
 def read_items(storage: Storage, report: EvalReport) -> dict[str, list[Row]]:

@@ -16,6 +16,7 @@ from cluster.storage import Storage, local_copy, sha256_of, staged_folder
 from pipelines.config import EvaluateConfig
 from pipelines.evaluation.compare import Row, score_of
 from pipelines.evaluation.engine import ENVIRONMENT, EngineSettings, Scorer
+from pipelines.evaluation.strata import placed, with_strata
 from pipelines.evaluation.tasks import VERSION, WRITTEN, Item, build_items, file_digest, is_number
 from pipelines.evaluation.written import is_unread
 from pipelines.progress import Bar, bar, say
@@ -48,7 +49,8 @@ def evaluate(config: EvaluateConfig, model: Weights, dataset: Dataset, storage: 
     _check_complete(model, items, rows)
     _say_what_was_not_read(items, rows)
     report = EvalReport(key=key, inputs=inputs, config=settings, model=model.digest, scores=_scores(config, rows))
-    report = report.replace(files=(_write_items(storage, report, rows),), took_s=time.monotonic() - began)
+    written = _write_items(storage, report, with_strata(items, rows))
+    report = report.replace(files=(written,), took_s=time.monotonic() - began)
     for score in report.scores:
         interval = f"{score.ci_low:.3f} to {score.ci_high:.3f}"
         say("evaluate", f"{score.task}: {score.metric} {score.value:.3f} ({interval}, {score.num_items} items)")
@@ -86,7 +88,11 @@ def _check_model(folder: Any, max_model_len: int) -> None:
 
 def _items(config: EvaluateConfig, dataset: Dataset, storage: Storage) -> list[Item]:
     documents = read_documents(storage, dataset) if any(task.path is None for task in config.tasks) else []
-    return [item for task in config.tasks for item in build_items(task, documents, config.seed)]
+    items: list[Item] = []
+    for task in config.tasks:
+        built = build_items(task, documents, config.seed)
+        items += built if task.path else placed(built, storage, dataset)
+    return items
 
 
 def read_documents(storage: Storage, dataset: Dataset) -> list[tuple[str, str]]:
@@ -223,6 +229,8 @@ def _write_items(storage: Storage, report: EvalReport, rows: Sequence[Row]) -> F
             ("num_bytes", pa.int64()),
             ("correct", pa.bool_()),
             ("output", pa.string()),
+            ("language", pa.string()),
+            ("domain", pa.string()),
         ]
     )
     with staged_folder(storage, report.location) as folder:

@@ -28,6 +28,13 @@ class Pair:
     new: float
     method: str
     sample: Sample
+    per: str = "task"
+    """What its items are a slice by: a requirement is asked of the pairs of its own `per`."""
+    slice: str = ""
+
+    @property
+    def name(self) -> str:
+        return f"{self.task} ({self.per} {self.slice})" if self.slice else self.task
 
     @property
     def is_perplexity(self) -> bool:
@@ -62,7 +69,7 @@ def judge(config: GateConfig, pairs: Mapping[str, Sequence[Pair]]) -> tuple[Chec
         Question(requirement, pair)
         for requirement in config.requirements
         for pair in pairs[requirement.compare]
-        if asked_of(requirement, pair.task, pair.is_perplexity)
+        if pair.per == requirement.per and asked_of(requirement, pair.task, pair.is_perplexity)
     ]
     p_margins = [_p_margin(question) for question in questions]
     adjusted = _adjusted(questions, p_margins)
@@ -140,7 +147,7 @@ def _estimated(config: GateConfig, question: Question) -> Check:
 def _check(config: GateConfig, question: Question, outcome: Outcome, **figures: float | int | None) -> Check:
     asked, pair = question.requirement, question.pair
     check = Check(
-        name=f"{pair.task}: {asked.compare}",
+        name=f"{pair.name}: {asked.compare}",
         task=pair.task,
         metric=pair.metric,
         priority=asked.priority,

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from string import ascii_uppercase
 from typing import Any, Literal
 
@@ -43,6 +43,9 @@ class Item:
     answers: tuple[str, ...]
     gold: int = 0
     max_new_tokens: int = 0
+    language: str = ""
+    domain: str = ""
+    """Of the slices that a gate may ask for; empty where that is not known."""
 
 
 @dataclass(frozen=True)
@@ -175,13 +178,31 @@ def _from_file(task: TaskConfig) -> list[Item]:
 
 def _parse(task: TaskConfig, line: str, number: int) -> Item:
     where = f"{task.path}:{number}"
+    record = _record(where, line)
+    item = _item(task, where, str(record.get("id", f"line-{number}")), record)
+    return replace(item, language=_label(where, record, "language"), domain=_label(where, record, "domain"))
+
+
+def _record(where: str, line: str) -> dict[str, Any]:
     try:
         record = json.loads(line)
     except ValueError as error:
         raise InputError(where, f"not JSON ({error})", "write one JSON object a line") from None
     if not isinstance(record, dict):
         raise InputError(where, "not a JSON object", 'write {"id": ..., ...}')
-    name = str(record.get("id", f"line-{number}"))
+    return record
+
+
+def _label(where: str, record: dict[str, Any], field: str) -> str:
+    value = record.get(field)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise InputError(where, f"`{field}` is not a text", f"write the item's {field} as a text, or leave it out")
+    return value
+
+
+def _item(task: TaskConfig, where: str, name: str, record: dict[str, Any]) -> Item:
     match task.kind:
         case "perplexity":
             return Item(task.name, task.kind, name, "", (_text(where, record, "text"),))

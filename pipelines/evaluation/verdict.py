@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cluster import artifacts
 from cluster.artifacts import EvalReport, GateReport
 from cluster.errors import InputError
 from cluster.storage import Storage, open_storage
-from pipelines.config import GateConfig
+from pipelines.config import GateConfig, Stratum, asked_of
 from pipelines.evaluation.compare import compare, pairs
 from pipelines.evaluation.explain import mark
-from pipelines.evaluation.gate import is_let_through, judge, outcome_of
+from pipelines.evaluation.gate import Pair, is_let_through, judge, outcome_of
 from pipelines.progress import say
 
 VERSION = 1
@@ -28,7 +30,7 @@ def gate(
     """
     began = time.monotonic()
     inputs = {"base": base.digest, "trained": trained.digest, "quantized": quantized.digest}
-    settings = {**config.model_dump(mode="json"), "rule_version": VERSION}
+    settings = _settings(config)
     key = artifacts.stage_key("gate", settings, inputs)
     if (found := artifacts.load(storage, GateReport, key)) is not None:
         say("gate", f"already judged: {found.summary}")
@@ -36,7 +38,10 @@ def gate(
     _check_same_tasks(base, trained, quantized)
     compared = {"trained vs base": (base, trained), "quantized vs trained": (trained, quantized)}
     compared["quantized vs base"] = (base, quantized)
-    checks = judge(config, {name: pairs(storage, *reports) for name, reports in compared.items()})
+    per: list[Stratum] = sorted({asked.per for asked in config.requirements if asked.per != "task"})
+    paired = {name: pairs(storage, *reports, per) for name, reports in compared.items()}
+    _check_sliced(config, paired)
+    checks = judge(config, paired)
     outcome = outcome_of(checks)
     report = GateReport(
         key=key,
@@ -52,6 +57,28 @@ def gate(
         say("gate", f"{mark(check)}{check.message}{'  <- WARNING' if check in report.warnings else ''}")
     say("gate", report.summary)
     return artifacts.save(storage, report)
+
+
+def _settings(config: GateConfig) -> dict[str, Any]:
+    """What decides the verdict. A task as a whole was all there was to ask of before slices: such gates keep their key."""
+    settings = config.model_dump(mode="json")
+    for asked in settings["requirements"]:
+        if asked["per"] == "task":
+            del asked["per"]
+    return {**settings, "rule_version": VERSION}
+
+
+def _check_sliced(config: GateConfig, pairs: Mapping[str, Sequence[Pair]]) -> None:
+    """Raises InputError for a requirement that is asked of no slice, which would pass unseen."""
+    for asked in (requirement for requirement in config.requirements if requirement.per != "task"):
+        if not any(
+            pair.per == asked.per and asked_of(asked, pair.task, pair.is_perplexity) for pair in pairs[asked.compare]
+        ):
+            raise InputError(
+                f"gate: {asked.compare}, per {asked.per}",
+                f"no evaluated item says its {asked.per}",
+                f"give the tasks' items a `{asked.per}`, or evaluate again what an earlier version did: --from evaluate",
+            )
 
 
 def _check_same_tasks(base: EvalReport, *others: EvalReport) -> None:
@@ -113,3 +140,9 @@ def read_report(path: str) -> GateReport:
         raise InputError(
             path, f"not a gate's report ({str(error).splitlines()[0]})", "name the manifest.json of a gate"
         ) from None
+
+
+def storage_of(path: str) -> Storage | None:
+    """The storage in which a gate's manifest.json lies; None where it was copied out of one."""
+    root, found, _ = path.rpartition("/artifacts/gate/")
+    return open_storage(root) if found else None

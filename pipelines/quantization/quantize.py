@@ -1,9 +1,12 @@
-"""Quantize: GPTQ by llmcompressor in an environment of its own, saved as compressed-tensors that vLLM loads."""
+"""Quantize: by llmcompressor in an environment of its own, saved as compressed-tensors that vLLM loads."""
 
 from __future__ import annotations
 
 import shutil
+import struct
 import time
+from collections import Counter
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,14 +18,18 @@ from cluster.errors import InputError, ResourceError, StageFailed, UserError
 from cluster.session import check_gpus, on_pool
 from cluster.storage import Storage, local_copy, open_storage, sha256_of, staged_folder
 from pipelines.config import QuantizeConfig
+from pipelines.model_size import linear_shapes
 from pipelines.progress import bar, say
 from pipelines.quantization.calibration import CHARACTERS_PER_TOKEN, read_texts, windows
 from pipelines.quantization.environment import runtime_env
+from pipelines.quantization.methods import quantize_in_place
+from pipelines.quantization.sensitivity import keep_most_sensitive
+from pipelines.schemes import indivisible
 
 GIB = 1 << 30
 POLL_S = 2.0
-DRAW = 4
-"""Text read for calibration, as a multiple of what is used: there must be something to draw from."""
+Texts = Mapping[str, list[str]]
+"""Stratum -> documents to calibrate with; empty where the method needs none."""
 
 
 @dataclass(frozen=True)
@@ -31,29 +38,44 @@ class Made:
 
     files: tuple[FileEntry, ...]
     num_weight_bytes: int
-    num_sequences: int
+    num_sequences_by_stratum: Mapping[str, int]
+
+    @property
+    def num_sequences(self) -> int:
+        return sum(self.num_sequences_by_stratum.values())
+
+    @property
+    def shares(self) -> str:
+        """For people; empty where nothing was calibrated."""
+        if not self.num_sequences:
+            return ""
+        shares = ", ".join(f"{name} {count}" for name, count in self.num_sequences_by_stratum.items() if name)
+        return f"{self.num_sequences} sequences{f' ({shares})' if shares else ''}, "
 
 
 def quantize(config: QuantizeConfig, model: Weights, dataset: Dataset, storage: Storage) -> QuantizedModel:
-    """Quantize `model` with calibration text from the dataset's train documents.
+    """Store `model` in the one scheme of `config`, calibrated with text from the dataset's train documents if the method takes it.
 
     Raises:
-        InputError: no text to calibrate with, or a model folder that cannot be read.
+        InputError: no text to calibrate with, a model folder that cannot be read, or layers that do not fall into groups.
         ResourceError: too little memory where the task runs.
     """
     began = time.monotonic()
-    settings = config.model_dump(mode="json", exclude={"pool", "num_gpus"})
-    inputs = {"model": model.digest, "dataset": dataset.digest}
-    key = artifacts.stage_key("quantize", settings, inputs)
+    # What needs no text is not made of the dataset: another one leads to the same weights.
+    inputs = {"model": model.digest} | ({"dataset": dataset.digest} if config.needs_text else {})
+    key = artifacts.stage_key("quantize", config.settings, inputs)
     if (found := artifacts.load(storage, QuantizedModel, key)) is not None:
-        say("quantize", f"already made for {model.kind} {model.key}")
+        say("quantize", f"already made for {model.kind} {model.key}: {config.label}")
         return found
     check_gpus(config.pool, config.num_gpus, "quantize.num_gpus")
-    _check_model(local_copy(storage, model.folder))
-    length = config.num_calibration_sequences * config.calibration_length * CHARACTERS_PER_TOKEN * DRAW
-    texts = read_texts(storage, dataset, length, config.seed)
-    planned = QuantizedModel(key=key, inputs=inputs, config=settings, scheme=config.scheme)
-    say("quantize", f"{model.kind} {model.key} to {config.scheme}, calibrated on the train documents")
+    folder = local_copy(storage, model.folder)
+    _check_model(folder)
+    check_groups(config, folder)
+    texts = _texts(config, dataset, storage)
+    scheme = config.scheme if config.groups_of is None else f"{config.scheme} in groups of {config.groups_of}"
+    planned = QuantizedModel(key=key, inputs=inputs, config=config.settings, scheme=scheme)
+    calibrated = "calibrated on the train documents" if config.needs_text else "without calibration"
+    say("quantize", f"{model.kind} {model.key} to {config.label}, {calibrated}")
     made = _run(config, model, planned, storage, texts)
     quantized = planned.replace(
         files=made.files,
@@ -64,8 +86,34 @@ def quantize(config: QuantizeConfig, model: Weights, dataset: Dataset, storage: 
         took_s=time.monotonic() - began,
     )
     before, after = model.num_weight_bytes / 1e6, made.num_weight_bytes / 1e6
-    say("quantize", f"{before:.0f} MB to {after:.0f} MB, {made.num_sequences} sequences, took {quantized.took_s:.0f} s")
+    say("quantize", f"{before:.0f} MB to {after:.0f} MB, {made.shares}took {quantized.took_s:.0f} s")
     return artifacts.save(storage, quantized)
+
+
+def _texts(config: QuantizeConfig, dataset: Dataset, storage: Storage) -> Texts:
+    if not config.needs_text:
+        return {}
+    length = config.num_calibration_sequences * config.calibration_length * CHARACTERS_PER_TOKEN
+    return read_texts(storage, dataset, length, config.seed, config.balance)
+
+
+def check_groups(config: QuantizeConfig, folder: Path) -> None:
+    """Raises InputError if the scheme's groups do not divide the inputs of the layers to be quantized."""
+    if config.groups_of is None:
+        return
+    try:
+        shapes = linear_shapes(folder)
+    except (ValueError, LookupError, OSError, struct.error):
+        raise InputError(str(folder), "its safetensors files are damaged", "import or train the model again") from None
+    if not (odd := indivisible(shapes, config.groups_of, config.ignore)):
+        return
+    first, inputs = next(iter(odd.items()))
+    fits = [str(size) for size in (128, 64, 32) if not indivisible(shapes, size, config.ignore)]
+    raise InputError(
+        f"quantize: {config.label}",
+        f"{len(odd)} layers do not fall into groups of {config.groups_of} ({first} has {inputs} inputs)",
+        f"set group_size: {' or '.join(fits)}" if fits else "put these layers into quantize.ignore",
+    )
 
 
 def _check_model(folder: Path) -> None:
@@ -75,7 +123,7 @@ def _check_model(folder: Path) -> None:
         )
 
 
-def _run(config: QuantizeConfig, model: Weights, planned: QuantizedModel, storage: Storage, texts: list[str]) -> Made:
+def _run(config: QuantizeConfig, model: Weights, planned: QuantizedModel, storage: Storage, texts: Texts) -> Made:
     """The work as a Ray task; its process ends with it, which frees its memory."""
     import ray
     from ray.exceptions import OutOfMemoryError, RayTaskError, RuntimeEnvSetupError, WorkerCrashedError
@@ -116,7 +164,7 @@ def _run(config: QuantizeConfig, model: Weights, planned: QuantizedModel, storag
         ) from None
 
 
-def quantize_here(config: QuantizeConfig, storage_uri: str, model: Weights, target: str, texts: list[str]) -> Made:
+def quantize_here(config: QuantizeConfig, storage_uri: str, model: Weights, target: str, texts: Texts) -> Made:
     """In the task: read the model, quantize, and publish the folder `target` of the storage."""
     storage = open_storage(storage_uri)
     folder = local_copy(storage, model.folder)
@@ -125,38 +173,23 @@ def quantize_here(config: QuantizeConfig, storage_uri: str, model: Weights, targ
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    sequences = windows(
+    drawn = windows(
         texts,
         lambda text: list(tokenizer(text, add_special_tokens=False)["input_ids"]),
         config.calibration_length,
         config.num_calibration_sequences,
         config.seed,
     )
-    dtype = settled("auto", bool(config.num_gpus))
-    network = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
-    _gptq(network, sequences, config)
-    _round_the_rest(network)
+    network = AutoModelForCausalLM.from_pretrained(folder, dtype=settled("auto", bool(config.num_gpus)))
     with staged_folder(storage, target) as staged:
-        network.save_pretrained(staged, save_compressed=True)
+        if config.made_by is not None:
+            sequences = [tokens for _, tokens in drawn]
+            quantize_in_place(network, sequences, keep_most_sensitive(network, sequences, config, staged))
+        _round_the_rest(network)
+        network.save_pretrained(staged, **({} if config.made_by is None else {"save_compressed": True}))
         tokenizer.save_pretrained(staged)
         _keep_chat(folder, staged)
-        return _made(staged, len(sequences))
-
-
-def _gptq(model: Any, sequences: list[list[int]], config: QuantizeConfig) -> None:
-    """GPTQ (Frantar et al. 2022), in place."""
-    from datasets import Dataset as Rows
-    from llmcompressor import oneshot
-    from llmcompressor.modifiers.gptq import GPTQModifier
-
-    rows = Rows.from_dict({"input_ids": sequences, "attention_mask": [[1] * len(tokens) for tokens in sequences]})
-    oneshot(
-        model=model,
-        dataset=rows,
-        recipe=GPTQModifier(targets="Linear", scheme=config.scheme, ignore=list(config.ignore)),
-        max_seq_length=config.calibration_length,
-        num_calibration_samples=len(sequences),
-    )
+        return _made(staged, Counter(name for name, _ in drawn))
 
 
 def _round_the_rest(model: Any) -> None:
@@ -176,7 +209,7 @@ def _keep_chat(source: Path, target: Path) -> None:
             shutil.copy(source / name, target / name)
 
 
-def _made(folder: Path, num_sequences: int) -> Made:
+def _made(folder: Path, num_sequences: Mapping[str, int]) -> Made:
     paths = sorted(path for path in folder.rglob("*") if path.is_file())
     for path in paths:
         path.chmod(0o644)

@@ -19,7 +19,9 @@ from pipelines.evaluation.compare import read_items
 from pipelines.evaluation.evaluate import evaluate, read_documents
 from pipelines.evaluation.tasks import build_items
 from pipelines.evaluation.verdict import gate
+from pipelines.quantization.hardware import hardware_here, refusals
 from pipelines.quantization.quantize import quantize
+from pipelines.schemes import cannot_serve
 
 QUESTIONS = Path(__file__).resolve().parents[2] / "recipes" / "quickstart" / "general.jsonl"
 TASKS = (
@@ -107,6 +109,24 @@ def test_evaluate_quantize_evaluate_judge(storage: LocalStorage, dataset: Datase
     assert {r["id"] for rows in read_items(storage, after).values() for r in rows} == {
         r["id"] for rows in items.values() for r in rows
     }
+    four_bits = QuantizeConfig(
+        scheme="W4A16",
+        group_size=32,
+        method="awq",
+        keep_most_sensitive=1,
+        num_calibration_sequences=4,
+        calibration_length=32,
+    )
+    assert refusals((four_bits,), CONFIG) == [cannot_serve(four_bits, hardware_here(0))]  # one machine asks itself
+    packed = quantize(four_bits, model, dataset, storage)
+    assert packed.num_weight_bytes < model.num_weight_bytes
+    kept = json.loads((storage.root / packed.folder / "sensitivity.json").read_text())["kept"]
+    told = json.loads((storage.root / packed.folder / "config.json").read_text())["quantization_config"]
+    weights = told["config_groups"]["group_0"]["weights"]
+    assert (told["format"], weights["num_bits"], weights["group_size"]) == ("pack-quantized", 4, 32)
+    assert kept
+    assert {*kept, "lm_head"} <= set(told["ignore"])
+
     requirements = (
         RequirementConfig(compare="quantized vs trained", tasks="all", margin_percent=50, effect_percent=90),
     )

@@ -19,6 +19,8 @@ def test_a_replica_over_several_gpus_is_as_many_workers() -> None:
     least, _ = demands(ServingConfig.model_validate({"engine": engine, "keep_revisions": 0}), 32 * 10**9)
     assert (least.count, least.gpus, least.cpus) == (8, 1, 2)
     assert least.gpu_bytes == 10**10, "8 of 32 GB, in the 80 % that vLLM may take"
+    least, _ = demands(ServingConfig.model_validate({"engine": engine, "keep_revisions": 0}), 32 * 10**9, 2)
+    assert least.gpu_bytes == 2 * 10**10, "in bfloat16"
 
 
 def test_scaled_to_zero_still_loads_one() -> None:

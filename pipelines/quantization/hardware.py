@@ -1,0 +1,50 @@
+"""What the engine will run on, asked of a node of its pool."""
+
+from __future__ import annotations
+
+import platform
+from pathlib import Path
+
+from cluster.errors import ResourceError
+from cluster.session import check_gpus, on_pool
+from pipelines.config import EvaluateConfig, QuantizeConfig
+from pipelines.schemes import Hardware, asks_of_hardware, cannot_serve
+
+CPU_INFO = Path("/proc/cpuinfo")
+
+
+def refusals(plans: tuple[QuantizeConfig, ...], engine: EvaluateConfig) -> list[str | None]:
+    """For each scheme why the pool that evaluates (and serves) cannot run it, None where it can."""
+    if not any(asks_of_hardware(plan, engine.num_gpus) for plan in plans):
+        return [None for _ in plans]
+    found = _ask(engine)
+    return [cannot_serve(plan, found) for plan in plans]
+
+
+def check_servable(plan: QuantizeConfig, engine: EvaluateConfig) -> None:
+    """Raises ResourceError before anything is quantized that nothing there could run."""
+    (reason,) = refusals((plan,), engine)
+    if reason is not None:
+        remedy = "choose another quantize.scheme, or another pool for evaluate and serve"
+        raise ResourceError(f"quantize: {plan.label}", f"cannot be served by pool `{engine.pool}`: {reason}", remedy)
+
+
+def _ask(engine: EvaluateConfig) -> Hardware:
+    import ray
+
+    check_gpus(engine.pool, engine.num_gpus, "evaluate.num_gpus")
+    once = ray.remote(max_calls=1)(hardware_here)
+    task = once.options(num_cpus=0, num_gpus=engine.num_gpus, label_selector=on_pool(engine.pool))
+    found: Hardware = ray.get(task.remote(engine.num_gpus))
+    return found
+
+
+def hardware_here(num_gpus: int) -> Hardware:
+    """Of this machine: of its GPU where the engine takes one, else of its CPU."""
+    if num_gpus:
+        import torch
+
+        major, minor = torch.cuda.get_device_capability()
+        return Hardware((major, minor), platform.machine())
+    info = CPU_INFO.read_text() if CPU_INFO.is_file() else ""
+    return Hardware(None, platform.machine(), "avx512f" in info)

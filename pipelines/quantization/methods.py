@@ -1,0 +1,78 @@
+"""Schemes and methods in llmcompressor's words. Imported in the quantization task alone."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pipelines.config import QuantizeConfig
+
+PRESETS = {"W8A8": "W8A8", "FP8": "FP8_DYNAMIC"}
+"""Scheme -> compressed-tensors' name for it. Its W4A16 is fixed to groups of 128, so ours is spelled out."""
+
+
+def target(config: QuantizeConfig) -> dict[str, Any]:
+    """Which layers are stored how, as every modifier of llmcompressor takes it."""
+    asked: dict[str, Any] = {"ignore": list(config.ignore)}
+    if config.scheme in PRESETS:
+        return {"targets": "Linear", "scheme": PRESETS[config.scheme], **asked}
+    weights = {
+        "num_bits": 4,
+        "type": "int",
+        "strategy": "group",
+        "group_size": config.groups_of,
+        "symmetric": True,
+        "dynamic": False,
+    }
+    return {"config_groups": {"group_0": {"targets": ["Linear"], "weights": weights}}, **asked}
+
+
+def quantize_in_place(model: Any, sequences: list[list[int]], config: QuantizeConfig) -> None:
+    """Quantize the model's linear layers.
+
+    Args:
+        sequences: token ids to calibrate with; rtn does not look at them.
+    """
+    from llmcompressor import oneshot
+
+    if not config.is_calibrated:
+        oneshot(model=model, recipe=_modifiers(config))
+        return
+    from datasets import Dataset as Rows
+
+    rows = Rows.from_dict({"input_ids": sequences, "attention_mask": [[1] * len(tokens) for tokens in sequences]})
+    oneshot(
+        model=model,
+        dataset=rows,
+        recipe=_modifiers(config),
+        max_seq_length=config.calibration_length,
+        num_calibration_samples=len(sequences),
+    )
+
+
+def _modifiers(config: QuantizeConfig) -> Any:
+    match config.made_by:
+        case "gptq":
+            from llmcompressor.modifiers.gptq import GPTQModifier
+
+            return GPTQModifier(**target(config))
+        case "awq":
+            from llmcompressor.modifiers.quantization import QuantizationModifier
+            from llmcompressor.modifiers.transform.awq import AWQModifier
+
+            _pin_nothing_without_an_accelerator()
+            return [AWQModifier(), QuantizationModifier(**target(config))]
+        case "rtn":
+            from llmcompressor.modifiers.quantization import QuantizationModifier
+
+            return QuantizationModifier(**target(config))
+        case None:
+            raise AssertionError(f"{config.scheme} is quantized by no method")
+
+
+def _pin_nothing_without_an_accelerator() -> None:
+    """AWQ of llmcompressor 0.14 pins what it has cached, for quicker copies to a GPU, and torch refuses to where there is none."""
+    import torch
+    from llmcompressor.pipelines.cache import IntermediatesCache
+
+    if not torch.accelerator.is_available():
+        IntermediatesCache.pin_memory = lambda *_: None

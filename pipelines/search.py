@@ -1,0 +1,153 @@
+"""Quantize until it passes: each scheme quantized, evaluated and judged, from the smallest upward, each an artifact of its own.
+
+An interrupted search finds what it has made and goes on from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple, Protocol, TypeVar
+
+from cluster import artifacts
+from cluster.artifacts import (
+    Dataset,
+    EvalReport,
+    GateReport,
+    Manifest,
+    QuantizedModel,
+    SchemeAttempt,
+    SchemeSearch,
+    Weights,
+)
+from cluster.errors import InputError, ResourceError
+from cluster.storage import Storage, local_copy
+from pipelines.config import LifecycleConfig, QuantizeConfig, Stage
+from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.verdict import gate
+from pipelines.progress import say
+from pipelines.quantization.hardware import refusals
+from pipelines.quantization.quantize import check_groups, quantize
+from pipelines.quantization.search import Choose, GiveUp, Tried, Try, judged, lines, next_step
+
+A = TypeVar("A", bound=Manifest)
+
+
+class Make(Protocol):
+    """`Run.make`: the result of `build`, found or made anew as the run was asked to, and remembered under its role."""
+
+    def __call__(self, stage: Stage, role: str, build: Callable[[], A]) -> A: ...
+
+
+@dataclass(frozen=True)
+class Before:
+    """What a quantized model is made of and compared with."""
+
+    dataset: Dataset
+    trained: Weights
+    base_report: EvalReport
+    trained_report: EvalReport
+
+
+class Result(NamedTuple):
+    """The scheme that passed, or the last one that was refused."""
+
+    quantized: QuantizedModel
+    verdict: GateReport
+
+
+def search(recipe: LifecycleConfig, before: Before, storage: Storage, make: Make) -> Result:
+    """Try the schemes of `quantize.schemes` in their order until one passes the gate.
+
+    Raises:
+        InputError: a scheme's groups do not divide the model's layers.
+        ResourceError: none of the schemes can be served on the hardware of the pool.
+    """
+    plans = recipe.quantize.plans
+    for plan in plans:
+        check_groups(plan, local_copy(storage, before.trained.folder))
+    reasons = refusals(plans, recipe.evaluate)
+    tried: list[Tried] = []
+    result: Result | None = None
+    while isinstance(step := next_step(len(plans), tried), Try):
+        plan, reason = plans[step.index], reasons[step.index]
+        if reason is not None:
+            say("quantize", f"{plan.label} is skipped: {reason}")
+            tried.append(Tried(SchemeAttempt(scheme=plan.label, outcome="skipped", reason=reason)))
+            continue
+        say("quantize", f"scheme {step.index + 1} of {len(plans)}: {plan.label}")
+        found, result = _attempt(recipe, plan, before, storage, make)
+        tried.append(found)
+    make("quantize", "search", lambda: _record(recipe, before, tried, step, storage))
+    if result is None:
+        remedy = "add a scheme that runs there (w8a8 or bf16) to quantize.schemes, or use another pool for evaluate and serve"
+        raise ResourceError(
+            "quantize.schemes", "; ".join(f"{t.attempt.scheme} {t.attempt.reason}" for t in tried), remedy
+        )
+    return result
+
+
+def _attempt(
+    recipe: LifecycleConfig, plan: QuantizeConfig, before: Before, storage: Storage, make: Make
+) -> tuple[Tried, Result]:
+    quantized = make("quantize", "quantized", lambda: quantize(plan, before.trained, before.dataset, storage))
+    report = make("quantize", "quantized_report", lambda: evaluate(recipe.evaluate, quantized, before.dataset, storage))
+    verdict = make(
+        "gate", "gate", lambda: gate(recipe.gate, before.base_report, before.trained_report, report, storage)
+    )
+    attempt = SchemeAttempt(
+        scheme=plan.label,
+        outcome="refused",
+        weights=quantized.digest,
+        report=report.digest,
+        num_weight_bytes=quantized.num_weight_bytes,
+        took_s=quantized.took_s + report.took_s + verdict.took_s,
+    )
+    return judged(plan.label, verdict, attempt), Result(quantized, verdict)
+
+
+def _record(
+    recipe: LifecycleConfig, before: Before, tried: list[Tried], step: Choose | GiveUp, storage: Storage
+) -> SchemeSearch:
+    """What was tried, written anew each time: what it rests on is found under the digests in it."""
+    inputs = {
+        "trained": before.trained.digest,
+        "base_report": before.base_report.digest,
+        "trained_report": before.trained_report.digest,
+    }
+    settings = {
+        "schemes": [plan.settings for plan in recipe.quantize.plans],
+        "gate": recipe.gate.model_dump(mode="json"),
+    }
+    made = SchemeSearch(
+        key=artifacts.stage_key("search", settings, inputs),
+        inputs=inputs,
+        config=settings,
+        chosen=tried[step.index].attempt.scheme if isinstance(step, Choose) else "",
+        why=step.reason if isinstance(step, GiveUp) else "",
+        attempts=tuple(one.attempt for one in tried),
+        num_weight_bytes_before=before.trained.num_weight_bytes,
+        took_s=sum(one.attempt.took_s for one in tried),
+    )
+    for line in lines(made):
+        say("quantize", line)
+    return artifacts.save(storage, made)
+
+
+def find_search(storage: Storage, verdict: GateReport) -> SchemeSearch | None:
+    """The last search that this gate decided in. Records of other versions of serinus, which cannot be read, are passed over."""
+    found = [
+        search
+        for key in storage.list("artifacts/search")
+        if key.endswith("/manifest.json")
+        and (search := _readable(storage, key.split("/")[2])) is not None
+        and any(attempt.gate == verdict.digest for attempt in search.attempts)
+    ]
+    return max(found, key=lambda search: search.made_at, default=None)
+
+
+def _readable(storage: Storage, key: str) -> SchemeSearch | None:
+    try:
+        return artifacts.load(storage, SchemeSearch, key)
+    except InputError:
+        return None
