@@ -292,7 +292,7 @@ def exclusive(storage: Storage, name: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            remedy = "wait for it (a job goes on after Ctrl-C: ray job list), or end it"
+            remedy = "wait for it (a job goes on after Ctrl-C: serinus jobs list), or end it"
             raise ResourceError(f"{storage.uri} ({name})", "another run is at work there", remedy) from None
         yield
 
