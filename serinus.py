@@ -123,6 +123,22 @@ def status() -> None:
     out.print(nodes, applications if found.applications else "no applications")
 
 
+@app.command()
+def doctor(
+    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="also its storage, keys and port")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+) -> None:
+    """Check this machine, the environment, the cluster, storage, keys and Kubernetes, and say what to do. Exit code 0 or 2."""
+    from cluster.doctor import commands, examine
+
+    loaded = load_yaml(recipe, Recipe) if recipe else None
+    serve = loaded.serve if loaded else ServingConfig()
+    keys = [Path(serve.admission.keys)] if serve.admission.keys else []
+    found = examine.examine(examine.groups(loaded.storage if loaded else None, keys, serve.port))
+    commands.show(found, as_json=as_json)
+    raise typer.Exit(2 if any(finding.state == "failed" for finding in found) else 0)
+
+
 TopologyOption = Annotated[
     Path | None, typer.Option("--topology", help="the cluster's declaration; default: ray_cluster.yaml")
 ]

@@ -46,6 +46,15 @@ def check(dashboard: str) -> None:
     _get(dashboard, "/api/version")
 
 
+def get_version(dashboard: str) -> str:
+    """Ray's version there.
+
+    Raises:
+        ClusterError: the dashboard does not answer, or refuses the token.
+    """
+    return str(_get(dashboard, "/api/version")["ray_version"])
+
+
 def has_package(dashboard: str, name: str) -> bool:
     """Whether the cluster still holds a job's working directory of that name.
 

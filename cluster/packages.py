@@ -1,6 +1,7 @@
 """A job's working directory as one zip file, in Ray's own naming, kept so that the job can be submitted again.
 
-Ray lets go of a package ten minutes after its last job has ended. What is kept here lies beside this user's keys, for its owner only.
+Ray lets go of a package ten minutes after its last job has ended. What is kept here lies beside this user's keys, for its
+owner only.
 """
 
 from __future__ import annotations

@@ -210,7 +210,7 @@ def test_a_package_is_kept_for_its_owner_only_and_the_oldest_go(project: Path, m
     monkeypatch.setattr(packages, "KEPT_BYTES", 0)
     (project / "a.py").write_text("other")
     second = packages.pack(project)
-    assert [path for path in second.parent.iterdir()] == [second]
+    assert list(second.parent.iterdir()) == [second]
 
 
 @pytest.mark.parametrize(("content", "says"), [(b"!\n", "patterns"), (b"\xff", "patterns")])
