@@ -11,6 +11,10 @@ SHADOW_REPLIES, SHADOW_LENGTH = "serinus_shadow_replies", "serinus_shadow_length
 
 FEEDBACK = "serinus_feedback"
 
+EVIDENCE_LOST = "serinus_evidence_lost"
+ROLLOUT_TURN, ROLLOUT_WEIGHT = "serinus_rollout_turn_timestamp_seconds", "serinus_rollout_weight_percent"
+ROLLOUT_WAITS, DECAY_PHASE = "serinus_rollout_waits_seconds", "serinus_decay_phase"
+
 REVISION_LABELS = ("model", "revision", "role")
 """`model` is the public name."""
 

@@ -70,7 +70,7 @@ class Gateway(OpenAiIngress):
         if serving.admission.keys is not None:
             self._keys.start()
         gateway_id = serve.get_replica_context().replica_id.unique_id
-        self._outbox = Outbox(to_actor(name, gateway_id), lambda: self._watch.version)
+        self._outbox = Outbox(to_actor(name, gateway_id), lambda: self._watch.version, self._measures.evidence_lost)
         self._watch = TrafficWatch(storage, name, changed=self._outbox.wake)
         self._watch.start()
         self._outbox.start()
