@@ -19,6 +19,7 @@ from cluster import artifacts, config, job_commands, registry
 from cluster.config import load_yaml
 from cluster.errors import ClusterError, ConfigError, InputError, SerinusError
 from cluster.storage import Storage, exclusive, open_storage
+from cluster.telemetry import printable
 from pipelines.config import STAGES, LifecycleConfig, Stage
 from services.config import AuditKind, NotifyConfig, RolloutConfig, ServingConfig
 from services.contract import read_traffic
@@ -755,7 +756,8 @@ def history(
         else:
             place = f"{number:>6}" if number else "     -"  # not on record yet: the controller is away
             out.print(
-                f"{place}  {line.at:%Y-%m-%d %H:%M:%S}  {line.kind:<13}{line.who:<12} {line.message}", markup=False
+                f"{place}  {line.at:%Y-%m-%d %H:%M:%S}  {line.kind:<13}{printable(f'{line.who:<12} {line.message}')}",
+                markup=False,
             )
     for problem in found.broken:
         print(f"the record is not whole: {problem}", file=sys.stderr)

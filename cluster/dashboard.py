@@ -118,13 +118,23 @@ def _get(dashboard: str, path: str) -> Any:
         raise ClusterError(where, f"does not answer ({error})", REMEDY) from None
 
 
+class _Straight(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: the token would go along, to wherever it points."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_Straight)
+
+
 def _answer(dashboard: str, path: str) -> Any:
     where = f"dashboard {dashboard}"
     secret = token()
     headers = {"Authorization": f"Bearer {secret}"} if secret else {}
     try:
         request = urllib.request.Request(dashboard + path, headers=headers)  # noqa: S310  # the URL is ours
-        return urllib.request.urlopen(request, timeout=TIMEOUT_S)  # noqa: S310
+        return _OPENER.open(request, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
         if error.code not in (401, 403):
             raise
