@@ -15,10 +15,11 @@ from pydantic import model_validator
 from rich.console import Console
 from rich.table import Table
 
-from cluster import artifacts, config, registry
+from cluster import artifacts, config, job_commands, registry
 from cluster.config import load_yaml
 from cluster.errors import ClusterError, ConfigError, InputError, SerinusError
 from cluster.storage import Storage, exclusive, open_storage
+from cluster.telemetry import printable
 from pipelines.config import STAGES, LifecycleConfig, Stage
 from services.config import AuditKind, NotifyConfig, RolloutConfig, ServingConfig
 from services.contract import read_traffic
@@ -44,6 +45,7 @@ data = typer.Typer(
 app.add_typer(data, name="data")
 k8s = typer.Typer(help="The same cluster on Kubernetes.")
 app.add_typer(k8s, name="k8s")
+app.add_typer(job_commands.app, name="jobs")
 
 LOOKS_EVERY_S = 10.0
 """`canary watch` prints every decision, and of the looks that decided nothing one now and then."""
@@ -120,6 +122,22 @@ def status() -> None:
             application.name, application.status, str(application.num_replicas), application.message.split("\n")[0]
         )
     out.print(nodes, applications if found.applications else "no applications")
+
+
+@app.command()
+def doctor(
+    recipe: Annotated[Path | None, typer.Argument(metavar="[RECIPE]", help="also its storage, keys and port")] = None,
+    as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+) -> None:
+    """Check this machine, the environment, the cluster, storage, keys and Kubernetes, and say what to do. Exit code 0 or 2."""
+    from cluster.doctor import commands, examine
+
+    loaded = load_yaml(recipe, Recipe) if recipe else None
+    serve = loaded.serve if loaded else ServingConfig()
+    keys = [Path(serve.admission.keys)] if serve.admission.keys else []
+    found = examine.examine(examine.groups(loaded.storage if loaded else None, keys, serve.port))
+    commands.show(found, as_json=as_json)
+    raise typer.Exit(2 if any(finding.state == "failed" for finding in found) else 0)
 
 
 TopologyOption = Annotated[
@@ -454,33 +472,23 @@ def publish_adapter(
 def submit(
     recipe: RecipePath,
     follow: Annotated[bool, typer.Option(help="show the job's log until it ends")] = True,
+    working_dir: Annotated[
+        Path | None,
+        typer.Option(
+            help="ship this folder, in which RECIPE is, and run it there; .gitignore and .serinusignore leave out"
+        ),
+    ] = None,
 ) -> None:
     """Run a recipe as a Ray job on the cluster, and follow its log."""
-    import tempfile
-
-    import yaml
+    from cluster import jobs
+    from cluster.dispatch import dispatched
 
     loaded = load_yaml(recipe, Recipe)
-    from cluster import jobs
-
-    with tempfile.TemporaryDirectory(prefix="serinus-job-") as folder:
-        # Paths are absolute in what is sent: the job does not run where the recipe stands.
-        resolved = loaded.model_dump(mode="json", exclude_unset=True)
-        (Path(folder) / "recipe.yaml").write_text(yaml.safe_dump(resolved, sort_keys=False))
-        job = jobs.submit([jobs.python(), "-m", "serinus", "run", "recipe.yaml"], working_dir=Path(folder))
-        out.print(f"submitted {job}")
-        if follow:
-            raise typer.Exit(_follow(job))
-
-
-def _follow(job: str) -> int:
-    from cluster import jobs
-
-    try:
-        return jobs.follow(job, out=lambda text: print(text, end="", flush=True))
-    except KeyboardInterrupt:
-        print(f"\n{job} goes on. Follow it: ray job logs -f {job}; end it: ray job stop {job}", file=sys.stderr)
-        sys.exit(INTERRUPTED)
+    with dispatched(recipe, loaded.model_dump(mode="json", exclude_unset=True), working_dir) as (folder, file):
+        job = jobs.submit([jobs.python(), "-m", "serinus", "run", file], working_dir=folder)
+    out.print(f"submitted {job}")
+    if follow:
+        raise typer.Exit(job_commands.followed(job))
 
 
 @app.command()
@@ -753,7 +761,8 @@ def history(
         else:
             place = f"{number:>6}" if number else "     -"  # not on record yet: the controller is away
             out.print(
-                f"{place}  {line.at:%Y-%m-%d %H:%M:%S}  {line.kind:<13}{line.who:<12} {line.message}", markup=False
+                f"{place}  {line.at:%Y-%m-%d %H:%M:%S}  {line.kind:<13}{printable(f'{line.who:<12} {line.message}')}",
+                markup=False,
             )
     for problem in found.broken:
         print(f"the record is not whole: {problem}", file=sys.stderr)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import urllib.error
+import urllib.parse
 import urllib.request
 from typing import Any
 
@@ -45,6 +46,30 @@ def check(dashboard: str) -> None:
     _get(dashboard, "/api/version")
 
 
+def get_version(dashboard: str) -> str:
+    """Ray's version there.
+
+    Raises:
+        ClusterError: the dashboard does not answer, or refuses the token.
+    """
+    return str(_get(dashboard, "/api/version")["ray_version"])
+
+
+def has_package(dashboard: str, name: str) -> bool:
+    """Whether the cluster still holds a job's working directory of that name.
+
+    Raises:
+        ClusterError: the dashboard does not answer, or refuses the token.
+    """
+    try:
+        with _answer(dashboard, f"/api/packages/gcs/{urllib.parse.quote(name, safe='')}"):
+            return True
+    except urllib.error.HTTPError as error:
+        if error.code == 404:
+            return False
+        raise ClusterError(f"dashboard {dashboard}", f"answers with status {error.code}", REMEDY) from None
+
+
 def get_nodes(dashboard: str) -> tuple[Node, ...]:
     """The nodes a cluster has or had.
 
@@ -84,15 +109,36 @@ def get_applications(dashboard: str) -> tuple[Application, ...]:
 
 def _get(dashboard: str, path: str) -> Any:
     where = f"dashboard {dashboard}"
+    try:
+        with _answer(dashboard, path) as answer:
+            return json.load(answer)
+    except urllib.error.HTTPError as error:
+        raise ClusterError(where, f"answers with status {error.code}", REMEDY) from None
+    except (OSError, ValueError) as error:
+        raise ClusterError(where, f"does not answer ({error})", REMEDY) from None
+
+
+class _Straight(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: the token would go along, to wherever it points."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+_OPENER = urllib.request.build_opener(_Straight)
+
+
+def _answer(dashboard: str, path: str) -> Any:
+    where = f"dashboard {dashboard}"
     secret = token()
     headers = {"Authorization": f"Bearer {secret}"} if secret else {}
     try:
         request = urllib.request.Request(dashboard + path, headers=headers)  # noqa: S310  # the URL is ours
-        with urllib.request.urlopen(request, timeout=TIMEOUT_S) as answer:  # noqa: S310
-            return json.load(answer)
+        return _OPENER.open(request, timeout=TIMEOUT_S)
     except urllib.error.HTTPError as error:
-        if error.code in (401, 403):
-            raise ClusterError(where, "refuses our token", TOKEN_REMEDY) from None
-        raise ClusterError(where, f"answers with status {error.code}", REMEDY) from None
+        if error.code not in (401, 403):
+            raise
+        found = "refuses our token" if secret else "asks for a token and there is none here"
+        raise ClusterError(where, found, TOKEN_REMEDY) from None
     except (OSError, ValueError) as error:
         raise ClusterError(where, f"does not answer ({getattr(error, 'reason', error)})", REMEDY) from None

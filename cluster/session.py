@@ -299,7 +299,8 @@ def _uses_token() -> bool:
     return os.environ.get("RAY_AUTH_MODE", ENVIRONMENT["RAY_AUTH_MODE"]).lower() == "token"
 
 
-def _token_file() -> Path:
+def token_file() -> Path:
+    """Where the token is kept: $RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token."""
     return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").expanduser()
 
 
@@ -310,7 +311,7 @@ def token() -> str | None:
     if given := os.environ.get("RAY_AUTH_TOKEN", "").strip():
         return given
     try:
-        return _token_file().read_text(encoding="ascii").strip() or None
+        return token_file().read_text(encoding="ascii").strip() or None
     except (OSError, UnicodeDecodeError):
         return None
 
@@ -323,7 +324,7 @@ def ensure_token() -> None:
     """
     if not _uses_token() or token():
         return
-    file = _token_file()
+    file = token_file()
     try:
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         draft = file.with_name(f"{file.name}.{os.getpid()}")

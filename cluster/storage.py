@@ -9,6 +9,7 @@ from __future__ import annotations
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -25,6 +26,10 @@ if TYPE_CHECKING:
 
 ABSENT: Final = ""
 """`expect=ABSENT`: write only if nothing is there."""
+
+
+BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
+"""A bucket's name as any S3 has it: neither credentials nor a port, which would make it an address."""
 
 
 class Blob(NamedTuple):
@@ -57,6 +62,17 @@ class Storage(Protocol):
         ...
 
 
+def checked_key(where: str, key: str) -> str:
+    """`key`, if it stays in its storage. Parts of keys come from people and from requests: names, revisions, ids.
+
+    Raises:
+        InputError: it is absolute, goes up a folder or holds a null byte.
+    """
+    if key.startswith("/") or ".." in key.split("/") or "\0" in key:
+        raise InputError(f"{where}: {key!r}", "is a path out of the storage", "give a plain name, without / or ..")
+    return key
+
+
 class LocalStorage:
     """A folder. Versions are content hashes; a lock file per key makes the compare-and-set atomic across processes."""
 
@@ -64,15 +80,19 @@ class LocalStorage:
         self.root = Path(root).absolute()
         self.uri = str(self.root)
 
+    def path(self, key: str) -> Path:
+        """Where `key` is kept."""
+        return self.root / checked_key(self.uri, key)
+
     def read(self, key: str) -> Blob | None:
         try:
-            content = (self.root / key).read_bytes()
+            content = self.path(key).read_bytes()
         except (FileNotFoundError, IsADirectoryError, NotADirectoryError):
             return None
         return Blob(content, hashlib.sha256(content).hexdigest())
 
     def write(self, key: str, content: bytes, *, expect: str | None = None) -> str:
-        path = self.root / key
+        path = self.path(key)
         with _writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with self._locked(key):
@@ -84,7 +104,7 @@ class LocalStorage:
         return hashlib.sha256(content).hexdigest()
 
     def list(self, prefix: str) -> Iterator[str]:
-        base = self.root / prefix
+        base = self.path(prefix)
         for path in sorted(base.rglob("*")) if base.is_dir() else ():
             if path.is_file() and not path.name.startswith(".tmp-"):
                 yield path.relative_to(self.root).as_posix()
@@ -92,7 +112,7 @@ class LocalStorage:
     def filesystem(self, key: str) -> tuple[FileSystem, str]:
         from pyarrow.fs import LocalFileSystem
 
-        return LocalFileSystem(), str(self.root / key)
+        return LocalFileSystem(), str(self.path(key))
 
     @contextmanager
     def _locked(self, key: str) -> Iterator[None]:
@@ -108,12 +128,15 @@ class S3Storage:
 
     def __init__(self, uri: str) -> None:
         parts = urlsplit(uri)
+        if not BUCKET.fullmatch(parts.netloc) or parts.query or parts.fragment:
+            remedy = "write s3://bucket/folder; the endpoint is set by AWS_ENDPOINT_URL alone"
+            raise InputError(uri, "is no bucket with a folder", remedy)
         self.uri = uri.rstrip("/")
         self.bucket, self.prefix = parts.netloc, parts.path.strip("/")
         self._client = _s3_client()
 
     def _full(self, key: str) -> str:
-        return f"{self.prefix}/{key}".strip("/")
+        return f"{self.prefix}/{checked_key(self.uri, key)}".strip("/")
 
     def read(self, key: str) -> Blob | None:
         with _asking_s3(self.uri):
@@ -218,7 +241,7 @@ def staged_folder(storage: Storage, key: str) -> Iterator[Path]:
 def publish_folder(storage: Storage, folder: Path, key: str) -> None:
     """Move (file) or upload (S3) `folder` to `key`."""
     if isinstance(storage, LocalStorage):
-        target = storage.root / key
+        target = storage.path(key)
         with _writing(target):
             shutil.rmtree(target, ignore_errors=True)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -249,9 +272,9 @@ def local_copy(storage: Storage, key: str) -> Path:
         InputError: nothing is there.
     """
     if isinstance(storage, LocalStorage):
-        if not (storage.root / key).is_dir():
-            raise InputError(str(storage.root / key), "no such folder", "run the stage that makes it again")
-        return storage.root / key
+        if not (folder := storage.path(key)).is_dir():
+            raise InputError(str(folder), "no such folder", "run the stage that makes it again")
+        return folder
     assert isinstance(storage, S3Storage)
     target = home() / "cache" / hashlib.sha256(f"{storage.uri}/{key}".encode()).hexdigest()[:16]
     if not target.is_dir():
@@ -292,7 +315,7 @@ def exclusive(storage: Storage, name: str) -> Iterator[None]:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            remedy = "wait for it (a job goes on after Ctrl-C: ray job list), or end it"
+            remedy = "wait for it (a job goes on after Ctrl-C: serinus jobs list), or end it"
             raise ResourceError(f"{storage.uri} ({name})", "another run is at work there", remedy) from None
         yield
 

@@ -11,6 +11,10 @@ SHADOW_REPLIES, SHADOW_LENGTH = "serinus_shadow_replies", "serinus_shadow_length
 
 FEEDBACK = "serinus_feedback"
 
+EVIDENCE_LOST = "serinus_evidence_lost"
+ROLLOUT_TURN, ROLLOUT_WEIGHT = "serinus_rollout_turn_timestamp_seconds", "serinus_rollout_weight_percent"
+ROLLOUT_WAITS, DECAY_PHASE = "serinus_rollout_waits_seconds", "serinus_decay_phase"
+
 REVISION_LABELS = ("model", "revision", "role")
 """`model` is the public name."""
 
@@ -30,10 +34,22 @@ def logger(name: str) -> logging.Logger:
     return logging.getLogger(f"serinus.{name}")
 
 
+def printable(text: str) -> str:
+    """`text` with control characters (terminal escapes, carriage returns, Unicode's line ends) spelled out; \\n and \\t stay."""
+    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii") for c in text)
+
+
+class _Formatter(logging.Formatter):
+    """What users, models and errors say cannot pass for a line of ours: it can neither begin one nor hide one."""
+
+    def format(self, record: logging.LogRecord) -> str:
+        return printable(super().format(record)).replace("\n", "\n    ")
+
+
 def configure(verbose: bool = False) -> None:
     """Log serinus's own lines to standard error with time and origin."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname).1s %(name)s: %(message)s", "%H:%M:%S"))
+    handler.setFormatter(_Formatter("%(asctime)s %(levelname).1s %(name)s: %(message)s", "%H:%M:%S"))
     root = logging.getLogger("serinus")
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if verbose else logging.INFO)

@@ -185,7 +185,8 @@ def load(folder: Path, gguf: str | None) -> tuple[Any, Any]:
 
     logging.disable_progress_bar()
     where = folder / gguf if gguf else folder
-    form = {"gguf_file": gguf} if gguf else {"use_safetensors": True}
+    # Said outright: transformers would ask a person at a terminal whether to run a model's own code.
+    form: dict[str, Any] = {"trust_remote_code": False, **({"gguf_file": gguf} if gguf else {"use_safetensors": True})}
     quantization = {"quantization_config": GgufConfig(dequantize=True)} if gguf else {}
     # GGUF blocks are computed in float32 and rounded once.
     dtype = torch.float32 if gguf else torch.bfloat16
@@ -195,7 +196,7 @@ def load(folder: Path, gguf: str | None) -> tuple[Any, Any]:
                 folder, dtype=dtype, local_files_only=True, **form, **quantization
             )
             tokenizer = AutoTokenizer.from_pretrained(
-                folder, local_files_only=True, **({"gguf_file": gguf} if gguf else {})
+                folder, local_files_only=True, trust_remote_code=False, **({"gguf_file": gguf} if gguf else {})
             )
     except Exception as error:  # whatever a damaged file makes the parsers of transformers, safetensors and gguf raise
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from cluster.kuberay.access import RAY_PODS, metrics_network
 from cluster.kuberay.settings import Document, metadata
-from cluster.telemetry import REFUSED, REQUESTS, TTFT
+from cluster.telemetry import DECAY_PHASE, EVIDENCE_LOST, REFUSED, REQUESTS, ROLLOUT_TURN, ROLLOUT_WAITS, TTFT
 
 HARMFUL = "empty|http_error|stream_error|timeout|truncated|unavailable"
 NOT_COUNTED = "cancelled|refused"
@@ -15,6 +15,12 @@ STABLE_ERROR_SHARE = 0.01
 STABLE_TTFT_S = 10.0
 """A tenth of all users waits longer for a first token: nobody waits longer than that without a word (Nielsen 1993, chapter 5)."""
 REFUSED_SHARE = 0.05
+GATEWAY = "gateway"
+"""Name of the gateway's application (services/serving/app.py, which a test compares)."""
+TURN_S = 300
+"""A rollout's controller takes its turn every few seconds; a slow storage or Serve may keep it for minutes."""
+WAITS_S = 900
+"""A decision waits so long for replicas or gateways; a promotion gives replicas 600 s (services/rollout/loop.py)."""
 MEMORY_SHARE = 0.9
 """Ray begins to end tasks at 0.95 of a node's memory (RAY_memory_usage_threshold)."""
 
@@ -38,12 +44,12 @@ def _pod_monitor() -> Document:
 
 
 def rules(cluster_name: str) -> Document:
-    """The alerts. Rollouts judge canaries by themselves, so none of these is about a canary."""
+    """The alerts. Rollouts judge canaries by themselves, so none of these is about a canary's answers."""
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
         "metadata": metadata("serinus", "monitoring"),
-        "spec": {"groups": [{"name": "serinus", "rules": [*_serving(), *_cluster(cluster_name)]}]},
+        "spec": {"groups": [{"name": "serinus", "rules": [*_serving(), *_rollouts(), *_cluster(cluster_name)]}]},
     }
 
 
@@ -61,6 +67,9 @@ def _serving() -> list[Document]:
     full = f'sum by (model) (rate(ray_{REFUSED}_total{{code=~"queue_full|service_unavailable|503"}}[5m]))'
     through = f"(sum by (model) (rate(ray_{REQUESTS}_total[5m])) or {full} * 0)"
     crowded = f"{full} / ({full} + {through}) > {REFUSED_SHARE:g}"
+    healthy = f'ray_serve_deployment_replica_healthy{{application="{GATEWAY}"}}'
+    # Before the first deployment there is none, rightly; one that was there in the last hours is missed, also when Serve is gone.
+    no_gateway = f"(max(max_over_time({healthy}[6h])) > 0) unless on() (max({healthy}) > 0)"
     unhealthy = "min by (application, deployment) (ray_serve_deployment_replica_healthy) == 0"
     model, percent = "{{ $labels.model }}", "{{ $value | humanizePercentage }}"
     slow = f"a tenth of the users of {model} waits over {{{{ $value | humanizeDuration }}}}"
@@ -68,7 +77,30 @@ def _serving() -> list[Document]:
         _alert("SerinusHarmfulAnswers", share, "5m", f"{percent} of stable's answers to {model} are harmful"),
         _alert("SerinusSlowFirstToken", wait, "10m", slow),
         _alert("SerinusTurnsUsersAway", crowded, "5m", f"{percent} of the requests to {model} find no room"),
+        _alert("SerinusNoGateway", no_gateway, "1m", "no gateway replica is healthy: nobody is answered"),
         _alert("SerinusReplicaUnhealthy", unhealthy, "5m", "a replica of {{ $labels.application }} is not healthy"),
+    ]
+
+
+def _rollouts() -> list[Document]:
+    turn = f"time() - max by (model) (last_over_time(ray_{ROLLOUT_TURN}[1h])) > {TURN_S}"
+    waits = f"max by (model) (ray_{ROLLOUT_WAITS}) > {WAITS_S}"
+    alarmed, reverted = (
+        f'max by (model) (ray_{DECAY_PHASE}{{phase="{phase}"}}) == 1' for phase in ("alarmed", "reverted")
+    )
+    lost = f"sum by (model) (increase(ray_{EVIDENCE_LOST}_total[10m])) > 0"
+    model, long = "{{ $labels.model }}", "{{ $value | humanizeDuration }}"
+    away = f"the controller of {model} took no turn for {long}: a harmful canary would not be taken out"
+    stuck = f"a decision of the rollout of {model} has not been in force for {long}"
+    decayed = f"{model} has decayed and nothing was changed: see serinus canary status"
+    back = f"{model} had decayed and everybody is on the previous revision: see serinus canary history"
+    few = f"{{{{ $value | humanize }}}} records of requests to {model} never reached its rollout's controller"
+    return [
+        _alert("SerinusControllerAway", turn, "1m", away),
+        _alert("SerinusRolloutStuck", waits, "1m", stuck, "ticket"),
+        _alert("SerinusDecayed", alarmed, "1m", decayed),
+        _alert("SerinusDecayWentBack", reverted, "1m", back, "ticket"),
+        _alert("SerinusEvidenceLost", lost, "1m", few, "ticket"),
     ]
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from cluster.errors import ConfigError
-from cluster.kuberay import access, monitoring, redis, rules
+from cluster.kuberay import access, dashboards, monitoring, redis, rules
 from cluster.kuberay.clusters import ray_cluster
 from cluster.kuberay.jobs import jobs
 from cluster.kuberay.settings import BASE, GATEWAY_PORT, OVERLAYS, RECIPE, Document, Settings, Workload, labels
@@ -50,6 +50,7 @@ def additions(topology: Topology, settings: Settings, work: Workload | None) -> 
         parts["disruption.yaml"] = [access.disruption_budget(topology.name, settings)]
     if settings.monitored:
         parts["monitoring.yaml"] = monitoring.documents(topology.name)
+        parts["dashboards.yaml"] = [dashboards.config_map()]
     if work is not None:
         parts["recipe.yaml"] = [_config_map(work)]
     return parts
@@ -69,7 +70,7 @@ def render(
     image: str | None = None,
     egress: Sequence[str] = (),
 ) -> Files:
-    """Every file below the folder to write to: the base, an overlay, and in it the jobs of the recipe.
+    """Every file below the folder to write to: the base, an overlay, in it the jobs of the recipe, and Grafana's dashboards.
 
     Args:
         image: takes the place of the overlay's images.
@@ -82,7 +83,12 @@ def render(
     settings = settings.replace(image=image, train_image=None) if image else settings
     settings = settings.replace(egress=(*settings.egress, *egress))
     below = _overlay_files(topology, settings, work)
-    return {**_base_files(topology), **{f"overlays/{overlay_name}/{path}": text for path, text in below.items()}}
+    shown = {f"dashboards/{name}": text for name, text in dashboards.files().items()} if settings.monitored else {}
+    return {
+        **_base_files(topology),
+        **shown,
+        **{f"overlays/{overlay_name}/{path}": text for path, text in below.items()},
+    }
 
 
 def write(files: Mapping[str, str], folder: Path) -> None:

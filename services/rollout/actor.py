@@ -17,15 +17,17 @@ from services.rollout import prober
 from services.rollout.acts import Applications
 from services.rollout.applications import RayApplications
 from services.rollout.courier import check_receivers
-from services.rollout.decay_watch import DecayWatch
+from services.rollout.decay_watch import DecayWatch, read_watch
 from services.rollout.feedback import FeedbackBook, Thumb, TooManyVotes
 from services.rollout.loop import Loop
+from services.rollout.measures import Measures, figures
 from services.rollout.notifier import Notifier
 from services.rollout.probes import ProbeAnswer, ProbeTask
-from services.rollout.status import RolloutStatus
+from services.rollout.status import RolloutStatus, read_status
 
 log = logger("rollout")
 
+MEASURE_EVERY_S = 5.0
 IDLE_S = 5.0
 """Between two looks for a candidate that waits: one may come just as a rollout ends."""
 
@@ -48,6 +50,8 @@ class Controller:
         self._decay = DecayWatch(self._storage, name, applications, now)
         self._feedback = FeedbackBook(self._storage, name, now())
         self._asks_for: str | None = None
+        self._measures: Measures | None = None
+        self._measured_at = datetime.min.replace(tzinfo=UTC)
         self._notifier = Notifier(self._storage, name, now)
         self._notifier.start()
         threading.Thread(target=self._run, name="rollout", daemon=True).start()
@@ -71,6 +75,7 @@ class Controller:
         if pauses[0] is None:
             pauses.append(self._decay.tick())
         self._see_to_prober()
+        self._measure(now())
         return min((pause_s for pause_s in pauses if pause_s is not None), default=None)
 
     def _see_to_prober(self) -> None:
@@ -81,6 +86,16 @@ class Controller:
         if task is not None and task.id != self._asks_for:
             prober.ensure_prober(self._name, self._storage_uri)
             self._asks_for = task.id
+
+    def _measure(self, at: datetime) -> None:
+        """Tell Prometheus that the turn went well, and where things stand."""
+        import ray
+
+        if not ray.is_initialized() or (at - self._measured_at).total_seconds() < MEASURE_EVERY_S:
+            return
+        self._measures, self._measured_at = self._measures or Measures(self._name), at
+        status, watch = read_status(self._storage, self._name, lossy=True), read_watch(self._storage, self._name)
+        self._measures.tell(figures(status[0] if status else None, watch[0] if watch else None, at))
 
     def _check_probes(self, config: ProbesConfig) -> None:
         prober.check_probes(self._name, self._storage_uri, config)

@@ -36,6 +36,9 @@ FLUSH_S = 30.0
 """Answers are written at least so often: what a killed controller has to have asked again."""
 
 
+WatchPhase = Literal["recording", "watching", "reverting", "reverted", "alarmed", "ended"]
+
+
 class WatchStatus(StrictModel):
     """The watch over one promoted revision."""
 
@@ -46,7 +49,7 @@ class WatchStatus(StrictModel):
     probes: ProbesConfig
     items: str
     """Storage key."""
-    phase: Literal["recording", "watching", "reverting", "reverted", "alarmed", "ended"] = "recording"
+    phase: WatchPhase = "recording"
     """`alarmed`: it has decayed, and a person must act. `ended`: another revision is stable."""
     round: int = 1
     next_round_at: datetime | None = None

@@ -31,6 +31,7 @@ def engine_arguments(engine: EngineConfig) -> dict[str, Any]:
         "tensor_parallel_size": engine.tensor_parallel_size,
         "enforce_eager": engine.enforce_eager,
         "trust_remote_code": False,
+        "allowed_media_domains": ["nowhere.invalid"],  # a request must not make the engine fetch addresses (RFC 2606)
         "enable_prompt_tokens_details": True,  # tells what the prefix cache spared, which the evidence needs
     }
     if engine.num_gpus:

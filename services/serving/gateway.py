@@ -22,6 +22,7 @@ from ray.serve.llm.ingress import OpenAiIngress
 from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
 
 from cluster.storage import open_storage
+from cluster.telemetry import configure
 from services.config import ServingConfig
 from services.contract import HARMFUL, RequestRecord, Role, Traffic
 from services.serving import openai_errors
@@ -55,6 +56,7 @@ class Gateway(OpenAiIngress):
 
     def __init__(self, name: str, storage_uri: str, serving: ServingConfig, settings: str) -> None:
         super().__init__({}, {})
+        configure()  # what clients and engines say is in the log, and must not pass for a line of it
         Gateway.here = self
         self._listener = Listener(serving.host, serving.port, max_ongoing(serving)) if serving.is_direct else None
         self._name, self._serving, self._settings = name, serving, settings
@@ -70,7 +72,7 @@ class Gateway(OpenAiIngress):
         if serving.admission.keys is not None:
             self._keys.start()
         gateway_id = serve.get_replica_context().replica_id.unique_id
-        self._outbox = Outbox(to_actor(name, gateway_id), lambda: self._watch.version)
+        self._outbox = Outbox(to_actor(name, gateway_id), lambda: self._watch.version, self._measures.evidence_lost)
         self._watch = TrafficWatch(storage, name, changed=self._outbox.wake)
         self._watch.start()
         self._outbox.start()

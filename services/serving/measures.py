@@ -40,6 +40,7 @@ class Measures:
         )
 
         self._feedback = Counter(names.FEEDBACK, "Users' votes on answers", (*labels, "thumb"))
+        self._evidence_lost = Counter(names.EVIDENCE_LOST, "Records of requests that nobody took in time", ("model",))
         self._shadow = Counter(
             names.SHADOW_REPLIES, "Replies to copied requests, beside the user's", ("model", "result", "same_finish")
         )
@@ -77,6 +78,10 @@ class Measures:
         kind = thumb if vote["before"] is None else "changed"
         labels = {"model": self._name, "revision": vote["revision"], "role": vote["role"]}
         self._feedback.inc(1, {**labels, "thumb": kind})
+
+    def evidence_lost(self, number: int) -> None:
+        """Records of requests that the rollout's controller will never see."""
+        self._evidence_lost.inc(number, {"model": self._name})
 
     def refused(self, error: ApiError) -> None:
         self._refused.inc(1, {"model": self._name, "code": str(error.code or error.status)})

@@ -40,8 +40,11 @@ Send = Callable[[int, list[dict[str, Any]]], "Delivery | None"]
 class Outbox:
     """Keeps records until they are delivered; when nobody takes them, the newest MAX_KEPT."""
 
-    def __init__(self, send: Send, version: Callable[[], int]) -> None:
-        self._send, self._version = send, version
+    def __init__(
+        self, send: Send, version: Callable[[], int], lost: Callable[[int], None] = lambda number: None
+    ) -> None:
+        """`lost` is told how many records went because nobody took them: a verdict without them rests on less."""
+        self._send, self._version, self._lost = send, version, lost
         self._kept: deque[RequestRecord] = deque(maxlen=MAX_KEPT)
         self._under_way: tuple[Delivery, list[RequestRecord], float] | None = None
         self._last_s, self._told = float("-inf"), -1
@@ -51,6 +54,8 @@ class Outbox:
         threading.Thread(target=self._run, name="evidence", daemon=True).start()
 
     def add(self, record: RequestRecord) -> None:
+        if len(self._kept) == MAX_KEPT:
+            self._lost(1)
         self._kept.append(record)  # a bounded deque drops its oldest by itself, atomically
 
     def wake(self) -> None:
@@ -90,6 +95,8 @@ class Outbox:
 
     def _put_back(self, batch: list[RequestRecord]) -> None:
         room = MAX_KEPT - len(self._kept)
+        if len(batch) > room:
+            self._lost(len(batch) - room)
         self._kept.extendleft(reversed(batch[max(0, len(batch) - room) :]))
 
     def _run(self) -> None:

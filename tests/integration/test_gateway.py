@@ -81,7 +81,7 @@ def test_only_the_public_name_is_listed(gateway: str) -> None:
     assert httpx.get(f"{gateway}/models/{STABLE}").status_code == 404
 
 
-@pytest.mark.parametrize("model", ["gpt-4", STABLE])
+@pytest.mark.parametrize("model", ["gpt-4", STABLE, "../../etc/passwd"])
 def test_a_wrong_model_is_openais_404(gateway: str, model: str) -> None:
     answer = httpx.post(f"{gateway}/chat/completions", json={"model": model, "messages": []})
     assert answer.status_code == 404

@@ -1,4 +1,4 @@
-"""Jobs on the cluster of `serinus up`: submitted with a folder, followed, stopped."""
+"""Jobs on the cluster of `serinus up`: submitted with a folder, followed, stopped, submitted again."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ PROGRAM = """
 import os, sys, time
 from cluster.session import joined, on_pool
 import ray
-print("secrets.txt" in os.listdir("."), os.environ["COLOUR"], flush=True)
+print({"secrets.txt", "notes.txt"} & set(os.listdir(".")), os.environ["COLOUR"], flush=True)
 with joined() as how:
     ask = ray.remote(num_cpus=1)(ray.util.get_node_ip_address).options(label_selector=on_pool("data"))
     print(how, ray.util.get_node_ip_address(), ray.get(ask.remote()), flush=True)
@@ -38,15 +38,24 @@ def follow(job):
 def folder(tmp_path: Path) -> Path:
     (tmp_path / "program.py").write_text(PROGRAM)
     (tmp_path / "secrets.txt").write_text("x")
+    (tmp_path / "notes.txt").write_text("x")
     (tmp_path / ".gitignore").write_text("secrets.txt\n")
+    (tmp_path / ".serinusignore").write_text("notes.txt\n")
     return tmp_path
 
 
-def test_a_job_is_followed_to_its_exit_code(up: Bench, folder: Path) -> None:
-    said = up.run(f"FOLDER = {str(folder)!r}\n{JOBS}\nfollow(submit('0', '7'))")
-    assert "False dark blue" in said, "what .gitignore names is not shipped; the environment is"
-    assert "127.0.0.2 127.0.0.3" in said, "the driver is on the head, its task on the pool"
-    assert said.endswith("exit 7\n")
+def test_a_job_is_followed_to_its_exit_code_and_submitted_again(up: Bench, folder: Path) -> None:
+    again = (
+        "job = submit('0', '7')\nfollow(job)\n"
+        "import shutil; shutil.rmtree(FOLDER)\nnew = jobs.retry(job)\nfollow(new)\n"
+        "print([(one.status, one.id == new) for one in jobs.jobs() if one.id in (job, new)])"
+    )
+    said = up.run(f"FOLDER = {str(folder)!r}\n{JOBS}\n{again}")
+    first, _, second = said.partition("exit 7\n")
+    assert "set() dark blue" in first, "what .gitignore and .serinusignore name is not shipped; the environment is"
+    assert "127.0.0.2 127.0.0.3" in first, "the driver is on the head, its task on the pool"
+    assert "set() dark blue" in second, "the folder is gone, its package was kept"
+    assert second.endswith("exit 7\n[('FAILED', True), ('FAILED', False)]\n")
 
 
 def test_a_job_can_be_stopped(up: Bench, folder: Path) -> None:

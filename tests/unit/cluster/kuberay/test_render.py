@@ -24,6 +24,8 @@ def test_what_is_checked_in_is_what_is_rendered(overlay: str) -> None:
     files = render.render(shipped(), overlay, workload(overlay))
     here = {f"base/{path.name}" for path in (K8S / "base").iterdir()}
     here |= {str(path.relative_to(K8S)) for path in (K8S / "overlays" / overlay).rglob("*.yaml")}
+    if OVERLAYS[overlay].monitored:
+        here |= {f"dashboards/{path.name}" for path in (K8S / "dashboards").iterdir()}
     assert here == set(files), "run k8s/render.sh, and remove what it no longer writes"
     for name, text in files.items():
         assert (K8S / name).read_text() == text, f"run k8s/render.sh: {name} differs"

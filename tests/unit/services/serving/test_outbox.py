@@ -96,7 +96,8 @@ def test_a_call_without_an_answer_is_given_up_after_a_while() -> None:
 def test_without_an_actor_the_newest_records_are_kept_and_sent_when_it_comes() -> None:
     actor = Actor()
     actor.present = False
-    box = Outbox(actor.send, lambda: 1)
+    lost: list[int] = []
+    box = Outbox(actor.send, lambda: 1, lost.append)
     for number in range(outbox.MAX_KEPT + 5):
         box.add(record(number))
     box.tick(0.0)
@@ -109,3 +110,17 @@ def test_without_an_actor_the_newest_records_are_kept_and_sent_when_it_comes() -
             sent += actor.calls[-1].ids
             actor.calls[-1].fate = True
     assert sent == [str(number) for number in range(5, outbox.MAX_KEPT + 5)]
+    assert sum(lost) == 5, "what went is told"
+
+
+def test_what_no_longer_fits_when_a_call_comes_back_is_told() -> None:
+    actor, lost = Actor(), list[int]()
+    box = Outbox(actor.send, lambda: 1, lost.append)
+    for number in range(3):
+        box.add(record(number))
+    box.tick(0.0)
+    for number in range(outbox.MAX_KEPT - 1):
+        box.add(record(number))
+    actor.calls[0].fate = False
+    box.tick(0.5)
+    assert lost == [2]

@@ -1,0 +1,42 @@
+"""What the controller tells Prometheus of a rollout and of the watch over stable."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from services.config import ProbesConfig
+from services.rollout.decay_watch import WatchStatus
+from services.rollout.measures import figures
+from tests.unit.services.rollout.test_loop import World
+
+NOW = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+@pytest.fixture
+def world(tmp_path: Path) -> World:
+    return World(tmp_path / "storage")
+
+
+def test_without_a_rollout_only_the_turn_is_told() -> None:
+    assert figures(None, None, NOW) == (NOW.timestamp(), 0.0, 0.0, None)
+
+
+def test_a_decision_waits_until_all_gateways_apply_it_and_an_ended_rollout_has_no_weight(world: World) -> None:
+    world.start()
+    status = world.status
+    first = status.decisions[-1].at
+    later = first + timedelta(seconds=40)
+    waiting = status.replace(weight_applied_at=None)
+    assert figures(waiting, None, later)[1:3] == (status.weight_percent, 40.0)
+    assert figures(status.replace(weight_applied_at=first), None, later).waits_s == 0.0
+    world.run(40)
+    assert world.status.phase == "promoted"
+    assert figures(world.status, None, later)[1:3] == (0.0, 0.0)
+
+
+def test_the_phase_of_the_watch_is_told() -> None:
+    watch = WatchStatus(id="1", name="m", revision="r", probes=ProbesConfig(), items="k", began_at=NOW, phase="alarmed")
+    assert figures(None, watch, NOW).decay == "alarmed"
