@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -32,6 +34,7 @@ ENDINGS: dict[str, Format] = {
     ".htm": "html",
 }
 WILDCARD = re.compile(r"[*?\[]")
+NO_FILE = "not a regular file, a link that leads nowhere or back to where it lies, or a name that is not UTF-8"
 UNREADABLE = "unreadable"
 """Stands in the place of the hash of a file that cannot be read."""
 
@@ -136,10 +139,36 @@ def _token(token: str, meanings: dict[str, str]) -> str:
 
 
 def _below(filesystem: FileSystem, base: str) -> list[FileInfo]:
-    from pyarrow.fs import FileSelector, FileType
+    from pyarrow.fs import FileSelector, FileType, LocalFileSystem
 
+    if isinstance(filesystem, LocalFileSystem):
+        return list(_below_folder(base))
     found = filesystem.get_file_info(FileSelector(base, recursive=True))
     return [info for info in found if info.type != FileType.Directory and not info.path.endswith("/")]
+
+
+def _below_folder(base: str) -> Iterator[FileInfo]:
+    """Arrow's own listing goes round in circles of links, leaves out links to nothing, and fails on names that are not UTF-8."""
+    from pyarrow.fs import FileInfo, FileType
+
+    todo = [(base, frozenset[tuple[int, int]]())]
+    while todo:
+        folder, above = todo.pop()
+        here = os.stat(folder)
+        above |= {(here.st_dev, here.st_ino)}
+        for entry in os.scandir(folder):
+            named = os.fsencode(entry.path).decode("utf-8", "backslashreplace")
+            try:
+                found = os.stat(entry.path)
+            except OSError:  # a link to nothing, or to itself
+                yield FileInfo(named, type=FileType.Unknown)
+                continue
+            circle, same = (found.st_dev, found.st_ino) in above, named == entry.path
+            if stat.S_ISDIR(found.st_mode) and same and not circle:
+                todo.append((entry.path, above))
+            else:
+                good = stat.S_ISREG(found.st_mode) and same
+                yield FileInfo(named, type=FileType.File if good else FileType.Unknown)
 
 
 def _source_file(source: SourceConfig, filesystem: FileSystem, info: FileInfo, name: str) -> SourceFile:
@@ -151,7 +180,7 @@ def _source_file(source: SourceConfig, filesystem: FileSystem, info: FileInfo, n
     gzipped = name.lower().endswith(".gz")
     file = SourceFile(name, info.path, filesystem, kind, gzipped, source.text_field, source.id_field)
     if info.type != FileType.File:
-        return replace(file, format=None, reason="unreadable", detail="not a regular file")
+        return replace(file, format=None, reason="unreadable", detail=NO_FILE)
     if kind is None or (kind == "parquet" and gzipped):
         detail = f"ending {PurePosixPath(name).suffix or '(none)'}; set `format` if it holds documents"
         return replace(file, format=None, reason="unknown_format", detail=detail)

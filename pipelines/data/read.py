@@ -11,10 +11,13 @@ import zlib
 from collections.abc import Iterator
 from dataclasses import replace
 from itertools import count
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
 from pipelines.data.document import Document
 from pipelines.data.inventory import SourceFile
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MAX_JSON_BYTES = 256_000_000
 """A .json file is one value and must be read whole. Larger collections belong in JSON lines."""
@@ -145,14 +148,26 @@ def _parquet(file: SourceFile, limit: int) -> Iterator[Document]:
                 return
             columns = [file.text_field, *([file.id_field] if file.id_field in names else [])]
             for batch in parquet.iter_batches(batch_size=64, columns=columns):
-                for value in batch.to_pylist():
+                for value in _values(batch):
                     row += 1
-                    yield _limited(_from_value(file, row, value, str(value)), limit)
+                    if isinstance(value, Exception):
+                        detail = f"row {row}: {_storable(str(value)).splitlines()[0]}"
+                        yield Document(f"{file.name}#{row}", "", file.name, row, "unreadable", detail)
+                    else:
+                        yield _limited(_from_value(file, row, value, str(value)), limit)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and (error.errno is not None or "AWS Error" in str(error)):
             raise  # the disk or the network; Arrow reports damaged pages as OSError too, but without a number
         detail = f"not readable as Parquet from row {row + 1} on: {str(error).splitlines()[0]}"
         yield Document(f"{file.name}#{row + 1}", "", file.name, row + 1, "unreadable", _whole(file, detail))
+
+
+def _values(batch: pa.RecordBatch) -> list[Any]:
+    """Its rows. What Arrow holds and Python cannot (years beyond 9999, bytes that are not UTF-8) costs that row alone."""
+    try:
+        return batch.to_pylist()
+    except (ValueError, OverflowError, LookupError) as error:  # the last one: a time zone that nobody knows
+        return [error] if len(batch) == 1 else [row for i in range(len(batch)) for row in _values(batch.slice(i, 1))]
 
 
 def _text(file: SourceFile, limit: int) -> Iterator[Document]:
@@ -203,7 +218,7 @@ def _decode(content: bytes, charset: re.Pattern[bytes] | None) -> str | None:
     for encoding in ("utf-8-sig", declared.group(1).decode() if declared else "utf-8"):
         try:
             return content.decode(encoding)
-        except (UnicodeDecodeError, LookupError):
+        except (UnicodeError, LookupError):  # codecs of Python's own such as `undefined` and `idna` raise the first
             continue
     return content.decode("windows-1252", "replace")
 
