@@ -20,7 +20,7 @@ from pipelines.data.document import DropReason
 if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, FileSystem
 
-Format = Literal["jsonl", "json", "parquet", "text", "html"]
+Format = Literal["jsonl", "json", "parquet", "text", "html", "warc"]
 
 ENDINGS: dict[str, Format] = {
     ".jsonl": "jsonl",
@@ -32,6 +32,10 @@ ENDINGS: dict[str, Format] = {
     ".rst": "text",
     ".html": "html",
     ".htm": "html",
+    ".warc": "warc",
+    ".wet": "warc",
+    ".wat": "warc",
+    ".arc": "warc",
 }
 WILDCARD = re.compile(r"[*?\[]")
 NO_FILE = "not a regular file, a link that leads nowhere or back to where it lies, or a name that is not UTF-8"
