@@ -10,7 +10,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from cluster.errors import InputError
 from cluster.storage import s3_filesystem
@@ -43,6 +43,19 @@ UNREADABLE = "unreadable"
 """Stands in the place of the hash of a file that cannot be read."""
 
 
+CUT_BYTES = 8_000_000
+"""Between two places where a reader may begin in a large file: about a second of work."""
+
+
+class Cut(NamedTuple):
+    """A place in a file where a line begins."""
+
+    start: int
+    """Its first byte."""
+    line: int
+    """Its number, from 1."""
+
+
 @dataclass(frozen=True)
 class SourceFile:
     """One input file, and how its documents are found in it."""
@@ -61,6 +74,13 @@ class SourceFile:
     sha256: str = UNREADABLE
     reason: DropReason | None = None
     detail: str = ""
+    cuts: tuple[Cut, ...] = ()
+    """Where readers may begin besides the beginning, at the first line behind each CUT_BYTES. Of JSON lines that are not packed."""
+
+    def part(self, number: int) -> tuple[Cut, int]:
+        """Where that part of the file begins, from 0, and where it ends. There is one more than there are cuts."""
+        begins = (Cut(0, 1), *self.cuts)
+        return begins[number], begins[number + 1].start if number < len(self.cuts) else self.num_bytes
 
 
 def inventory(sources: Sequence[SourceConfig]) -> list[SourceFile]:
@@ -195,19 +215,34 @@ def _hashed(file: SourceFile) -> SourceFile:
     if file.reason == "unreadable":
         return file  # a pipe would wait for ever
     try:
-        size, sha256 = _size_and_hash(file)
+        size, sha256, cuts = _size_hash_and_cuts(file)
     except OSError as error:
         return replace(file, format=None, reason="unreadable", detail=_reason(error))
-    return replace(file, num_bytes=size, sha256=sha256)
+    return replace(file, num_bytes=size, sha256=sha256, cuts=cuts)
 
 
-def _size_and_hash(file: SourceFile) -> tuple[int, str]:
-    total, sha256 = 0, hashlib.sha256()
+def _size_hash_and_cuts(file: SourceFile) -> tuple[int, str, tuple[Cut, ...]]:
+    total, lines, sha256 = 0, 0, hashlib.sha256()
+    cuts, wanted = list[Cut](), CUT_BYTES if file.format == "jsonl" and not file.gzipped else None
     with file.filesystem.open_input_stream(file.path, compression=None) as stream:
         while chunk := stream.read(1 << 20):
-            total += len(chunk)
             sha256.update(chunk)
-    return total, sha256.hexdigest()
+            if wanted is not None:
+                cuts += _cuts(chunk, total, lines, wanted)
+                wanted = cuts[-1].start + CUT_BYTES if cuts else wanted
+                lines += chunk.count(b"\n")
+            total += len(chunk)
+    return total, sha256.hexdigest(), tuple(cut for cut in cuts if cut.start < total)
+
+
+def _cuts(chunk: bytes, start: int, lines: int, wanted: int) -> Iterator[Cut]:
+    """Of a chunk that begins at `start`, behind so many lines: the first line that begins at `wanted` or later, and so on."""
+    counted_to = 0
+    while (end := chunk.find(b"\n", max(wanted - 1 - start, 0)) + 1) > 0:
+        lines += chunk.count(b"\n", counted_to, end)
+        counted_to = end
+        yield Cut(start + end, lines + 1)
+        wanted = start + end + CUT_BYTES
 
 
 def _reason(error: OSError) -> str:

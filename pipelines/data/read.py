@@ -13,7 +13,7 @@ from typing import IO, TYPE_CHECKING, Any
 
 from pipelines.data.archive import read_archive
 from pipelines.data.document import Document
-from pipelines.data.inventory import SourceFile
+from pipelines.data.inventory import Cut, SourceFile
 from pipelines.data.pages import declared_charset, decode, main_text, storable
 
 if TYPE_CHECKING:
@@ -22,14 +22,19 @@ if TYPE_CHECKING:
 MAX_JSON_BYTES = 256_000_000
 """A .json file is one value and must be read whole. Larger collections belong in JSON lines."""
 SKIP_BYTES = 1 << 20
+BUFFER_BYTES = 1 << 20
+"""Read at a time in the middle of a file: over S3 each is a request."""
 
 
 class TooLarge(Exception):
     """More bytes than allowed. Not an error of the tree: it never leaves this module."""
 
 
-def read_documents(file: SourceFile, max_document_bytes: int) -> Iterator[Document]:
-    """The documents of `file` in order.
+def read_documents(file: SourceFile, max_document_bytes: int, part: int | None = None) -> Iterator[Document]:
+    """The documents of `file` in order, their positions ascending.
+
+    Args:
+        part: read that part of it alone (SourceFile.cuts). The documents of all parts are those of the file.
 
     Raises:
         OSError: the file was readable when it was listed and is not any more.
@@ -37,6 +42,9 @@ def read_documents(file: SourceFile, max_document_bytes: int) -> Iterator[Docume
     if file.format is None:
         assert file.reason is not None
         yield Document(file.name, "", file.name, 1, file.reason, _whole(file, file.detail))
+        return
+    if part is not None and file.cuts:
+        yield from _jsonl(file, max_document_bytes, part)
         return
     readers = {"jsonl": _jsonl, "json": _json, "parquet": _parquet, "text": _text, "html": _html, "warc": read_archive}
     last = 0
@@ -49,10 +57,12 @@ def read_documents(file: SourceFile, max_document_bytes: int) -> Iterator[Docume
         yield Document(f"{file.name}#{last + 1}", "", file.name, last + 1, "unreadable", _whole(file, detail))
 
 
-def _jsonl(file: SourceFile, limit: int) -> Iterator[Document]:
-    offset = 0
-    with open_file(file) as stream:
-        for number in count(1):
+def _jsonl(file: SourceFile, limit: int, part: int | None = None) -> Iterator[Document]:
+    (offset, first), end = (Cut(0, 1), None) if part is None else file.part(part)
+    with open_file(file, offset) as stream:
+        for number in count(first):
+            if offset == end:
+                return
             line = stream.readline(limit + 1)
             if not line:
                 return
@@ -195,8 +205,12 @@ def _one_document(file: SourceFile, limit: int, charset: Callable[[bytes], str |
     return Document(file.name, storable(text), file.name, 1, span=span)
 
 
-def open_file(file: SourceFile) -> IO[bytes]:
-    """Its bytes, without the compression."""
+def open_file(file: SourceFile, offset: int = 0) -> IO[bytes]:
+    """Its bytes, without the compression; those behind `offset` where there is none."""
+    if offset:
+        stream = file.filesystem.open_input_file(file.path)
+        stream.seek(offset)
+        return io.BufferedReader(stream, BUFFER_BYTES)
     stream = file.filesystem.open_input_stream(file.path, compression=None)
     return gzip.GzipFile(fileobj=stream) if file.gzipped else io.BufferedReader(stream)  # type: ignore[return-value]
 
