@@ -91,6 +91,12 @@ def inventory(sources: Sequence[SourceConfig]) -> list[SourceFile]:
     Raises:
         InputError: a source is missing, empty, matches nothing or cannot be listed.
     """
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(_hashed, listed(sources)))
+
+
+def listed(sources: Sequence[SourceConfig]) -> list[SourceFile]:
+    """As `inventory`, with the sizes that the listing tells and without hashes: no file is opened."""
     labels: dict[str, int] = {}
     files: list[SourceFile] = []
     for source in sources:
@@ -99,8 +105,7 @@ def inventory(sources: Sequence[SourceConfig]) -> list[SourceFile]:
         labels[label] = labels.get(label, 0) + 1
         label += f"-{labels[label]}" if labels[label] > 1 else ""
         files += _files(source, filesystem, path, label)
-    with ThreadPoolExecutor(8) as pool:
-        return list(pool.map(_hashed, files))
+    return files
 
 
 def _locate(location: str) -> tuple[FileSystem, str]:
@@ -192,7 +197,7 @@ def _below_folder(base: str) -> Iterator[FileInfo]:
                 todo.append((entry.path, above))
             else:
                 good = stat.S_ISREG(found.st_mode) and same
-                yield FileInfo(named, type=FileType.File if good else FileType.Unknown)
+                yield FileInfo(named, type=FileType.File if good else FileType.Unknown, size=found.st_size)
 
 
 def _source_file(source: SourceConfig, filesystem: FileSystem, info: FileInfo, name: str) -> SourceFile:
@@ -202,9 +207,9 @@ def _source_file(source: SourceConfig, filesystem: FileSystem, info: FileInfo, n
     ending = PurePosixPath(plain).suffix
     kind: Format | None = ENDINGS.get(ending) if source.format == "auto" else source.format
     gzipped = name.lower().endswith(".gz")
-    file = SourceFile(name, info.path, filesystem, kind, gzipped, source.text_field, source.id_field)
+    file = SourceFile(name, info.path, filesystem, kind, gzipped, source.text_field, source.id_field, info.size or 0)
     if info.type != FileType.File:
-        return replace(file, format=None, reason="unreadable", detail=NO_FILE)
+        return replace(file, format=None, num_bytes=0, reason="unreadable", detail=NO_FILE)
     if kind is None or (kind == "parquet" and gzipped):
         detail = f"ending {PurePosixPath(name).suffix or '(none)'}; set `format` if it holds documents"
         return replace(file, format=None, reason="unknown_format", detail=detail)
@@ -217,7 +222,7 @@ def _hashed(file: SourceFile) -> SourceFile:
     try:
         size, sha256, cuts = _size_hash_and_cuts(file)
     except OSError as error:
-        return replace(file, format=None, reason="unreadable", detail=_reason(error))
+        return replace(file, format=None, num_bytes=0, reason="unreadable", detail=_reason(error))
     return replace(file, num_bytes=size, sha256=sha256, cuts=cuts)
 
 
