@@ -73,18 +73,19 @@ def _tried(file: SourceFile, number: int, unpacked: Unpacked, limit: int) -> tup
     name, start = f"{file.name}#{number}", unpacked.at
     try:
         return _read_record(Document(name, "", file.name, number), unpacked, limit), True
-    except (*_errors_of_warcio(), BrokenRecord, TooMuch, zlib.error, EOFError) as error:
+    except _broken_by() as error:
         found = str(error).strip().splitlines() or [type(error).__name__]
         detail = f"broken record at byte {start}: {storable(found[0])[:200]}"
         return Document(name, "", file.name, number, "unreadable", detail), False
 
 
-def _errors_of_warcio() -> tuple[type[Exception], ...]:
-    """Its own, and what its parsers stumble over: headers without a value, lengths that are no numbers."""
+def _broken_by() -> tuple[type[Exception], ...]:
+    """Ours, warcio's own, and what its parsers raise for: headers without a value, lengths that are no numbers."""
     from warcio.exceptions import ArchiveLoadFailed
     from warcio.statusandheaders import StatusAndHeadersParserException
 
-    return ArchiveLoadFailed, StatusAndHeadersParserException, ValueError, AttributeError, TypeError, LookupError
+    of_warcio = (ArchiveLoadFailed, StatusAndHeadersParserException, ValueError, AttributeError, TypeError, LookupError)
+    return (*of_warcio, BrokenRecord, TooMuch, zlib.error, EOFError)
 
 
 def _read_record(empty: Document, unpacked: Unpacked, limit: int) -> Document | None:

@@ -53,20 +53,20 @@ def estimate(places: Sequence[Place], num_bytes: int, hash_s_per_byte: float, lo
 
 
 def scaled(places: Sequence[Place], values: Sequence[float], num_bytes: int) -> Range:
-    """A total by the ratio estimator (Cochran 1977, Sampling Techniques, section 6.3): the sum of the values over the sum
-    of the bytes, times all bytes; its error from the spread of the places around that ratio."""
+    """A total from places that were chosen in proportion to size (Hansen and Hurwitz 1943): the mean of what each has for a
+    byte, times all bytes; its error from how much they differ. Of an input that was read whole, the sum."""
     read = sum(place.num_bytes for place in places)
-    ratio = sum(values) / read
-    middle, n = ratio * num_bytes, len(places)
     if read >= num_bytes:
-        return Range(middle, middle, middle)
+        return Range(sum(values), sum(values), sum(values)).times(num_bytes / read)
+    shares = [value / place.num_bytes for value, place in zip(values, places, strict=True) if place.num_bytes]
+    n = len(shares)
+    mean = sum(shares) / n
     if n < 2:
-        return Range(0.0, middle, math.inf)
-    spread = sum((value - ratio * place.num_bytes) ** 2 for value, place in zip(values, places, strict=True)) / (n - 1)
-    left_out = 1 - read / num_bytes  # nothing is uncertain about what was read
-    error = math.sqrt(left_out * spread / n) / (read / n) * num_bytes
+        return Range(0.0, mean * num_bytes, math.inf)
+    deviation = math.sqrt(sum((share - mean) ** 2 for share in shares) / (n - 1))
+    error = math.sqrt((1 - read / num_bytes) / n) * deviation  # nothing is uncertain about what was read
     t = T_95[n - 2] if n - 2 < len(T_95) else 2.1
-    return Range(max(middle - t * error, 0.0), middle, middle + t * error)
+    return Range(max(mean - t * error, 0.0), mean, mean + t * error).times(num_bytes)
 
 
 def nodes_for(cpu_s: float, within_s: float, cpus_per_node: int) -> int:

@@ -79,9 +79,9 @@ def _lines(files: Sequence[SourceFile], num_bytes: int, sample: Sample, found: E
     unknown = sum(file.format is None for file in files)
     yield f"input: {len(files)} files, {size(num_bytes)}" + (f"; {unknown} of them are no documents" if unknown else "")
     share = 100 * read / num_bytes
-    told = f"{share:.0f}" if share >= 10 else f"{share:.2g}"
+    percent = f"{share:.0f}" if share >= 10 else f"{share:.2g}"
     places = f"{len(sample.places)} places, {documents} documents"
-    yield f"sampled: {size(read)} ({told} %) at {places}; {size(sample.num_bytes_read)} read"
+    yield f"sampled: {size(read)} ({percent} %) at {places}; {size(sample.num_bytes_read)} read"
     table = Table("estimate", "about", "between", box=None, header_style="bold")
     rows: tuple[tuple[str, Range, Callable[[float], str]], ...] = (
         ("documents", found.num_documents, count),
