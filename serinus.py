@@ -21,6 +21,7 @@ from cluster.errors import ClusterError, ConfigError, InputError, SerinusError
 from cluster.storage import Storage, exclusive, open_storage
 from cluster.telemetry import printable
 from pipelines.config import STAGES, LifecycleConfig, Stage
+from pipelines.data import plan_command
 from services.config import AuditKind, NotifyConfig, RolloutConfig, ServingConfig
 from services.contract import read_traffic
 
@@ -437,6 +438,9 @@ def data_forget(
         print(done.model_dump_json(indent=1))
         return
     _say(tell.forget_lines(done))
+
+
+plan_command.register(data, lambda recipe: load_yaml(recipe, Recipe), out.print)
 
 
 def _storage(recipe: Path | None) -> Storage:

@@ -21,8 +21,9 @@ class SourceConfig(StrictModel):
 
     path: Location
     """A file, a folder (read recursively) or a glob; local or s3://."""
-    format: Literal["auto", "jsonl", "parquet", "text", "html"] = "auto"
-    """`auto` goes by the file's ending: .jsonl .ndjson .json .parquet .txt .md .rst .html .htm, each also .gz but Parquet."""
+    format: Literal["auto", "jsonl", "parquet", "text", "html", "warc"] = "auto"
+    """`auto` goes by the file's ending: .jsonl .ndjson .json .parquet .txt .md .rst .html .htm .warc .wet .wat .arc, each also
+    .gz but Parquet."""
     text_field: str = "text"
     """Field or column with the text, for JSONL and Parquet."""
     id_field: str | None = None

@@ -42,7 +42,7 @@ class Verdict(NamedTuple):
 
 
 class Placed(NamedTuple):
-    """A document and its place in the order of all: the file's, and its own in the file."""
+    """A document and its place in the order of all: the file's, and its own in the file, whichever part of it was read."""
 
     file: int
     ordinal: int
@@ -51,7 +51,7 @@ class Placed(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchCleaner:
-    """Callable for Ray Data: rows naming files in, tables of cleaned documents with their verdicts out."""
+    """Callable for Ray Data: rows naming files (or parts of them) in, tables of cleaned documents with their verdicts out."""
 
     files: tuple[SourceFile, ...]
     config: DataConfig
@@ -62,13 +62,15 @@ class BatchCleaner:
 
     def __call__(self, rows: dict[str, Any]) -> Iterator[pa.Table]:
         rules = compile_rules(self.config.rules)
-        for batch in self._batches([int(index) for index in rows["file"]]):
+        files = [int(index) for index in rows["file"]]
+        parts = [int(part) for part in rows["part"]] if "part" in rows else [None] * len(files)
+        for batch in self._batches(list(zip(files, parts, strict=True))):
             yield clean_batch(batch, rules, self.config, self.key, self.sets)
 
-    def _batches(self, indices: Sequence[int]) -> Iterator[list[Placed]]:
+    def _batches(self, parts: Sequence[tuple[int, int | None]]) -> Iterator[list[Placed]]:
         """Of documents in order. Small files share a batch."""
         size, batch = 0, list[Placed]()
-        for placed in chain.from_iterable(map(self._read, indices)):
+        for placed in chain.from_iterable(self._read(*part) for part in parts):
             batch.append(placed)
             size += len(placed.document.text)
             if len(batch) >= MAX_BATCH_DOCUMENTS or size >= MAX_BATCH_CHARACTERS:
@@ -77,11 +79,11 @@ class BatchCleaner:
         if batch:
             yield batch
 
-    def _read(self, index: int) -> Iterator[Placed]:
+    def _read(self, index: int, part: int | None) -> Iterator[Placed]:
         file = self.files[index]
         try:
-            for ordinal, document in enumerate(read_documents(file, self.config.max_document_bytes)):
-                yield Placed(index, ordinal, document)
+            for document in read_documents(file, self.config.max_document_bytes, part):
+                yield Placed(index, document.position - 1, document)
         except OSError as error:
             raise StageFailed(f"{file.name} was readable when it was listed and is not any more: {error}") from None
 
@@ -98,6 +100,7 @@ def schema() -> pa.Schema:
             "source": pa.string(),
             "position": pa.int64(),
             "span": pa.list_(pa.int64(), 2),
+            "origin": pa.string(),
             "original": pa.large_string(),
             "text": pa.large_string(),
             "num_characters_in": pa.int64(),
@@ -145,6 +148,7 @@ def clean_batch(
         "source": [document.source for document in documents],
         "position": [document.position for document in documents],
         "span": [document.span for document in documents],
+        "origin": [document.origin for document in documents],
         "original": originals,
         "text": texts,
         "num_characters_in": num_characters_in,

@@ -2,8 +2,9 @@
 
     files -> [read, rewrite, filter, fingerprint] -> duplicates and split, at the driver -> [shards]
 
-What stands in brackets runs on the pool; texts never come to the driver. Thin: a file is read by one worker, and the
-tables between the two steps live in Ray's object store, which spills to disk.
+What stands in brackets runs on the pool; texts never come to the driver. Large files of JSON lines are read in parts, by
+several workers. Thin: any other file (packed, Parquet, an archive) is read by one worker, and the tables between the two
+steps live in Ray's object store, which spills to disk.
 """
 
 from __future__ import annotations
@@ -86,8 +87,8 @@ def _read_and_judge(work: Work, num_blocks: int | None = None) -> list[ray.Objec
     context.execution_options.label_selector = on_pool(config.pool) or None
     context.enable_progress_bars = False
     with ray.data.DataContext.current(context), bar("clean", None, "documents") as progress:
-        items = [{"file": index} for index in range(len(files))]
-        dataset = ray.data.from_items(items, override_num_blocks=num_blocks or _num_blocks(files))
+        items = parts_of(files)
+        dataset = ray.data.from_items(items, override_num_blocks=num_blocks or _num_blocks(files, len(items)))
         cleaned = dataset.map_batches(cleaner_of(work), batch_size=None)
         blocks: list[ray.ObjectRef[pa.Table]] = []
         read = 0
@@ -99,9 +100,14 @@ def _read_and_judge(work: Work, num_blocks: int | None = None) -> list[ray.Objec
     return blocks
 
 
-def _num_blocks(files: Sequence[SourceFile]) -> int:
+def parts_of(files: Sequence[SourceFile]) -> list[dict[str, int]]:
+    """What the workers are given to read, in document order."""
+    return [{"file": index, "part": part} for index, file in enumerate(files) for part in range(len(file.cuts) + 1)]
+
+
+def _num_blocks(files: Sequence[SourceFile], num_parts: int) -> int:
     """Of the read tasks: one for every BLOCK_BYTES. A worker starts in seconds, which small inputs pay for only once."""
-    return min(max(sum(file.num_bytes for file in files) // BLOCK_BYTES, 1), len(files), MAX_BLOCKS)
+    return min(max(sum(file.num_bytes for file in files) // BLOCK_BYTES, 1), num_parts, MAX_BLOCKS)
 
 
 @contextmanager

@@ -14,6 +14,7 @@ DropReason = Literal[
     "missing_text",
     "no_main_text",
     "too_large",
+    "http_status",
     # the document is not what was asked for
     "empty",
     "too_few_words",
@@ -68,10 +69,13 @@ class Document:
     source: str
     """Name of the input file, relative to the source that the recipe names."""
     position: int
-    """Line (JSONL), element (JSON) or row (Parquet), from 1; 1 for a file that is one document."""
+    """Line (JSONL), element (JSON), row (Parquet) or record (WARC), from 1; 1 for a file that is one document."""
     reason: DropReason | None = None
     detail: str = ""
     """For people: what was found, with its unit."""
     span: tuple[int, int] | None = None
     """Where it lies in the file, in bytes of what the compression holds; None where the format has no such place (Parquet, an
-    element of a JSON array) or the whole could not be read."""
+    element of a JSON array) or the whole could not be read. In web archives bytes of the file as it lies there: what a CDX
+    index tells, too."""
+    origin: str = ""
+    """Of a web archive's record: its address and WARC-Record-ID."""

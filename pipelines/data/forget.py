@@ -22,7 +22,7 @@ from pipelines.data import ledger
 from pipelines.data.decide import EXCLUDED, HELDOUT, TRAIN
 from pipelines.data.history import versions
 from pipelines.data.outcome import checked, num_by_kind
-from pipelines.data.record import FORGOTTEN, filled, is_recorded, parts, read_table, save_both, schema
+from pipelines.data.record import FORGOTTEN, completed, filled, is_recorded, parts, read_table, save_both
 from pipelines.data.recorded import with_forgotten
 from pipelines.data.shards import FORGOTTEN_PATH, Target, Written, prepare_folder, stored_schema, write_tables
 from pipelines.data.trace import DUPLICATES, Place, full_id, kept_instead, places, row_of
@@ -143,7 +143,7 @@ class _Making(NamedTuple):
         locations = self.old.location, Record(key=self.old.key).location
         table, record = (read_table(self.storage, f"{location}/{path}") for location in locations)
         # Parquet calls a list's content `element`, Arrow `item`, and what is written tells: the same bytes, once more.
-        return _Shard(table.cast(stored_schema(table.schema.names)), record.cast(schema()))
+        return _Shard(table.cast(stored_schema(table.schema.names)), completed(record))
 
     def _before(self) -> list[pa.Table]:
         """Records of what was forgotten earlier."""

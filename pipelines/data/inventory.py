@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import hashlib
+import os
 import re
+import stat
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from cluster.errors import InputError
 from cluster.storage import s3_filesystem
@@ -18,7 +20,7 @@ from pipelines.data.document import DropReason
 if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, FileSystem
 
-Format = Literal["jsonl", "json", "parquet", "text", "html"]
+Format = Literal["jsonl", "json", "parquet", "text", "html", "warc"]
 
 ENDINGS: dict[str, Format] = {
     ".jsonl": "jsonl",
@@ -30,10 +32,28 @@ ENDINGS: dict[str, Format] = {
     ".rst": "text",
     ".html": "html",
     ".htm": "html",
+    ".warc": "warc",
+    ".wet": "warc",
+    ".wat": "warc",
+    ".arc": "warc",
 }
 WILDCARD = re.compile(r"[*?\[]")
+NO_FILE = "not a regular file, a link that leads nowhere or back to where it lies, or a name that is not UTF-8"
 UNREADABLE = "unreadable"
 """Stands in the place of the hash of a file that cannot be read."""
+
+
+CUT_BYTES = 8_000_000
+"""Between two places where a reader may begin in a large file: about a second of work."""
+
+
+class Cut(NamedTuple):
+    """A place in a file where a line begins."""
+
+    start: int
+    """Its first byte."""
+    line: int
+    """Its number, from 1."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +74,13 @@ class SourceFile:
     sha256: str = UNREADABLE
     reason: DropReason | None = None
     detail: str = ""
+    cuts: tuple[Cut, ...] = ()
+    """Where readers may begin besides the beginning, at the first line behind each CUT_BYTES. Of JSON lines that are not packed."""
+
+    def part(self, number: int) -> tuple[Cut, int]:
+        """Where that part of the file begins, from 0, and where it ends. There is one more than there are cuts."""
+        begins = (Cut(0, 1), *self.cuts)
+        return begins[number], begins[number + 1].start if number < len(self.cuts) else self.num_bytes
 
 
 def inventory(sources: Sequence[SourceConfig]) -> list[SourceFile]:
@@ -64,6 +91,12 @@ def inventory(sources: Sequence[SourceConfig]) -> list[SourceFile]:
     Raises:
         InputError: a source is missing, empty, matches nothing or cannot be listed.
     """
+    with ThreadPoolExecutor(8) as pool:
+        return list(pool.map(_hashed, listed(sources)))
+
+
+def listed(sources: Sequence[SourceConfig]) -> list[SourceFile]:
+    """As `inventory`, with the sizes that the listing tells and without hashes: no file is opened."""
     labels: dict[str, int] = {}
     files: list[SourceFile] = []
     for source in sources:
@@ -72,8 +105,7 @@ def inventory(sources: Sequence[SourceConfig]) -> list[SourceFile]:
         labels[label] = labels.get(label, 0) + 1
         label += f"-{labels[label]}" if labels[label] > 1 else ""
         files += _files(source, filesystem, path, label)
-    with ThreadPoolExecutor(8) as pool:
-        return list(pool.map(_hashed, files))
+    return files
 
 
 def _locate(location: str) -> tuple[FileSystem, str]:
@@ -136,10 +168,36 @@ def _token(token: str, meanings: dict[str, str]) -> str:
 
 
 def _below(filesystem: FileSystem, base: str) -> list[FileInfo]:
-    from pyarrow.fs import FileSelector, FileType
+    from pyarrow.fs import FileSelector, FileType, LocalFileSystem
 
+    if isinstance(filesystem, LocalFileSystem):
+        return list(_below_folder(base))
     found = filesystem.get_file_info(FileSelector(base, recursive=True))
     return [info for info in found if info.type != FileType.Directory and not info.path.endswith("/")]
+
+
+def _below_folder(base: str) -> Iterator[FileInfo]:
+    """Arrow's own listing goes round in circles of links, leaves out links to nothing, and fails on names that are not UTF-8."""
+    from pyarrow.fs import FileInfo, FileType
+
+    todo = [(base, frozenset[tuple[int, int]]())]
+    while todo:
+        folder, above = todo.pop()
+        here = os.stat(folder)
+        above |= {(here.st_dev, here.st_ino)}
+        for entry in os.scandir(folder):
+            named = os.fsencode(entry.path).decode("utf-8", "backslashreplace")
+            try:
+                found = os.stat(entry.path)
+            except OSError:  # a link to nothing, or to itself
+                yield FileInfo(named, type=FileType.Unknown)
+                continue
+            circle, same = (found.st_dev, found.st_ino) in above, named == entry.path
+            if stat.S_ISDIR(found.st_mode) and same and not circle:
+                todo.append((entry.path, above))
+            else:
+                good = stat.S_ISREG(found.st_mode) and same
+                yield FileInfo(named, type=FileType.File if good else FileType.Unknown, size=found.st_size)
 
 
 def _source_file(source: SourceConfig, filesystem: FileSystem, info: FileInfo, name: str) -> SourceFile:
@@ -149,9 +207,9 @@ def _source_file(source: SourceConfig, filesystem: FileSystem, info: FileInfo, n
     ending = PurePosixPath(plain).suffix
     kind: Format | None = ENDINGS.get(ending) if source.format == "auto" else source.format
     gzipped = name.lower().endswith(".gz")
-    file = SourceFile(name, info.path, filesystem, kind, gzipped, source.text_field, source.id_field)
+    file = SourceFile(name, info.path, filesystem, kind, gzipped, source.text_field, source.id_field, info.size or 0)
     if info.type != FileType.File:
-        return replace(file, format=None, reason="unreadable", detail="not a regular file")
+        return replace(file, format=None, num_bytes=0, reason="unreadable", detail=NO_FILE)
     if kind is None or (kind == "parquet" and gzipped):
         detail = f"ending {PurePosixPath(name).suffix or '(none)'}; set `format` if it holds documents"
         return replace(file, format=None, reason="unknown_format", detail=detail)
@@ -162,19 +220,34 @@ def _hashed(file: SourceFile) -> SourceFile:
     if file.reason == "unreadable":
         return file  # a pipe would wait for ever
     try:
-        size, sha256 = _size_and_hash(file)
+        size, sha256, cuts = _size_hash_and_cuts(file)
     except OSError as error:
-        return replace(file, format=None, reason="unreadable", detail=_reason(error))
-    return replace(file, num_bytes=size, sha256=sha256)
+        return replace(file, format=None, num_bytes=0, reason="unreadable", detail=_reason(error))
+    return replace(file, num_bytes=size, sha256=sha256, cuts=cuts)
 
 
-def _size_and_hash(file: SourceFile) -> tuple[int, str]:
-    total, sha256 = 0, hashlib.sha256()
+def _size_hash_and_cuts(file: SourceFile) -> tuple[int, str, tuple[Cut, ...]]:
+    total, lines, sha256 = 0, 0, hashlib.sha256()
+    cuts, wanted = list[Cut](), CUT_BYTES if file.format == "jsonl" and not file.gzipped else None
     with file.filesystem.open_input_stream(file.path, compression=None) as stream:
         while chunk := stream.read(1 << 20):
-            total += len(chunk)
             sha256.update(chunk)
-    return total, sha256.hexdigest()
+            if wanted is not None:
+                cuts += _cuts(chunk, total, lines, wanted)
+                wanted = cuts[-1].start + CUT_BYTES if cuts else wanted
+                lines += chunk.count(b"\n")
+            total += len(chunk)
+    return total, sha256.hexdigest(), tuple(cut for cut in cuts if cut.start < total)
+
+
+def _cuts(chunk: bytes, start: int, lines: int, wanted: int) -> Iterator[Cut]:
+    """Of a chunk that begins at `start`, behind so many lines: the first line that begins at `wanted` or later, and so on."""
+    counted_to = 0
+    while (end := chunk.find(b"\n", max(wanted - 1 - start, 0)) + 1) > 0:
+        lines += chunk.count(b"\n", counted_to, end)
+        counted_to = end
+        yield Cut(start + end, lines + 1)
+        wanted = start + end + CUT_BYTES
 
 
 def _reason(error: OSError) -> str:

@@ -2,34 +2,39 @@
 
 from __future__ import annotations
 
-import codecs
 import gzip
 import io
 import json
-import re
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from itertools import count
-from typing import IO, Any
+from typing import IO, TYPE_CHECKING, Any
 
+from pipelines.data.archive import read_archive
 from pipelines.data.document import Document
-from pipelines.data.inventory import SourceFile
+from pipelines.data.inventory import Cut, SourceFile
+from pipelines.data.pages import declared_charset, decode, main_text, storable
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 MAX_JSON_BYTES = 256_000_000
 """A .json file is one value and must be read whole. Larger collections belong in JSON lines."""
 SKIP_BYTES = 1 << 20
-NOT_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
-"""Control characters but white space and escape."""
-META_CHARSET = re.compile(rb"<meta[^>]+charset\s*=\s*[\"']?\s*([A-Za-z0-9_-]+)", re.IGNORECASE)
+BUFFER_BYTES = 1 << 20
+"""Read at a time in the middle of a file: over S3 each is a request."""
 
 
 class TooLarge(Exception):
     """More bytes than allowed. Not an error of the tree: it never leaves this module."""
 
 
-def read_documents(file: SourceFile, max_document_bytes: int) -> Iterator[Document]:
-    """The documents of `file` in order.
+def read_documents(file: SourceFile, max_document_bytes: int, part: int | None = None) -> Iterator[Document]:
+    """The documents of `file` in order, their positions ascending.
+
+    Args:
+        part: read that part of it alone (SourceFile.cuts). The documents of all parts are those of the file.
 
     Raises:
         OSError: the file was readable when it was listed and is not any more.
@@ -38,7 +43,10 @@ def read_documents(file: SourceFile, max_document_bytes: int) -> Iterator[Docume
         assert file.reason is not None
         yield Document(file.name, "", file.name, 1, file.reason, _whole(file, file.detail))
         return
-    readers = {"jsonl": _jsonl, "json": _json, "parquet": _parquet, "text": _text, "html": _html}
+    if part is not None and file.cuts:
+        yield from _jsonl(file, max_document_bytes, part)
+        return
+    readers = {"jsonl": _jsonl, "json": _json, "parquet": _parquet, "text": _text, "html": _html, "warc": read_archive}
     last = 0
     try:
         for document in readers[file.format](file, max_document_bytes):
@@ -49,10 +57,12 @@ def read_documents(file: SourceFile, max_document_bytes: int) -> Iterator[Docume
         yield Document(f"{file.name}#{last + 1}", "", file.name, last + 1, "unreadable", _whole(file, detail))
 
 
-def _jsonl(file: SourceFile, limit: int) -> Iterator[Document]:
-    offset = 0
-    with open_file(file) as stream:
-        for number in count(1):
+def _jsonl(file: SourceFile, limit: int, part: int | None = None) -> Iterator[Document]:
+    (offset, first), end = (Cut(0, 1), None) if part is None else file.part(part)
+    with open_file(file, offset) as stream:
+        for number in count(first):
+            if offset == end:
+                return
             line = stream.readline(limit + 1)
             if not line:
                 return
@@ -91,7 +101,7 @@ def _json(file: SourceFile, limit: int) -> Iterator[Document]:
         if _is_json(content.lstrip().split(b"\n", 1)[0]):
             yield from _jsonl(file, limit)
         else:
-            raw = _storable(content.decode("utf-8", "replace"))
+            raw = storable(content.decode("utf-8", "replace"))
             yield Document(file.name, raw, file.name, 1, "broken_json", str(error) or "nested too deeply")
         return
     for number, item in enumerate(value if isinstance(value, list) else [value], 1):
@@ -107,7 +117,7 @@ def _is_json(line: bytes) -> bool:
 
 
 def _from_json_text(file: SourceFile, number: int, line: bytes) -> Document:
-    raw = _storable(line.decode("utf-8", "replace").strip())
+    raw = storable(line.decode("utf-8", "replace").strip())
     try:
         value = json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:
@@ -120,14 +130,14 @@ def _from_value(file: SourceFile, number: int, value: Any, raw: str) -> Document
     name = f"{file.name}#{number}"
     if not isinstance(value, dict):
         detail = f"{type(value).__name__} where an object with `{file.text_field}` belongs"
-        return Document(name, _storable(raw), file.name, number, "missing_text", detail)
+        return Document(name, storable(raw), file.name, number, "missing_text", detail)
     text = value.get(file.text_field)
     if not isinstance(text, str):
         known = ", ".join(map(repr, list(value)[:8])) or "none"
         detail = f"no text in `{file.text_field}`; fields: {known}"
-        return Document(name, _storable(raw), file.name, number, "missing_text", _storable(detail))
+        return Document(name, storable(raw), file.name, number, "missing_text", storable(detail))
     given = value.get(file.id_field) if file.id_field else None
-    return Document(name if given is None else _storable(str(given)), _storable(text), file.name, number)
+    return Document(name if given is None else storable(str(given)), storable(text), file.name, number)
 
 
 def _parquet(file: SourceFile, limit: int) -> Iterator[Document]:
@@ -145,9 +155,13 @@ def _parquet(file: SourceFile, limit: int) -> Iterator[Document]:
                 return
             columns = [file.text_field, *([file.id_field] if file.id_field in names else [])]
             for batch in parquet.iter_batches(batch_size=64, columns=columns):
-                for value in batch.to_pylist():
+                for value in _values(batch):
                     row += 1
-                    yield _limited(_from_value(file, row, value, str(value)), limit)
+                    if isinstance(value, Exception):
+                        detail = f"row {row}: {storable(str(value)).splitlines()[0]}"
+                        yield Document(f"{file.name}#{row}", "", file.name, row, "unreadable", detail)
+                    else:
+                        yield _limited(_from_value(file, row, value, str(value)), limit)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and (error.errno is not None or "AWS Error" in str(error)):
             raise  # the disk or the network; Arrow reports damaged pages as OSError too, but without a number
@@ -155,61 +169,48 @@ def _parquet(file: SourceFile, limit: int) -> Iterator[Document]:
         yield Document(f"{file.name}#{row + 1}", "", file.name, row + 1, "unreadable", _whole(file, detail))
 
 
+def _values(batch: pa.RecordBatch) -> list[Any]:
+    """Its rows. What Arrow holds and Python cannot (years beyond 9999, bytes that are not UTF-8) costs that row alone."""
+    try:
+        return batch.to_pylist()
+    except (ValueError, OverflowError, LookupError) as error:  # the last one: a time zone that nobody knows
+        return [error] if len(batch) == 1 else [row for i in range(len(batch)) for row in _values(batch.slice(i, 1))]
+
+
 def _text(file: SourceFile, limit: int) -> Iterator[Document]:
     yield _one_document(file, limit, None)
 
 
 def _html(file: SourceFile, limit: int) -> Iterator[Document]:
-    page = _one_document(file, limit, META_CHARSET)
+    page = _one_document(file, limit, declared_charset)
     if page.reason:
         yield page
         return
-    text = _main_text(page.text)
+    text = main_text(page.text)
     if text is None:
         yield replace(page, reason="no_main_text", detail="no article found in the page")
     else:
-        yield replace(page, text=_storable(text))
+        yield replace(page, text=storable(text))
 
 
-def _main_text(page: str) -> str | None:
-    """The article without navigation, comments and boilerplate (Barbaresi 2021, trafilatura)."""
-    import trafilatura
-
-    try:
-        return trafilatura.extract(page, include_comments=False, deduplicate=False) or None
-    except RecursionError:  # elements nested by the thousand
-        return None
-
-
-def _one_document(file: SourceFile, limit: int, charset: re.Pattern[bytes] | None) -> Document:
+def _one_document(file: SourceFile, limit: int, charset: Callable[[bytes], str | None] | None) -> Document:
     try:
         content = _read_whole(file, limit)
     except TooLarge:
         packed = " (compressed)" if file.gzipped else ""
         return _too_large(file, 1, file.num_bytes, limit, f"from byte 0{packed} of {file.name}")
-    text, span = _decode(content, charset), (0, len(content))
+    text, span = decode(content, charset(content) if charset else None), (0, len(content))
     if text is None:
         return Document(file.name, "", file.name, 1, "binary", _whole(file, "bytes that are no text"), span)
-    return Document(file.name, _storable(text), file.name, 1, span=span)
+    return Document(file.name, storable(text), file.name, 1, span=span)
 
 
-def _decode(content: bytes, charset: re.Pattern[bytes] | None) -> str | None:
-    """UTF-8, UTF-16 with its mark, what the page declares, Windows-1252 for the rest; None for what is no text."""
-    if content.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        return content.decode("utf-16", "replace")
-    if NOT_TEXT.search(content) and len(NOT_TEXT.findall(content)) > len(content) / 100:
-        return None
-    declared = charset.search(content[:4096]) if charset else None
-    for encoding in ("utf-8-sig", declared.group(1).decode() if declared else "utf-8"):
-        try:
-            return content.decode(encoding)
-        except (UnicodeDecodeError, LookupError):
-            continue
-    return content.decode("windows-1252", "replace")
-
-
-def open_file(file: SourceFile) -> IO[bytes]:
-    """Its bytes, without the compression."""
+def open_file(file: SourceFile, offset: int = 0) -> IO[bytes]:
+    """Its bytes, without the compression; those behind `offset` where there is none."""
+    if offset:
+        stream = file.filesystem.open_input_file(file.path)
+        stream.seek(offset)
+        return io.BufferedReader(stream, BUFFER_BYTES)
     stream = file.filesystem.open_input_stream(file.path, compression=None)
     return gzip.GzipFile(fileobj=stream) if file.gzipped else io.BufferedReader(stream)  # type: ignore[return-value]
 
@@ -240,12 +241,3 @@ def _too_large(file: SourceFile, number: int, size: int, limit: int, where: str)
 def _whole(file: SourceFile, detail: str) -> str:
     """The detail of an exclusion without text: the file itself is the record."""
     return f"{detail}; the whole file: {file.num_bytes} bytes, sha256 {file.sha256}"
-
-
-def _storable(text: str) -> str:
-    """Without lone surrogates, which JSON can spell and UTF-8 cannot."""
-    try:
-        text.encode()
-    except UnicodeEncodeError:
-        return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-    return text

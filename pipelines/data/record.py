@@ -21,7 +21,16 @@ if TYPE_CHECKING:
 
 FORGOTTEN: DropReason = "forgotten"
 
-FROM_BLOCKS = ("span", "language", "num_characters_in", "num_characters", "changed_by", "fingerprint", "bands")
+FROM_BLOCKS = (
+    "span",
+    "origin",
+    "language",
+    "num_characters_in",
+    "num_characters",
+    "changed_by",
+    "fingerprint",
+    "bands",
+)
 
 
 def schema() -> pa.Schema:
@@ -34,6 +43,7 @@ def schema() -> pa.Schema:
             "source": pa.string(),
             "position": pa.int64(),
             "span": pa.list_(pa.int64(), 2),  # see Document.span
+            "origin": pa.string(),  # see Document.origin
             "reason": pa.string(),
             "detail": pa.string(),
             "language": pa.string(),
@@ -121,6 +131,11 @@ def read_table(storage: Storage, key: str, columns: Sequence[str] | None = None)
     filesystem, path = storage.filesystem(key)
     with filesystem.open_input_file(path) as file:
         return pq.ParquetFile(file).read(columns=None if columns is None else list(columns))
+
+
+def completed(record: pa.Table) -> pa.Table:
+    """As `schema` says: a record that an earlier serinus wrote has no `origin`."""
+    return filled({name: record[name] for name in record.schema.names}, len(record))
 
 
 def _from_shard(storage: Storage, key: str, columns: Sequence[str]) -> pa.Table:

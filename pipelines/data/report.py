@@ -20,7 +20,16 @@ if TYPE_CHECKING:
 
 NUM_SAMPLES = 3
 SAMPLE_CHARACTERS = 300
-NOT_DOCUMENTS = ("unknown_format", "unreadable", "binary", "broken_json", "missing_text", "no_main_text", "too_large")
+NOT_DOCUMENTS = (
+    "unknown_format",
+    "unreadable",
+    "binary",
+    "broken_json",
+    "missing_text",
+    "no_main_text",
+    "too_large",
+    "http_status",
+)
 REPLACEMENT = "\ufffd"
 """Stands where bytes could not be read as text."""
 

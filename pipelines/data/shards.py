@@ -116,7 +116,7 @@ def write_tables(target: Target, path: str, table: pa.Table, record: pa.Table) -
 
 
 def _write(filesystem: FileSystem, folder: str, path: str, table: pa.Table) -> FileEntry:
-    content = _parquet_bytes(table)
+    content = parquet_bytes(table)
     with filesystem.open_output_stream(f"{folder}/{path}") as stream:
         stream.write(content)
     return FileEntry(path=path, num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
@@ -159,7 +159,7 @@ def _inverse(permutation: Sequence[int]) -> list[int]:
     return inverse
 
 
-def _parquet_bytes(table: pa.Table) -> bytes:
+def parquet_bytes(table: pa.Table) -> bytes:
     import pyarrow as pa
     import pyarrow.parquet as pq
 

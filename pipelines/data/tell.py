@@ -129,7 +129,8 @@ def _fate(fate: Fate, newer: Fate | None) -> Iterator[str]:
 
 def _origin(fate: Fate) -> str:
     span = f"bytes {fate.span[0]} to {fate.span[1]}, " if fate.span else ""
-    return f"{fate.source}, {span}line, row or element {fate.position}"
+    origin = f": {fate.origin}" if fate.origin else ""
+    return f"{fate.source}, {span}line, row, element or record {fate.position}{origin}"
 
 
 def _became(fate: Fate) -> str:

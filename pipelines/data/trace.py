@@ -39,6 +39,7 @@ class Fate(StrictModel):
     source_sha256: str
     position: int
     span: tuple[int, int] | None
+    origin: str = ""
     reason: str
     detail: str
     language: str

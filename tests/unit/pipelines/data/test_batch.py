@@ -138,6 +138,7 @@ def block(first: int, num: int) -> pa.Table:
     table = pa.table({**columns, "position": list(rows), "protected": [[]] * num})
     of_record = {
         "span": pa.array([(i, i + 1) for i in rows], pa.list_(pa.int64(), 2)),
+        "origin": [f"origin{i}" for i in rows],
         "num_characters_in": list(rows),
         "num_characters": list(rows),
         "changed_by": [["one", "two"]] * num,
@@ -180,8 +181,8 @@ def test_shard_takes_its_rows_in_document_order_from_several_blocks(tmp_path: Pa
     assert record.schema.equals(record_schema())
     assert record["id"].to_pylist() == table["id"].to_pylist()
     assert record.to_pylist()[1] == {
-        "id": "id0", "source": "source0", "position": 0, "span": [0, 1], "reason": "", "detail": "", "language": "language0",
-        "num_characters_in": 0, "num_characters": 0, "changed_by": ["one", "two"],
+        "id": "id0", "source": "source0", "position": 0, "span": [0, 1], "origin": "origin0", "reason": "", "detail": "",
+        "language": "language0", "num_characters_in": 0, "num_characters": 0, "changed_by": ["one", "two"],
         "text_hash": xxhash.xxh3_128_digest(b"text0"), "fingerprint": b"f0", "bands": b"b0",
     }  # fmt: skip
 

@@ -304,7 +304,7 @@ def test_the_commands_as_a_user_types_them(tmp_path: Path, folder: Path) -> None
     assert dataset.key in run("log")
     assert f"digest      {dataset.digest}" in run("show")
     assert json.loads(run("show", dataset.key[:6], "--json"))["made_of_it"]["models"][0]["how"] == "trained on it"
-    assert "bytes 0 to 79, line, row or element 1" in run("trace", "docs/page.txt")
+    assert "bytes 0 to 79, line, row, element or record 1" in run("trace", "docs/page.txt")
     assert json.loads(run("trace", "docs/p", "--json"))["fates"][0]["span"] == [0, 79]
     assert "is forgotten: version" in run("forget", "docs/page.txt")
     assert json.loads(run("forget", "docs/page.txt", "--json"))["already"] is True
