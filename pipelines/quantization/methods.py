@@ -57,10 +57,9 @@ def _modifiers(config: QuantizeConfig) -> Any:
             return GPTQModifier(**target(config))
         case "awq":
             from llmcompressor.modifiers.quantization import QuantizationModifier
-            from llmcompressor.modifiers.transform.awq import AWQModifier
 
             _pin_nothing_without_an_accelerator()
-            return [AWQModifier(), QuantizationModifier(**target(config))]
+            return [_awq(), QuantizationModifier(**target(config))]
         case "rtn":
             from llmcompressor.modifiers.quantization import QuantizationModifier
 
@@ -76,3 +75,19 @@ def _pin_nothing_without_an_accelerator() -> None:
 
     if not torch.accelerator.is_available():
         IntermediatesCache.pin_memory = lambda *_: None
+
+
+def _awq() -> Any:
+    """AWQ that leaves alone what feeds only layers kept in bfloat16: llmcompressor 0.14 divides by their number, which is zero."""
+    from llmcompressor.modifiers.transform.awq import AWQModifier
+
+    class AWQOfQuantizedLayers(AWQModifier):
+        def _set_resolved_mappings(self, model: Any) -> None:
+            super()._set_resolved_mappings(model)
+            self._resolved_mappings = [
+                mapping
+                for mapping in self._resolved_mappings
+                if any(hasattr(layer, "quantization_scheme") for layer in mapping.balance_layers)
+            ]
+
+    return AWQOfQuantizedLayers()
