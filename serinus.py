@@ -20,6 +20,7 @@ from cluster.config import load_yaml
 from cluster.errors import ClusterError, ConfigError, InputError, SerinusError
 from cluster.storage import Storage, exclusive, open_storage
 from pipelines.config import STAGES, LifecycleConfig, Stage
+from pipelines.evaluation import report_command
 from services.config import AuditKind, NotifyConfig, RolloutConfig, ServingConfig
 from services.contract import read_traffic
 
@@ -892,6 +893,9 @@ def _recipe(given: Path | None) -> Recipe:
         except FileNotFoundError:
             raise ConfigError("--recipe", "no recipe given and none deployed yet", "add --recipe RECIPE") from None
     return load_yaml(given, Recipe)
+
+
+report_command.add_to(app, _recipe)
 
 
 def _rollout(storage: Storage, name: str) -> RolloutStatus:
