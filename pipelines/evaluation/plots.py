@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from html import escape
 from typing import NamedTuple
 
-WIDTH, ROW, LEFT, RIGHT = 640, 26, 110, 90
+WIDTH, ROW, LEFT, RIGHT = 440, 24, 80, 60
 
 
 class Interval(NamedTuple):

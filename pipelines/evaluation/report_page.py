@@ -20,7 +20,7 @@ body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto
 h2 { margin-top: 2.5rem; border-bottom: 2px solid #e8c33b } h3 { margin: 1.5rem 0 .3rem }
 .scroll { overflow-x: auto } table { border-collapse: collapse; width: 100% }
 td, th { text-align: left; padding: .2rem .8rem .2rem 0; vertical-align: top } td.n, th.n { text-align: right; white-space: nowrap }
-svg { display: block; width: 100%; max-width: 640px; height: auto; font: 13px system-ui, sans-serif } .tick { fill: #666 }
+svg { display: block; width: 100%; max-width: 520px; height: auto; font: 12px system-ui, sans-serif } .tick { fill: #666 }
 .whisker { stroke: #888; stroke-width: 3 } .axis { stroke: #ccc } .curve { fill: none; stroke: #b38f00; stroke-width: 2 }
 .m0 { fill: #777 } .m1 { fill: #2563a8 } .m2 { fill: #e0a800 }
 .failed { color: #a40000; font-weight: bold } .passed { color: #1a6b1a } .inconclusive { color: #8a5a00 } .other { color: #666 }
@@ -90,7 +90,7 @@ def _verdict(report: RunReport) -> Iterator[str]:
         return
     yield f"<p>Gate: {_mark(report.outcome)}, {'published' if report.published else 'not published'}. {_named(report, 'gate')}"
     if report.checks:
-        yield _table(("requirement", "priority", "outcome", "adjusted p", "found"), map(_check, report.checks))
+        yield _table(("requirement", "priority", "outcome", "adjusted p"), map(_check, report.checks))
     if report.words:
         words = escape("\n".join(report.words))
         yield f"<details><summary>In words, with what more items would settle</summary><pre>{words}</pre></details>"
@@ -98,7 +98,8 @@ def _verdict(report: RunReport) -> Iterator[str]:
 
 def _check(check: Check) -> tuple[str, ...]:
     p = "" if check.p_margin_adjusted is None else f"{check.p_margin_adjusted:.3g}"
-    return escape(check.name), check.priority, _mark(check.outcome), p, escape(check.message)
+    said = escape(check.message.removeprefix(f"{check.name}: "))
+    return f"{escape(check.name)}<br><small>{said}</small>", check.priority, _mark(check.outcome), p
 
 
 def _scores(report: RunReport) -> Iterator[str]:
@@ -191,10 +192,14 @@ def _compliance(report: RunReport) -> Iterator[str]:
         counts = ((words, sum(row.status == status for row in rows)) for status, words in STATUSES.items())
         yield f"<h3>{escape(name)}</h3><p>{', '.join(f'{count} {words}' for words, count in counts)}"
         cells = (
-            (escape(row.id), escape(row.text), _mark(row.status), f"{escape(row.found)} {_digest(row.digest)}")
+            (
+                escape(row.id),
+                f"{escape(row.text)}<br><small>{escape(row.found)}</small> {_digest(row.digest)}",
+                _mark(row.status),
+            )
             for row in rows
         )
-        table = _table(("indicator", "", "status", "found"), cells)
+        table = _table(("indicator", "", "status"), cells)
         yield f"<details{' open' if len(rows) <= 20 else ''}><summary>{len(rows)} indicators</summary>{table}</details>"
 
 

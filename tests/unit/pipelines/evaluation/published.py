@@ -21,17 +21,16 @@ from cluster.artifacts import (
     LossPoint,
     QuantizedModel,
     Revision,
-    Score,
     Source,
 )
 from cluster.storage import Storage
 from pipelines.config import GateConfig
-from pipelines.evaluation.compare import compare, pairs
-from pipelines.evaluation.gate import judge, outcome_of
+from pipelines.evaluation.compare import compare, pairs, score_of
+from pipelines.evaluation.gate import is_let_through, judge, outcome_of
 
 NAME = "finch"
 EVIL = "<script>alert('x')</script><img src=https://example.org/x.png onerror=alert(1)>"
-RIGHT = {"base": 24, "trained": 34, "quantized": 30}
+RIGHT = {"base": 24, "trained": 34, "quantized": 33}
 """Of 40 items."""
 
 
@@ -98,14 +97,9 @@ def _evaluated(storage: Storage, role: str, model: str, dataset: str) -> EvalRep
         path="items.parquet", num_bytes=content.tell(), sha256=hashlib.sha256(content.getvalue()).hexdigest()
     )
     storage.write(f"{report.location}/items.parquet", content.getvalue())
-    share = RIGHT[role] / 40
-    right = Score(
-        task="answers", metric="accuracy", value=share, ci_low=share - 0.12, ci_high=share + 0.1, num_items=40
-    )
-    text = 30 - RIGHT[role] / 2
-    lower = {"higher_is_better": False, "num_items": 30}
-    fluent = Score(task="heldout", metric="perplexity", value=text, ci_low=text - 2, ci_high=text + 2, **lower)
-    return artifacts.save(storage, report.replace(scores=(right, fluent), files=(entry,)))
+    kinds = {"answers": "multiple_choice", "heldout": "perplexity"}
+    scores = (score_of(task, kind, [r for r in _rows(role) if r["task"] == task]) for task, kind in kinds.items())
+    return artifacts.save(storage, report.replace(scores=tuple(scores), files=(entry,)))
 
 
 def _rows(role: str) -> Iterator[dict[str, object]]:
@@ -136,7 +130,7 @@ def _judged(storage: Storage, reports: dict[str, EvalReport]) -> GateReport:
         inputs={role: report.digest for role, report in reports.items()},
         config=config.model_dump(mode="json"),
         outcome=outcome_of(checks),
-        passed=True,
+        passed=is_let_through(config, outcome_of(checks)),
         checks=checks,
         differences={name: compare(storage, *two) for name, two in compared.items()},
     )
