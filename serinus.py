@@ -22,6 +22,7 @@ from cluster.storage import Storage, exclusive, open_storage
 from cluster.telemetry import printable
 from pipelines.config import STAGES, LifecycleConfig, Stage
 from pipelines.data import plan_command
+from pipelines.evaluation import report_command
 from services.config import AuditKind, NotifyConfig, RolloutConfig, ServingConfig
 from services.contract import read_traffic
 
@@ -910,6 +911,9 @@ def _recipe(given: Path | None) -> Recipe:
         except FileNotFoundError:
             raise ConfigError("--recipe", "no recipe given and none deployed yet", "add --recipe RECIPE") from None
     return load_yaml(given, Recipe)
+
+
+report_command.add_to(app, _recipe)
 
 
 def _rollout(storage: Storage, name: str) -> RolloutStatus:

@@ -1,0 +1,80 @@
+"""A Hugging Face model card (README.md with YAML front matter) from a revision's manifests. No heavy imports.
+
+The fields of the front matter: https://huggingface.co/docs/hub/model-cards. Licence, language and purpose are not on record, so
+the card leaves them to people rather than guess.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import yaml
+
+from cluster.artifacts import Ledger
+from pipelines.evaluation.report import RunReport
+
+
+def card(report: RunReport) -> str:
+    """The README.md."""
+    front = yaml.safe_dump(_front(report), sort_keys=False, allow_unicode=True)
+    return f"---\n{front}---\n\n" + "\n".join(_body(report)) + "\n"
+
+
+def _front(report: RunReport) -> dict[str, Any]:
+    served = [one.score for one in report.scores if one.model == "quantized"]
+    results = [
+        {
+            "task": {"type": "text-generation"},
+            "dataset": {"name": score.task, "type": re.sub(r"\W+", "-", score.task)},
+            "metrics": [{"type": score.metric, "value": score.value, "verified": False}],
+        }
+        for score in served
+    ]
+    front: dict[str, Any] = {"library_name": "transformers", "pipeline_tag": "text-generation", "tags": ["serinus"]}
+    return front | ({"model-index": [{"name": report.revision, "results": results}]} if results else {})
+
+
+def _body(report: RunReport) -> Iterator[str]:
+    yield f"# {_plain(report.revision)}"
+    yield from (
+        "",
+        f"Published by serinus under the name {_plain(report.name)}. Licence, languages and purpose are not on record here.",
+    )
+    verdict = f"its gate says: {report.outcome}" if report.outcome else "no gate has judged it"
+    yield from ("", "## Evaluation", "", f"{verdict[0].upper()}{verdict[1:]}.")
+    yield from _table(
+        ("task", "metric", "model", "value", "95 % interval", "items"),
+        (
+            (s.task, s.metric, one.model, f"{s.value:.4g}", f"{s.ci_low:.4g} to {s.ci_high:.4g}", f"{s.num_items}")
+            for one in report.scores
+            for s in (one.score,)
+        ),
+    )
+    yield from ("", "## Size")
+    yield from _table(
+        ("model", "scheme", "parameters", "bytes"),
+        ((s.model, s.scheme or "-", f"{s.num_parameters:,}", f"{s.num_weight_bytes:,}") for s in report.sizes),
+    )
+    if report.ledger:
+        yield from _training(report.ledger)
+    yield from ("", "## Provenance", "", "Digests of the manifests that every figure above was read from:")
+    yield from _table(("role", "file", "digest"), ((e.role, e.path, e.digest) for e in report.evidence))
+
+
+def _training(ledger: Ledger) -> Iterator[str]:
+    yield from ("", "## Training", "", f"{ledger.num_tokens:,} tokens, {ledger.flops:.3g} floating-point operations ")
+    yield f"({_plain(ledger.flops_basis)}), {ledger.trained_s:g} s in steps on {ledger.num_devices} x {_plain(ledger.device)}."
+    if ledger.energy_estimate_wh is not None:
+        yield f"Energy: {ledger.energy_estimate_wh:g} Wh ({_plain(ledger.energy_basis)})."
+
+
+def _table(names: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> Iterator[str]:
+    yield from ("", f"| {' | '.join(names)} |", f"|{'---|' * len(names)}")
+    yield from (f"| {' | '.join(map(_plain, row))} |" for row in rows)
+
+
+def _plain(text: str) -> str:
+    """Text that Markdown and HTML leave as it is, on one line."""
+    return re.sub(r"([\\`*_\[\]|#])", r"\\\1", " ".join(text.split()).replace("&", "&amp;").replace("<", "&lt;"))

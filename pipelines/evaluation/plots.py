@@ -1,0 +1,77 @@
+"""Small figures as inline SVG, without a script or a library. Pure; whatever is text is escaped."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from html import escape
+from typing import NamedTuple
+
+WIDTH, ROW, LEFT, RIGHT = 440, 24, 80, 60
+
+
+class Interval(NamedTuple):
+    label: str
+    value: float
+    low: float
+    high: float
+
+
+def intervals(title: str, rows: Sequence[Interval]) -> str:
+    """Points with their intervals on one axis of their own, one row each."""
+    low, high = min(row.low for row in rows), max(row.high for row in rows)
+    pad = (high - low) * 0.05 or abs(high) * 0.05 or 1.0
+    low, high = low - pad, high + pad
+    height = ROW * len(rows) + 24
+
+    def x(value: float) -> float:
+        return LEFT + (WIDTH - LEFT - RIGHT) * (value - low) / (high - low)
+
+    parts = [_open(title, height)]
+    for at, row in enumerate(rows):
+        y = ROW * at + ROW / 2
+        parts += (
+            f'<text x="0" y="{y + 5:.1f}">{escape(row.label)}</text>',
+            f'<line class="whisker" x1="{x(row.low):.1f}" x2="{x(row.high):.1f}" y1="{y:.1f}" y2="{y:.1f}"/>',
+            f'<circle class="m{at % 3}" cx="{x(row.value):.1f}" cy="{y:.1f}" r="6"/>',
+            f'<text x="{WIDTH}" y="{y + 5:.1f}" text-anchor="end">{row.value:.4g}</text>',
+        )
+    return "".join((*parts, _axis(low, high, ROW * len(rows) + 2), "</svg>"))
+
+
+def curve(title: str, points: Sequence[tuple[float, float]]) -> str:
+    """A line through (x, y), with the ends of both axes written out."""
+    height, top, bottom = 220, 16, 180
+    (x0, x1), (y0, y1) = _range([x for x, _ in points]), _range([y for _, y in points])
+    place = [
+        (LEFT + (WIDTH - LEFT - RIGHT) * (x - x0) / (x1 - x0), bottom - (bottom - top) * (y - y0) / (y1 - y0))
+        for x, y in points
+    ]
+    line = " ".join(f"{x:.1f},{y:.1f}" for x, y in place)
+    return "".join(
+        (
+            _open(title, height),
+            f'<text x="{LEFT - 8}" y="{top + 5}" text-anchor="end">{y1:.3g}</text>',
+            f'<text x="{LEFT - 8}" y="{bottom + 5}" text-anchor="end">{y0:.3g}</text>',
+            f'<polyline class="curve" points="{line}"/>',
+            _axis(x0, x1, bottom + 4),
+            "</svg>",
+        )
+    )
+
+
+def _open(title: str, height: float) -> str:
+    return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">'
+
+
+def _axis(low: float, high: float, y: float) -> str:
+    right = WIDTH - RIGHT
+    return (
+        f'<line class="axis" x1="{LEFT}" x2="{right}" y1="{y:.0f}" y2="{y:.0f}"/>'
+        f'<text class="tick" x="{LEFT}" y="{y + 17:.0f}">{low:.4g}</text>'
+        f'<text class="tick" x="{right}" y="{y + 17:.0f}" text-anchor="end">{high:.4g}</text>'
+    )
+
+
+def _range(values: Sequence[float]) -> tuple[float, float]:
+    low, high = min(values), max(values)
+    return (low, high) if high > low else (low - 0.5, high + 0.5)

@@ -1,0 +1,256 @@
+"""What is on record of a model, in one document for machines; report_page.py renders it for people. No heavy imports.
+
+Every figure is read from a manifest or a file that `evidence` names with its digest; nothing is measured here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections.abc import Iterator, Sequence
+from typing import Any, Final
+
+from cluster import artifacts, registry
+from cluster.artifacts import (
+    Check,
+    Checkpoint,
+    Difference,
+    EvalReport,
+    GateReport,
+    Incident,
+    Ledger,
+    LossPoint,
+    Manifest,
+    QuantizedModel,
+    Revision,
+    Score,
+    Weights,
+)
+from cluster.config import StrictModel
+from cluster.errors import InputError
+from cluster.registry import Lineage
+from cluster.storage import Storage
+from pipelines.evaluation import explain
+from pipelines.evaluation.register import Register, Row, judge
+
+MODELS: Final = ("base", "trained", "quantized")
+NUM_WORST = 3
+"""Items shown of each task."""
+MAX_OUTPUT = 2000
+"""Characters of an answer that are shown."""
+
+
+class Evidence(StrictModel):
+    """A manifest (or a file of it) that figures were read from."""
+
+    role: str
+    kind: str
+    path: str
+    """In storage."""
+    digest: str
+    """Of the manifest as `serinus lineage` prints it; of a file its SHA-256."""
+    summary: str = ""
+
+
+class ModelScore(StrictModel):
+    model: str
+    """base, trained or quantized."""
+    score: Score
+
+
+class Size(StrictModel):
+    model: str
+    num_parameters: int
+    num_weight_bytes: int
+    scheme: str = ""
+
+
+class Recovery(StrictModel):
+    """What quantizing kept of a task's figure: new / old in percent, of a perplexity old / new."""
+
+    task: str
+    metric: str
+    percent: float
+
+
+class Answer(StrictModel):
+    model: str
+    score: float
+    output: str
+    """Cut after MAX_OUTPUT characters; empty where the model was only asked for likelihoods."""
+
+
+class WorstItem(StrictModel):
+    """An item on which the newer model lost most. Its prompt is in the dataset or task file, not in the evaluation."""
+
+    task: str
+    id: str
+    lost: float
+    """Old score - new score, in the item's unit."""
+    answers: tuple[Answer, ...]
+
+
+class RunReport(StrictModel):
+    """All that the page shows."""
+
+    name: str
+    revision: str = ""
+    outcome: str = ""
+    """Of the gate; empty without one."""
+    published: bool = False
+    evidence: tuple[Evidence, ...] = ()
+    scores: tuple[ModelScore, ...] = ()
+    differences: dict[str, tuple[Difference, ...]] = {}
+    checks: tuple[Check, ...] = ()
+    words: tuple[str, ...] = ()
+    """The gate, explained."""
+    sizes: tuple[Size, ...] = ()
+    recoveries: tuple[Recovery, ...] = ()
+    worst: tuple[WorstItem, ...] = ()
+    losses: tuple[LossPoint, ...] = ()
+    incidents: tuple[Incident, ...] = ()
+    ledger: Ledger | None = None
+    compliance: tuple[Row, ...] = ()
+    lineage: Lineage | None = None
+
+
+def of_revision(storage: Storage, name: str, wanted: str, registers: Sequence[Register]) -> RunReport:
+    """The report on a published revision (or alias).
+
+    Raises:
+        InputError: there is no such revision, or a manifest or file that it rests on is damaged.
+    """
+    return _report(storage, name, gather(storage, registry.resolve(storage, name, wanted)), registers)
+
+
+def of_gate(storage: Storage, name: str, gate: GateReport, registers: Sequence[Register]) -> RunReport:
+    """The report on the run that a gate judged, published or not."""
+    found = (r for r in registry.revisions(storage, name) if r.inputs.get("gate") == gate.digest)
+    return _report(storage, name, gather(storage, next(found, gate)), registers)
+
+
+def gather(storage: Storage, top: Revision | GateReport) -> dict[str, Manifest]:
+    """Role -> manifest: revision, gate, the three models and their reports, the dataset; those that there are."""
+    made: dict[str, Manifest] = {top.kind: top}
+    if isinstance(top, Revision):
+        _add(storage, made, "gate", top.inputs.get("gate"))
+        _add(storage, made, "quantized", top.inputs.get("weights"))
+        _add(storage, made, "adapter", top.inputs.get("adapter"))
+    if isinstance(gate := made.get("gate"), GateReport):
+        for model in MODELS:
+            _add(storage, made, f"{model}_report", gate.inputs.get(model))
+            if isinstance(report := made.get(f"{model}_report"), EvalReport):
+                _add(storage, made, model, report.model)
+                _add(storage, made, "dataset", report.inputs.get("dataset"))
+    elif "quantized" in made:
+        _add_unjudged(storage, made)
+    return made
+
+
+def _add(storage: Storage, made: dict[str, Manifest], role: str, digest: str | None) -> None:
+    if digest and role not in made and (found := artifacts.find(storage, digest)) is not None:
+        made[role] = found
+
+
+def _add_unjudged(storage: Storage, made: dict[str, Manifest]) -> None:
+    """A baseline has no gate: what its weights were made from, by kind."""
+    for digest in made["quantized"].inputs.values():
+        found = artifacts.find(storage, digest)
+        role = {"model": "base", "checkpoint": "trained", "dataset": "dataset"}.get(found.kind if found else "")
+        if role and found is not None:
+            made.setdefault(role, found)
+
+
+def _report(storage: Storage, name: str, made: dict[str, Manifest], registers: Sequence[Register]) -> RunReport:
+    revision, gate, trained = made.get("revision"), made.get("gate"), made.get("trained")
+    top = revision or made["gate"]
+    report = RunReport(
+        name=name,
+        revision=revision.revision if isinstance(revision, Revision) else "",
+        published=revision is not None,
+        evidence=tuple(_evidence(made)),
+        scores=tuple(_scores(made)),
+        sizes=tuple(_sizes(made)),
+        worst=tuple(_worst(storage, made)),
+        compliance=tuple(row for register in registers for row in judge(register, made)),
+        lineage=registry.lineage(storage, name, top.digest),
+    )
+    if isinstance(gate, GateReport):
+        kept = tuple(_recovery(found) for found in gate.differences.get("quantized vs trained", ()))
+        words = tuple(explain.lines(gate)) if gate.config else ()
+        figures = {"outcome": gate.outcome, "differences": gate.differences, "checks": gate.checks}
+        report = report.replace(**figures, words=words, recoveries=kept)
+    if isinstance(trained, Checkpoint):
+        report = report.replace(losses=trained.losses, incidents=trained.incidents, ledger=trained.ledger)
+    return report
+
+
+def _evidence(made: dict[str, Manifest]) -> Iterator[Evidence]:
+    for role, found in made.items():
+        path = f"{found.location}/manifest.json"
+        yield Evidence(role=role, kind=found.kind, path=path, digest=found.digest, summary=found.summary)
+        for file in found.files if isinstance(found, EvalReport) else ():
+            yield Evidence(role=role, kind="file", path=f"{found.location}/{file.path}", digest=file.sha256)
+
+
+def _scores(made: dict[str, Manifest]) -> Iterator[ModelScore]:
+    for model in MODELS:
+        if isinstance(report := made.get(f"{model}_report"), EvalReport):
+            yield from (ModelScore(model=model, score=score) for score in report.scores)
+
+
+def _sizes(made: dict[str, Manifest]) -> Iterator[Size]:
+    for model in MODELS:
+        if isinstance(found := made.get(model), Weights):
+            scheme = found.scheme if isinstance(found, QuantizedModel) else ""
+            figures = {"num_parameters": found.num_parameters, "num_weight_bytes": found.num_weight_bytes}
+            yield Size(model=model, scheme=scheme, **figures)
+
+
+def _recovery(found: Difference) -> Recovery:
+    """As gate.Pair.recovery has it: a model that scored nothing leaves nothing to lose."""
+    old, new = (found.old, found.new) if found.higher_is_better else (found.new, found.old)
+    return Recovery(task=found.task, metric=found.metric, percent=100 * new / old if old else 100.0)
+
+
+def _worst(storage: Storage, made: dict[str, Manifest]) -> Iterator[WorstItem]:
+    """Of each task the items that the last model lost most on against the one before it."""
+    reports = {model: report for model in MODELS if isinstance(report := made.get(f"{model}_report"), EvalReport)}
+    rows = {model: found for model, report in reports.items() if (found := _rows(storage, report))}
+    if len(rows) < 2:
+        return
+    old, new = (rows[model] for model in list(rows)[-2:])
+    shared = [at for at in new if at in old]
+    lost = {at: float(old[at]["score"]) - float(new[at]["score"]) for at in shared}
+    for task in dict.fromkeys(task for task, _ in shared):
+        ranked = sorted((at for at in shared if at[0] == task and lost[at] > 0), key=lambda at: (-lost[at], at))
+        for at in ranked[:NUM_WORST]:
+            answers = tuple(_answer(model, found[at]) for model, found in rows.items() if at in found)
+            yield WorstItem(task=task, id=at[1], lost=lost[at], answers=answers)
+
+
+def _rows(storage: Storage, report: EvalReport) -> dict[tuple[str, str], dict[str, Any]]:
+    """(task, id) -> row of items.parquet; none where its file is not on record.
+
+    Raises:
+        InputError: the file is gone or not the one on record.
+    """
+    import pyarrow.parquet as pq
+
+    entry = next((file for file in report.files if file.path == "items.parquet"), None)
+    if entry is None:
+        return {}
+    key = f"{report.location}/{entry.path}"
+    blob = storage.read(key)
+    if blob is None or hashlib.sha256(blob.content).hexdigest() != entry.sha256:
+        found = "is gone" if blob is None else "is not the file on record (its SHA-256 differs)"
+        raise InputError(
+            f"{storage.uri}/{key}", found, "restore it, or evaluate again: serinus run RECIPE --from evaluate"
+        )
+    columns = ["task", "id", "score", "output"]
+    rows = pq.read_table(io.BytesIO(blob.content), columns=columns).to_pylist()
+    return {(row["task"], row["id"]): row for row in rows}
+
+
+def _answer(model: str, row: dict[str, Any]) -> Answer:
+    return Answer(model=model, score=row["score"], output=(row["output"] or "")[:MAX_OUTPUT])

@@ -1,0 +1,251 @@
+"""A run's report as one HTML page that holds all it needs, runs no script and asks no network. Text from outside is escaped."""
+
+from __future__ import annotations
+
+import base64
+import hashlib
+from collections.abc import Iterable, Iterator, Sequence
+from html import escape
+from pathlib import Path
+
+from cluster.artifacts import Check, Difference, Ledger
+from cluster.errors import ConfigError
+from cluster.registry import Lineage
+from pipelines.evaluation import plots
+from pipelines.evaluation.explain import MARKS
+from pipelines.evaluation.report import RunReport, WorstItem
+
+STYLE = """
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c }
+h2 { margin-top: 2.5rem; border-bottom: 2px solid #e8c33b } h3 { margin: 1.5rem 0 .3rem }
+.scroll { overflow-x: auto } table { border-collapse: collapse; width: 100% }
+td, th { text-align: left; padding: .2rem .8rem .2rem 0; vertical-align: top } td.n, th.n { text-align: right; white-space: nowrap }
+svg { display: block; width: 100%; max-width: 520px; height: auto; font: 12px system-ui, sans-serif } .tick { fill: #666 }
+.whisker { stroke: #888; stroke-width: 3 } .axis { stroke: #ccc } .curve { fill: none; stroke: #b38f00; stroke-width: 2 }
+.m0 { fill: #777 } .m1 { fill: #2563a8 } .m2 { fill: #e0a800 }
+.failed { color: #a40000; font-weight: bold } .passed { color: #1a6b1a } .inconclusive { color: #8a5a00 } .other { color: #666 }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f6f6f6; padding: .5rem; margin: .2rem 0 } small { color: #666 }
+code { overflow-wrap: anywhere; font-size: .85em } ul { padding-left: 1.2rem } summary { cursor: pointer }
+.side { display: grid; grid-template-columns: repeat(auto-fit, minmax(14rem, 1fr)); gap: .8rem; margin-bottom: 1rem }
+"""
+STATUSES = {
+    "passed": "passed",
+    "failed": "FAILED",
+    "not_automatable": "not automatable",
+    "no_evidence": "no evidence",
+}
+NUMBERS = frozenset(
+    {"value", "95 % interval", "items", "old", "new", "difference", "parameters", "bytes", "kept", "adjusted p"}
+)
+
+
+def write(report: RunReport, folder: Path) -> tuple[Path, Path]:
+    """Write the page and the same as JSON below the folder.
+
+    Raises:
+        ConfigError: it cannot be written to.
+    """
+    name = report.revision or f"{report.name}-gate-{_of(report, 'gate')[:8]}"
+    paths = folder / f"report-{name}.html", folder / f"report-{name}.json"
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        paths[0].write_text(page(report), encoding="utf-8")
+        paths[1].write_text(report.model_dump_json(indent=1), encoding="utf-8")
+    except OSError as error:
+        found = f"cannot be written to: {error.strerror}"
+        raise ConfigError(f"--out: {folder}", found, "name a folder that you may write to") from None
+    return paths
+
+
+def page(report: RunReport) -> str:
+    """The whole page. Its policy lets a browser load nothing but the style that stands in it, by its hash."""
+    title = escape(report.revision or f"{report.name}: not published")
+    hashed = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{hashed}'; base-uri 'none'; form-action 'none'"
+    sections = (
+        ("Verdict", _verdict(report)),
+        ("Scores", _scores(report)),
+        ("Paired differences", _differences(report)),
+        ("Size and what quantizing kept", _sizes(report)),
+        ("Worst items", _worst(report)),
+        ("Training", _training(report)),
+        ("Compliance", _compliance(report)),
+        ("Lineage", _lineage(report)),
+        ("Evidence", _evidence(report)),
+    )
+    return "".join(
+        (
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>',
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+            f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style><h1>{title}</h1>',
+            *(f"<h2>{name}</h2>{''.join(parts) or '<p>none on record</p>'}" for name, parts in sections),
+            "</html>\n",
+        )
+    )
+
+
+def _verdict(report: RunReport) -> Iterator[str]:
+    if not report.outcome:
+        yield '<p class="other">judged by no gate</p>'
+        return
+    yield f"<p>Gate: {_mark(report.outcome)}, {'published' if report.published else 'not published'}. {_named(report, 'gate')}"
+    if report.checks:
+        yield _table(("requirement", "priority", "outcome", "adjusted p"), map(_check, report.checks))
+    if report.words:
+        words = escape("\n".join(report.words))
+        yield f"<details><summary>In words, with what more items would settle</summary><pre>{words}</pre></details>"
+
+
+def _check(check: Check) -> tuple[str, ...]:
+    p = "" if check.p_margin_adjusted is None else f"{check.p_margin_adjusted:.3g}"
+    said = escape(check.message.removeprefix(f"{check.name}: "))
+    return f"{escape(check.name)}<br><small>{said}</small>", check.priority, _mark(check.outcome), p
+
+
+def _scores(report: RunReport) -> Iterator[str]:
+    found = report.scores
+    for task, metric in dict.fromkeys((one.score.task, one.score.metric) for one in found):
+        rows = [one for one in found if (one.score.task, one.score.metric) == (task, metric)]
+        better = "higher" if rows[0].score.higher_is_better else "lower"
+        yield f"<h3>{escape(task)}</h3><small>{escape(metric)}, {better} is better; 95 % intervals over items</small>"
+        drawn = [plots.Interval(r.model, r.score.value, r.score.ci_low, r.score.ci_high) for r in rows]
+        yield plots.intervals(f"{task}, {metric}", drawn)
+        cells = (
+            (
+                r.model,
+                f"{r.score.value:.4g}",
+                f"{r.score.ci_low:.4g} to {r.score.ci_high:.4g}",
+                f"{r.score.num_items:,}",
+            )
+            for r in rows
+        )
+        yield _table(("model", "value", "95 % interval", "items"), cells)
+
+
+def _differences(report: RunReport) -> Iterator[str]:
+    names = ("task", "old", "new", "difference", "95 % interval", "items")
+    for name, found in report.differences.items():
+        yield f"<h3>{escape(name)}</h3>" + _table(names, map(_difference, found))
+
+
+def _difference(found: Difference) -> tuple[str, ...]:
+    better = "" if found.higher_is_better else " (lower is better)"
+    interval = f"{found.ci_low:+.4g} to {found.ci_high:+.4g}"
+    what = f"{escape(found.task)} <small>{escape(found.metric)}{better}</small>"
+    return what, f"{found.old:.4g}", f"{found.new:.4g}", f"{found.difference:+.4g}", interval, f"{found.num_items:,}"
+
+
+def _sizes(report: RunReport) -> Iterator[str]:
+    if report.sizes:
+        rows = (
+            (s.model, escape(s.scheme), f"{s.num_parameters:,}", f"{s.num_weight_bytes:,}", _named(report, s.model))
+            for s in report.sizes
+        )
+        yield _table(("model", "scheme", "parameters", "bytes", ""), rows)
+    if report.recoveries:
+        kept = ((escape(r.task), escape(r.metric), f"{r.percent:.1f} %") for r in report.recoveries)
+        yield "<h3>Quantized against trained</h3>" + _table(("task", "metric", "kept"), kept)
+
+
+def _worst(report: RunReport) -> Iterator[str]:
+    if report.worst:
+        yield "<p><small>Where the last model lost most against the one before it; prompts are in the dataset or task file.</small>"
+    for task in dict.fromkeys(item.task for item in report.worst):
+        yield f"<h3>{escape(task)}</h3>" + "".join(_item(item) for item in report.worst if item.task == task)
+
+
+def _item(item: WorstItem) -> str:
+    answers = "".join(
+        f"<div><b>{escape(answer.model)}</b> <small>score {answer.score:.4g}</small>"
+        f"<pre>{escape(answer.output) or '(likelihood only)'}</pre></div>"
+        for answer in item.answers
+    )
+    return f'<div><code>{escape(item.id)}</code> <small>lost {item.lost:.4g}</small></div><div class="side">{answers}</div>'
+
+
+def _training(report: RunReport) -> Iterator[str]:
+    if report.losses:
+        yield "<h3>Loss by optimizer step</h3>"
+        yield plots.curve("loss by optimizer step", [(point.step, point.loss) for point in report.losses])
+    if report.incidents:
+        rows = ((str(i.step), escape(i.reason), str(i.back_to_step)) for i in report.incidents)
+        yield "<h3>Steps that did not stand</h3>" + _table(("step", "reason", "back to step"), rows)
+    if report.ledger:
+        yield "<h3>Ledger</h3>" + _table(("", ""), _ledger(report.ledger))
+    if report.losses or report.ledger:
+        yield _named(report, "trained")
+
+
+def _ledger(ledger: Ledger) -> Iterator[tuple[str, str]]:
+    energy = "none" if ledger.energy_estimate_wh is None else f"{ledger.energy_estimate_wh:g} Wh"
+    yield "tokens", f"{ledger.num_tokens:,}"
+    yield "operations", f"{ledger.flops:.3g} <small>{escape(ledger.flops_basis)}</small>"
+    yield "device", f"{ledger.num_devices} x {escape(ledger.device)}"
+    yield "model FLOPs utilization", "not known" if ledger.mfu is None else f"{ledger.mfu:.1%}"
+    yield "time in steps", f"{ledger.trained_s:g} s"
+    yield "energy", f"{energy} <small>{escape(ledger.energy_basis)}</small>"
+
+
+def _compliance(report: RunReport) -> Iterator[str]:
+    for name in dict.fromkeys(row.register_name for row in report.compliance):
+        rows = [row for row in report.compliance if row.register_name == name]
+        counts = ((words, sum(row.status == status for row in rows)) for status, words in STATUSES.items())
+        yield f"<h3>{escape(name)}</h3><p>{', '.join(f'{count} {words}' for words, count in counts)}"
+        cells = (
+            (
+                escape(row.id),
+                f"{escape(row.text)}<br><small>{escape(row.found)}</small> {_digest(row.digest)}",
+                _mark(row.status),
+            )
+            for row in rows
+        )
+        table = _table(("indicator", "", "status"), cells)
+        yield f"<details{' open' if len(rows) <= 20 else ''}><summary>{len(rows)} indicators</summary>{table}</details>"
+
+
+def _lineage(report: RunReport) -> Iterator[str]:
+    if report.lineage:
+        yield f"<ul>{_node(report.lineage)}</ul>"
+
+
+def _node(node: Lineage) -> str:
+    under = f"<ul>{''.join(map(_node, node.children))}</ul>" if node.children else ""
+    above = " <small>(see above)</small>" if node.repeated else ""
+    role = f"{escape(node.role)}: " if node.role else ""
+    text = f"{role}{escape(node.kind)} {escape(node.key)} {_digest(node.digest)}{above}<br><small>{escape(node.summary)}</small>"
+    return f"<li>{text}{under}</li>"
+
+
+def _evidence(report: RunReport) -> Iterator[str]:
+    rows = (
+        (escape(e.role), f"<code>{escape(e.path)}</code>", f"<code>{escape(e.digest)}</code>") for e in report.evidence
+    )
+    yield _table(("role", "file", "digest"), rows)
+
+
+def _of(report: RunReport, role: str) -> str:
+    return next((one.digest for one in report.evidence if one.role == role and one.kind != "file"), "")
+
+
+def _named(report: RunReport, role: str) -> str:
+    return _digest(_of(report, role))
+
+
+def _digest(digest: str) -> str:
+    return f'<code title="{escape(digest)}">{escape(digest[:12])}</code>' if digest else ""
+
+
+def _mark(status: str) -> str:
+    words = {**STATUSES, **MARKS}
+    kind = status if status in MARKS else "other"
+    return f'<span class="{kind}">{words[status]}</span>'
+
+
+def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    kinds = [' class="n"' if name in NUMBERS else "" for name in names]
+    head = "".join(f"<th{kind}>{name}</th>" for kind, name in zip(kinds, names, strict=True)) if any(names) else ""
+    body = "".join(
+        "<tr>" + "".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds, row, strict=True)) + "</tr>"
+        for row in rows
+    )
+    return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'

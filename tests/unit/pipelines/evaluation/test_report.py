@@ -1,0 +1,149 @@
+"""The report on a published revision: figures with their digests, nothing from outside unescaped, nothing loaded."""
+
+from __future__ import annotations
+
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from cluster.artifacts import GateReport, Revision
+from cluster.errors import InputError
+from cluster.storage import Storage, open_storage
+from pipelines.evaluation import model_card, report_page
+from pipelines.evaluation.register import shipped
+from pipelines.evaluation.report import RunReport, gather, of_revision
+from serinus import app
+from tests.unit.pipelines.evaluation.published import EVIL, NAME, publish
+from tests.unit.test_check import GOOD
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory: pytest.TempPathFactory) -> Storage:
+    made = open_storage(str(tmp_path_factory.mktemp("store")))
+    publish(made)
+    return made
+
+
+@pytest.fixture(scope="module")
+def found(storage: Storage) -> RunReport:
+    return of_revision(storage, NAME, "candidate", shipped())
+
+
+class Tags(HTMLParser):
+    """What a browser would see: tags with their attributes."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.seen: list[tuple[str, dict[str, str | None]]] = []
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.seen.append((tag, dict(attrs)))
+
+
+def test_figures_and_where_they_are_from(storage: Storage, found: RunReport) -> None:
+    assert [one.model for one in found.scores] == ["base", "base", "trained", "trained", "quantized", "quantized"]
+    kept = {one.task: one.percent for one in found.recoveries}
+    assert kept["answers"] == pytest.approx(100 * 33 / 34)
+    assert kept["heldout"] < 100
+    assert {s.model: s.num_weight_bytes for s in found.sizes} == {"base": 2000, "trained": 2000, "quantized": 1100}
+    made = gather(storage, Revision.model_validate(dict(_top(storage))))
+    assert {e.role: e.digest for e in found.evidence if e.kind != "file"} == {k: m.digest for k, m in made.items()}
+    files = [e for e in found.evidence if e.kind == "file"]
+    assert len(files) == 3
+    page = report_page.page(found)
+    assert all(e.digest in page and e.path in page for e in found.evidence)
+
+
+def _top(storage: Storage) -> Revision:
+    from cluster import registry
+
+    return registry.resolve(storage, NAME, "candidate")
+
+
+def test_worst_items_are_those_that_quantizing_lost(found: RunReport) -> None:
+    answers = [item for item in found.worst if item.task == "answers"]
+    assert [item.id for item in answers] == ["answers-33"]
+    assert [(a.model, a.score) for a in answers[0].answers] == [("base", 0), ("trained", 1), ("quantized", 0)]
+
+
+def test_text_from_outside_is_text(found: RunReport) -> None:
+    page = report_page.page(found)
+    assert EVIL not in page
+    assert "&lt;script&gt;" in page
+    tags = Tags(page).seen
+    assert not {"script", "img", "iframe", "link", "object"} & {tag for tag, _ in tags}
+    assert not [name for _, attributes in tags for name in attributes if name.startswith("on")]
+
+
+def test_the_page_loads_nothing(found: RunReport) -> None:
+    page = report_page.page(found)
+    assert not {"src", "href", "srcset", "action", "style"} & {name for _, at in Tags(page).seen for name in at}
+    assert not re.search(r"url\(|@import", page)
+    policy = next(at["content"] for tag, at in Tags(page).seen if tag == "meta" and "http-equiv" in at)
+    assert policy is not None
+    assert policy.startswith("default-src 'none'; style-src 'sha256-")
+    assert "unsafe" not in policy
+
+
+def test_json_is_the_same_document(found: RunReport, tmp_path: Path) -> None:
+    html, document = report_page.write(found, tmp_path / "new")
+    assert html.read_text() == report_page.page(found)
+    assert RunReport.model_validate_json(document.read_text()) == found
+
+
+def test_a_changed_items_file_is_refused(tmp_path: Path) -> None:
+    changed = open_storage(str(tmp_path))
+    publish(changed)
+    path = next(tmp_path.glob("artifacts/evaluation/*/items.parquet"))
+    path.write_bytes(path.read_bytes() + b" ")
+    with pytest.raises(InputError, match="SHA-256 differs"):
+        of_revision(changed, NAME, "candidate", ())
+
+
+def test_nothing_on_record_is_said(storage: Storage) -> None:
+    page = report_page.page(RunReport(name="x", outcome=""))
+    assert "judged by no gate" in page
+    assert page.count("none on record") == 7
+
+
+def test_the_card(found: RunReport) -> None:
+    text = model_card.card(found)
+    _, front, body = text.split("---\n", 2)
+    data = yaml.safe_load(front)
+    (model,) = data["model-index"]
+    assert model["name"] == found.revision
+    served = {one.score.task: one.score.value for one in found.scores if one.model == "quantized"}
+    assert {r["dataset"]["name"]: r["metrics"][0]["value"] for r in model["results"]} == served
+    assert "license" not in data
+    assert "<script" not in body
+    assert all(e.digest in body for e in found.evidence)
+
+
+def test_as_a_user_types_it(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(re.sub(r"^name: .*", f"name: {NAME}", GOOD, flags=re.M))
+    made = publish(open_storage(str(tmp_path / "store")))
+    for wanted in (str(recipe), "candidate"):
+        out = tmp_path / wanted.replace("/", "-")
+        ran = CliRunner().invoke(
+            app, ["report", wanted, "--recipe", str(recipe), "--out", str(out)], catch_exceptions=False
+        )
+        assert ran.exit_code == 0
+        assert sorted(p.name for p in out.iterdir()) == [f"report-{made.revision}.html", f"report-{made.revision}.json"]
+    ran = CliRunner().invoke(app, ["card", "candidate", "--recipe", str(recipe)], catch_exceptions=False)
+    assert f"# {made.revision}" in ran.output
+
+
+def test_a_gate_without_a_revision(storage: Storage, found: RunReport) -> None:
+    from pipelines.evaluation.report import of_gate
+    from pipelines.evaluation.verdict import find_report
+
+    gate = find_report(storage)
+    unpublished = of_gate(storage, "another", GateReport.model_validate(dict(gate)), ())
+    assert (unpublished.published, unpublished.revision) == (False, "")
+    assert unpublished.scores == found.scores
