@@ -558,6 +558,7 @@ def start(
         from services.rollout import controller, courier
         from services.serving import app as serving
 
+        controller.check_engines(storage, loaded.name, candidate.revision)
         say("canary", f"loading {candidate.revision}")
         serving.deploy_revision(candidate, loaded.serve, storage)
         courier.publish_receivers(storage, loaded.name, loaded.notify)

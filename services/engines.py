@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Any
+from typing import Any, Final
 
 from cluster.artifacts import Revision
 from cluster.config import StrictModel
-from cluster.errors import Conflict, InputError
+from cluster.errors import Conflict, InputError, UserError
 from cluster.storage import ABSENT, Storage
 from cluster.telemetry import logger
 from services.contract import MODEL_DEPLOYMENT, application_name
@@ -113,6 +113,10 @@ def _read(storage: Storage, name: str) -> tuple[Engines, str]:
         raise InputError(where, f"is no list of orders ({str(error).splitlines()[0]})", "restore the file") from None
 
 
+UNKNOWN_METHOD: Final = "Tried to call a method 'follow_order' that does not exist"
+"""What Serve's replica answers to a method its class has not (ray/serve/_private/replica.py)."""
+
+
 def tell(engine: str, timeout_s: float = TELL_TIMEOUT_S) -> tuple[EngineReport, ...]:
     """Let every running replica of that engine read its order now; returns what they say. In a joined cluster.
 
@@ -121,6 +125,24 @@ def tell(engine: str, timeout_s: float = TELL_TIMEOUT_S) -> tuple[EngineReport, 
     """
     told = _handle(engine).broadcast("follow_order").results(timeout_s=timeout_s)
     return tuple(EngineReport.model_validate(one) for one in told)
+
+
+def check_follows(engine: str) -> None:
+    """A rollout asks both engines for replicas; one of an older version knows no orders, and no step would ever get its weight.
+    One that does not run, or does not answer now, is not judged. In a joined cluster.
+
+    Raises:
+        UserError: it was deployed by a version without orders.
+    """
+    if not num_running(engine):
+        return
+    try:
+        tell(engine)
+    except Exception as error:  # starting, dying, busy: the rollout itself tells it again
+        if UNKNOWN_METHOD in str(error):
+            found = "was deployed by an older version of serinus, and cannot be told how many replicas a rollout needs"
+            raise UserError(f"revision {engine}", found, "deploy it again: serinus deploy RECIPE") from None
+        log.warning("the engine of %s was not asked whether it follows orders: %r", engine, error)
 
 
 def num_running(engine: str) -> int:

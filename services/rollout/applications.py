@@ -40,9 +40,11 @@ class RayApplications:
         self._load(revision, serving, storage)
 
     def running(self) -> set[str]:
-        """Revisions with an application, and adapters that such an engine holds."""
+        """Revisions with an application that is not being stopped, and adapters that such an engine holds."""
         engines = {
-            name.removeprefix(APPLICATION_PREFIX) for name in _applications() if name.startswith(APPLICATION_PREFIX)
+            name.removeprefix(APPLICATION_PREFIX)
+            for name, application in _applications().items()
+            if name.startswith(APPLICATION_PREFIX) and application.status != "DELETING"
         }
         hosts = read_engines(self._storage, self._name).hosts
         return engines | {adapter for adapter, engine in hosts.items() if engine in engines}

@@ -13,6 +13,7 @@ from cluster.errors import ClusterError, Conflict, UserError
 from cluster.storage import ABSENT, Storage
 from services.config import RolloutConfig
 from services.contract import NAMESPACE, Traffic, actor_name, read_traffic, write_traffic
+from services.engines import check_follows
 from services.rollout import prober, probes
 from services.rollout.actor import Controller, now
 from services.rollout.acts import Applications
@@ -88,6 +89,19 @@ def _watched_storage(name: str, actor: Any) -> str:
             if time.monotonic() > ends_at:
                 raise
             time.sleep(0.2)
+
+
+def check_engines(storage: Storage, name: str, candidate: str) -> None:
+    """Before a candidate is loaded: the engines of stable and, where it runs already, the candidate take a rollout's orders. In a
+    joined cluster.
+
+    Raises:
+        UserError: one was deployed by an older version.
+    """
+    found = read_traffic(storage, name)
+    revisions = (candidate, found[0].stable) if found else (candidate,)
+    for engine in {registry.engine_of(storage, name, revision) for revision in revisions}:
+        check_follows(engine)
 
 
 def start_rollout(

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.errors import InputError
+from cluster.errors import InputError, UserError
 from cluster.storage import LocalStorage
-from services.engines import Engines, Order, change_order, engines_key, read_engines
+from services import engines
+from services.engines import Engines, Order, change_order, check_follows, engines_key, read_engines
 
 
 def with_adapter(order: Order) -> Order:
@@ -42,3 +43,34 @@ def test_a_damaged_document_is_named(storage: LocalStorage) -> None:
     storage.write(engines_key("m"), b'{"orders": 1}')
     with pytest.raises(InputError, match=r"engines\.json"):
         read_engines(storage, "m")
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> dict[str, Exception | None]:
+    """Engines that run, and what each answers an order with."""
+    answers: dict[str, Exception | None] = {}
+
+    def tell(engine: str) -> tuple[()]:
+        if (error := answers[engine]) is not None:
+            raise error
+        return ()
+
+    monkeypatch.setattr(engines, "tell", tell)
+    monkeypatch.setattr(engines, "num_running", lambda engine: int(engine in answers))
+    return answers
+
+
+def test_an_engine_of_an_older_version_is_to_be_deployed_again(asked: dict[str, Exception | None]) -> None:
+    told = "Tried to call a method 'follow_order' that does not exist. Available methods: ['chat', 'settings']."
+    asked["m-1"] = RuntimeError(f"ray::ServeReplica failed\n{told}")
+    with pytest.raises(UserError, match=r"(?s)m-1.*older version.*serinus deploy"):
+        check_follows("m-1")
+
+
+@pytest.mark.parametrize("answer", [None, TimeoutError("busy")])
+def test_an_engine_that_answers_or_is_only_busy_is_let_be(
+    asked: dict[str, Exception | None], answer: Exception | None
+) -> None:
+    asked["m-1"] = answer
+    check_follows("m-1")
+    check_follows("m-2")  # does not run

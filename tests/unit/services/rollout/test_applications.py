@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
 from cluster.storage import LocalStorage
-from services.engines import EngineReport
+from services.engines import EngineReport, change_order
 from services.rollout import applications
 from services.rollout.applications import RayApplications
 
@@ -64,3 +65,11 @@ def test_an_engine_at_zero_is_knocked_at_once_until_it_has_answered(engines: Ser
     engines.num_running = 0  # idle again, and wanted again
     assert asked.tell("m-1") == 0
     assert len(engines.knocks) == 3
+
+
+def test_an_engine_that_is_being_stopped_is_not_loaded(monkeypatch: pytest.MonkeyPatch, storage: LocalStorage) -> None:
+    states = {"rev-m-1": "DELETING", "rev-m-2": "RUNNING", "rev-m-3": "DEPLOYING", "gateway": "RUNNING"}
+    found = {name: SimpleNamespace(status=status) for name, status in states.items()}
+    monkeypatch.setattr(applications, "_applications", lambda: found)
+    change_order(storage, "m", "m-1", lambda order: order.replace(adapters={"m-4": "folder"}))
+    assert RayApplications("m", storage.uri).running() == {"m-2", "m-3"}  # nor is the adapter m-4 in it

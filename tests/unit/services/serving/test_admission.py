@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from contextlib import ExitStack, suppress
 from typing import Any
 
@@ -201,3 +202,53 @@ def test_a_role_is_for_keys_with_that_right(owner: ApiKey | None, role: str, sta
 )
 def test_times_are_written_as_openai_writes_them(seconds: float, text: str) -> None:
     assert span(seconds) == text
+
+
+@pytest.mark.parametrize("num_gateways", [1, 3])
+def test_limits_hold_to_within_one_request_a_gateway_under_concurrent_load(num_gateways: int) -> None:
+    """Twelve askers at once, who never rest: each turn of all of them is a quarter of a second on a clock of the test's own."""
+    owner = key(requests_per_minute=60)
+    gateways = [Admission(AdmissionConfig(), num_gateways) for _ in range(num_gateways)]
+    clock_s, let_in = [0.0], [0]
+
+    async def ask(number: int) -> None:
+        while clock_s[0] < 120:
+            error = refused(gateways[number % num_gateways], owner, 0, clock_s[0])
+            let_in[0] += error is None
+            await asyncio.sleep(0)
+
+    async def load() -> None:
+        askers = [asyncio.create_task(ask(number)) for number in range(12)]
+        while clock_s[0] < 120:
+            await asyncio.sleep(0)
+            clock_s[0] += 0.25
+        await asyncio.gather(*askers)
+
+    asyncio.run(load())
+    allowed = 60 + 120  # a full bucket, and two minutes at sixty
+    assert allowed - num_gateways <= let_in[0] <= allowed + num_gateways
+
+
+def test_a_keys_places_and_all_places_hold_under_concurrent_load() -> None:
+    config = AdmissionConfig(max_waiting_requests=8, waiting_share_percent=60)
+    admission, most, served = Admission(config, 1), {"ann": 0, "all": 0}, [0]
+    here = {"ann": 0, "bob": 0}
+
+    async def ask(name: str) -> None:
+        for _ in range(20):
+            with suppress(ApiError), admission.waiting(key(name=name)):
+                here[name] += 1
+                most["ann"] = max(most["ann"], here["ann"])
+                most["all"] = max(most["all"], sum(here.values()))
+                await asyncio.sleep(0)
+                here[name] -= 1
+                served[0] += 1
+            await asyncio.sleep(0)
+
+    async def load() -> None:
+        await asyncio.gather(*(ask(name) for name in ("ann", "bob") for _ in range(30)))
+
+    asyncio.run(load())
+    assert most == {"ann": 5, "all": 8}
+    assert served[0] > 0
+    assert admission.num_waiting == 0
