@@ -20,6 +20,7 @@ from cluster.config import load_yaml
 from cluster.errors import ClusterError, ConfigError, InputError, SerinusError
 from cluster.storage import Storage, exclusive, open_storage
 from pipelines.config import STAGES, LifecycleConfig, Stage
+from pipelines.training import plan_command
 from services.config import AuditKind, NotifyConfig, RolloutConfig, ServingConfig
 from services.contract import read_traffic
 
@@ -52,6 +53,7 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
 out = Console(highlight=False, soft_wrap=True)
+app.add_typer(plan_command.train_commands(lambda path: load_yaml(path, Recipe), out), name="train")
 
 
 class Recipe(LifecycleConfig):
@@ -246,6 +248,8 @@ def check(recipe: RecipePath) -> None:
     found = load_yaml(recipe, Recipe)
     out.print(f"{recipe}: good. {len(found.data.sources)} source(s), {found.train.num_steps} steps, "
               f"{len(found.evaluate.tasks)} task(s), {len(found.rollout.steps)} rollout step(s) for {found.name}")  # fmt: skip
+    if doubt := plan_command.warning(found):
+        out.print(f"but: {doubt}", markup=False)
 
 
 @app.command()
