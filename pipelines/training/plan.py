@@ -17,7 +17,7 @@ from pipelines.training.shape import Shape
 
 GIB = 2**30
 PROCESS_BYTES = 0.6 * GIB
-"""Of a rank on CPUs before it has a model: Python, torch, transformers and DeepSpeed (benchmarks/bench_train_plan.py)."""
+"""Of a rank on CPUs before it has a model, assumed: 0.42 GiB were seen of one that had imported torch and DeepSpeed."""
 CPU_FLOPS = 50e9
 """A core, float32, where no earlier run says better: about what SmolLM2-135M reached on two cores of a shared machine."""
 GPU_FRACTION = 0.4

@@ -13,6 +13,7 @@ import pytest
 from typer.testing import CliRunner
 
 from cluster.artifacts import Checkpoint, Ledger, save
+from cluster.config import load_yaml
 from cluster.errors import InputError
 from cluster.storage import LocalStorage
 from cluster.topology import load_topology
@@ -20,8 +21,9 @@ from pipelines.config import TrainConfig, ZeroConfig
 from pipelines.training import memory as formulas
 from pipelines.training.memory import memory
 from pipelines.training.plan import GIB, Rate, Room, make_plan, rate_of, room_of, trouble
+from pipelines.training.plan_command import warning
 from pipelines.training.shape import read_shape, shape_of
-from serinus import app
+from serinus import Recipe, app
 
 ROOT = Path(__file__).resolve().parents[4]
 SEVEN = {
@@ -136,6 +138,16 @@ def test_a_model_that_is_not_here_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InputError, match="hidden_size"):
         read_shape(str(tmp_path))
+
+
+def test_check_warns_of_a_training_without_room(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**SEVEN, "num_hidden_layers": 10_000}))
+    recipe = load_yaml(ROOT / "recipes" / "quickstart.yaml", Recipe)
+    elsewhere = recipe.replace(model=recipe.model.replace(source="hf://nobody/nothing"))
+    assert warning(elsewhere) is None
+    said = warning(recipe.replace(model=recipe.model.replace(source=str(tmp_path))))
+    assert said is not None
+    assert said.startswith("train.zero: stage 3: about")
 
 
 def test_the_command_predicts_without_torch_or_ray(tmp_path: Path) -> None:
