@@ -13,6 +13,8 @@ from pipelines.training.shape import Shape
 
 BUCKET = 5e8
 """Values in a bucket of gradients to be reduced: DeepSpeed's default of zero_optimization.reduce_bucket_size."""
+MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""Names of a layer's linear modules, in the order of Shape.linears."""
 LIVE = 1e9
 """Gathered values that stage 3 keeps at once: DeepSpeed's default of stage3_max_live_parameters."""
 
@@ -130,5 +132,12 @@ def _tokens(config: TrainConfig) -> int:
 
 
 def trained_parameters(shape: Shape, config: TrainConfig) -> int:
-    """How many are trained."""
-    return shape.num_parameters
+    """How many are trained: all, or those of an adapter, rank x (inputs + outputs) a module (Hu et al. 2021, section 4.1).
+
+    Modules are taken by the names of Llama-like models; others, and those of experts, count as none.
+    """
+    if config.lora is None:
+        return shape.num_parameters
+    named = config.lora.target_modules
+    sides = [side for name, side in zip(MODULES, shape.linears, strict=True) if named == "all-linear" or name in named]
+    return shape.layers * config.lora.rank * sum(inputs + outputs for inputs, outputs in sides)

@@ -112,7 +112,8 @@ def _option(shape: Shape, config: TrainConfig, zero: ZeroConfig, room: Room, cho
 
 def _operations(config: TrainConfig) -> int:
     """A parameter and token. Checkpointed activations are computed once more; a pair has two sequences."""
-    once = OPERATIONS + (2 if config.gradient_checkpointing else 0)
+    # Of frozen weights no gradients are computed (ledger.py).
+    once = (4 if config.lora else OPERATIONS) + (2 if config.gradient_checkpointing else 0)
     return once * (2 if config.method.kind == "dpo" else 1)
 
 
