@@ -21,8 +21,9 @@ from cluster.errors import ClusterError, ConfigError, InputError, SerinusError
 from cluster.storage import Storage, exclusive, open_storage
 from cluster.telemetry import printable
 from pipelines.config import STAGES, LifecycleConfig, Stage
-from pipelines.data import plan_command
+from pipelines.data import plan_command as data_plan
 from pipelines.evaluation import report_command
+from pipelines.training import plan_command as train_plan
 from services.config import AuditKind, NotifyConfig, RolloutConfig, ServingConfig
 from services.contract import read_traffic
 
@@ -56,6 +57,7 @@ INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
 out = Console(highlight=False, soft_wrap=True)
+app.add_typer(train_plan.train_commands(lambda path: load_yaml(path, Recipe), out), name="train")
 
 
 class Recipe(LifecycleConfig):
@@ -267,6 +269,8 @@ def check(recipe: RecipePath) -> None:
     found = load_yaml(recipe, Recipe)
     out.print(f"{recipe}: good. {len(found.data.sources)} source(s), {found.train.num_steps} steps, "
               f"{len(found.evaluate.tasks)} task(s), {len(found.rollout.steps)} rollout step(s) for {found.name}")  # fmt: skip
+    if doubt := train_plan.warning(found):
+        out.print(f"but: {doubt}", markup=False)
 
 
 @app.command()
@@ -441,7 +445,7 @@ def data_forget(
     _say(tell.forget_lines(done))
 
 
-plan_command.register(data, lambda recipe: load_yaml(recipe, Recipe), out.print)
+data_plan.register(data, lambda recipe: load_yaml(recipe, Recipe), out.print)
 
 
 def _storage(recipe: Path | None) -> Storage:

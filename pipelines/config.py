@@ -295,8 +295,25 @@ class ConsolidationConfig(StrictModel):
     """Of the old documents, to tell which weights mattered. They are gone through at every start of the run."""
 
 
+class LoraConfig(StrictModel):
+    """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685): small matrices beside frozen weights are trained."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32, gt=0)
+    """What the matrices say is multiplied by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Of what goes into them, in training."""
+    target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = "all-linear"
+    """Names of linear modules (q_proj, ...); `all-linear`: all but the output embedding (Dettmers et al. 2023, arXiv
+    2305.14314, section 4)."""
+
+    @property
+    def scaling(self) -> float:
+        return self.alpha / self.rank
+
+
 class TrainConfig(StrictModel):
-    """Full fine-tuning of a causal language model."""
+    """Fine-tuning of a causal language model: of all its weights, or with `lora` of an adapter."""
 
     method: MethodConfig = CausalConfig()
     """What is learnt from what: `causal` from the dataset, `instruct` and `dpo` from a file."""
@@ -304,6 +321,9 @@ class TrainConfig(StrictModel):
     """For `causal`."""
     consolidation: ConsolidationConfig | None = None
     """For any method, with zero stage 1, 2 or 3."""
+    lora: LoraConfig | None = None
+    """For any method. Leave it out and all weights are trained; give `{}` for the defaults. An adapter learns at ten times the
+    learning_rate of full fine-tuning, about 2e-4."""
 
     num_workers: int = Field(2, ge=1)
     gpus_per_worker: int = Field(1, ge=0)
@@ -359,6 +379,10 @@ class TrainConfig(StrictModel):
             raise ValueError(f"attend_across_documents is for causal: {self.method.kind} keeps conversations apart")
         if self.replay and self.method.kind != "causal":
             raise ValueError(f"replay is for causal: {self.method.kind} takes no documents")
+        if self.consolidation and self.lora:
+            raise ValueError(
+                "consolidation holds weights that are trained; with lora they are frozen: leave one of them out"
+            )
         if self.consolidation and self.zero.stage == 0:
             raise ValueError(
                 "consolidation needs zero stage 1, 2 or 3: at stage 0 gradients are clipped where it cannot see"

@@ -10,11 +10,13 @@ import json
 import math
 import struct
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 GGUF_SIZES = {0: 1, 1: 1, 2: 2, 3: 2, 4: 4, 5: 4, 6: 4, 7: 1, 10: 8, 11: 8, 12: 8}
 """Bytes of a value by the number of its type (the format's specification, ggml/docs/gguf.md)."""
 GGUF_TEXT, GGUF_LIST = 8, 9
+GGUF_WHOLE = (0, 1, 2, 3, 4, 5, 10, 11)
+"""Sizes are never below zero, whatever the type would allow."""
 
 
 def num_parameters(source: str) -> int | None:
@@ -65,6 +67,38 @@ def _in_gguf(path: Path) -> int:
             _skip_text(file)
             _skip(file, _number(file, 4))
         return sum(_elements(file) for _ in range(num_tensors))
+
+
+def gguf_fields(path: Path) -> dict[str, Any]:
+    """Whole numbers and texts among a .gguf file's fields; of a list its length.
+
+    Raises:
+        ValueError: no GGUF file of version 2 or later, or it is cut short.
+    """
+    with open(path, "rb") as file:
+        magic, version, _, num_fields = struct.unpack("<4sIQQ", file.read(24))
+        if magic != b"GGUF" or version < 2:
+            raise ValueError("not a GGUF file of version 2 or later")
+        return {_text(file): _value(file, _number(file, 4)) for _ in range(num_fields)}
+
+
+def _text(file: BinaryIO) -> str:
+    return file.read(_number(file, 8)).decode(errors="replace")
+
+
+def _value(file: BinaryIO, kind: int) -> int | str | None:
+    if kind == GGUF_TEXT:
+        return _text(file)
+    if kind == GGUF_LIST:
+        start = file.tell()
+        _, length = _number(file, 4), _number(file, 8)
+        file.seek(start)
+        _skip(file, kind)
+        return length
+    if kind in GGUF_WHOLE:
+        return _number(file, GGUF_SIZES[kind])
+    _skip(file, kind)
+    return None
 
 
 def _elements(file: BinaryIO) -> int:

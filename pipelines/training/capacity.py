@@ -10,12 +10,15 @@ from typing import Any
 
 from cluster import session
 from cluster.artifacts import Weights
+from cluster.demand import ACCELERATOR_LABEL, GPU_MEMORY_GIB
 from cluster.errors import ConfigError, InputError, ResourceError
 from cluster.storage import LocalStorage, Storage
 from pipelines.config import TrainConfig
+from pipelines.progress import say
+from pipelines.training.plan import GIB, Room, host_room, make_plan, trouble
+from pipelines.training.shape import Shape, shape_of
 from pipelines.training.zero3 import disk_bytes, host_bytes
 
-GIB = 2**30
 RELEASE_S = 30.0
 """How long the stage before may take to give back its CPUs."""
 
@@ -27,26 +30,30 @@ def check_capacity(config: TrainConfig, base: Weights, storage: Storage) -> None
         ResourceError: too few CPUs or GPUs in the pool, clearly too little memory or disk.
         ConfigError: the sequences are longer than the model's positions.
     """
-    _check_positions(config, base, storage)
+    model = _check_positions(config, base, storage)
     nodes = _pool_nodes(config)
     _check_slots(config, nodes)
     _check_memory(host_bytes(base.num_parameters, config), nodes)
+    _warn_of_memory(config, shape_of(model, base.num_parameters), nodes)
     _check_disk(disk_bytes(base.num_parameters, config), storage)
 
 
-def _check_positions(config: TrainConfig, base: Weights, storage: Storage) -> None:
+def _check_positions(config: TrainConfig, base: Weights, storage: Storage) -> dict[str, Any]:
+    """The model's config.json, when its positions are enough."""
     blob = storage.read(f"{base.folder}/config.json")
     if blob is None:
         raise InputError(
             f"{storage.uri}/{base.folder}", "has no config.json", "remove the artifact's folder and run again"
         )
-    positions = json.loads(blob.content).get("max_position_embeddings")
+    model: dict[str, Any] = json.loads(blob.content)
+    positions = model.get("max_position_embeddings")
     if positions is not None and config.sequence_length > positions:
         raise ConfigError(
             "train.sequence_length",
             f"{config.sequence_length} tokens, but the model knows {positions} positions",
             f"set it to {positions} or less",
         )
+    return model
 
 
 def _pool_nodes(config: TrainConfig) -> list[dict[str, Any]]:
@@ -99,6 +106,18 @@ def _check_memory(needed: int, nodes: list[dict[str, Any]]) -> None:
             f"weights, gradients and optimizer need {needed / GIB:.1f} GiB, {available / GIB:.1f} GiB are available",
             "train a smaller model, use zero.stage 3 with more nodes, or stop what else runs",
         )
+
+
+def _warn_of_memory(config: TrainConfig, shape: Shape, nodes: list[dict[str, Any]]) -> None:
+    """Say it when the states fit, but by the prediction not what comes on top of them. A prediction refuses nothing."""
+    if config.gpus_per_worker:
+        kinds = {node.get("Labels", {}).get(ACCELERATOR_LABEL) for node in nodes}
+        sizes = [GPU_MEMORY_GIB[kind] * GIB for kind in kinds if kind in GPU_MEMORY_GIB]
+        room = Room(float(min(sizes)) if sizes else None, "the pool's smallest GPU")
+    else:
+        room = host_room(config, _available_memory(nodes), "the pool's memory")
+    if found := trouble(make_plan(shape, config, room, None)):
+        say("train", f"warning: {found[0]}; {found[1]} (`serinus train plan`)")
 
 
 def _available_memory(nodes: list[dict[str, Any]]) -> float:

@@ -8,6 +8,7 @@ from typing import Any
 
 from cluster.arithmetic import settled
 from pipelines.config import TrainConfig
+from pipelines.training.lora import add_adapter
 from pipelines.training.losses import check_boundaries
 from pipelines.training.zero3 import deepspeed_config
 
@@ -32,12 +33,16 @@ def build_engine(config: TrainConfig, folder: Path) -> Any:
     sharded_load = HfDeepSpeedConfig(settings) if config.zero.stage == 3 else None  # in force while it is referenced
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, config.precision), local_files_only=True)
     model.config.use_cache = False
+    adapter = add_adapter(model, config.lora) if config.lora else None
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
+        if adapter:
+            model.enable_input_require_grads()  # else nothing before the first adapter asks for a gradient
     engine, *_ = deepspeed.initialize(
         model=model, model_parameters=decay_groups(model, config.weight_decay), config=settings
     )
     del sharded_load
+    engine.adapter = adapter
     engine.train()
     if config.method.kind != "dpo" and not config.attend_across_documents:
         check_boundaries(engine)

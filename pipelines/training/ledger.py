@@ -35,9 +35,18 @@ def known_device(name: str) -> Device | None:
     return DEVICES[max(found, key=len)] if found else None
 
 
-def flops(num_parameters: int, num_tokens: int) -> float:
-    """Of the model, forward and backward; what is computed twice to save memory does not count."""
-    return 6.0 * num_parameters * num_tokens
+FROZEN_BASIS = (
+    "4 x parameters x tokens (the same without the gradients of frozen weights); attention and adapter are left out"
+)
+
+
+def flops(num_parameters: int, num_tokens: int, *, frozen: bool = False) -> float:
+    """Of the model, forward and backward; what is computed twice to save memory does not count.
+
+    Args:
+        frozen: only an adapter is trained. The backward pass then needs the gradients of activations alone, half of it.
+    """
+    return (4.0 if frozen else 6.0) * num_parameters * num_tokens
 
 
 def ledger(
@@ -49,6 +58,7 @@ def ledger(
     device: str,
     num_devices: int,
     precision: str,
+    frozen: bool = False,
     watts_per_worker: float | None,
 ) -> Ledger:
     """The run's account.
@@ -64,12 +74,12 @@ def ledger(
     mfu = None
     if known and precision == "bfloat16" and tokens_per_s:
         # Chowdhery et al. 2022 (arXiv 2204.02311), appendix B: observed throughput over the one at peak.
-        mfu = flops(num_parameters, 1) * tokens_per_s / (num_devices * known.peak_flops)
+        mfu = flops(num_parameters, 1, frozen=frozen) * tokens_per_s / (num_devices * known.peak_flops)
     watts, basis = _power(known, watts_per_worker)
     return Ledger(
         num_tokens=num_tokens,
-        flops=flops(num_parameters, num_tokens),
-        flops_basis=FLOPS_BASIS,
+        flops=flops(num_parameters, num_tokens, frozen=frozen),
+        flops_basis=FROZEN_BASIS if frozen else FLOPS_BASIS,
         device=device,
         num_devices=num_devices,
         precision=precision,

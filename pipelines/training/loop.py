@@ -18,6 +18,7 @@ from pipelines.training.consolidation import consolidate
 from pipelines.training.engine import build_engine
 from pipelines.training.examples import fill, load_examples
 from pipelines.training.guard import WINDOW, data_step, trouble
+from pipelines.training.lora import merged, save_adapter
 from pipelines.training.losses import Loss, loss_of
 from pipelines.training.packing import Share
 from pipelines.training.reference import reference
@@ -40,6 +41,8 @@ class Plan(NamedTuple):
     """Storage folder of the run."""
     export: str
     """Storage folder for the model made."""
+    adapter: str = ""
+    """Storage folder for the adapter, where one is trained."""
 
 
 def worker(given: dict[str, Any]) -> dict[str, Any]:
@@ -64,7 +67,7 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
         record, tokens_per_s = _train(engine, config, batches, record, given["figures"])
     except Diverged as why:
         return {"diverged": str(why)}  # not raised: workers that start again would come to the same
-    files = export(engine, storage, what)
+    files = export(engine, config, storage, what)
     return {
         "losses": [point.model_dump() for point in record.losses],
         "incidents": [incident.model_dump() for incident in record.incidents],
@@ -247,19 +250,25 @@ def starts(storage: Storage, run: str) -> list[int]:
     return [] if blob is None else [int(step) for step in json.loads(blob.content)]
 
 
-def export(engine: Any, storage: Storage, plan: Plan) -> tuple[FileEntry, ...]:
-    """Write the whole model as safetensors with configuration and tokenizer, in `train.precision`; bfloat16 for `auto`.
+def export(engine: Any, config: TrainConfig, storage: Storage, plan: Plan) -> tuple[FileEntry, ...]:
+    """Write the whole model as safetensors with configuration and tokenizer, in `train.precision` (bfloat16 for `auto`); an
+    adapter also by itself.
 
-    Returns its files on rank 0, nothing elsewhere.
+    Returns the files on rank 0, nothing elsewhere.
     """
     import torch.distributed as dist
 
     whole = checkpoint.weights(engine)
     files: tuple[FileEntry, ...] = ()
+    if engine.global_rank == 0 and config.lora:
+        with staged_folder(storage, plan.adapter) as folder:
+            save_adapter(engine.adapter, whole, folder)
+            files = file_entries(folder, "adapter")
+        whole = merged(whole, config.lora.scaling)
     if engine.global_rank == 0:
         with staged_folder(storage, plan.export) as folder:
-            narrow = plan.config["precision"] == "auto"
-            files = save_model(engine.module, whole, local_copy(storage, plan.base), folder, narrow)
+            narrow = config.precision == "auto"
+            files += save_model(engine.module, whole, local_copy(storage, plan.base), folder, narrow)
     dist.barrier()
     return files
 

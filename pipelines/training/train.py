@@ -47,6 +47,8 @@ def train_key(config: TrainConfig, dataset: Dataset, base: Weights) -> str:
     asked = config.model_dump(mode="json", exclude={*HOW, *LAYOUT, "zero"})
     if not isinstance(config.method, CausalConfig):
         asked["method"]["path"] = sha256(read_file(config.method.path)).hexdigest()
+    if config.lora is None:
+        del asked["lora"]  # what was made before there was such a field keeps its key
     asked |= {"sequences_per_step": config.total_sequences, "zero.extra": config.zero.extra}
     return artifacts.stage_key("train", asked, {"dataset": dataset.digest, "base": base.digest})
 
@@ -79,6 +81,7 @@ def train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage
         **data,
         run=run,
         export=f"artifacts/checkpoint/{key}/model",
+        adapter=f"artifacts/checkpoint/{key}/adapter",
     )
     outcome = _fit(config, storage, plan)
     if why := outcome.get("diverged"):
@@ -268,7 +271,9 @@ def _manifest(
         files=files,
         took_s=round(took_s, 1),
         num_parameters=inputs["base"].num_parameters,
-        num_weight_bytes=sum(file.num_bytes for file in files if file.path.endswith(".safetensors")),
+        num_weight_bytes=sum(
+            f.num_bytes for f in files if f.path.startswith("model/") and f.path.endswith(".safetensors")
+        ),
         losses=tuple(LossPoint(**point) for point in outcome["losses"]),
         num_workers=config.num_workers,
         resumed_at_steps=tuple(outcome["starts"][1:]),
@@ -282,6 +287,7 @@ def _manifest(
             device=outcome["device"],
             num_devices=config.num_workers,
             precision=outcome["precision"],
+            frozen=config.lora is not None,
             watts_per_worker=config.watts_per_worker,
         ),
     )

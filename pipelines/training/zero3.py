@@ -65,7 +65,8 @@ def state_bytes(num_parameters: int, config: TrainConfig) -> int:
     """Model states of all ranks together: weights, gradients, AdamW's two moments and, for bf16, the fp32 master copy.
 
     2 + 2 + 12 bytes a parameter in mixed precision (Rajbhandari et al. 2020, section 3.1), 4 + 4 + 8 in fp32. Stage 1
-    shards the optimizer's part over the ranks, stage 2 the gradients too, stage 3 all. Activations are not counted.
+    shards the optimizer's part over the ranks, stage 2 the gradients too, stage 3 all. Activations are not counted, nor are
+    an adapter's own states, which are small beside the frozen weights.
     """
     width, states = (4, 8) if config.precision == "float32" else (2, 12)
     states += 8 if config.consolidation else 0  # Fisher's diagonal and the old weights, shared out like the moments
@@ -74,7 +75,8 @@ def state_bytes(num_parameters: int, config: TrainConfig) -> int:
     for part, from_stage in (("states", 1), ("gradients", 2), ("weights", 3)):
         if config.zero.stage >= from_stage:
             copies[part] = 1
-    return num_parameters * (width * copies["weights"] + width * copies["gradients"] + states * copies["states"])
+    trained = 0 if config.lora else width * copies["gradients"] + states * copies["states"]
+    return num_parameters * (width * copies["weights"] + trained)
 
 
 def host_bytes(num_parameters: int, config: TrainConfig) -> int:
@@ -82,6 +84,7 @@ def host_bytes(num_parameters: int, config: TrainConfig) -> int:
     if config.gpus_per_worker == 0:
         return state_bytes(num_parameters, config)
     width, states = (4, 8) if config.precision == "float32" else (2, 12)
+    states = 0 if config.lora else states
     return num_parameters * (states * config.zero.offload_optimizer + width * config.zero.offload_parameters)
 
 
@@ -89,4 +92,5 @@ def disk_bytes(num_parameters: int, config: TrainConfig) -> int:
     """Room for the kept checkpoints (12 bytes a parameter: float32 weights and two moments), one more while it is
     written, and the export."""
     width = 4 if config.precision == "float32" else 2
-    return num_parameters * (12 * (config.keep_checkpoints + 1) + width)
+    kept = 0 if config.lora else 12 * (config.keep_checkpoints + 1)
+    return num_parameters * (kept + width)

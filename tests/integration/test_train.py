@@ -12,6 +12,7 @@ import pytest
 from cluster.artifacts import Checkpoint, Dataset, load, save
 from cluster.errors import ConfigError, InputError, ResourceError
 from cluster.storage import LocalStorage
+from pipelines.adapter import TENSOR, check_tensors, read_config, read_header
 from pipelines.config import TrainConfig
 from pipelines.training.packing import Share, Stream, num_sequences, sequence_ids
 from pipelines.training.schedule import learning_rate
@@ -149,6 +150,58 @@ def test_preferences_by_the_same_loop(storage: LocalStorage, tiny_model: Path) -
     _file(storage, "dpo", [{"prompt": "Is 2 even?", "answer": "yes"}])
     with pytest.raises(InputError, match=r"does not fit train\.method dpo"):
         train(config, dataset, base, storage)
+
+
+def test_an_adapter_is_trained_on_a_frozen_base(storage: LocalStorage, tiny_model: Path) -> None:
+    """At stage 3, where the frozen weights are sharded too. The model made is the untouched base with the adapter merged."""
+    import torch
+    from peft import PeftModel
+    from safetensors.torch import load_file
+    from transformers import AutoModelForCausalLM
+
+    dataset, base = small_dataset(storage), base_model(storage, tiny_model)
+    made = train(small_run(lora={"rank": 4, "alpha": 8}, learning_rate=1e-2), dataset, base, storage)
+    assert made.losses[-1].loss < made.losses[0].loss
+    assert made.ledger is not None
+    assert made.ledger.flops == 4 * base.num_parameters * made.losses[-1].num_tokens
+
+    adapter = storage.root / made.location / "adapter"
+    shapes = {tensor.removesuffix(".weight"): shape for tensor, shape in _shapes(storage.root / base.folder).items()}
+    assert (
+        len(check_tensors(adapter / "adapter_model.safetensors", shapes, "base")) == 2 * 7 * 2
+    )  # layers, modules, A and B
+    assert read_config(adapter)["r"] == 4
+
+    exported, whole = load_file(storage.root / made.folder / "model.safetensors"), load_file(_weights(storage, base))
+    adapted = PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(storage.root / base.folder, dtype=torch.float32), adapter
+    )
+    tokens = torch.arange(3, 67)[None]
+    merged_model = AutoModelForCausalLM.from_pretrained(storage.root / made.folder)
+    with torch.no_grad():
+        torch.testing.assert_close(adapted(tokens).logits, merged_model(tokens).logits, rtol=1e-4, atol=1e-4)
+    merged = adapted.merge_and_unload().state_dict()
+    assert exported.keys() == whole.keys()
+    touched = {name for name in whole if not torch.equal(exported[name], whole[name].float())}
+    assert touched == {f"{module}.weight" for module in _adapted(adapter)}, "bit for bit the base's, all the others"
+    for name in touched:  # of a base that moved by one rounding the merged weights would differ
+        torch.testing.assert_close(exported[name], merged[name], rtol=0, atol=1e-7)
+
+
+def _shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    with (folder / "model.safetensors").open("rb") as file:
+        return read_header(file, str(folder))
+
+
+def _weights(storage: LocalStorage, base: Any) -> Path:
+    return storage.root / base.folder / "model.safetensors"
+
+
+def _adapted(adapter: Path) -> set[str]:
+    """Modules that have matrices in the adapter's file."""
+    with (adapter / "adapter_model.safetensors").open("rb") as file:
+        found = [TENSOR.match(name) for name in read_header(file, str(adapter))]
+    return {match["module"] for match in found if match}
 
 
 def _file(storage: LocalStorage, kind: str, lines: list[dict[str, str]]) -> dict[str, str]:

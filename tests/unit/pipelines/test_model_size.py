@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.model_size import num_parameters
+from pipelines.model_size import gguf_fields, num_parameters
 
 
 def test_a_folders_safetensors_are_counted_from_their_headers(tmp_path: Path) -> None:
@@ -34,6 +34,10 @@ def test_a_gguf_is_counted_from_its_header(tmp_path: Path) -> None:
     writer.write_tensors_to_file()
     writer.close()
     assert num_parameters(str(tmp_path / "m.gguf")) == 24 + 64
+    found = gguf_fields(tmp_path / "m.gguf")
+    assert found["general.name"] == "tiny"
+    assert found["tokenizer.ggml.tokens"] == 3, "of a list its length"
+    assert found["a.flag"] is None
 
 
 def test_a_header_cut_anywhere_gives_no_size_and_no_error(tmp_path: Path) -> None:

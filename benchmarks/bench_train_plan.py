@@ -1,0 +1,147 @@
+"""What `serinus train plan` predicts of memory, beside what ranks on CPUs then take: `python benchmarks/bench_train_plan.py`.
+
+A random Llama of about 30 M parameters, three optimizer steps in each configuration; gloo, one process a rank, forked from one
+that has imported torch and DeepSpeed. Compared:
+- states: bytes of the tensors that stay (weights, float32 masters, Adam's moments), counted on each rank; gradients are left
+  out, which come and go;
+- peak: the highest resident memory of a rank during the steps (VmHWM) less what it had before the model was built. That holds
+  what the allocator keeps, gloo's buffers and oneDNN's scratch as well, of which the plan knows nothing.
+"""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import socket
+import tempfile
+from pathlib import Path
+from typing import Any
+
+MIB = 2**20
+SHAPE = {
+    "hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 4, "num_hidden_layers": 8, "intermediate_size": 1408,
+    "vocab_size": 8192, "max_position_embeddings": 1024, "tie_word_embeddings": True,
+}  # fmt: skip
+CASES: tuple[dict[str, Any], ...] = (
+    {"num_workers": 1, "zero": {"stage": 0}, "precision": "float32"},
+    {"num_workers": 2, "zero": {"stage": 1}, "precision": "float32"},
+    {"num_workers": 2, "zero": {"stage": 2}, "precision": "bfloat16"},
+    {"num_workers": 2, "zero": {"stage": 3}, "precision": "float32"},
+    {"num_workers": 2, "zero": {"stage": 3}, "precision": "float32", "gradient_checkpointing": True},
+)
+
+
+def settings(case: dict[str, Any]) -> Any:
+    from pipelines.config import TrainConfig
+
+    fixed = {"gpus_per_worker": 0, "sequence_length": 256, "sequences_per_worker": 4, "num_steps": 3, "warmup_steps": 0}
+    return TrainConfig.model_validate({**fixed, **case})
+
+
+def rank(number: int, port: int, case: dict[str, Any], folder: Path, out: Path) -> None:
+    """Train three steps, and write bytes of what stays, and of resident memory before the model and at most."""
+    import numpy as np
+
+    from pipelines.training.batches import Batches, Packed
+    from pipelines.training.checkpoint import Record
+    from pipelines.training.engine import build_engine
+    from pipelines.training.loop import train_steps
+    from pipelines.training.packing import Share, Stream
+
+    names = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": case["num_workers"], "MASTER_PORT": port}
+    os.environ.update({name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "127.0.0.1"})
+    before, config = _status("VmRSS"), settings(case)
+    engine = build_engine(config, folder)
+    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew (man 5 proc): loading is not what is predicted
+    tokens = np.random.default_rng(0).integers(3, 8000, 40_000).astype("<u2")
+    share = Share(engine.global_rank, engine.world_size, config.sequences_per_worker, 1)
+    batches = Batches(Packed(Stream([tokens]), config.sequence_length, 0), share, 0)
+    for _ in train_steps(engine, config, batches, Record(), lambda _: Record()):
+        pass
+    found = {"states": _states(engine), "before": before, "peak": _status("VmHWM")}
+    (out / f"{number}.json").write_text(json.dumps(found))
+
+
+def _states(engine: Any) -> int:
+    from pipelines.training import layout
+
+    weights = [getattr(p, "ds_tensor", p) for p in engine.module.parameters()]
+    masters = [master.tensor for master in layout.masters(engine)]
+    moments = [v for state in layout.states(engine).values() for k, v in state.items() if k.startswith("exp_avg")]
+    storages = {t.untyped_storage().data_ptr(): t.untyped_storage().nbytes() for t in (*weights, *masters, *moments)}
+    return sum(storages.values())
+
+
+def _status(field: str) -> int:
+    """Bytes, by /proc/self/status."""
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+
+
+def measure(case: dict[str, Any], folder: Path) -> list[dict[str, int]]:
+    """Of each rank, forked from this process, which has imported all they need."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    fork = multiprocessing.get_context("fork")
+    with tempfile.TemporaryDirectory() as temporary:
+        out, numbers = Path(temporary), range(case["num_workers"])
+        ranks = [fork.Process(target=rank, args=(number, port, case, folder, out)) for number in numbers]
+        for process in ranks:
+            process.start()
+        for process in ranks:
+            process.join(timeout=300)
+            process.kill()
+        return [json.loads((out / f"{number}.json").read_text()) for number in numbers]
+
+
+def _save_model(folder: Path) -> None:
+    """In a process of its own: its memory would be in what ranks begin with, and threads of torch do not survive a fork."""
+
+    def save() -> None:
+        from transformers import LlamaConfig, LlamaForCausalLM
+
+        LlamaForCausalLM(LlamaConfig(**SHAPE)).save_pretrained(folder)
+
+    process = multiprocessing.get_context("fork").Process(target=save)
+    process.start()
+    process.join()
+
+
+def main() -> None:
+    os.environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
+    import deepspeed  # noqa: F401
+    import transformers.models.llama.modeling_llama  # noqa: F401
+
+    from pipelines.training.memory import memory
+    from pipelines.training.shape import read_shape
+
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = Path(temporary)
+        _save_model(folder)
+        shape = read_shape(str(folder))
+        print(
+            f"{shape.num_parameters / 1e6:.1f} M parameters; MiB a rank: predicted / measured (ratio); process before the model"
+        )
+        for case in CASES:
+            found = measure(case, folder)
+            planned = memory(shape, settings(case))
+            states = planned.states - planned.gradients
+            held = max(one["states"] for one in found)
+            peak = max(one["peak"] - one["before"] for one in found)
+            before = max(one["before"] for one in found)
+            how = " checkpointing" if case.get("gradient_checkpointing") else ""
+            name = f"{case['num_workers']} x ZeRO {case['zero']['stage']} {case['precision']}{how}"
+            print(
+                f"{name:36} states {_pair(states, held)}   peak {_pair(planned.peak, peak)}   {before / MIB:5.0f}",
+                flush=True,
+            )
+
+
+def _pair(predicted: float, measured: float) -> str:
+    return f"{predicted / MIB:6.0f} / {measured / MIB:6.0f} ({predicted / measured:4.2f})"
+
+
+if __name__ == "__main__":
+    main()

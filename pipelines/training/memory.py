@@ -1,0 +1,144 @@
+"""What each rank of a training run holds in memory, part by part. Pure.
+
+Model states: Rajbhandari et al. 2020 (arXiv 1910.02054), section 3.1, sharded as in section 5. Activations: counted tensor by
+tensor as Korthikanti et al. 2022 (arXiv 2205.05198), section 4.1, do for GPT, here for the layers of transformers' Llama.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from cluster.arithmetic import settled
+from pipelines.config import TrainConfig, ZeroConfig
+from pipelines.training.shape import Shape
+
+BUCKET = 5e8
+"""Values in a bucket of gradients to be reduced: DeepSpeed's default of zero_optimization.reduce_bucket_size."""
+MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+"""Names of a layer's linear modules, in the order of Shape.linears."""
+LIVE = 1e9
+"""Gathered values that stage 3 keeps at once: DeepSpeed's default of stage3_max_live_parameters."""
+
+
+class Memory(NamedTuple):
+    """Bytes of one rank: on its device, and in the host's memory for it. Without GPUs the device is the host."""
+
+    parameters: float
+    gradients: float
+    masters: float
+    """Float32 weights that the optimizer steps, where they are kept beside those that the model computes with."""
+    optimizer: float
+    activations: float
+    logits: float
+    buffers: float
+    """Buckets, gathered parameters, and what the optimizer's step copies."""
+    host: float
+    """Offloaded parts, where there are GPUs to offload them from."""
+
+    @property
+    def states(self) -> float:
+        """Bytes on the device that stay from step to step."""
+        return self.parameters + self.gradients + self.masters + self.optimizer
+
+    @property
+    def peak(self) -> float:
+        """Bytes on the device at most."""
+        return self.states + self.activations + self.logits + self.buffers
+
+
+def memory(shape: Shape, config: TrainConfig, zero: ZeroConfig | None = None) -> Memory:
+    """Of each rank of that run.
+
+    Args:
+        zero: in place of the configuration's own.
+    """
+    zero = zero or config.zero
+    gpus = config.gpus_per_worker > 0
+    size, ranks = shape.num_parameters, config.num_workers
+    trained = trained_parameters(shape, config)
+    width = 2 if settled(config.precision, gpus) == "bfloat16" else 4
+    own = trained / (ranks if zero.stage >= 1 else 1)
+    parts = {
+        "parameters": width * (size / ranks if zero.stage == 3 else size),
+        "gradients": width * trained / (ranks if zero.stage >= 2 else 1),
+        # DeepSpeed's ZeRO clones the weights as float32 whatever they are (stage_1_and_2.py, stage3.py, version 0.19.8).
+        "masters": 4 * own if zero.stage >= 1 or width == 2 else 0.0,
+        "optimizer": (8 + (8 if config.consolidation else 0)) * own,
+    }
+    offloaded = _offloaded(zero) if gpus else ()
+    host = sum(parts[name] for name in offloaded)
+    kept = {name: 0.0 if name in offloaded else value for name, value in parts.items()}
+    # The step's copies come when activations and logits are gone: only what they take beyond those counts.
+    working = activations(shape, config, width) + logits(shape, config)
+    step = 0.0 if gpus and zero.offload_optimizer else _step_copies(own, width, gpus)
+    buffers = _buckets(trained, size, zero, width, gpus) + max(0.0, step - working)
+    return Memory(
+        **kept, activations=activations(shape, config, width), logits=logits(shape, config), buffers=buffers, host=host
+    )
+
+
+def _offloaded(zero: ZeroConfig) -> tuple[str, ...]:
+    """Parts that lie in the host's memory (ZeRO-Offload, Ren et al. 2021, arXiv 2101.06840, section 4)."""
+    names: list[str] = []
+    if zero.offload_optimizer:
+        names += ["masters", "optimizer"] + (["gradients"] if zero.stage >= 2 else [])
+    return (*names, "parameters") if zero.offload_parameters else tuple(names)
+
+
+def _step_copies(own: float, width: int, gpus: bool) -> float:
+    """Gradients as float32, and on GPUs what torch's AdamW computes for all tensors at once (`foreach`)."""
+    return (4 * own if width == 2 else 0.0) + (4 * own if gpus else 0.0)
+
+
+def _buckets(trained: float, size: float, zero: ZeroConfig, width: int, gpus: bool) -> float:
+    """On GPUs a bucket is reserved whole, and a second one to communicate while the first fills; a host's page counts
+    once it is written. Stage 3 gathers parameters for computing and keeps those it will need again."""
+    if zero.stage == 0:
+        return 0.0
+    asked = float(zero.extra.get("zero_optimization", {}).get("reduce_bucket_size", BUCKET))
+    buckets = width * (asked * (2 if zero.stage < 3 else 1) if gpus else min(asked, trained))
+    gathered = width * min(size, LIVE) if zero.stage == 3 else 0.0
+    return buckets + gathered
+
+
+def activations(shape: Shape, config: TrainConfig, width: int) -> float:
+    """Bytes kept for the backward pass: of all layers; with gradient_checkpointing, each layer's input and all of one layer
+    (Korthikanti et al., section 5: full recomputation)."""
+    tokens = _tokens(config)
+    layer = tokens * _per_layer(shape, width)
+    outside = tokens * shape.hidden * (width + 4 + 2 * width)  # the embedding; the last norm
+    if config.gradient_checkpointing:
+        return outside + layer + shape.layers * tokens * shape.hidden * width
+    return outside + shape.layers * layer
+
+
+def _per_layer(shape: Shape, width: int) -> float:
+    """Bytes a token. A norm keeps its input as float32, the normalised values and its output. Fused attention keeps query,
+    key, value (repeated for each head) and output, twice: once as the next module's input; no scores. A gated block keeps
+    four tensors: gate, its activation, up, their product."""
+    norms = 2 * shape.hidden * (4 + 2 * width)
+    attention = 5 * shape.heads * shape.head * width
+    return norms + attention + 4 * shape.intermediate * width
+
+
+def logits(shape: Shape, config: TrainConfig) -> float:
+    """Bytes at the loss (losses.py): float32 log-probabilities, their gradient, and the logits' gradient, all at once."""
+    return 12 * _tokens(config) * shape.vocabulary
+
+
+def _tokens(config: TrainConfig) -> int:
+    """At once on a rank. Of pairs both answers."""
+    rows = config.sequences_per_worker * (2 if config.method.kind == "dpo" else 1)
+    return rows * config.sequence_length
+
+
+def trained_parameters(shape: Shape, config: TrainConfig) -> int:
+    """How many are trained: all, or those of an adapter, rank x (inputs + outputs) a module (Hu et al. 2021, section 4.1).
+
+    Modules are taken by the names of Llama-like models; others, and those of experts, count as none.
+    """
+    if config.lora is None:
+        return shape.num_parameters
+    named = config.lora.target_modules
+    sides = [side for name, side in zip(MODULES, shape.linears, strict=True) if named == "all-linear" or name in named]
+    return shape.layers * config.lora.rank * sum(inputs + outputs for inputs, outputs in sides)

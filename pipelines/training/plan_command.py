@@ -1,0 +1,158 @@
+"""`serinus train plan`: the prediction as a table, or as JSON."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from cluster.storage import Storage, open_storage
+from cluster.topology import load_topology
+from pipelines.config import LifecycleConfig
+from pipelines.training.memory import Memory
+from pipelines.training.plan import GIB, Plan, make_plan, rate_of, room_of, trouble
+from pipelines.training.shape import Shape, read_shape
+
+COLUMNS = {
+    "parameters": "weights", "gradients": "grads", "masters": "master", "optimizer": "Adam",
+    "activations": "activ.", "logits": "logits", "buffers": "buffers", "peak": "peak", "host": "host",
+}  # fmt: skip
+"""Fields of Memory, and the words over them."""
+
+
+def train_commands(load: Callable[[Path], LifecycleConfig], out: Console) -> typer.Typer:
+    """The commands under `serinus train`."""
+    app = typer.Typer(help="Training before it starts.")
+
+    @app.callback()
+    def group() -> None:
+        """Training before it starts."""
+
+    @app.command("plan")
+    def plan(
+        recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file of the lifecycle")],
+        model: Annotated[Path | None, typer.Option(help="folder with the base model's config.json")] = None,
+        topology: Annotated[Path | None, typer.Option(help="the cluster's declaration")] = None,
+        gib: Annotated[float | None, typer.Option(help="memory of one rank's device, in place of the pool's")] = None,
+        *,
+        as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+    ) -> None:
+        """Predict memory a rank and time of the recipe's training. Exit code 1 when it does not fit."""
+        loaded = load(recipe)
+        shape = read_shape(str(model or loaded.model.source))
+        made = plan_recipe(loaded, shape, topology, gib, open_storage(loaded.storage))
+        if as_json:
+            print(json.dumps(as_document(made, shape), indent=1))
+        else:
+            _show(made, shape, loaded, out)
+        raise typer.Exit(1 if trouble(made) else 0)
+
+    return app
+
+
+def plan_recipe(
+    recipe: LifecycleConfig, shape: Shape, topology: Path | None, gib: float | None, storage: Storage | None
+) -> Plan:
+    """The plan of a recipe's training on a declared cluster.
+
+    Args:
+        gib: of one rank's device, in place of what the pool's declaration says.
+    """
+    from cluster.errors import UserError
+
+    declared, config = load_topology(topology), recipe.train
+    room = room_of(config, declared, _free_here() if not config.gpus_per_worker else None)
+    if gib is not None:
+        room = room._replace(num_bytes=gib * GIB, what="a rank's device, as given")
+    try:
+        rate = rate_of(config, declared, storage)
+    except UserError:  # a bucket that cannot be reached from here: there is no earlier run to learn from
+        rate = rate_of(config, declared, None)
+    return make_plan(shape, config, room, rate)
+
+
+def warning(recipe: LifecycleConfig) -> str | None:
+    """For `serinus check`: that the training will probably not fit, where the model can be read here."""
+    from cluster.errors import UserError
+
+    try:
+        found = trouble(plan_recipe(recipe, read_shape(recipe.model.source), None, None, None))
+    except UserError:
+        return None  # a model or cluster that is elsewhere: nothing can be said here
+    return f"train.zero: {found[0]}\n  -> {found[1]}; all of it: serinus train plan" if found else None
+
+
+def _free_here() -> float:
+    import psutil
+
+    return float(psutil.virtual_memory().available)
+
+
+def as_document(plan: Plan, shape: Shape) -> dict[str, Any]:
+    """For machines: bytes a rank, operations, seconds."""
+    return {
+        "model": shape.model_dump(mode="json"),
+        "room_bytes": plan.room.num_bytes,
+        "room": plan.room.what,
+        "options": [
+            {
+                "zero": option.zero.model_dump(mode="json", exclude={"extra"}),
+                "chosen": option.chosen,
+                "fits": option.fits,
+                "bytes": {name: round(getattr(option.memory, name)) for name in COLUMNS},
+            }
+            for option in plan.options
+        ],
+        "num_tokens": plan.num_tokens,
+        "flops": plan.flops,
+        "flops_per_worker_s": plan.rate.flops if plan.rate else None,
+        "rate_basis": plan.rate.basis if plan.rate else None,
+        "time_estimate_s": plan.time_s,
+    }
+
+
+def _show(plan: Plan, shape: Shape, recipe: LifecycleConfig, out: Console) -> None:
+    config = recipe.train
+    out.print(
+        f"{recipe.model.source}: {shape.num_parameters / 1e6:,.1f} M parameters ({shape.counted}); "
+        f"{config.num_workers} ranks, {config.precision}, {config.sequences_per_worker} x {config.sequence_length} tokens at once",
+        markup=False,
+    )  # fmt: skip
+    out.print(_table(plan))
+    known = "is not known (--gib)" if plan.room.num_bytes is None else f"{plan.room.num_bytes / GIB:.2f} GiB"
+    out.print(
+        f"Room of a rank: {plan.room.what}: {known}. GiB a rank, predicted. * is what the recipe asks for.",
+        markup=False,
+    )
+    out.print(_time(plan), markup=False)
+    if found := trouble(plan):
+        out.print(f"does not fit: {found[0]}\n  -> {found[1]}", markup=False)
+
+
+def _table(plan: Plan) -> Table:
+    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    table.add_column("ZeRO", no_wrap=True)
+    for words in (*COLUMNS.values(), "fits"):
+        table.add_column(words, justify="right", no_wrap=True)
+    for option in plan.options:
+        verdict = {True: "yes", False: "no", None: "?"}[option.fits]
+        table.add_row(("* " if option.chosen else "  ") + option.name, *_cells(option.memory), verdict)
+    return table
+
+
+def _cells(memory: Memory) -> list[str]:
+    return [f"{getattr(memory, name) / GIB:.2f}" for name in COLUMNS]
+
+
+def _time(plan: Plan) -> str:
+    what = f"{plan.num_tokens:,} tokens, {plan.flops:.2e} operations"
+    if plan.rate is None or plan.time_s is None:
+        return f"Time: {what}; no rate is known for these devices, so no estimate."
+    took = f"{plan.time_s / 3600:.2f} h ({plan.time_s:,.0f} s)"
+    return f"Time, an estimate: {took}: {what} at {plan.rate.flops:.2e} a second and worker ({plan.rate.basis})."

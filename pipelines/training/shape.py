@@ -1,0 +1,127 @@
+"""What a model's size on devices follows from, by its config.json or the header of its .gguf file. No weights are read."""
+
+from __future__ import annotations
+
+import json
+import struct
+from pathlib import Path
+from typing import Any
+
+from cluster.config import StrictModel
+from cluster.errors import InputError
+from pipelines.model_size import gguf_fields, num_parameters
+
+HUB = "hf://"
+
+
+class Shape(StrictModel):
+    """Sides of a decoder's tensors, in values."""
+
+    num_parameters: int
+    counted: str
+    """Where that number is from."""
+    vocabulary: int
+    hidden: int
+    layers: int
+    intermediate: int
+    """Of the feed-forward block; of all experts that one token goes through."""
+    heads: int
+    kv_heads: int
+    head: int
+    """Size of an attention head."""
+    experts: int = 1
+
+    @property
+    def linears(self) -> tuple[tuple[int, int], ...]:
+        """(inputs, outputs) of a layer's linear modules: query, key, value, output; gate, up, down."""
+        query, key = self.heads * self.head, self.kv_heads * self.head
+        attention = ((self.hidden, query), (self.hidden, key), (self.hidden, key), (query, self.hidden))
+        feed = ((self.hidden, self.intermediate), (self.hidden, self.intermediate), (self.intermediate, self.hidden))
+        return attention + feed
+
+
+def read_shape(source: str) -> Shape:
+    """The shape of the model in a Hugging Face folder, a .gguf file or the hub's cache on this machine.
+
+    Raises:
+        InputError: there is no configuration to read here, or it lacks a size.
+    """
+    path = _local(source)
+    try:
+        if path.suffix.lower() == ".gguf":
+            return _of_gguf(path)
+        return shape_of(json.loads((path / "config.json").read_bytes()), num_parameters(str(path)))
+    except FileNotFoundError:
+        raise _unreadable(source, "has no config.json on this machine") from None
+    except (KeyError, TypeError, ValueError, OSError, struct.error) as error:
+        raise _unreadable(source, f"does not say how large its layers are ({error!r})") from None
+
+
+def _unreadable(source: str, found: str) -> InputError:
+    return InputError(f"model.source: {source}", found, "give a folder with the model's config.json with --model")
+
+
+def _local(source: str) -> Path:
+    if not source.startswith(HUB):
+        return Path(source)
+    from huggingface_hub import try_to_load_from_cache
+
+    found = try_to_load_from_cache(source.removeprefix(HUB), "config.json")
+    return Path(found).parent if isinstance(found, str) else Path(source)
+
+
+def shape_of(config: dict[str, Any], counted: int | None = None) -> Shape:
+    """By the names of transformers' configurations of decoders.
+
+    Args:
+        counted: the number of parameters where the files of weights say it.
+
+    Raises:
+        KeyError: a size is missing.
+    """
+    config = {**config, **config.get("text_config", {})}
+    hidden, heads = config["hidden_size"], config["num_attention_heads"]
+    experts = config.get("num_local_experts") or config.get("num_experts") or 1
+    width = config.get("moe_intermediate_size") if experts > 1 else None
+    shape = Shape(
+        num_parameters=counted or 0,
+        counted="headers of the files of weights" if counted else "config.json, as of a Llama-like model",
+        vocabulary=config["vocab_size"],
+        hidden=hidden,
+        layers=config["num_hidden_layers"],
+        intermediate=(width or config["intermediate_size"])
+        * (config.get("num_experts_per_tok", 1) if experts > 1 else 1),
+        heads=heads,
+        kv_heads=config.get("num_key_value_heads") or heads,
+        head=config.get("head_dim") or hidden // heads,
+        experts=experts if experts > 1 else 1,
+    )
+    each = width or config["intermediate_size"]
+    return (
+        shape if counted else shape.replace(num_parameters=_count(shape, each, bool(config.get("tie_word_embeddings"))))
+    )
+
+
+def _count(shape: Shape, expert: int, tied: bool) -> int:
+    """Embeddings, layers and norms of a Llama-like decoder (gated feed-forward block, no biases)."""
+    attention = sum(inputs * outputs for inputs, outputs in shape.linears[:4])
+    router = shape.hidden * shape.experts if shape.experts > 1 else 0
+    layer = attention + 3 * shape.hidden * expert * shape.experts + router + 2 * shape.hidden
+    return shape.vocabulary * shape.hidden * (1 if tied else 2) + shape.layers * layer + shape.hidden
+
+
+def _of_gguf(path: Path) -> Shape:
+    """By the names of the format's specification (ggml/docs/gguf.md)."""
+    fields = gguf_fields(path)
+    family = fields["general.architecture"]
+    hidden, heads = fields[f"{family}.embedding_length"], fields[f"{family}.attention.head_count"]
+    config = {
+        "hidden_size": hidden,
+        "num_attention_heads": heads,
+        "num_key_value_heads": fields.get(f"{family}.attention.head_count_kv", heads),
+        "head_dim": fields.get(f"{family}.attention.key_length", hidden // heads),
+        "num_hidden_layers": fields[f"{family}.block_count"],
+        "intermediate_size": fields[f"{family}.feed_forward_length"],
+        "vocab_size": fields.get(f"{family}.vocab_size") or fields["tokenizer.ggml.tokens"],
+    }
+    return shape_of(config, num_parameters(str(path)))

@@ -1,0 +1,169 @@
+"""What a run is predicted to need: formulas against numbers worked out by hand, and what is said of them."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cluster.artifacts import Checkpoint, Ledger, save
+from cluster.config import load_yaml
+from cluster.errors import InputError
+from cluster.storage import LocalStorage
+from cluster.topology import load_topology
+from pipelines.config import TrainConfig, ZeroConfig
+from pipelines.training import memory as formulas
+from pipelines.training.memory import memory
+from pipelines.training.plan import GIB, Rate, Room, make_plan, rate_of, room_of, trouble
+from pipelines.training.plan_command import warning
+from pipelines.training.shape import read_shape, shape_of
+from serinus import Recipe, app
+
+ROOT = Path(__file__).resolve().parents[4]
+SEVEN = {
+    "hidden_size": 4096, "num_attention_heads": 32, "num_hidden_layers": 32, "intermediate_size": 11008, "vocab_size": 32000,
+    "tie_word_embeddings": False,
+}  # fmt: skip
+"""Llama 2 7B: 6,738,415,616 parameters."""
+
+
+def config(**fields: Any) -> TrainConfig:
+    return TrainConfig.model_validate({"num_workers": 4, **fields})
+
+
+def test_parameters_are_counted_from_the_configuration_alone() -> None:
+    assert shape_of(SEVEN).num_parameters == 6_738_415_616
+    mixtral = {
+        **SEVEN,
+        "num_key_value_heads": 8,
+        "intermediate_size": 14336,
+        "num_local_experts": 8,
+        "num_experts_per_tok": 2,
+    }
+    assert shape_of(mixtral).num_parameters == 46_702_792_704, "Mixtral 8x7B"
+    assert shape_of(SEVEN, 5).num_parameters == 5
+
+
+@pytest.mark.parametrize(("stage", "per_parameter"), [(0, 16), (1, 4 + 12 / 4), (2, 2 + 14 / 4), (3, 16 / 4)])
+def test_states_are_those_of_the_zero_paper(stage: int, per_parameter: float) -> None:
+    shape = shape_of(SEVEN)
+    assert memory(shape, config(zero={"stage": stage})).states == per_parameter * shape.num_parameters
+
+
+def test_offloaded_states_lie_on_the_host_where_there_is_one_apart() -> None:
+    shape, away = shape_of(SEVEN), {"stage": 3, "offload_optimizer": True, "offload_parameters": True}
+    on_gpu = memory(shape, config(zero=away))
+    assert (on_gpu.states, on_gpu.host) == (0, 4 * shape.num_parameters)
+    on_cpu = memory(shape, config(zero=away, gpus_per_worker=0))
+    assert (on_cpu.states, on_cpu.host) == (4 * shape.num_parameters, 0)
+
+
+def test_activations_by_hand() -> None:
+    shape = shape_of(SEVEN)
+    given = config(sequence_length=10, sequences_per_worker=1)
+    layer = 10 * (2 * 4096 * 8 + 5 * 4096 * 2 + 4 * 11008 * 2)
+    outside = 10 * 4096 * 10
+    assert formulas.activations(shape, given, 2) == outside + 32 * layer
+    kept = outside + layer + 32 * 10 * 4096 * 2
+    assert formulas.activations(shape, given.replace(gradient_checkpointing=True), 2) == kept
+    assert formulas.logits(shape, given) == 12 * 10 * 32000
+    pairs = given.replace(method={"kind": "dpo", "path": "x"})
+    assert formulas.logits(shape, pairs) == 2 * 12 * 10 * 32000
+
+
+def test_the_plan_says_what_fits_and_what_else_would() -> None:
+    shape, given = shape_of(SEVEN), config(zero={"stage": 1}, gradient_checkpointing=True, num_workers=16)
+    plan = make_plan(shape, given, Room(80 * GIB, "an H100"), Rate(4e14, "assumed"))
+    fits = {option.name: option.fits for option in plan.options}
+    assert fits["0"] is False
+    assert fits["3"] is True
+    assert plan.chosen.name == "1"
+    tokens = 1000 * 16 * 8 * 1024
+    assert plan.time_s == pytest.approx(8 * shape.num_parameters * tokens / (4e14 * 16))
+    assert trouble(plan) is None
+    small = trouble(make_plan(shape, given, Room(24 * GIB, "an L4"), None))
+    assert small is not None
+    assert small[0].startswith("stage 1: about")
+    assert "3, optimizer and parameters offloaded" in small[1]
+    assert trouble(make_plan(shape, given, Room(None, "unknown"), None)) is None
+
+
+def test_no_way_of_the_recipe_s_own_is_listed_twice() -> None:
+    own = {"stage": 2, "extra": {"zero_optimization": {"reduce_bucket_size": 1000}}}
+    plan = make_plan(shape_of(SEVEN), config(zero=own), Room(None, ""), None)
+    assert [option.name for option in plan.options].count("2") == 1
+    assert plan.chosen.zero == ZeroConfig(**own)
+    assert plan.chosen.memory.buffers < 10_000 + 8 * shape_of(SEVEN).num_parameters / 4
+    on_cpus = make_plan(shape_of(SEVEN), config(gpus_per_worker=0), Room(None, ""), None)
+    assert [option.name for option in on_cpus.options] == ["0", "1", "2", "3"]
+
+
+def test_room_is_the_pool_s_gpu_or_the_host_s_share() -> None:
+    topology = load_topology(ROOT / "ray_cluster.yaml")
+    assert room_of(config(), topology, None).num_bytes == 40 * GIB, "an A100 of p4d"
+    share = room_of(config(gpus_per_worker=0), topology, 8 * GIB).num_bytes
+    assert share is not None
+    assert 1 * GIB < share < 2 * GIB
+    assert room_of(config(gpus_per_worker=0), topology, None).num_bytes is None
+
+
+def test_the_rate_is_that_of_the_newest_run_of_the_kind(tmp_path: Path) -> None:
+    storage, topology = LocalStorage(tmp_path), load_topology(ROOT / "ray_cluster.yaml")
+    given = config(gpus_per_worker=0)
+    assumed = rate_of(given, topology, storage)
+    assert assumed is not None
+    assert assumed.basis.startswith("assumed")
+    for day, (key, flops, run) in enumerate(
+        [("a" * 16, 8e12, given), ("b" * 16, 4e12, given), ("c" * 16, 1e15, config())]
+    ):
+        cost = Ledger(
+            num_tokens=1, flops=flops, flops_basis="", device="CPU", num_devices=2, trained_s=20, energy_basis=""
+        )
+        made_at = datetime(2026, 1, 1 + day, tzinfo=UTC)
+        save(storage, Checkpoint(key=key, config=run.model_dump(mode="json"), ledger=cost, made_at=made_at))
+    found = rate_of(given, topology, storage)
+    assert found is not None
+    assert (found.flops, found.basis) == (1e11, f"measured: run {'b' * 16} on CPU")
+
+
+def test_a_model_that_is_not_here_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"has no config\.json on this machine"):
+        read_shape(str(tmp_path))
+    (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(InputError, match="hidden_size"):
+        read_shape(str(tmp_path))
+
+
+def test_check_warns_of_a_training_without_room(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**SEVEN, "num_hidden_layers": 10_000}))
+    recipe = load_yaml(ROOT / "recipes" / "quickstart.yaml", Recipe)
+    elsewhere = recipe.replace(model=recipe.model.replace(source="hf://nobody/nothing"))
+    assert warning(elsewhere) is None
+    said = warning(recipe.replace(model=recipe.model.replace(source=str(tmp_path))))
+    assert said is not None
+    assert said.startswith("train.zero: stage 3: about")
+
+
+def test_the_command_predicts_without_torch_or_ray(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(SEVEN))
+    recipe = ROOT / "recipes" / "quickstart.yaml"
+    asked = ["train", "plan", str(recipe), "--model", str(tmp_path), "--gib", "8"]
+    found = CliRunner().invoke(app, asked)
+    assert found.exit_code == 1
+    assert "does not fit: stage 3: about" in found.output
+    document = json.loads(CliRunner().invoke(app, [*asked[:-1], "800", "--json"]).output)
+    assert [option["fits"] for option in document["options"]] == [True] * 4
+    assert document["num_tokens"] == 12 * 2 * 2 * 256
+    script = (
+        "import sys; from serinus import app\n"
+        f"try: app({asked!r})\nexcept SystemExit: pass\n"
+        "print([name for name in ('torch', 'ray', 'deepspeed', 'transformers') if name in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, cwd=ROOT)
+    assert done.stdout.splitlines()[-1] == "[]", done.stderr
