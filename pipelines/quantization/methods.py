@@ -86,7 +86,7 @@ def _awq() -> Any:
             super()._set_resolved_mappings(model)
             self._resolved_mappings = [
                 mapping
-                for mapping in self._resolved_mappings
+                for mapping in self._resolved_mappings  # type: ignore[has-type]
                 if any(hasattr(layer, "quantization_scheme") for layer in mapping.balance_layers)
             ]
 
