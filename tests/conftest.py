@@ -36,6 +36,7 @@ def pytest_configure() -> None:
     prepare_environment()
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """What is quick comes first: a mistake shows in seconds, not after the demo. Then what takes longest, for two workers
     (`make test`) to end at about the same time.

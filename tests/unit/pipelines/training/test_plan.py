@@ -60,7 +60,7 @@ def test_offloaded_states_lie_on_the_host_where_there_is_one_apart() -> None:
     shape, away = shape_of(SEVEN), {"stage": 3, "offload_optimizer": True, "offload_parameters": True}
     on_gpu = memory(shape, config(zero=away))
     assert (on_gpu.states, on_gpu.host) == (0, 4 * shape.num_parameters)
-    on_cpu = memory(shape, config(zero=away, gpus_per_worker=0))
+    on_cpu = memory(shape, config(zero=away, gpus_per_worker=0, precision="bfloat16"))
     assert (on_cpu.states, on_cpu.host) == (4 * shape.num_parameters, 0)
 
 
