@@ -66,7 +66,7 @@ def test_a_model_larger_than_its_gpus_is_found(tmp_path: Path) -> None:
     done = serinus("cluster", "check", recipe)
     assert done.returncode == 1
     assert "evaluate.num_gpus: each GPU must hold 55.9 GiB of it, a GPU of pool `serve` has 24 GiB" in done.stdout
-    assert "serve.engine.num_gpus: each GPU must hold 55.9 GiB of it" in done.stdout, "the largest of its schemes"
+    assert "serve.engine.num_gpus: each GPU must hold 62.1 GiB of it" in done.stdout, "the largest of its schemes"
     assert "30.00 B parameters" in done.stdout
 
 
