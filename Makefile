@@ -20,7 +20,7 @@ demo: setup
 	@$(run)/python recipes/demo.py
 
 test: setup
-	@$(run)/python -m pytest $(or $(TESTS),--numprocesses 2 --dist loadgroup --no-loadscope-reorder --durations 25)
+	@$(run)/python -m pytest $(or $(TESTS),--numprocesses 2 --dist loadscope --no-loadscope-reorder --durations 25)
 
 lint: setup
 	@$(run)/ruff check .
