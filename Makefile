@@ -20,7 +20,12 @@ demo: setup
 	@$(run)/python recipes/demo.py
 
 test: setup
-	@$(run)/python -m pytest $(or $(TESTS),--numprocesses 2 --dist loadscope --no-loadscope-reorder --durations 25)
+ifdef TESTS
+	@$(run)/python -m pytest $(TESTS)
+else
+	@$(run)/python -m pytest tests/unit --numprocesses 2 --dist loadfile
+	@$(run)/python -m pytest tests/integration tests/chaos tests/e2e --durations 25
+endif
 
 lint: setup
 	@$(run)/ruff check .

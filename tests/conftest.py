@@ -22,6 +22,9 @@ CHAT_TEMPLATE = (
     "{% if add_generation_prompt %}<|im_start|>assistant\n{% endif %}"
 )
 
+KINDS = ("unit", "integration", "chaos", "e2e")
+
+
 # The same examples each time and no clock: a noisy machine must not turn CI red. `--hypothesis-profile=default` searches anew.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
@@ -37,41 +40,9 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is quick comes first: a mistake shows in seconds, not after the demo. Then what takes longest, for two workers
-    (`make test`) to end at about the same time.
-    """
-    items.sort(key=lambda item: LANES.index(found) if (found := lane(item.nodeid)) in LANES else -1)
-
-
-LANES = ("demo", "serving", "engine", "training", "up")
-"""Tests that share something slow to start, in one worker: the demo, the session's Ray with Serve on it, a vLLM engine, Ray
-without Serve, the cluster of `serinus up`. Other tests go file by file."""
-
-
-def lane(nodeid: str) -> str:
-    """Which worker's turn a test is part of: one of LANES, or its file."""
-    file = nodeid.partition("::")[0]
-    folder, name = file.split("/")[1], Path(file).stem
-    match folder:
-        case "e2e":
-            return "demo" if name == "test_quickstart" else "engine"
-        case "integration" | "chaos" if name in ("test_local", "test_jobs"):
-            return "up"
-        case "integration" | "chaos":
-            return "training" if name in ("test_clean", "test_session") or "train" in name else "serving"
-    return file
-
-
-@pytest.hookimpl(optionalhook=True)
-def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """By lanes: xdist's own groups (3.8) are lost on pytest 9.2, which no longer reads the node id that they change."""
-    from xdist.scheduler import LoadScopeScheduling
-
-    class ByLane(LoadScopeScheduling):
-        def _split_scope(self, nodeid: str) -> str:
-            return lane(nodeid)
-
-    return ByLane(config, log)
+    """What is quick comes first: a mistake shows in seconds, not after the demo."""
+    items.sort(key=lambda item: KINDS.index(item.path.relative_to(REPOSITORY / "tests").parts[0])
+               if item.path.parent != REPOSITORY / "tests" else 0)  # fmt: skip
 
 
 @pytest.fixture(scope="session", autouse=True)
