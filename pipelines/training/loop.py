@@ -282,7 +282,8 @@ def save_model(
 
     model.config.use_cache = True
     if narrow:
-        whole = {name: weight.to(torch.bfloat16) for name, weight in whole.items()}
+        rounded = {weight.data_ptr(): weight.to(torch.bfloat16) for weight in whole.values()}
+        whole = {name: rounded[weight.data_ptr()] for name, weight in whole.items()}  # tied weights stay one
     model.save_pretrained(folder, state_dict=whole)
     if narrow:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)

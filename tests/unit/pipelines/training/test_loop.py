@@ -1,8 +1,9 @@
-"""The loop's turns when a loss does not stand; the steps themselves are given."""
+"""The loop's turns when a loss does not stand, the steps themselves being given; and what is kept of a model."""
 
 from __future__ import annotations
 
 import math
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -11,7 +12,7 @@ import pytest
 from pipelines.config import TrainConfig
 from pipelines.training import loop
 from pipelines.training.checkpoint import Record
-from pipelines.training.loop import Diverged, Step, train_steps
+from pipelines.training.loop import Diverged, Step, save_model, train_steps
 
 
 class Run:
@@ -58,3 +59,21 @@ def test_there_is_an_end_to_going_back(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_to_go_back_to_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Diverged, match="at step 4, before the first checkpoint"):
         Run(monkeypatch, {3: math.inf}).finish()
+
+
+def test_a_model_computed_in_float32_is_kept_in_bfloat16_and_tied_weights_once(
+    tiny_model: Path, tmp_path: Path
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
+    (entry,) = (
+        file
+        for file in save_model(model, model.state_dict(), tiny_model, tmp_path / "model", narrow=True)
+        if file.path.endswith(".safetensors")
+    )
+    assert entry.num_bytes == (tiny_model / "model.safetensors").stat().st_size
+    again = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
+    assert again.dtype == torch.bfloat16
+    assert all(torch.equal(again.state_dict()[name], w.bfloat16()) for name, w in model.state_dict().items())
