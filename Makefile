@@ -2,6 +2,9 @@
 .DEFAULT_GOAL := help
 .PHONY: help setup demo test lint bench clean down
 
+# What imports wrote is half of a start: packages are installed without byte code (requirements/setup.sh).
+unexport PYTHONDONTWRITEBYTECODE
+
 venv := $(or $(SERINUS_VENV),.venv)
 run := $(venv)/bin
 

@@ -64,9 +64,10 @@ def search(recipe: LifecycleConfig, before: Before, storage: Storage, make: Make
         ResourceError: none of the schemes can be served on the hardware of the pool.
     """
     plans = recipe.quantize.plans
-    for plan in plans:
-        check_groups(plan, local_copy(storage, before.trained.folder))
     reasons = refusals(plans, recipe.evaluate)
+    for plan, reason in zip(plans, reasons, strict=True):
+        if reason is None:
+            check_groups(plan, local_copy(storage, before.trained.folder))
     tried: list[Tried] = []
     result: Result | None = None
     while isinstance(step := next_step(len(plans), tried), Try):

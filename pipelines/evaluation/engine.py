@@ -169,7 +169,10 @@ class Scorer:
 
 def _sum(query: _Query, log_probabilities: Any) -> float:
     counted = range(query.first, len(query.tokens))
-    return float(sum(log_probabilities[i][query.tokens[i]].logprob for i in counted)) if counted else float("nan")
+    # From the end: of a prompt that came in part out of the cache vLLM's GPU runner lists the rest alone, its CPU runner all.
+    end = len(query.tokens)
+    told = (log_probabilities[i - end][query.tokens[i]].logprob for i in counted)
+    return float(sum(told)) if counted else float("nan")
 
 
 def _scored(item: Item, queries: Sequence[_Query], likelihoods: Sequence[float]) -> Row:

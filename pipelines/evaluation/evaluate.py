@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster import artifacts
+from cluster.arithmetic import settled
 from cluster.artifacts import Dataset, EvalReport, FileEntry, Score, Weights
 from cluster.errors import InputError, ResourceError, StageFailed
 from cluster.session import KEEP_MEMORY, check_gpus, on_pool
@@ -59,9 +60,11 @@ def evaluate(config: EvaluateConfig, model: Weights, dataset: Dataset, storage: 
 
 
 def _settings(config: EvaluateConfig) -> dict[str, Any]:
-    """What decides the result: not the machine, nor where a task's file lies."""
+    """What decides the result: not the machine but for the numbers it computes in, nor where a task's file lies."""
     settings = config.model_dump(mode="json", exclude={"pool", "kv_cache_gib", "num_gpus"})
     settings["items_version"] = VERSION
+    if (dtype := settled("auto", bool(config.num_gpus))) != "bfloat16":  # which changes figures a little
+        settings["dtype"] = dtype
     for task, given in zip(settings["tasks"], config.tasks, strict=True):
         task["path"] = file_digest(given)
     return settings

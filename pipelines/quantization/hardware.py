@@ -10,6 +10,8 @@ from cluster.session import check_gpus, on_pool
 from pipelines.config import EvaluateConfig, QuantizeConfig
 from pipelines.schemes import Hardware, asks_of_hardware, cannot_serve
 
+ANSWER_TIMEOUT_S = 600.0
+"""Long enough for an autoscaler to bring a node."""
 CPU_INFO = Path("/proc/cpuinfo")
 
 
@@ -35,7 +37,13 @@ def _ask(engine: EvaluateConfig) -> Hardware:
     check_gpus(engine.pool, engine.num_gpus, "evaluate.num_gpus")
     once = ray.remote(max_calls=1)(hardware_here)
     task = once.options(num_cpus=0, num_gpus=engine.num_gpus, label_selector=on_pool(engine.pool))
-    found: Hardware = ray.get(task.remote(engine.num_gpus))
+    try:
+        found: Hardware = ray.get(task.remote(engine.num_gpus), timeout=ANSWER_TIMEOUT_S)
+    except ray.exceptions.GetTimeoutError:
+        reason = f"no free GPU within {ANSWER_TIMEOUT_S:.0f} s, to ask which schemes it can run"
+        raise ResourceError(
+            f"pool {engine.pool}", reason, "stop what holds its GPUs, or raise the pool's size"
+        ) from None
     return found
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shutil
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +35,9 @@ def check_capacity(config: TrainConfig, base: Weights, storage: Storage) -> None
     nodes = _pool_nodes(config)
     _check_slots(config, nodes)
     _check_memory(host_bytes(base.num_parameters, config), nodes)
-    _warn_of_memory(config, shape_of(model, base.num_parameters), nodes)
+    # A prediction refuses nothing, and says nothing of a configuration whose fields it does not know.
+    with suppress(KeyError, TypeError, ValueError):
+        _warn_of_memory(config, shape_of(model, base.num_parameters), nodes)
     _check_disk(disk_bytes(base.num_parameters, config), storage)
 
 
