@@ -157,11 +157,26 @@ def stop(job_id: str, *, dashboard: str | None = None) -> bool:
         return bool(client.stop_job(job_id))
 
 
+AGENT_TIMEOUT_S = 60.0
+"""A head answers some time before its agent, which starts jobs, does; on a busy machine half a minute."""
+
+
+def _submit_patiently(client: JobSubmissionClient, entrypoint: str, environment: dict[str, Any]) -> str:
+    deadline = time.monotonic() + AGENT_TIMEOUT_S
+    while True:
+        try:
+            return str(client.submit_job(entrypoint=entrypoint, runtime_env=environment))
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > deadline:
+                raise
+            time.sleep(1)
+
+
 def _submit(client: JobSubmissionClient, entrypoint: str, environment: dict[str, Any], where: str) -> str:
     from ray.exceptions import AuthenticationError
 
     try:
-        return str(client.submit_job(entrypoint=entrypoint, runtime_env=environment))
+        return _submit_patiently(client, entrypoint, environment)
     except ValueError as error:  # Ray's limit for a package is 500 MiB
         raise InputError(where, f"cannot be shipped ({_first_line(error)})", packages.SHIPPED) from None
     except AuthenticationError:
