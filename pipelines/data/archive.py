@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.data.document import Document, DropReason
 from pipelines.data.pages import declared_charset, decode, main_text, storable
-from pipelines.data.unpacked import TooMuch, Unpacked
+from pipelines.data.unpacked import MAGIC, TooMuch, Unpacked
 
 if TYPE_CHECKING:
     from pipelines.data.inventory import SourceFile
@@ -29,6 +29,10 @@ DOCUMENTS = ("response", "resource", "conversion")
 PAGES = ("text/html", "application/xhtml+xml")
 CHARSET = re.compile(r"charset\s*=\s*[\"']?([A-Za-z0-9_.:-]+)", re.IGNORECASE)
 LOOKS_LIKE_PAGE = re.compile(rb"<(?:!doctype\s+html|html|head|body)\b", re.IGNORECASE)
+
+
+class DamagedBody(Exception):
+    """Cannot be unpacked, in a record whose end is known. Never leaves this module."""
 
 
 class BrokenRecord(Exception):
@@ -102,6 +106,9 @@ def _read_record(empty: Document, unpacked: Unpacked, limit: int) -> Document | 
             document = replace(_document(empty, record, limit), origin=_origin(record))
         except TooMuch:
             document = _excluded(empty, "too_large", f"more than {limit} bytes allowed; the text was not read")
+            document = replace(document, origin=_origin(record))
+        except DamagedBody as error:  # where the record ends is known all the same: what the body holds is no record
+            document = _excluded(empty, "unreadable", f"its body cannot be unpacked: {error}")
             document = replace(document, origin=_origin(record))
     unpacked.budget = None
     while (missing := end - unpacked.num_read) and unpacked.read(min(missing, 1 << 16)):
@@ -182,15 +189,58 @@ def _content(record: Any, limit: int) -> bytes:
     if encoding == "deflate":
         return _inflated(content, limit)
     if encoding in ("gzip", "x-gzip") and content.startswith(b"\x1f\x8b"):  # crawlers unpack and leave the header
-        return zlib.decompressobj(zlib.MAX_WBITS | 16).decompress(content, limit + 1)
+        return _gunzipped(content, limit)
     return content
+
+
+def _gunzipped(content: bytes, limit: int) -> bytes:
+    """All members of a gzip body one after the other (RFC 1952, section 2.2); what follows the last is no part of it.
+
+    Raises:
+        DamagedBody: in any of them. A checksum that is cut off is not missed: some crawlers count a few bytes short.
+    """
+    text = b""
+    while content.startswith(MAGIC[:2]) and len(text) <= limit:
+        unpacker = zlib.decompressobj(zlib.MAX_WBITS | 16)
+        room = limit + 1 - len(text)
+        try:
+            part = unpacker.decompress(content, room)
+            if len(part) < room and not unpacker.eof:
+                part = _whole(zlib.decompressobj(-zlib.MAX_WBITS), content[_header_bytes(content) :], room)
+        except (zlib.error, ValueError) as error:
+            raise DamagedBody(str(error)) from None
+        text, content = text + part, unpacker.unused_data
+    return text
+
+
+def _header_bytes(member: bytes) -> int:
+    """Of a gzip member (RFC 1952, section 2.3). Raises ValueError: it has no end."""
+    flags, end = int.from_bytes(member[3:4]), 10
+    if flags & 4:
+        end += 2 + int.from_bytes(member[end : end + 2], "little")
+    for texts in (8, 16):  # the file's name, a comment
+        if flags & texts:
+            end = member.index(0, end) + 1
+    return end + (2 if flags & 2 else 0)
 
 
 def _inflated(content: bytes, limit: int) -> bytes:
-    """RFC 9110 says zlib, some servers send what is inside."""
+    """RFC 9110 says zlib, some servers send what is inside.
+
+    Raises:
+        DamagedBody: cut off.
+    """
     for bits in (zlib.MAX_WBITS, -zlib.MAX_WBITS):
         try:
-            return zlib.decompressobj(bits).decompress(content, limit + 1)
+            return _whole(zlib.decompressobj(bits), content, limit + 1)
         except zlib.error:
             continue
     return content
+
+
+def _whole(unpacker: Any, content: bytes, limit: int) -> bytes:
+    """What is in `content`, at most `limit` bytes of it."""
+    text: bytes = unpacker.decompress(content, limit)
+    if len(text) < limit and not unpacker.eof:
+        raise DamagedBody("cut off")
+    return text

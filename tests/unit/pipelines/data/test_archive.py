@@ -111,6 +111,8 @@ RAW_DEFLATE = zlib.compress(PAGE)[2:-4]
     [
         (CHUNKED, ["Transfer-Encoding: chunked"]),
         (gzip.compress(PAGE), ["Content-Encoding: gzip"]),
+        (gzip.compress(PAGE[:99]) + gzip.compress(PAGE[99:]), ["Content-Encoding: gzip"]),
+        (gzip.compress(PAGE)[:-2], ["Content-Encoding: gzip"]),  # nothing of the text is missing
         (PAGE, ["Content-Encoding: gzip"]),  # the crawler unpacked it
         (zlib.compress(PAGE), ["Content-Encoding: deflate"]),
         (RAW_DEFLATE, ["Content-Encoding: deflate"]),
@@ -126,6 +128,9 @@ def test_charset_of_the_header(tmp_path: Path) -> None:
     assert read(written(tmp_path, "a.warc", record(body)))[0].text == "слова в старой кодировке"
 
 
+FORGED = b"\x1f\x8b\xff" + b"\n" + wet("a record that a body only plays")
+
+
 @pytest.mark.parametrize(
     ("bad", "reason", "detail"),
     [
@@ -133,6 +138,9 @@ def test_charset_of_the_header(tmp_path: Path) -> None:
         (record(http(b"\x89PNG", "Content-Type: image/png")), "unknown_format", "image/png"),
         (record(http(bytes(range(32)) * 9, "Content-Type: text/plain")), "binary", "no text"),
         (record(http(b"<p></p>")), "no_main_text", "no article"),
+        (record(http(gzip.compress(PAGE)[:-40], "Content-Encoding: gzip")), "unreadable", "cut off"),
+        (record(http(zlib.compress(PAGE)[:-40], "Content-Encoding: deflate")), "unreadable", "cut off"),
+        (record(http(FORGED, "Content-Encoding: gzip")), "unreadable", "cannot be unpacked"),
         (record(http(b"x" * 30_000)), "too_large", "20000 bytes"),
         (record(b"x", length="abc"), "unreadable", "its length is abc"),
         (record(b"x", length=-1), "unreadable", "its length is -1"),
@@ -148,7 +156,9 @@ def test_charset_of_the_header(tmp_path: Path) -> None:
 def test_bad_record_is_told_and_the_others_are_read(
     tmp_path: Path, name: str, bad: bytes, reason: str, detail: str
 ) -> None:
-    first, second, *_, last = read(written(tmp_path, name, wet("before"), bad, wet("after")))
+    found = read(written(tmp_path, name, wet("before"), bad, wet("after")))
+    first, second, *_, last = found
+    assert "a record that a body only plays" not in {document.text for document in found}
     assert (first.text, last.text) == ("before", "after")
     assert (second.position, second.reason) == (2, reason)
     assert detail in second.detail
