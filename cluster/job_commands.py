@@ -95,7 +95,13 @@ def table(found: tuple[jobs.Job, ...], now: datetime) -> Table:
     for job in found:
         began = f"{job.started_at:%Y-%m-%d %H:%M:%S}" if job.started_at else "-"
         command = job.entrypoint if len(job.entrypoint) <= MAX_ENTRYPOINT else f"{job.entrypoint[:MAX_ENTRYPOINT]}..."
-        rows.add_row(job.id, job.status, began, _length(job.duration_s(now)), escape(printable(command)))
+        rows.add_row(
+            escape(printable(job.id)),
+            escape(job.status),
+            began,
+            _length(job.duration_s(now)),
+            escape(printable(command)),
+        )
     return rows
 
 

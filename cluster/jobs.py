@@ -77,7 +77,7 @@ def retry(job_id: str, *, dashboard: str | None = None) -> str:
         InputError: the job has not ended, or its package is neither on the cluster nor kept here.
     """
     client = _client(dashboard)
-    with _asking_for(job_id):
+    with _asking_once(job_id):
         before = client.get_job_info(job_id)
     if not before.status.is_terminal():
         raise InputError(f"job {job_id}", f"has not ended ({before.status})", f"stop it: serinus jobs stop {job_id}")
@@ -94,7 +94,7 @@ def jobs(*, dashboard: str | None = None) -> tuple[Job, ...]:
         ClusterError: no cluster, or it refuses the token.
     """
     client = _client(dashboard)
-    with _asking_for(""):
+    with _asking_once(""):
         found = client.list_jobs()
     listed = [_job(details) for details in found if details.submission_id]
     latest = datetime.max.replace(tzinfo=UTC)  # what waits to begin stands first
@@ -108,7 +108,7 @@ def log(job_id: str, *, dashboard: str | None = None) -> str:
         ClusterError: no cluster, or no such job.
     """
     client = _client(dashboard)
-    with _asking_for(job_id):
+    with _asking_once(job_id):
         return str(client.get_job_logs(job_id))
 
 
@@ -153,10 +153,12 @@ def stop(job_id: str, *, dashboard: str | None = None) -> bool:
         ClusterError: no cluster, or no such job.
     """
     client = _client(dashboard)
-    with _asking_for(job_id):
+    with _asking_once(job_id):
         return bool(client.stop_job(job_id))
 
 
+REQUEST_TIMEOUT_S = (5.0, 120.0)
+"""To connect, and between two bytes of an answer: a job is answered for once it is under way."""
 AGENT_TIMEOUT_S = 60.0
 """A head answers some time before its agent, which starts jobs, does; on a busy machine half a minute."""
 
@@ -173,6 +175,7 @@ def _submit_patiently(client: JobSubmissionClient, entrypoint: str, environment:
 
 
 def _submit(client: JobSubmissionClient, entrypoint: str, environment: dict[str, Any], where: str) -> str:
+    import requests
     from ray.exceptions import AuthenticationError
 
     try:
@@ -181,7 +184,7 @@ def _submit(client: JobSubmissionClient, entrypoint: str, environment: dict[str,
         raise InputError(where, f"cannot be shipped ({_first_line(error)})", packages.SHIPPED) from None
     except AuthenticationError:
         raise ClusterError("ray job", "the cluster refuses our token", TOKEN_REMEDY) from None
-    except (RuntimeError, ConnectionError) as error:
+    except (RuntimeError, ConnectionError, requests.RequestException) as error:
         raise ClusterError("ray job", f"was refused ({_first_line(error)})", "see `serinus status`") from None
 
 
@@ -220,12 +223,18 @@ def _client(dashboard: str | None) -> JobSubmissionClient:
     check(url)  # a clear and quick answer where the client retries and raises its own kinds
     from ray.job_submission import JobSubmissionClient
 
+    class PatientClient(JobSubmissionClient):
+        """Ray's own waits without end for a head that has gone without a word."""
+
+        def _do_request(self, method: str, endpoint: str, **more: Any) -> Any:
+            return super()._do_request(method, endpoint, timeout=REQUEST_TIMEOUT_S, **more)
+
     for chatty in (
         "ray.dashboard.modules.dashboard_sdk",
         "ray._private.runtime_env",
     ):  # "Uploading package ...", "already exists ..."
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    return JobSubmissionClient(url)
+    return PatientClient(url)
 
 
 def _dashboard_of_up() -> str:
@@ -243,7 +252,21 @@ def _check_id(job_id: str) -> None:
 
 
 @contextmanager
+def _asking_once(job_id: str) -> Iterator[None]:
+    """Raises ClusterError, also for a cluster that is away."""
+    try:
+        with _asking_for(job_id):
+            yield
+    except ConnectionError as error:
+        where = f"job {job_id}" if job_id else "jobs"
+        raise ClusterError(
+            where, f"the cluster does not tell ({_first_line(error)})", "try again; see `serinus status`"
+        ) from None
+
+
+@contextmanager
 def _asking_for(job_id: str) -> Iterator[None]:
+    """Raises ClusterError for what will not change, ConnectionError for a cluster that is away or busy."""
     import requests
     from ray.exceptions import AuthenticationError
 
@@ -255,7 +278,7 @@ def _asking_for(job_id: str) -> Iterator[None]:
     except requests.RequestException as error:
         raise ConnectionError(_first_line(error)) from None
     except RuntimeError as error:
-        if "404" in str(error):
+        if "status code 404" in str(error):
             raise ClusterError(f"job {job_id}", "no such job on this cluster", "see `serinus jobs list`") from None
         raise ConnectionError(_first_line(error)) from None  # 5xx while the head is busy or restarting
 

@@ -6,6 +6,7 @@ owner only.
 
 from __future__ import annotations
 
+import logging
 import os
 import tempfile
 from collections.abc import Iterator
@@ -19,7 +20,10 @@ IGNORE_FILE = ".serinusignore"
 """Beside the folder's .gitignore and in its syntax: what stays at home. Nothing that .gitignore leaves out comes back by it."""
 
 KEPT_BYTES = 2 << 30
-"""Of all packages together; the newest is kept whatever its size. Ray takes 500 MiB a package."""
+"""Of all packages together; the newest is kept whatever its size."""
+
+PACKAGE_BYTES = 100 << 20
+"""What Ray's dashboard takes in one request (DASHBOARD_CLIENT_MAX_SIZE in ray_constants.py, version 2.60)."""
 
 SHIPPED = "name what the job does not need in .gitignore or " + IGNORE_FILE
 
@@ -28,7 +32,8 @@ def pack(folder: Path) -> Path:
     """The kept package of `folder`, without what its ignore files name, .git, and what Ray always leaves out (.venv).
 
     Raises:
-        InputError: no such folder, a pattern that is none, or a file that cannot be read.
+        InputError: no such folder, a pattern that is none, a file that cannot be read, more than PACKAGE_BYTES, or a link to a
+            folder or out of this one: what lies behind it was not meant, or has no end.
         ResourceError: there is no room to keep it.
     """
     from ray._private.ray_constants import get_runtime_env_default_excludes
@@ -36,6 +41,7 @@ def pack(folder: Path) -> Path:
     if not folder.is_dir():
         raise InputError(str(folder), "no such folder", "give the project's folder")
     excludes = [*get_runtime_env_default_excludes(), ".git/", *_patterns(folder / IGNORE_FILE)]
+    _check(folder.resolve(), excludes)
     with _filling() as draft:
         _zip(folder, draft, excludes)
         kept = _store() / _uri(draft).removeprefix("gcs://")
@@ -62,6 +68,37 @@ def _patterns(file: Path) -> list[str]:
     except (OSError, ValueError, IndexError) as error:  # no UTF-8; a pattern that is none, as a lone "!"
         raise InputError(str(file), f"cannot be read as patterns ({error})", "write it as a .gitignore") from None
     return lines
+
+
+def _check(folder: Path, excludes: list[str]) -> None:
+    """Before a byte is copied."""
+    from ray._private.runtime_env.packaging import _dir_travel, _get_excludes
+
+    quiet = logging.getLogger(f"{__name__}.quiet")
+    quiet.disabled = True  # it says again what is raised
+    sizes = _Sizes(folder)
+    try:
+        _dir_travel(folder, [_get_excludes(folder, excludes)], sizes.add, include_gitignore=True, logger=quiet)
+    except (OSError, ValueError, IndexError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(str(folder), f"cannot be packed ({error})", SHIPPED) from None
+
+
+class _Sizes:
+    """Adds up what a package of `folder` would hold."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder, self._total = folder, 0
+
+    def add(self, path: Path) -> None:
+        if path.is_symlink() and (path.is_dir() or not path.resolve().is_relative_to(self._folder)):
+            what = "a folder" if path.is_dir() else "something outside"
+            raise InputError(str(path), f"is a link to {what}, which is not shipped", SHIPPED + ", or put a copy there")
+        self._total += path.stat().st_size if path.is_file() else 0
+        if self._total > PACKAGE_BYTES:
+            found = f"holds more than the {PACKAGE_BYTES >> 20} MiB that Ray takes"
+            raise InputError(str(self._folder), found, SHIPPED)
 
 
 def _zip(folder: Path, target: Path, excludes: list[str]) -> None:

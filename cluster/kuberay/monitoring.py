@@ -17,8 +17,8 @@ STABLE_TTFT_S = 10.0
 REFUSED_SHARE = 0.05
 GATEWAY = "gateway"
 """Name of the gateway's application (services/serving/app.py, which a test compares)."""
-TURN_S = 300
-"""A rollout's controller takes its turn every few seconds; a slow storage or Serve may keep it for minutes."""
+TURN_S = 900
+"""A rollout's controller takes its turn every few seconds; one that loads a candidate takes `serve.ready_timeout_s`, 600."""
 WAITS_S = 900
 """A decision waits so long for replicas or gateways; a promotion gives replicas 600 s (services/rollout/loop.py)."""
 MEMORY_SHARE = 0.9
@@ -88,7 +88,10 @@ def _rollouts() -> list[Document]:
     alarmed, reverted = (
         f'max by (model) (ray_{DECAY_PHASE}{{phase="{phase}"}}) == 1' for phase in ("alarmed", "reverted")
     )
-    lost = f"sum by (model) (increase(ray_{EVIDENCE_LOST}_total[10m])) > 0"
+    # Ray's counter begins with its first loss: what was not there ten minutes ago has grown too.
+    total = f"ray_{EVIDENCE_LOST}_total"
+    grown = f"increase({total}[10m]) > 0 or ({total} unless {total} offset 10m) > 0"
+    lost = f"sum by (model) ({grown})"
     model, long = "{{ $labels.model }}", "{{ $value | humanizeDuration }}"
     away = f"the controller of {model} took no turn for {long}: a harmful canary would not be taken out"
     stuck = f"a decision of the rollout of {model} has not been in force for {long}"

@@ -55,7 +55,13 @@ def _plan(config: DataConfig, pool: Pool, sample_bytes: int, within_s: float) ->
     readable = [file for file in files if file.format is not None]
     num_bytes = sum(file.num_bytes for file in readable)
     sets = read_sets(config.decontaminate) if config.decontaminate else None
-    sample = take(readable, config, read_key(config.protect), sets, sample_bytes)
+    try:
+        sample = take(readable, config, read_key(config.protect), sets, sample_bytes)
+    except OSError as error:
+        remedy = "make it readable, or leave it out of data.sources; `serinus run` would exclude it"
+        raise InputError(
+            str(error.filename or "data.sources"), f"cannot be read ({error.strerror or error})", remedy
+        ) from None
     if not sample.places:
         raise InputError("data.sources", f"{len(files)} files, of which none can be sampled", "correct data.sources")
     found = estimate(sample.places, num_bytes, hash_s_per_byte(), _longest(readable))

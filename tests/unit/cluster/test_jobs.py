@@ -94,10 +94,10 @@ def test_jobs_are_listed_newest_first_and_drivers_are_none(cluster: Cluster) -> 
 def test_the_table_says_how_long_and_hides_no_control_characters(
     cluster: Cluster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    cluster.known = {"evil": details("evil", entrypoint="echo \x1b[2J[bold]x", end_time=1_700_003_725_000)}
+    cluster.known = {"ev[/b]il": details("ev[/b]il", entrypoint="echo \x1b[2J[bold]x", end_time=1_700_003_725_000)}
     code, said, _ = command(capsys, monkeypatch, "jobs", "list")
     assert code == 0
-    assert "evil" in said
+    assert "ev[/b]il" in said
     assert "2023-11-14 22:13:20" in said
     assert "1:02:05" in said
     assert "echo \\x1b[2J[bold]x" in said
@@ -112,6 +112,16 @@ def test_a_whole_log_is_printed_and_an_unknown_job_is_told(
     code, _, error = command(capsys, monkeypatch, "jobs", "stop", "nobody")
     assert code == 2
     assert "job nobody: no such job on this cluster" in error
+
+
+@pytest.mark.parametrize("answer", [requests.ConnectionError("refused"), RuntimeError("status code 500: abc404")])
+def test_a_cluster_that_does_not_answer_is_one_message(
+    cluster: Cluster, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, answer: Exception
+) -> None:
+    cluster.answers = [answer]
+    code, _, error = command(capsys, monkeypatch, "jobs", "logs", "done")
+    assert code == 2
+    assert "job done: the cluster does not tell" in error
 
 
 @pytest.mark.parametrize("name", ["../packages/gcs/x", "a/b", "..", "a?b", "a b"])
@@ -213,6 +223,24 @@ def test_a_package_is_kept_for_its_owner_only_and_the_oldest_go(project: Path, m
     assert list(second.parent.iterdir()) == [second]
 
 
+def test_a_folder_too_large_or_with_links_out_of_it_is_refused_before_it_is_copied(
+    project: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for target, says in (("..", "a folder"), ("/etc/hostname", "something outside")):
+        (project / "sub" / "link").symlink_to(target)
+        with pytest.raises(InputError, match=f"is a link to {says}"):
+            packages.pack(project)
+        (project / "sub" / "link").unlink()
+    (project / ".serinusignore").write_text("link\n")
+    (project / "sub" / "link").symlink_to("..")
+    assert "a.py" in _shipped(project), "what is ignored may be anything"
+    kept = packages.pack(project)
+    monkeypatch.setattr(packages, "PACKAGE_BYTES", 10)
+    with pytest.raises(InputError, match="more than the"):
+        packages.pack(project)
+    assert list(kept.parent.iterdir()) == [kept]
+
+
 @pytest.mark.parametrize(("content", "says"), [(b"!\n", "patterns"), (b"\xff", "patterns")])
 def test_an_ignore_file_that_is_none_is_refused(project: Path, content: bytes, says: str) -> None:
     (project / ".serinusignore").write_bytes(content)
@@ -231,7 +259,9 @@ def test_a_recipe_in_a_shipped_folder_keeps_its_place_and_no_storage_is_lost(
     recipe.write_text(text.format("../store"))
     code, _, error = command(capsys, monkeypatch, *submit)
     assert code == 2
-    assert "would go with its copy" in error
+    assert "would go with it" in error
+    recipe.write_text(text.format("../../outside"))
+    assert command(capsys, monkeypatch, *submit)[0] == 2, "on the head it is beside the copy"
     recipe.write_text(text.format("s3://bucket/store"))
     assert command(capsys, monkeypatch, *submit)[0] == 0
     assert cluster.submitted[0]["entrypoint"].endswith("-m serinus run recipes/m.yaml")
