@@ -87,7 +87,7 @@ def ports(taken: Mapping[int, str], ours_runs: bool) -> Finding:
 
 def checks(gateway_port: int) -> list[Finding]:
     """Measure this machine."""
-    seen, place = psutil.virtual_memory(), home() if home().exists() else home().parent
+    seen, place = psutil.virtual_memory(), next(path for path in (home(), *home().parents) if path.exists())
     wanted = {HEAD_PORT: "head", DASHBOARD_PORT: "dashboard", gateway_port: "gateway"}
     shm = Path("/dev/shm")  # noqa: S108  # only measured
     return [

@@ -5,10 +5,12 @@ The only module of the pipelines that imports vllm.
 
 from __future__ import annotations
 
+import json
 import math
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from cluster.arithmetic import settled
@@ -69,7 +71,7 @@ class Scorer:
         self.settings = settings
         folder = str(local_copy(open_storage(settings.storage_uri), settings.model_folder))
         if not settings.num_gpus:
-            _check_memory(settings)
+            _check_memory(settings, is_quantized(folder))
             _use_all_cores()
         with large_imports():
             from vllm import LLM
@@ -193,10 +195,16 @@ def _row(item: Item, **figures: Any) -> Row:
     return {"task": item.task, "id": item.id, **empty, **figures}
 
 
-def _check_memory(settings: EngineSettings) -> None:
+def is_quantized(folder: str) -> bool:
+    """By its configuration, as compressed-tensors and others write it."""
+    return "quantization_config" in json.loads(Path(folder, "config.json").read_text())
+
+
+def _check_memory(settings: EngineSettings, keeps_its_bytes: bool) -> None:
     import psutil
 
-    widened = 2 if settled("auto", on_gpu=False) == "float32" else 1  # folders are kept in bfloat16 or less
+    # Folders are kept in bfloat16; what is quantized stays so in memory.
+    widened = 2 if not keeps_its_bytes and settled("auto", on_gpu=False) == "float32" else 1
     need = widened * settings.num_weight_bytes + settings.kv_cache_gib * GIB + OVERHEAD_BYTES
     free = psutil.virtual_memory().available
     if free < need:

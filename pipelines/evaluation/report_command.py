@@ -43,7 +43,8 @@ def add_to(app: typer.Typer, read_recipe: ReadRecipe) -> None:
         loaded = read_recipe(Path(wanted) if of_recipe else recipe)
         storage, registers = open_storage(loaded.storage), _registers(register or [])
         if of_recipe:
-            found = made.of_gate(storage, loaded.name, find_report(storage), registers)
+            gate = find_report(storage, not_of=made.published_by_others(storage, loaded.name))
+            found = made.of_gate(storage, loaded.name, gate, registers)
         else:
             found = made.of_revision(storage, loaded.name, wanted, registers)
         for path in write(found, folder):

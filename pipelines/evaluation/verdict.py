@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from cluster import artifacts
@@ -92,13 +92,17 @@ def _check_same_tasks(base: EvalReport, *others: EvalReport) -> None:
             )
 
 
-def find_report(storage: Storage, wanted: str | None = None) -> GateReport:
+def find_report(storage: Storage, wanted: str | None = None, not_of: Collection[str] = ()) -> GateReport:
     """A gate's report by its key, digest or the beginning of one of them; without any the one made last.
+
+    Args:
+        not_of: digests of reports that are another model's.
 
     Raises:
         InputError: there is none, or more than one.
     """
     reports, unreadable = _reports(storage)
+    reports = [found for found in reports if found.digest not in not_of]
     if wanted is not None:
         reports = [found for found in reports if found.key.startswith(wanted) or found.digest.startswith(wanted)]
     if len(reports) == 1 or (reports and wanted is None):

@@ -223,10 +223,12 @@ def _made(folder: Path, num_sequences: Mapping[str, int]) -> Made:
 
 
 def _check_memory(num_weight_bytes: int, config: QuantizeConfig) -> None:
-    """Weights, Hessians in float32 and the libraries: three times the weights and 2 GiB covers what was measured."""
+    """Weights, Hessians in float32 and the libraries: three times the weights and 2 GiB covers what was measured. A model that is
+    computed in float32 takes its weights once more."""
     import psutil
 
-    need, free = 3 * num_weight_bytes + 2 * GIB, psutil.virtual_memory().available
+    times = 3 if settled("auto", bool(config.num_gpus)) == "bfloat16" else 4
+    need, free = times * num_weight_bytes + 2 * GIB, psutil.virtual_memory().available
     if free < need:
         raise ResourceError(
             "quantize",

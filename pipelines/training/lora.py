@@ -25,12 +25,18 @@ def add_adapter(model: Any, config: LoraConfig) -> Any:
         PEFT's configuration of it, with the modules by name.
 
     Raises:
-        ConfigError: the model has no such modules.
+        ConfigError: the model has no such modules, or their weights are tied to others.
     """
     from peft import inject_adapter_in_model
 
     for parameter in model.parameters():
         parameter.requires_grad_(False)
+    tied = {"lm_head", "embed_tokens"} & set(
+        config.target_modules if not isinstance(config.target_modules, str) else ()
+    )
+    if tied and model.config.tie_word_embeddings:
+        found = f"{sorted(tied)[0]} shares its weights with another layer of this model, where an adapter of one would be lost"
+        raise ConfigError("train.lora.target_modules", found, "leave it out")
     asked = peft_config(config)
     try:
         inject_adapter_in_model(asked, model, NAME)

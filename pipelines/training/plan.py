@@ -67,6 +67,8 @@ class Rate(NamedTuple):
 
     flops: float
     basis: str
+    is_measured: bool = False
+    """Then `flops` are those that a ledger counts."""
 
 
 class Plan(NamedTuple):
@@ -97,7 +99,9 @@ def make_plan(shape: Shape, config: TrainConfig, room: Room, rate: Rate | None) 
     options = [_option(shape, config, zero, room, zero is own) for zero in sorted([*different, own], key=_order)]
     tokens = config.num_steps * config.total_sequences * config.sequence_length
     flops = float(_operations(config)) * shape.num_parameters * tokens
-    time_s = flops / (rate.flops * config.num_workers) if rate else None
+    # A run's ledger counts what the model needs; what it computed once more is in its time already.
+    timed = _needed(config) * shape.num_parameters * tokens if rate and rate.is_measured else flops
+    time_s = timed / (rate.flops * config.num_workers) if rate else None
     return Plan(tuple(options), room, tokens, flops, rate, time_s)
 
 
@@ -111,10 +115,14 @@ def _option(shape: Shape, config: TrainConfig, zero: ZeroConfig, room: Room, cho
 
 
 def _operations(config: TrainConfig) -> int:
-    """A parameter and token. Checkpointed activations are computed once more; a pair has two sequences."""
-    # Of frozen weights no gradients are computed (ledger.py).
-    once = (4 if config.lora else OPERATIONS) + (2 if config.gradient_checkpointing else 0)
-    return once * (2 if config.method.kind == "dpo" else 1)
+    """A parameter and token. Checkpointed activations are computed once more."""
+    pairs = 2 if config.method.kind == "dpo" else 1
+    return _needed(config) + (2 * pairs if config.gradient_checkpointing else 0)
+
+
+def _needed(config: TrainConfig) -> int:
+    """The same as a ledger counts it. Of frozen weights no gradients are computed; a pair has two sequences."""
+    return (4 if config.lora else OPERATIONS) * (2 if config.method.kind == "dpo" else 1)
 
 
 def room_of(config: TrainConfig, topology: Topology, host_bytes: float | None) -> Room:
@@ -144,7 +152,7 @@ def rate_of(config: TrainConfig, topology: Topology, storage: Storage | None) ->
         newest = max(measured, key=lambda run: run.made_at)
         assert newest.ledger is not None, "runs without a ledger were left out"
         done = newest.ledger.flops / newest.ledger.trained_s / newest.ledger.num_devices
-        return Rate(done, f"measured: run {newest.key} on {newest.ledger.device}")
+        return Rate(done, f"measured: run {newest.key} on {newest.ledger.device}", is_measured=True)
     if not config.gpus_per_worker:
         return Rate(CPU_FLOPS * config.cpus_per_worker, f"assumed: {CPU_FLOPS / 1e9:g} GFLOP/s a core")
     kind = topology.pool(config.pool).instance_type
@@ -177,10 +185,12 @@ def _runs(storage: Storage) -> Iterator[Checkpoint]:
 
 
 def _same_kind(run: Checkpoint, config: TrainConfig) -> bool:
-    """On CPUs or on GPUs, by the same method and in the same precision."""
+    """On CPUs or on GPUs (of whatever make: the run's device is told), by the same method and in the same precision."""
     asked = {"precision": config.precision, "gradient_checkpointing": config.gradient_checkpointing}
     on_gpus = bool(run.config.get("gpus_per_worker")) == bool(config.gpus_per_worker)
-    return on_gpus and asked.items() <= run.config.items()
+    method = (run.config.get("method") or {}).get("kind") == config.method.kind
+    adapter = (run.config.get("lora") is None) == (config.lora is None)
+    return on_gpus and method and adapter and asked.items() <= run.config.items()
 
 
 def trouble(plan: Plan) -> tuple[str, str] | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cluster.arithmetic import settled
 from pipelines.config import TrainConfig
 
 
@@ -68,7 +69,7 @@ def state_bytes(num_parameters: int, config: TrainConfig) -> int:
     shards the optimizer's part over the ranks, stage 2 the gradients too, stage 3 all. Activations are not counted, nor are
     an adapter's own states, which are small beside the frozen weights.
     """
-    width, states = (4, 8) if config.precision == "float32" else (2, 12)
+    width, states = (4, 8) if settled(config.precision, config.gpus_per_worker > 0) == "float32" else (2, 12)
     states += 8 if config.consolidation else 0  # Fisher's diagonal and the old weights, shared out like the moments
     ranks = config.num_workers
     copies = {"weights": ranks, "gradients": ranks, "states": ranks}

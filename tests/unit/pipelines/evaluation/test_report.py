@@ -15,7 +15,8 @@ from cluster.errors import InputError
 from cluster.storage import Storage, open_storage
 from pipelines.evaluation import model_card, report_page
 from pipelines.evaluation.register import shipped
-from pipelines.evaluation.report import RunReport, gather, of_revision
+from pipelines.evaluation.report import RunReport, gather, of_revision, published_by_others
+from pipelines.evaluation.verdict import find_report
 from serinus import app
 from tests.unit.pipelines.evaluation.published import EVIL, NAME, publish
 from tests.unit.test_check import GOOD
@@ -147,3 +148,11 @@ def test_a_gate_without_a_revision(storage: Storage, found: RunReport) -> None:
     unpublished = of_gate(storage, "another", GateReport.model_validate(dict(gate)), ())
     assert (unpublished.published, unpublished.revision) == (False, "")
     assert unpublished.scores == found.scores
+
+
+def test_the_gate_of_another_name_is_not_a_recipe_s(storage: Storage) -> None:
+    gate = _top(storage).inputs["gate"]
+    assert published_by_others(storage, "of another recipe") == {gate}
+    assert published_by_others(storage, _top(storage).name) == set()
+    with pytest.raises(InputError, match="no gate report"):
+        find_report(storage, not_of={gate})

@@ -9,9 +9,10 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from cluster.errors import ConfigError
 from pipelines.adapter import check_tensors, read_config
 from pipelines.config import LoraConfig, TrainConfig
-from pipelines.training.lora import adapter_tensors, merged
+from pipelines.training.lora import adapter_tensors, add_adapter, merged
 from pipelines.training.memory import memory, trained_parameters
 from pipelines.training.plan import Room, make_plan
 from pipelines.training.shape import shape_of
@@ -78,3 +79,13 @@ def test_an_adapter_needs_room_for_frozen_weights_and_little_more() -> None:
     assert disk_bytes(100, given) == 200
     full = make_plan(shape, given.replace(lora=None), Room(None, ""), None)
     assert make_plan(shape, given, Room(None, ""), None).flops == full.flops * 4 / 6
+
+
+def test_an_adapter_of_tied_weights_is_refused(tiny_model: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(tiny_model)
+    asked = config(lora={"target_modules": ["q_proj", "lm_head"]}).lora
+    assert asked is not None
+    with pytest.raises(ConfigError, match="lm_head shares its weights"):
+        add_adapter(model, asked)

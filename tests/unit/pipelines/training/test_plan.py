@@ -130,6 +130,16 @@ def test_the_rate_is_that_of_the_newest_run_of_the_kind(tmp_path: Path) -> None:
     found = rate_of(given, topology, storage)
     assert found is not None
     assert (found.flops, found.basis) == (1e11, f"measured: run {'b' * 16} on CPU")
+    for other in (config(gpus_per_worker=0, lora={}), config(gpus_per_worker=0, method={"kind": "dpo", "path": "p"})):
+        adapter = rate_of(other, topology, storage)
+        assert adapter is not None
+        assert adapter.basis.startswith("assumed"), "another method is no measure"
+
+
+def test_what_is_computed_once_more_is_in_a_measured_time_already() -> None:
+    shape, given = shape_of(SEVEN), config(gradient_checkpointing=True)
+    measured, assumed = (make_plan(shape, given, Room(None, ""), Rate(1e12, "", known)) for known in (True, False))
+    assert assumed.time_s == pytest.approx(measured.time_s * 8 / 6)
 
 
 def test_a_model_that_is_not_here_is_named(tmp_path: Path) -> None:
