@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 PLACE_BYTES = 512_000
 """Read at each place, about; of files that must be read whole, as much as they have."""
+MAX_PLACE_BYTES = 4 * PLACE_BYTES
+"""However little text is found in them; more than readers read ahead (RAW_BLOCK in unpacked.py)."""
 MAX_WHOLE_BYTES = 8_000_000
 """A larger file that must be read whole (.json) is not sampled."""
 
@@ -155,8 +157,9 @@ class _Reader:
         for document in self._documents:
             documents.append(document)
             size += len(document.text)
-            if size >= PLACE_BYTES:
-                return documents, self._progress(documents, self._counter.num_bytes - before)
+            read = self._counter.num_bytes - before
+            if size >= PLACE_BYTES or read >= MAX_PLACE_BYTES:  # images in an archive are documents without text
+                return documents, self._progress(documents, read)
         return documents, self._progress([], self.file.num_bytes)
 
     def _progress(self, documents: list[Document], read: int) -> int:

@@ -120,3 +120,11 @@ def test_file_that_must_be_read_whole_and_is_too_large_is_named(tmp_path: Path) 
     sample, _ = sampled(config, 20)
     assert [name.split("/")[1] for name in sample.not_sampled] == ["a.txt"]
     assert sum(p.num_documents for p in sample.places) == 1
+
+
+def test_an_archive_of_images_is_not_read_whole(tmp_path: Path) -> None:
+    body = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n\r\n" + bytes(50_000)
+    header = b"WARC/1.0\r\nWARC-Type: response\r\nContent-Length: %d\r\n\r\n" % len(body)
+    (tmp_path / "a.warc").write_bytes((header + body + b"\r\n\r\n") * 400)
+    sample, _ = sampled(DataConfig(sources=(SourceConfig(path=str(tmp_path)),)), 1)
+    assert 0 < sample.num_bytes_read < 8_000_000, "of 20 MB"
