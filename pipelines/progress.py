@@ -6,18 +6,13 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from cluster.progress import console, say
+
+__all__ = ["Bar", "bar", "say"]
+
 LOG_EVERY_S = 10.0
-
-console = Console(stderr=True, highlight=False)
-
-
-def say(stage: str, message: str) -> None:
-    """One line under the stage's name."""
-    console.print(f"[bold cyan]{stage:>9}[/]  {escape(message)}", soft_wrap=True)
 
 
 class Bar:

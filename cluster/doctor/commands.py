@@ -1,16 +1,45 @@
-"""How the doctor's findings are printed."""
+"""`serinus doctor`, and how its findings are printed."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Annotated, NamedTuple
 
+import typer
 from rich.console import Console
 
 from cluster.doctor.finding import Finding
 from cluster.telemetry import printable
 
 COLOURS = {"ok": "green", "warning": "yellow", "failed": "bold red"}
+
+
+class Named(NamedTuple):
+    """What a recipe names that can be looked at; without a recipe, what holds by default."""
+
+    storage: str | None
+    keys: list[Path]
+    port: int
+
+
+def register(app: typer.Typer, named: Callable[[Path | None], Named]) -> None:
+    """Add the command to the command line, which knows recipes."""
+
+    @app.command()
+    def doctor(
+        recipe: Annotated[
+            Path | None, typer.Argument(metavar="[RECIPE]", help="also its storage, keys and port")
+        ] = None,
+        as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
+    ) -> None:
+        """Check this machine, the environment, the cluster, storage, keys and Kubernetes, and say what to do. Exit code 0 or 2."""
+        from cluster.doctor import examine
+
+        found = examine.examine(examine.groups(*named(recipe)))
+        show(found, as_json=as_json)
+        raise typer.Exit(2 if any(finding.state == "failed" for finding in found) else 0)
 
 
 def show(found: Sequence[Finding], *, as_json: bool) -> None:

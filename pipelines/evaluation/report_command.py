@@ -8,15 +8,13 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cluster.command_line import RecipeOption
 from pipelines.config import LifecycleConfig
 
 if TYPE_CHECKING:
     from pipelines.evaluation.register import Register
 
 ReadRecipe = Callable[[Path | None], LifecycleConfig]
-RecipeOption = Annotated[
-    Path | None, typer.Option("--recipe", metavar="RECIPE", help="default: the recipe of the last `serinus deploy`")
-]
 
 
 def add_to(app: typer.Typer, read_recipe: ReadRecipe) -> None:

@@ -104,9 +104,10 @@ def test_render_refuses_a_recipe_that_no_pod_could_read(tmp_path: Path) -> None:
 def test_checking_a_cluster_imports_nothing_heavy() -> None:
     heavy = "{'ray', 'torch', 'vllm', 'deepspeed', 'transformers', 'pyarrow', 'boto3', 'numpy', 'gguf'}"
     code = (
-        "import sys, typer, serinus\n"
-        "try: serinus.check_cluster(serinus.Path('recipes/gpu.yaml'))\n"
-        f"except typer.Exit: print(sorted({heavy} & set(sys.modules)))"
+        "import sys, serinus\n"
+        "sys.argv = ['serinus', 'cluster', 'check', 'recipes/gpu.yaml']\n"
+        "try: serinus.main()\n"
+        f"except SystemExit: print(sorted({heavy} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"

@@ -98,8 +98,9 @@ def test_a_folder_that_cannot_be_written_to_is_refused(tmp_path: Path) -> None:
 def test_rendering_imports_nothing_heavy(tmp_path: Path) -> None:
     heavy = "{'ray', 'torch', 'vllm', 'deepspeed', 'transformers', 'pyarrow', 'boto3', 'scipy', 'kubernetes'}"
     code = (
-        "import sys, serinus; from pathlib import Path; "
-        f"serinus.render_k8s(Path('recipes/gpu.yaml'), Path({str(tmp_path)!r}), ['production'], None, None); "
+        "import sys, serinus\n"
+        f"words = ['recipes/gpu.yaml', '--overlay', 'production', '--out', {str(tmp_path)!r}]\n"
+        "serinus.app(args=['k8s', 'render', *words], standalone_mode=False)\n"
         f"print(sorted({heavy} & set(sys.modules)))"
     )
     done = subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, check=True)

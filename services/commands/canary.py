@@ -1,0 +1,97 @@
+"""`serinus canary start`, `withdraw`, `set`, `promote` and `rollback`: what changes a rollout."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+from rich.console import Console
+
+from cluster import config, registry
+from cluster.artifacts import Revision
+from cluster.command_line import RecipeOption
+from cluster.progress import say
+from cluster.storage import Storage, open_storage
+from services.commands.cluster import ensure_controller, in_public_cluster
+from services.commands.queue import queue_up
+from services.commands.recipe import ReadServed, ServedRecipe
+from services.commands.record import print_traffic
+
+
+def register_start(app: typer.Typer, read_recipe: ReadServed, out: Console) -> None:
+    """Put `start` and `withdraw` among the commands of `app`."""
+
+    @app.command()
+    def start(
+        revision: Annotated[str, typer.Option(help="revision or alias to let in")] = "candidate",
+        recipe: RecipeOption = None,
+    ) -> None:
+        """Load a revision beside stable and begin its rollout with the recipe's first step."""
+        loaded = read_recipe(recipe)
+        storage = open_storage(loaded.storage)
+        candidate = registry.resolve(storage, loaded.name, revision)
+        registry.check_engine(storage, candidate)
+        if (done := queue_up(loaded, storage, candidate.revision)) is not None:
+            with in_public_cluster():
+                ensure_controller(loaded.name, storage).wake.remote()
+            out.print(f"{done}. It is loaded when its turn comes. See: serinus canary status")
+            return
+        with in_public_cluster():
+            rollout = _begin(loaded, storage, candidate)
+        out.print(f"rollout {rollout} of {candidate.revision} began. Follow it: serinus canary watch")
+
+    @app.command()
+    def withdraw(recipe: RecipeOption = None) -> None:
+        """Take the candidate that waits for its turn out of its place."""
+        from datetime import UTC, datetime
+
+        from services.rollout import waiting
+
+        loaded = read_recipe(recipe)
+        who = config.user_name()
+        out.print(waiting.withdraw(open_storage(loaded.storage), loaded.name, who, datetime.now(UTC)))
+
+
+def register_acts(app: typer.Typer, read_recipe: ReadServed, out: Console) -> None:
+    """Put what a person does to a rollout among the commands of `app`."""
+
+    @app.command("set")
+    def set_weight(weight_percent: float, recipe: RecipeOption = None) -> None:
+        """Hold the canary at WEIGHT_PERCENT of the users until told otherwise."""
+        act("set_weight", recipe, weight_percent)
+
+    @app.command()
+    def promote(recipe: RecipeOption = None) -> None:
+        """Make the canary stable now, without waiting for evidence."""
+        act("promote", recipe)
+
+    @app.command()
+    def rollback(recipe: RecipeOption = None) -> None:
+        """Take the canary out now; during no rollout, go back to the previous stable revision."""
+        act("abort", recipe)
+
+    def act(verb: str, recipe: Path | None, *arguments: Any) -> None:
+        loaded = read_recipe(recipe)
+        storage = open_storage(loaded.storage)
+        with in_public_cluster():
+            from services.rollout import controller
+
+            getattr(controller, verb)(storage, loaded.name, *arguments, who=config.user_name())
+        print_traffic(storage, loaded.name, out)
+
+
+def _begin(loaded: ServedRecipe, storage: Storage, candidate: Revision) -> str:
+    """Returns the rollout's id."""
+    from services.rollout import controller, courier
+    from services.serving import app as serving
+
+    controller.check_engines(storage, loaded.name, candidate.revision)
+    say("canary", f"loading {candidate.revision}")
+    serving.deploy_revision(candidate, loaded.serve, storage)
+    courier.publish_receivers(storage, loaded.name, loaded.notify)
+    ensure_controller(loaded.name, storage)
+    keep, who = loaded.serve.keep_revisions, config.user_name()
+    return controller.start_rollout(
+        storage, loaded.name, candidate.revision, loaded.rollout, keep_revisions=keep, who=who
+    )

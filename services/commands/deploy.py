@@ -1,0 +1,31 @@
+"""Putting the stable revision behind the gateway, in a cluster that is joined."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cluster import registry
+from cluster.progress import say
+from cluster.storage import Storage
+from services.commands.cluster import ensure_controller
+from services.commands.recipe import ServedRecipe
+from services.commands.record import key_changes, note
+
+
+def deploy(loaded: ServedRecipe, storage: Storage, recipe: Path) -> str:
+    """Returns where the model answers."""
+    from services.rollout import controller, courier
+    from services.serving import app as serving
+
+    stable = registry.resolve(storage, loaded.name, "stable")
+    say("deploy", f"starting {stable.revision} and the gateway")
+    with key_changes(storage, loaded.name):
+        serving.deploy(loaded.name, stable, loaded.serve, storage)
+    controller.ensure_traffic(storage, loaded.name, stable.revision)
+    courier.publish_receivers(storage, loaded.name, loaded.notify)
+    ensure_controller(loaded.name, storage)
+    controller.ensure_probes(storage, loaded.name)
+    serving.wait_gateway(loaded.name, loaded.serve, storage.uri)
+    message = f"gateway and stable revision {stable.revision}, by {recipe.name}"
+    note(storage, loaded.name, "deployed", message, stable=stable.revision)
+    return serving.gateway_url(loaded.serve)
