@@ -8,19 +8,19 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from cluster import artifacts, registry
-from cluster.artifacts import Manifest, Revision
+from cluster.artifacts import Manifest, QuantizedModel, Revision
 from cluster.errors import InputError
 from cluster.storage import Storage
 from pipelines.base_model import import_model
-from pipelines.config import STAGES, LifecycleConfig, Stage
+from pipelines.config import STAGES, LifecycleConfig, QuantizeConfig, Stage
 from pipelines.data.clean import clean
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.verdict import gate
 from pipelines.progress import say
 from pipelines.publish import check_passed, publish_baseline, publish_candidate
 from pipelines.quantization.hardware import check_servable, refusals
-from pipelines.quantization.quantize import quantize
-from pipelines.search import Before, search
+from pipelines.quantization.quantize import key_of, quantize
+from pipelines.search import Before, is_made, search
 from pipelines.training.train import train
 
 A = TypeVar("A", bound=Manifest)
@@ -40,13 +40,15 @@ class Run:
     def make(self, stage: Stage, role: str, build: Callable[[], A]) -> A:
         """The result of `build`, which finds what is already made by itself; made anew where that was asked for."""
         artifact = build()
-        wanted = self.remake_from is not None and STAGES.index(stage) >= STAGES.index(self.remake_from)
-        if wanted and artifact.made_at < self.began_at and not isinstance(artifact, Revision):
+        if self.remakes(stage) and artifact.made_at < self.began_at and not isinstance(artifact, Revision):
             _check_unpublished(self.storage, self.name, artifact)
             artifacts.retire(self.storage, artifact)
             artifact = build()
         self.made[role] = artifact
         return artifact
+
+    def remakes(self, stage: Stage) -> bool:
+        return self.remake_from is not None and STAGES.index(stage) >= STAGES.index(self.remake_from)
 
     def ends_with(self, stage: Stage) -> bool:
         return self.until == stage
@@ -86,14 +88,15 @@ def run(
     if work.ends_with("evaluate"):
         return work.made
 
+    before, anew = Before(dataset, trained, base_report, trained_report), work.remakes("quantize")
     if recipe.quantize.schemes[1:]:
-        before = Before(dataset, trained, base_report, trained_report)
-        quantized, verdict = search(recipe, before, storage, work.make)
+        quantized, verdict = search(recipe, before, storage, work.make, anew=anew)
         if work.ends_with("quantize"):
             return work.made
     else:
         (scheme,) = recipe.quantize.plans
-        check_servable(scheme, recipe.evaluate)
+        if anew or not is_made(recipe, scheme, before, storage):
+            check_servable(scheme, recipe.evaluate)
         quantized = work.make("quantize", "quantized", lambda: quantize(scheme, trained, dataset, storage))
         quantized_report = work.make(
             "quantize", "quantized_report", lambda: evaluate(recipe.evaluate, quantized, dataset, storage)
@@ -124,10 +127,18 @@ def baseline(recipe: LifecycleConfig, storage: Storage) -> Revision:
     """The base model, quantized: what runs as stable before anything was trained."""
     dataset = clean(recipe.data, storage)
     base = import_model(recipe.model, storage)
-    plans = recipe.quantize.plans
-    served = [plan for plan, reason in zip(plans, refusals(plans, recipe.evaluate), strict=True) if reason is None]
     # No gate judges it, so of several schemes it gets the largest.
-    scheme = served[-1] if served else plans[-1]
-    check_servable(scheme, recipe.evaluate)
+    scheme = recipe.quantize.plans[-1]
+    if artifacts.load(storage, QuantizedModel, key_of(scheme, base, dataset)) is None:
+        scheme = _largest_servable(recipe)
     say("deploy", f"the base model in {scheme.label} is the first stable revision")
     return publish_baseline(recipe.name, quantize(scheme, base, dataset, storage), storage)
+
+
+def _largest_servable(recipe: LifecycleConfig) -> QuantizeConfig:
+    """Raises ResourceError: none of the schemes can be served by the pool."""
+    plans = recipe.quantize.plans
+    served = [plan for plan, reason in zip(plans, refusals(plans, recipe.evaluate), strict=True) if reason is None]
+    if not served:
+        check_servable(plans[-1], recipe.evaluate)
+    return (served or plans)[-1]

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from cluster import artifacts
 from cluster.artifacts import (
@@ -24,10 +24,12 @@ from cluster.errors import InputError, ResourceError
 from cluster.storage import Storage, local_copy
 from pipelines.config import LifecycleConfig, QuantizeConfig, Stage
 from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.evaluate import key_of as report_key
 from pipelines.evaluation.verdict import gate
 from pipelines.progress import say
 from pipelines.quantization.hardware import refusals
 from pipelines.quantization.quantize import check_groups, quantize
+from pipelines.quantization.quantize import key_of as quantize_key
 from pipelines.quantization.search import Choose, GiveUp, Tried, Try, judged, lines, next_step
 
 A = TypeVar("A", bound=Manifest)
@@ -56,22 +58,65 @@ class Result(NamedTuple):
     verdict: GateReport
 
 
-def search(recipe: LifecycleConfig, before: Before, storage: Storage, make: Make) -> Result:
+def is_made(recipe: LifecycleConfig, plan: QuantizeConfig, before: Before, storage: Storage) -> bool:
+    """Whether the scheme was quantized and evaluated before: then nothing runs, and no hardware needs to be asked."""
+    key = quantize_key(plan, before.trained, before.dataset)
+    if (quantized := artifacts.load(storage, QuantizedModel, key)) is None:
+        return False
+    return artifacts.load(storage, EvalReport, report_key(recipe.evaluate, quantized, before.dataset)) is not None
+
+
+class _Reasons:
+    """Why the pool cannot run a scheme. It is asked once, and only when there is something to make: whoever serves may hold all
+    its GPUs."""
+
+    def __init__(self, recipe: LifecycleConfig, before: Before, storage: Storage, anew: bool) -> None:
+        self._recipe, self._before, self._storage, self._anew = recipe, before, storage, anew
+        self._asked: list[str | None] | None = None
+        recorded = None if anew else artifacts.load(storage, SchemeSearch, _key(recipe, before))
+        attempts = recorded.attempts if recorded else ()
+        # Where nothing could be served, the hardware may have been mended since.
+        self._recorded = attempts if any(one.outcome != "skipped" for one in attempts) else ()
+
+    def of(self, index: int) -> str | None:
+        """Raises InputError: a scheme's groups do not divide the model's layers."""
+        plan = self._recipe.quantize.plans[index]
+        if not self._anew and is_made(self._recipe, plan, self._before, self._storage):
+            return None
+        if self._asked is None and [one.outcome for one in self._recorded[index : index + 1]] == ["skipped"]:
+            say(
+                "quantize",
+                f"{plan.label}: what an earlier run found out about the pool holds; --from quantize asks again",
+            )
+            return self._recorded[index].reason
+        self._asked = self._asked or self._ask()
+        return self._asked[index]
+
+    def _ask(self) -> list[str | None]:
+        plans = self._recipe.quantize.plans
+        reasons = refusals(plans, self._recipe.evaluate)
+        for plan, reason in zip(plans, reasons, strict=True):
+            if reason is None:
+                check_groups(plan, local_copy(self._storage, self._before.trained.folder))
+        return reasons
+
+
+def search(recipe: LifecycleConfig, before: Before, storage: Storage, make: Make, *, anew: bool = False) -> Result:
     """Try the schemes of `quantize.schemes` in their order until one passes the gate.
+
+    Args:
+        anew: nothing that was made or found out before is to be used.
 
     Raises:
         InputError: a scheme's groups do not divide the model's layers.
         ResourceError: none of the schemes can be served on the hardware of the pool.
     """
     plans = recipe.quantize.plans
-    reasons = refusals(plans, recipe.evaluate)
-    for plan, reason in zip(plans, reasons, strict=True):
-        if reason is None:
-            check_groups(plan, local_copy(storage, before.trained.folder))
+    reasons = _Reasons(recipe, before, storage, anew)
     tried: list[Tried] = []
     result: Result | None = None
     while isinstance(step := next_step(len(plans), tried), Try):
-        plan, reason = plans[step.index], reasons[step.index]
+        plan, reason = plans[step.index], reasons.of(step.index)
         if reason is not None:
             say("quantize", f"{plan.label} is skipped: {reason}")
             tried.append(Tried(SchemeAttempt(scheme=plan.label, outcome="skipped", reason=reason)))
@@ -111,17 +156,9 @@ def _record(
     recipe: LifecycleConfig, before: Before, tried: list[Tried], step: Choose | GiveUp, storage: Storage
 ) -> SchemeSearch:
     """What was tried, written anew each time: what it rests on is found under the digests in it."""
-    inputs = {
-        "trained": before.trained.digest,
-        "base_report": before.base_report.digest,
-        "trained_report": before.trained_report.digest,
-    }
-    settings = {
-        "schemes": [plan.settings for plan in recipe.quantize.plans],
-        "gate": recipe.gate.model_dump(mode="json"),
-    }
+    inputs, settings = _inputs(before), _settings(recipe)
     made = SchemeSearch(
-        key=artifacts.stage_key("search", settings, inputs),
+        key=_key(recipe, before),
         inputs=inputs,
         config=settings,
         chosen=tried[step.index].attempt.scheme if isinstance(step, Choose) else "",
@@ -133,6 +170,27 @@ def _record(
     for line in lines(made):
         say("quantize", line)
     return artifacts.save(storage, made)
+
+
+def _key(recipe: LifecycleConfig, before: Before) -> str:
+    return artifacts.stage_key("search", _settings(recipe), _inputs(before))
+
+
+def _inputs(before: Before) -> dict[str, str]:
+    return {
+        "trained": before.trained.digest,
+        "base_report": before.base_report.digest,
+        "trained_report": before.trained_report.digest,
+    }
+
+
+def _settings(recipe: LifecycleConfig) -> dict[str, Any]:
+    """What decides the search: also where its engines run, since schemes are skipped for their hardware."""
+    return {
+        "schemes": [plan.settings for plan in recipe.quantize.plans],
+        "gate": recipe.gate.model_dump(mode="json"),
+        "engine": recipe.evaluate.model_dump(mode="json", include={"pool", "num_gpus"}),
+    }
 
 
 def find_search(storage: Storage, verdict: GateReport) -> SchemeSearch | None:

@@ -37,8 +37,7 @@ def evaluate(config: EvaluateConfig, model: Weights, dataset: Dataset, storage: 
         ResourceError: too little memory where the engine runs.
     """
     began = time.monotonic()
-    settings, inputs = _settings(config), {"model": model.digest, "dataset": dataset.digest}
-    key = artifacts.stage_key("evaluate", settings, inputs)
+    settings, inputs, key = _settings(config), _inputs(model, dataset), key_of(config, model, dataset)
     if (found := artifacts.load(storage, EvalReport, key)) is not None:
         say("evaluate", f"already made for {model.kind} {model.key}")
         return found
@@ -57,6 +56,15 @@ def evaluate(config: EvaluateConfig, model: Weights, dataset: Dataset, storage: 
         say("evaluate", f"{score.task}: {score.metric} {score.value:.3f} ({interval}, {score.num_items} items)")
     say("evaluate", f"took {report.took_s:.0f} s")
     return artifacts.save(storage, report)
+
+
+def key_of(config: EvaluateConfig, model: Weights, dataset: Dataset) -> str:
+    """Under which `evaluate` keeps its result."""
+    return artifacts.stage_key("evaluate", _settings(config), _inputs(model, dataset))
+
+
+def _inputs(model: Weights, dataset: Dataset) -> dict[str, str]:
+    return {"model": model.digest, "dataset": dataset.digest}
 
 
 def _settings(config: EvaluateConfig) -> dict[str, Any]:

@@ -61,9 +61,7 @@ def quantize(config: QuantizeConfig, model: Weights, dataset: Dataset, storage: 
         ResourceError: too little memory where the task runs.
     """
     began = time.monotonic()
-    # What needs no text is not made of the dataset: another one leads to the same weights.
-    inputs = {"model": model.digest} | ({"dataset": dataset.digest} if config.needs_text else {})
-    key = artifacts.stage_key("quantize", config.settings, inputs)
+    inputs, key = inputs_of(config, model, dataset), key_of(config, model, dataset)
     if (found := artifacts.load(storage, QuantizedModel, key)) is not None:
         say("quantize", f"already made for {model.kind} {model.key}: {config.label}")
         return found
@@ -88,6 +86,16 @@ def quantize(config: QuantizeConfig, model: Weights, dataset: Dataset, storage: 
     before, after = model.num_weight_bytes / 1e6, made.num_weight_bytes / 1e6
     say("quantize", f"{before:.0f} MB to {after:.0f} MB, {made.shares}took {quantized.took_s:.0f} s")
     return artifacts.save(storage, quantized)
+
+
+def inputs_of(config: QuantizeConfig, model: Weights, dataset: Dataset) -> dict[str, str]:
+    """What needs no text is not made of the dataset: another one leads to the same weights."""
+    return {"model": model.digest} | ({"dataset": dataset.digest} if config.needs_text else {})
+
+
+def key_of(config: QuantizeConfig, model: Weights, dataset: Dataset) -> str:
+    """Under which `quantize` keeps its result."""
+    return artifacts.stage_key("quantize", config.settings, inputs_of(config, model, dataset))
 
 
 def _texts(config: QuantizeConfig, dataset: Dataset, storage: Storage) -> Texts:

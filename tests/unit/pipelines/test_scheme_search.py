@@ -15,14 +15,25 @@ from cluster import artifacts
 from cluster.artifacts import Dataset, EvalReport, ImportedModel, QuantizedModel, SchemeAttempt, SchemeSearch, Weights
 from cluster.errors import GateFailed, InputError, ResourceError
 from cluster.storage import LocalStorage, Storage
-from pipelines.config import EvaluateConfig, GateConfig, LifecycleConfig, QuantizeConfig, RequirementConfig, TaskConfig
+from pipelines import lifecycle
+from pipelines.config import (
+    EvaluateConfig,
+    GateConfig,
+    LifecycleConfig,
+    QuantizeConfig,
+    RequirementConfig,
+    Stage,
+    TaskConfig,
+)
 from pipelines.evaluation.compare import Row, score_of
 from pipelines.evaluation.evaluate import _write_items
+from pipelines.evaluation.evaluate import key_of as report_key
 from pipelines.evaluation.strata import placed, with_strata
 from pipelines.evaluation.tasks import Item, build_items
 from pipelines.evaluation.verdict import gate
 from pipelines.lifecycle import Run
 from pipelines.publish import check_passed
+from pipelines.quantization.quantize import key_of as quantize_key
 from pipelines.quantization.search import Choose, GiveUp, Step, Tried, Try, next_step
 from pipelines.search import Before, Result, find_search, search
 from serinus import app
@@ -72,10 +83,14 @@ def items(num_lost: int, losing: str) -> list[Row]:
     return rows
 
 
-def report_of(storage: Storage, model: str, num_lost: int = 0, losing: str = "") -> EvalReport:
+def report_of(storage: Storage, model: str, num_lost: int = 0, losing: str = "", key: str = "") -> EvalReport:
     rows = items(num_lost, losing)
-    key = artifacts.stage_key("evaluate", {}, {"model": model})
-    made = EvalReport(key=key, model=model, scores=(score_of("choice", "multiple_choice", rows),), took_s=2)
+    made = EvalReport(
+        key=key or artifacts.stage_key("evaluate", {}, {"model": model}),
+        model=model,
+        scores=(score_of("choice", "multiple_choice", rows),),
+        took_s=2,
+    )
     return artifacts.save(storage, made.replace(files=(_write_items(storage, made, rows),)))
 
 
@@ -89,32 +104,37 @@ class World:
     no_hardware_for: tuple[str, ...] = ("FP8", "W4A16")
     made: list[str] = field(default_factory=list)
     break_off_at: str = ""
+    num_asked: int = 0
+    """Times that a node of the pool was asked what it can run, for which one must be free."""
 
     def quantize(self, plan: QuantizeConfig, model: Weights, dataset: Dataset, storage: Storage) -> QuantizedModel:
-        key = artifacts.stage_key("quantize", plan.settings, {"model": model.digest})
+        key = quantize_key(plan, model, dataset)
         if (found := artifacts.load(storage, QuantizedModel, key)) is not None:
             return found
         self.made.append(f"quantize {plan.label}")
-        size = {"W8A8": 500, "BF16": 1000}[plan.scheme]
+        size = {"W4A16": 250, "W8A8": 500, "BF16": 1000}[plan.scheme]
         made = QuantizedModel(key=key, scheme=plan.label, num_weight_bytes=size, num_weight_bytes_before=1000, took_s=3)
         return artifacts.save(storage, made)
 
     def evaluate(self, config: EvaluateConfig, model: QuantizedModel, dataset: Dataset, storage: Storage) -> EvalReport:
-        key = artifacts.stage_key("evaluate", {}, {"model": model.digest})
+        key = report_key(config, model, dataset)
         if (found := artifacts.load(storage, EvalReport, key)) is not None:
             return found
         if self.break_off_at == model.scheme:
             raise KeyboardInterrupt
         self.made.append(f"evaluate {model.scheme}")
-        return report_of(storage, model.digest, *self.lost.get(model.scheme, (0, "")))
+        return report_of(storage, model.digest, *self.lost.get(model.scheme, (0, "")), key=key)
 
     def refusals(self, plans: tuple[QuantizeConfig, ...], engine: EvaluateConfig) -> list[str | None]:
+        self.num_asked += 1
         return ["not on this machine" if plan.scheme in self.no_hardware_for else None for plan in plans]
 
-    def run(self, *schemes: object, per: str = "task") -> Result:
+    def run(self, *schemes: object, per: str = "task", remake_from: Stage | None = None, **engine: object) -> Result:
         self.made.clear()
-        work = Run("m", self.storage, "publish", None)
-        return search(recipe(*schemes, per=per), self.before, self.storage, work.make)
+        self.num_asked = 0
+        work = Run("m", self.storage, "publish", remake_from)
+        asked, anew = recipe(*schemes, per=per, **engine), work.remakes("quantize")
+        return search(asked, self.before, self.storage, work.make, anew=anew)
 
     def record(self, result: Result) -> SchemeSearch:
         found = find_search(self.storage, result.verdict)
@@ -122,7 +142,7 @@ class World:
         return found
 
 
-def recipe(*schemes: object, per: str = "task") -> LifecycleConfig:
+def recipe(*schemes: object, per: str = "task", **engine: object) -> LifecycleConfig:
     asked = {"compare": "quantized vs base", "tasks": "scores", "margin_percent": 5, "effect_percent": 12, "per": per}
     return LifecycleConfig.model_validate(
         {
@@ -130,7 +150,7 @@ def recipe(*schemes: object, per: str = "task") -> LifecycleConfig:
             "storage": "store",
             "data": {"sources": [{"path": "raw"}]},
             "model": {"source": "model"},
-            "evaluate": {"tasks": [{"name": "choice", "kind": "multiple_choice"}]},
+            "evaluate": {"tasks": [{"name": "choice", "kind": "multiple_choice"}], **engine},
             "quantize": {"schemes": list(schemes)},
             "gate": {"requirements": [asked]},
         }
@@ -191,6 +211,50 @@ def test_run_again_or_after_an_interruption_nothing_is_made_twice(world: World) 
     assert world.run(*ALL) == result
     assert world.made == []
     assert world.record(result).digest == before.digest
+
+
+def test_what_is_made_does_not_ask_the_hardware_which_serving_may_hold(world: World) -> None:
+    world.lost["W8A8 by rtn"] = (60, "")
+    result = world.run(*ALL)
+    assert world.num_asked == 1
+    assert world.run(*ALL) == result
+    assert world.num_asked == 0  # also not for W4A16, which was skipped
+
+    world.no_hardware_for = ()
+    assert world.run(*ALL, pool="train").quantized.scheme.startswith("W4A16")  # another pool is another question
+    assert world.num_asked == 1
+    assert world.run(*ALL, remake_from="quantize").quantized.scheme.startswith("W4A16")
+    assert world.num_asked == 1
+
+
+def test_hardware_is_asked_again_where_nothing_could_be_served(world: World) -> None:
+    for _ in range(2):
+        with pytest.raises(ResourceError):
+            world.run("fp8", "w4a16")
+        assert world.num_asked == 1
+
+
+@pytest.mark.parametrize("remake_from", [None, "quantize"])
+def test_a_single_scheme_that_is_made_asks_nothing(
+    world: World, monkeypatch: pytest.MonkeyPatch, remake_from: Stage | None
+) -> None:
+    before, asked = world.before, []
+    monkeypatch.setattr(lifecycle, "clean", lambda *given: before.dataset)
+    monkeypatch.setattr(lifecycle, "import_model", lambda *given: before.trained)
+    monkeypatch.setattr(lifecycle, "train", lambda *given: before.trained)
+    monkeypatch.setattr(lifecycle, "quantize", world.quantize)
+    monkeypatch.setattr(
+        lifecycle,
+        "evaluate",
+        lambda config, model, *rest: (
+            world.evaluate(config, model, *rest) if isinstance(model, QuantizedModel) else before.trained_report
+        ),
+    )
+    monkeypatch.setattr(lifecycle, "check_servable", lambda plan, engine: asked.append(plan.label))
+    lifecycle.run(recipe("w8a8"), world.storage, until="quantize")
+    assert asked == ["W8A8 by gptq"]
+    lifecycle.run(recipe("w8a8"), world.storage, until="quantize", remake_from=remake_from)
+    assert len(asked) == (1 if remake_from is None else 2)
 
 
 def test_a_slice_that_loses_is_seen_where_the_whole_hides_it(world: World) -> None:
