@@ -17,20 +17,23 @@ def register(app: typer.Typer, read_recipe: ReadNamed, out: Console) -> None:
     @app.command("explain")
     def gate_explain(
         report: Annotated[
-            str | None, typer.Argument(help="a gate's key, digest or manifest.json; default: the last")
+            str | None, typer.Argument(help="a gate's key, digest or manifest.json; default: the recipe's last")
         ] = None,
         recipe: RecipeOption = None,
     ) -> None:
         """Say in words what a gate compared, what it found, and what more items would settle."""
-        from pipelines.evaluation import explain, verdict
+        from pipelines.evaluation import explain, judged, verdict
         from pipelines.quantization.search import lines
         from pipelines.search import find_search
 
         if report is not None and report.endswith(".json"):
             found, storage = verdict.read_report(report), verdict.storage_of(report)
         else:
-            storage = open_storage(read_recipe(recipe).storage)
-            found = verdict.find_report(storage, report)
+            loaded = read_recipe(recipe)
+            storage = open_storage(loaded.storage)
+            found = (
+                verdict.find_report(storage, report) if report is not None else judged.last_gate(storage, loaded.name)
+            )
         searched = find_search(storage, found) if storage else None
         for line in [*explain.lines(found), *(["", *lines(searched)] if searched else [])]:
             out.print(line, markup=False)

@@ -8,13 +8,14 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from cluster import artifacts, registry
-from cluster.artifacts import Manifest, QuantizedModel, Revision
+from cluster.artifacts import GateReport, Manifest, QuantizedModel, Revision
 from cluster.errors import InputError
 from cluster.storage import Storage
 from pipelines.base_model import import_model
 from pipelines.config import STAGES, LifecycleConfig, QuantizeConfig, Stage
 from pipelines.data.clean import clean
 from pipelines.evaluation.evaluate import evaluate
+from pipelines.evaluation.judged import note_judged
 from pipelines.evaluation.verdict import gate
 from pipelines.progress import say
 from pipelines.publish import check_passed, publish_baseline, publish_candidate
@@ -44,6 +45,8 @@ class Run:
             _check_unpublished(self.storage, self.name, artifact)
             artifacts.retire(self.storage, artifact)
             artifact = build()
+        if isinstance(artifact, GateReport):
+            note_judged(self.storage, self.name, artifact)
         self.made[role] = artifact
         return artifact
 

@@ -123,13 +123,6 @@ def of_revision(storage: Storage, name: str, wanted: str, registers: Sequence[Re
     return _report(storage, name, gather(storage, registry.resolve(storage, name, wanted)), registers)
 
 
-def published_by_others(storage: Storage, name: str) -> frozenset[str]:
-    """Digests of gates whose models were published under other names: storage may hold several recipes."""
-    folders = {key.split("/")[1] for key in storage.list("registry") if key.count("/") > 1}
-    revisions = (r for other in folders - {name} for r in registry.revisions(storage, other))
-    return frozenset(r.inputs["gate"] for r in revisions if "gate" in r.inputs)
-
-
 def of_gate(storage: Storage, name: str, gate: GateReport, registers: Sequence[Register]) -> RunReport:
     """The report on the run that a gate judged, published or not."""
     found = (r for r in registry.revisions(storage, name) if r.inputs.get("gate") == gate.digest)

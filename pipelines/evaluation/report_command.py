@@ -34,15 +34,14 @@ def add_to(app: typer.Typer, read_recipe: ReadRecipe) -> None:
         """Write all that is on record of a model as one HTML page, and as JSON."""
         from cluster.storage import open_storage
         from pipelines.evaluation import report as made
+        from pipelines.evaluation.judged import last_gate
         from pipelines.evaluation.report_page import write
-        from pipelines.evaluation.verdict import find_report
 
         of_recipe = wanted.endswith((".yaml", ".yml"))
         loaded = read_recipe(Path(wanted) if of_recipe else recipe)
         storage, registers = open_storage(loaded.storage), _registers(register or [])
         if of_recipe:
-            gate = find_report(storage, not_of=made.published_by_others(storage, loaded.name))
-            found = made.of_gate(storage, loaded.name, gate, registers)
+            found = made.of_gate(storage, loaded.name, last_gate(storage, loaded.name), registers)
         else:
             found = made.of_revision(storage, loaded.name, wanted, registers)
         for path in write(found, folder):

@@ -96,13 +96,13 @@ def find_report(storage: Storage, wanted: str | None = None, not_of: Collection[
     """A gate's report by its key, digest or the beginning of one of them; without any the one made last.
 
     Args:
-        not_of: digests of reports that are another model's.
+        not_of: digests or keys of reports that are another model's.
 
     Raises:
         InputError: there is none, or more than one.
     """
     reports, unreadable = _reports(storage)
-    reports = [found for found in reports if found.digest not in not_of]
+    reports = [found for found in reports if not {found.digest, found.key} & {*not_of}]
     if wanted is not None:
         reports = [found for found in reports if found.key.startswith(wanted) or found.digest.startswith(wanted)]
     if len(reports) == 1 or (reports and wanted is None):

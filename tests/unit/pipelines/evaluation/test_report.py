@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from functools import partial
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -10,13 +11,16 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
+from cluster import artifacts
 from cluster.artifacts import GateReport, Revision
 from cluster.errors import InputError
 from cluster.storage import Storage, open_storage
 from pipelines.evaluation import model_card, report_page
+from pipelines.evaluation.judged import last_gate, published_by_others
 from pipelines.evaluation.register import shipped
-from pipelines.evaluation.report import RunReport, gather, of_revision, published_by_others
+from pipelines.evaluation.report import RunReport, gather, of_revision
 from pipelines.evaluation.verdict import find_report
+from pipelines.lifecycle import Run
 from serinus import app
 from tests.unit.pipelines.evaluation.published import EVIL, NAME, publish
 from tests.unit.test_check import GOOD
@@ -156,3 +160,19 @@ def test_the_gate_of_another_name_is_not_a_recipe_s(storage: Storage) -> None:
     assert published_by_others(storage, _top(storage).name) == set()
     with pytest.raises(InputError, match="no gate report"):
         find_report(storage, not_of={gate})
+
+
+def test_of_several_recipes_in_one_storage_each_finds_the_gate_of_its_last_run(tmp_path: Path) -> None:
+    storage = open_storage(str(tmp_path))
+    gates = {}
+    for name, key in (("a", "1"), ("a", "2"), ("ab", "3"), ("a", "1")):  # the last time nothing is made
+        build = partial(artifacts.save, storage, GateReport(key=key * 16))
+        gates[key] = Run(name, storage, "gate", None).make("gate", "gate", build)  # none is published
+    assert last_gate(storage, "a") == gates["1"]
+    assert last_gate(storage, "ab") == gates["3"]
+    with pytest.raises(InputError, match="no gate report yet"):
+        last_gate(storage, "c")  # all that there are belong to others
+    before = artifacts.save(storage, GateReport(key="4" * 16))  # by a version that did not say whose it is
+    assert last_gate(storage, "c") == before
+    artifacts.retire(storage, gates["3"])
+    assert last_gate(storage, "ab") == before
