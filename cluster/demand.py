@@ -75,9 +75,9 @@ def stage_nodes(topology: Topology, demands: Sequence[Demand]) -> dict[str, dict
 
 
 def findings(topology: Topology, demands: Sequence[Demand]) -> list[Finding]:
-    """What of the demands the topology can never give."""
+    """What of the demands the topology can never give, each once: the same engine may be asked for by several stages."""
     found = [finding for demand in demands for finding in _of_one(topology, demand)]
-    return [*found, *_together(topology, demands)]
+    return list(dict.fromkeys([*found, *_together(topology, demands)]))
 
 
 def _of_one(topology: Topology, demand: Demand) -> Iterator[Finding]:

@@ -58,6 +58,12 @@ def test_a_mistake_is_found_with_its_field_and_remedy(demand: Demand, says: str)
     assert found.remedy
 
 
+def test_what_several_stages_ask_for_is_told_once() -> None:
+    engine = Demand(field="evaluate.num_gpus", stage="evaluate", pool="serve", gpus=2)
+    found = findings(TOPOLOGY, [engine, engine.replace(stage="quantize"), engine.replace(field="other")])
+    assert [finding.where for finding in found] == ["evaluate.num_gpus", "other"]
+
+
 def test_what_fits_is_no_mistake() -> None:
     fits = [
         Demand(field="f", stage="s", pool="train", count=16, gpus=1, gpu_bytes=40 * GIB),
