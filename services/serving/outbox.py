@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import deque
 from collections.abc import Callable
 from typing import Any, Protocol
@@ -23,6 +24,11 @@ MAX_BATCH = 2_000
 """Records a call, so that a long queue does not become one huge message."""
 GIVE_UP_S = 30.0
 """A call without an answer for so long is taken as lost."""
+CLOSE_S = 2.0
+"""A gateway that ends waits so long for what is left to be taken: MAX_KEPT records are five calls."""
+POLL_S = 0.01
+SAY_EVERY_S = 60.0
+"""So often at most the log says how many records were let go; the metric counts them at once."""
 
 
 class Delivery(Protocol):
@@ -38,44 +44,86 @@ Send = Callable[[int, list[dict[str, Any]]], "Delivery | None"]
 
 
 class Outbox:
-    """Keeps records until they are delivered; when nobody takes them, the newest MAX_KEPT."""
+    """Keeps records until they are delivered; when nobody takes them, the newest MAX_KEPT. What is let go is counted and said.
+
+    Records are added by the requests' thread and sent by one of its own.
+    """
 
     def __init__(
         self, send: Send, version: Callable[[], int], lost: Callable[[int], None] = lambda number: None
     ) -> None:
         """`lost` is told how many records went because nobody took them: a verdict without them rests on less."""
         self._send, self._version, self._lost = send, version, lost
-        self._kept: deque[RequestRecord] = deque(maxlen=MAX_KEPT)
+        self._kept: deque[RequestRecord] = deque()
+        self._lock = threading.Lock()
         self._under_way: tuple[Delivery, list[RequestRecord], float] | None = None
         self._last_s, self._told = float("-inf"), -1
-        self._stopped, self._woken = False, threading.Event()
+        self._num_unsaid, self._said_s = 0, float("-inf")
+        self._thread: threading.Thread | None = None
+        self._stopped, self._closed, self._woken = False, False, threading.Event()
 
     def start(self) -> None:
-        threading.Thread(target=self._run, name="evidence", daemon=True).start()
+        self._thread = threading.Thread(target=self._run, name="evidence", daemon=True)
+        self._thread.start()
 
     def add(self, record: RequestRecord) -> None:
-        if len(self._kept) == MAX_KEPT:
-            self._lost(1)
-        self._kept.append(record)  # a bounded deque drops its oldest by itself, atomically
+        with self._lock:
+            closed = self._closed
+            if not closed:
+                self._kept.append(record)
+            let_go = 1 if closed else len(self._kept) - MAX_KEPT
+            if not closed and let_go > 0:
+                self._kept.popleft()
+        self._let_go(let_go)
+        if closed:
+            self._say_lost()
 
     def wake(self) -> None:
         """Tell at once what is new: the rollout waits for all gateways to apply a weight."""
         self._woken.set()
 
-    def close(self) -> None:
-        """Send what is left, as far as that goes without waiting."""
+    def close(self, patience_s: float = CLOSE_S) -> None:
+        """Send what is left. What nobody has taken after `patience_s`, or comes later, is let go: its process ends."""
+        deadline_s = time.monotonic() + patience_s
         self._stopped = True
         self.wake()
-        self.tick(float("inf"))
+        if self._thread is not None:
+            self._thread.join(patience_s)
+        try:
+            self._send_rest(deadline_s)
+        except Exception:  # Ray may be gone already; what is left is told below all the same
+            log.exception("evidence could not be sent")
+        with self._lock:
+            self._closed = True
+            left = len(self._kept) + (len(self._under_way[1]) if self._under_way else 0)
+            self._kept.clear()
+            self._under_way = None
+        self._let_go(left)
+        self._say_lost()
+
+    def _send_rest(self, deadline_s: float) -> None:
+        while (self._kept or self._under_way) and time.monotonic() < deadline_s:
+            self.tick(time.monotonic())
+            if self._under_way is None:  # nobody to call, or all is delivered
+                return
+            time.sleep(POLL_S)
 
     def tick(self, now_s: float) -> None:
         """Settle the call under way and start the next one, when there is something to say."""
+        if now_s - self._said_s >= SAY_EVERY_S and self._num_unsaid:
+            self._said_s = now_s
+            self._say_lost()
         version = self._version()
         due = self._kept or version != self._told or now_s - self._last_s >= HEARTBEAT_S
         if not self._settled(now_s) or not due:
             return
-        batch = [self._kept.popleft() for _ in range(min(MAX_BATCH, len(self._kept)))]
-        delivery = self._send(version, [record.model_dump(mode="json") for record in batch])
+        with self._lock:
+            batch = [self._kept.popleft() for _ in range(min(MAX_BATCH, len(self._kept)))]
+        try:
+            delivery = self._send(version, [record.model_dump(mode="json") for record in batch])
+        except Exception:
+            self._put_back(batch)
+            raise
         if delivery is None:
             self._put_back(batch)
         else:
@@ -94,14 +142,25 @@ class Outbox:
         return True
 
     def _put_back(self, batch: list[RequestRecord]) -> None:
-        room = MAX_KEPT - len(self._kept)
-        if len(batch) > room:
-            self._lost(len(batch) - room)
-        self._kept.extendleft(reversed(batch[max(0, len(batch) - room) :]))
+        with self._lock:
+            let_go = max(0, len(batch) - (MAX_KEPT - len(self._kept)))
+            self._kept.extendleft(reversed(batch[let_go:]))
+        self._let_go(let_go)
+
+    def _let_go(self, number: int) -> None:
+        if number <= 0:
+            return
+        with self._lock:
+            self._num_unsaid += number
+        self._lost(number)
+
+    def _say_lost(self) -> None:
+        with self._lock:
+            number, self._num_unsaid = self._num_unsaid, 0
+        if number:
+            log.warning("%d record(s) of requests are lost: the rollout's controller did not take them in time", number)
 
     def _run(self) -> None:
-        import time
-
         while not self._stopped:
             if self._woken.wait(FLUSH_S):
                 self._woken.clear()

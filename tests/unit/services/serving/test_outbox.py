@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 from datetime import UTC, datetime
 from typing import Any
+
+import pytest
 
 from services.contract import RequestRecord
 from services.serving import outbox
@@ -124,3 +127,65 @@ def test_what_no_longer_fits_when_a_call_comes_back_is_told() -> None:
     actor.calls[0].fate = False
     box.tick(0.5)
     assert lost == [2]
+
+
+def test_a_gateway_that_ends_waits_until_all_is_taken() -> None:
+    actor, lost = Actor(), list[int]()
+    box = Outbox(actor.send, lambda: 1, lost.append)
+    for number in range(outbox.MAX_BATCH + 3):
+        box.add(record(number))
+    box.tick(0.0)
+    actor.calls[0].fate = True
+    threading.Timer(0.05, lambda: setattr(actor.calls[-1], "fate", True)).start()
+    box.close(patience_s=5)
+    assert sum(len(call.ids) for call in actor.calls) == outbox.MAX_BATCH + 3
+    assert lost == []
+
+
+@pytest.mark.parametrize("present", [True, False])
+def test_what_nobody_takes_from_a_gateway_that_ends_is_counted_and_said(
+    present: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    actor, lost = Actor(), list[int]()
+    actor.present = present  # and never answers
+    box = Outbox(actor.send, lambda: 1, lost.append)
+    for number in range(3):
+        box.add(record(number))
+    box.start()
+    with caplog.at_level("WARNING", "serinus.gateway"):
+        box.close(patience_s=0.1)
+        box.add(record(3))  # a copy that ends after its gateway
+    box.close(patience_s=0.1)
+    assert lost == [3, 1]
+    said = [entry.message.partition(":")[0] for entry in caplog.records]
+    assert said == ["3 record(s) of requests are lost", "1 record(s) of requests are lost"]
+
+
+def test_a_full_outbox_says_so_now_and_then(caplog: pytest.LogCaptureFixture) -> None:
+    actor = Actor()
+    actor.present = False
+    box = Outbox(actor.send, lambda: 1)
+    with caplog.at_level("WARNING", "serinus.gateway"):
+        for number in range(outbox.MAX_KEPT):
+            box.add(record(number))
+        for now_s in (0.0, 1.0, 2.0, outbox.SAY_EVERY_S):
+            box.add(record(0))
+            box.tick(now_s)
+    assert [entry.message.split()[0] for entry in caplog.records] == ["1", "3"]
+
+
+def test_a_call_that_cannot_be_made_loses_nothing() -> None:
+    actor, fails = Actor(), [True]
+
+    def send(version: int, records: list[dict[str, Any]]) -> Call | None:
+        if fails.pop():
+            raise RuntimeError("Ray is away")
+        return actor.send(version, records)
+
+    fails.insert(0, False)
+    box = Outbox(send, lambda: 1)
+    box.add(record(1))
+    with pytest.raises(RuntimeError):
+        box.tick(0.0)
+    box.tick(0.5)
+    assert actor.calls[0].ids == ["1"]
