@@ -152,6 +152,10 @@ def _problem(detail: Any, lines: Lines, model: type[StrictModel]) -> tuple[int, 
         case "union_tag_not_found":
             name = detail["ctx"]["discriminator"].strip("'")
             return line, _field((*place, name)), "required and not given", f"add `{name}:`"
+        case "union_tag_invalid" if isinstance(value, dict):
+            name = detail["ctx"]["discriminator"].strip("'")
+            place, found = (*place, name), f"{_sentence(kind, detail['msg'])}, found {_shown(value.get(name))}"
+            return lines.get(place, line), _field(place), found, "correct the value"
         case "string_type" if isinstance(value, bool | int | float):
             return line, _field(place), f"should be a string, found {_shown(value)}", "put quotes around it"
         case _:

@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cluster.config import Location, StrictModel
 from pipelines.schemes import SchemeConfig, SchemeEntry
+from pipelines.task_config import UNGATED, Task
 
 Pool = Literal["data", "train", "serve", "head"]
 
@@ -418,31 +419,8 @@ class TrainConfig(StrictModel):
         return self.num_workers * self.sequences_per_worker * self.accumulation
 
 
-class TaskConfig(StrictModel):
-    """One evaluation task. Items come from the dataset's held-out documents, or from a JSONL file."""
-
-    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
-    kind: Literal["perplexity", "continuation", "multiple_choice", "qa", "written_choice"]
-    """`perplexity`: of text. `continuation`: generate what comes next, scored by chrF against what did. `multiple_choice`:
-    the most likely of several answers by log-likelihood per byte. `qa`: a short answer, by SQuAD 2.0's F1. `written_choice`:
-    the choices are shown with letters, and the letter is read from what the model writes."""
-    path: Location | None = None
-    """JSONL with `id`, `prompt` and `answer` (continuation), `prompt`, `choices` and `answer` as an index (multiple_choice),
-    `prompt` and `answers` as a list, empty for a question that has none (qa), or `text` (perplexity). written_choice takes the
-    files of multiple_choice. Without a path the items are built from the held-out documents (not qa, not written_choice)."""
-    num_items: int = Field(100, ge=1)
-    """At most so many, chosen by the seed."""
-    max_new_tokens: int = Field(48, ge=1)
-
-    @model_validator(mode="after")
-    def _has_questions(self) -> TaskConfig:
-        if self.kind in ("qa", "written_choice") and self.path is None:
-            raise ValueError(f"a {self.kind} task needs a file with questions: `path:`")
-        return self
-
-
 class EvaluateConfig(StrictModel):
-    tasks: tuple[TaskConfig, ...] = Field(min_length=1)
+    tasks: tuple[Task, ...] = Field(min_length=1)
     max_model_len: int = Field(1024, ge=64)
     """Tokens of the longest item; longer ones are cut from the left."""
     num_gpus: int = Field(0, ge=0)
@@ -452,7 +430,7 @@ class EvaluateConfig(StrictModel):
 
     @field_validator("tasks")
     @classmethod
-    def _named_once(cls, tasks: tuple[TaskConfig, ...]) -> tuple[TaskConfig, ...]:
+    def _named_once(cls, tasks: tuple[Task, ...]) -> tuple[Task, ...]:
         names = [task.name for task in tasks]
         if repeated := {n for n in names if names.count(n) > 1}:
             raise ValueError(f"task names must differ, repeated: {', '.join(sorted(repeated))}")
@@ -567,7 +545,7 @@ class RequirementConfig(StrictModel):
     compare: Comparison
     priority: Priority = "must"
     tasks: Literal["all", "scores", "perplexity"] | tuple[str, ...] = "all"
-    """Names of tasks, or all of a kind: `scores` are those where higher is better."""
+    """Names of tasks, or all of a kind: `scores` are all but perplexities. A task is asked by its first figure."""
     per: Literal["task"] | Stratum = "task"
     """Asked of each task whole, or of each language's or domain's items of it, each with a test of its own. Items from the held-out
     documents carry both; those of a file what their `language` and `domain` say, and without one they are in no slice."""
@@ -637,14 +615,22 @@ class LifecycleConfig(StrictModel):
     @model_validator(mode="after")
     def _gate_judges_something(self) -> LifecycleConfig:
         names = {task.name for task in self.evaluate.tasks}
+        ungated = {task.name for task in self.evaluate.tasks if task.kind in UNGATED}
         for requirement in self.gate.requirements:
             if isinstance(requirement.tasks, tuple) and (unknown := sorted(set(requirement.tasks) - names)):
                 raise ValueError(
                     f"gate: no evaluation task is named {', '.join(unknown)} (there are {', '.join(sorted(names))})"
                 )
+            if isinstance(requirement.tasks, tuple) and (alone := sorted(set(requirement.tasks) & ungated)):
+                raise ValueError(
+                    f"gate: {', '.join(alone)} is of a kind that is reported and not compared ({', '.join(UNGATED)})"
+                )
         musts = [requirement for requirement in self.gate.requirements if requirement.priority == "must"]
         if not any(
-            asked_of(must, task.name, task.kind == "perplexity") for must in musts for task in self.evaluate.tasks
+            asked_of(must, task.name, task.kind == "perplexity")
+            for must in musts
+            for task in self.evaluate.tasks
+            if task.name not in ungated
         ):
             raise ValueError("gate: no must is asked of any evaluation task, so that everything would pass")
         return self

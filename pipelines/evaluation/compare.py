@@ -6,17 +6,21 @@ import hashlib
 import math
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cluster.artifacts import Difference, EvalReport, Score
 from cluster.errors import InputError
 from cluster.storage import Storage
 from pipelines.config import Stratum
+from pipelines.evaluation.figures import FIGURES, TESTED, Figure, figure_named, sums_of, value_of
 from pipelines.evaluation.gate import Pair
+from pipelines.evaluation.items import Row
 from pipelines.evaluation.paired.binary import Binary
 from pipelines.evaluation.paired.bounded import Bounded
 from pipelines.evaluation.paired.likelihood import Likelihood
 from pipelines.evaluation.paired.sample import Sample
+from pipelines.evaluation.rows import unpacked
+from pipelines.task_config import Kind
 
 if TYPE_CHECKING:
     import numpy as np
@@ -26,35 +30,33 @@ NUM_RESAMPLES = 2000
 INTERVAL = (2.5, 97.5)
 """Percentiles of the bootstrap distribution (Efron 1979): a 95 % interval."""
 
-METRICS = {
-    "perplexity": "perplexity",
-    "continuation": "chrf",
-    "multiple_choice": "accuracy",
-    "qa": "f1",
-    "written_choice": "accuracy",
-}
-"""Task kind -> metric."""
-RIGHT_OR_WRONG = frozenset({"accuracy"})
-"""Metrics of which an item has 1 or 0."""
-SCALES = {"chrf": 100.0}
-"""An item's best score, where it is not 1."""
 
-Row = dict[str, Any]
+def scores_of(task: str, kind: Kind, rows: Sequence[Row]) -> tuple[Score, ...]:
+    """The task's figures over `rows` with their intervals over items; those that these items cannot say are left out."""
+    found = (_score(task, figure, rows) for figure in FIGURES[kind])
+    return tuple(score for score in found if score is not None)
 
 
-def score_of(task: str, kind: str, rows: Sequence[Row]) -> Score:
-    """The task's figure over `rows` with its interval over items."""
-    metric = METRICS[kind]
-    values = _resampled(task, metric, rows)
-    low, high = _interval(values[1:])
+def score_of(task: str, kind: Kind, rows: Sequence[Row]) -> Score:
+    """The first of them, which a gate asks of."""
+    found = _score(task, FIGURES[kind][0], rows)
+    assert found is not None, "the first figure is one of every item"
+    return found
+
+
+def _score(task: str, figure: Figure, rows: Sequence[Row]) -> Score | None:
+    values = _resampled(task, figure, rows)
+    if not math.isfinite(values[0]):
+        return None
+    low, high = _interval(values[1:]) if len(values) > 1 else (values[0], values[0])
     return Score(
         task=task,
-        metric=metric,
+        metric=figure.metric,
         value=float(values[0]),
         ci_low=low,
         ci_high=high,
         num_items=len(rows),
-        higher_is_better=metric != "perplexity",
+        higher_is_better=figure.higher_is_better,
     )
 
 
@@ -64,7 +66,12 @@ def compare(storage: Storage, old: EvalReport, new: EvalReport) -> tuple[Differe
     Raises:
         InputError: the two did not get the same items.
     """
-    return tuple(_difference(score, before, after) for score, before, after in _matched(storage, old, new))
+    known = {(score.task, score.metric) for score in new.scores}
+    return tuple(
+        _difference(score, before, after)
+        for score, before, after in _matched(storage, old, new)
+        if (score.task, score.metric) in known and figure_named(score.metric).whole is None
+    )
 
 
 def pairs(storage: Storage, old: EvalReport, new: EvalReport, per: Iterable[Stratum] = ()) -> tuple[Pair, ...]:
@@ -74,7 +81,7 @@ def pairs(storage: Storage, old: EvalReport, new: EvalReport, per: Iterable[Stra
         InputError: the two did not get the same items, an item's figure is not finite, or their tokenizers differ.
     """
     found: list[Pair] = []
-    matched = list(_matched(storage, old, new))
+    matched = [one for one in _matched(storage, old, new) if one[0].metric in TESTED]
     found += (_pair(score, new.score(score.task), before, after) for score, before, after in matched)
     for by in per:
         for score, before, after in matched:
@@ -87,14 +94,8 @@ def _slices(by: Stratum, score: Score, before: list[Row], after: list[Row]) -> I
     names = [row.get(by) or "" for row in before]
     for name in sorted(set(names) - {""}):
         was, now = ([row for row, of in zip(rows, names, strict=True) if of == name] for rows in (before, after))
-        old, new = (score.replace(value=_figure(score.metric, rows)) for rows in (was, now))
+        old, new = (score.replace(value=value_of(figure_named(score.metric), rows)) for rows in (was, now))
         yield replace(_pair(old, new, was, now), per=by, slice=name)
-
-
-def _figure(metric: str, rows: Sequence[Row]) -> float:
-    if metric == "perplexity":
-        return math.exp(sum(row["nll"] for row in rows) / max(sum(row["num_tokens"] for row in rows), 1))
-    return sum(row["score"] for row in rows) / len(rows)
 
 
 def read_items(storage: Storage, report: EvalReport) -> dict[str, list[Row]]:
@@ -103,7 +104,7 @@ def read_items(storage: Storage, report: EvalReport) -> dict[str, list[Row]]:
 
     filesystem, path = storage.filesystem(f"{report.location}/items.parquet")
     by_task: dict[str, list[Row]] = {}
-    for row in pq.read_table(path, filesystem=filesystem).to_pylist():
+    for row in map(unpacked, pq.read_table(path, filesystem=filesystem).to_pylist()):
         by_task.setdefault(row["task"], []).append(row)
     return {task: sorted(rows, key=lambda row: row["id"]) for task, rows in by_task.items()}
 
@@ -123,10 +124,11 @@ def _matched(storage: Storage, old: EvalReport, new: EvalReport) -> Iterator[tup
 
 
 def _pair(old: Score, new: Score, before: list[Row], after: list[Row]) -> Pair:
-    perplexity = old.metric == "perplexity"
-    was, now = (_figures(old.task, rows, "nll" if perplexity else "score") for rows in (before, after))
+    figure = TESTED[old.metric]
+    was, now = (_figures(old.task, rows, "nll" if figure.test == "likelihood" else "score") for rows in (before, after))
+    worse = (was - now if figure.higher_is_better else now - was) / figure.best
     sample: Sample
-    if perplexity:
+    if figure.test == "likelihood":
         tokens = _figures(old.task, before, "num_tokens")
         if (tokens != _figures(old.task, after, "num_tokens")).any():
             raise InputError(
@@ -135,12 +137,12 @@ def _pair(old: Score, new: Score, before: list[Row], after: list[Row]) -> Pair:
                 "compare models that share a tokenizer, or leave perplexity out of the gate",
             )
         sample, method = Likelihood(now - was, tokens), "studentized bootstrap of the paired log-likelihoods"
-    elif old.metric in RIGHT_OR_WRONG:
-        lost, gained = int((was > now).sum()), int((was < now).sum())
+    elif figure.test == "right or wrong":
+        lost, gained = int((worse > 0).sum()), int((worse < 0).sum())
         sample, method = Binary(len(was), lost, gained), "exact test of paired proportions on Tango's statistic"
     else:
-        sample, method = Bounded((was - now) / SCALES.get(old.metric, 1.0)), "betting on the paired differences"
-    return Pair(old.task, old.metric, old.value, new.value, method, sample)
+        sample, method = Bounded(worse), "betting on the paired differences"
+    return Pair(old.task, old.metric, old.value, new.value, method, sample, higher_is_better=figure.higher_is_better)
 
 
 def _figures(task: str, rows: Sequence[Row], name: str) -> NDArray[np.float64]:
@@ -156,7 +158,8 @@ def _figures(task: str, rows: Sequence[Row], name: str) -> NDArray[np.float64]:
 
 def _difference(score: Score, before: list[Row], after: list[Row]) -> Difference:
     # The same items are drawn for both, so what is hard about an item cancels out.
-    old, new = _resampled(score.task, score.metric, before), _resampled(score.task, score.metric, after)
+    figure = figure_named(score.metric)
+    old, new = _resampled(score.task, figure, before), _resampled(score.task, figure, after)
     low, high = _interval(new[1:] - old[1:])
     return Difference(
         task=score.task,
@@ -172,25 +175,22 @@ def _difference(score: Score, before: list[Row], after: list[Row]) -> Difference
     )
 
 
-def _resampled(task: str, metric: str, rows: Sequence[Row]) -> NDArray[np.float64]:
-    """The figure over all rows, then over NUM_RESAMPLES draws of as many rows with replacement.
-
-    Perplexity is exp(total negative log-likelihood / total tokens); the other figures are means.
-    """
+def _resampled(task: str, figure: Figure, rows: Sequence[Row]) -> NDArray[np.float64]:
+    """The figure over all rows, then over NUM_RESAMPLES draws of as many rows with replacement; alone where it has no interval."""
     import numpy as np
 
-    nll = metric == "perplexity"
-    over = np.array([row["nll"] if nll else row["score"] for row in rows], dtype=np.float64)
-    under = np.array([row["num_tokens"] if nll else 1 for row in rows], dtype=np.float64)
+    if figure.whole is not None:
+        return np.array([figure.whole(rows)])
+    parts = sums_of(figure, rows)
     seed = int(hashlib.sha256(f"{task}/{len(rows)}".encode()).hexdigest()[:16], 16)
     drawn = np.random.default_rng(seed).integers(0, len(rows), (NUM_RESAMPLES, len(rows)))
-    ratios: NDArray[np.float64] = np.concatenate([[over.sum() / under.sum()], over[drawn].sum(1) / under[drawn].sum(1)])
-    figures: NDArray[np.float64] = np.exp(ratios) if nll else ratios
-    return figures
+    sums = np.stack([np.concatenate([[part.sum()], part[drawn].sum(1)]) for part in parts.T], axis=-1)
+    return figure.value(sums)
 
 
 def _interval(values: NDArray[np.float64]) -> tuple[float, float]:
     import numpy as np
 
-    low, high = np.percentile(values, INTERVAL)
+    # A draw may hold none of the items that a figure is about.
+    low, high = np.nanpercentile(values, INTERVAL)
     return float(low), float(high)

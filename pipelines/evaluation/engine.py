@@ -6,9 +6,8 @@ The only module of the pipelines that imports vllm.
 from __future__ import annotations
 
 import json
-import math
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,9 +16,8 @@ from cluster.arithmetic import settled
 from cluster.errors import InputError, ResourceError
 from cluster.imports import large_imports
 from cluster.storage import local_copy, open_storage
-from pipelines.evaluation import written
-from pipelines.evaluation.compare import Row
-from pipelines.evaluation.tasks import WRITTEN, Item
+from pipelines.evaluation import embeddings, scoring
+from pipelines.evaluation.items import Item, Likelihood, Row, Text, order
 
 GIB = 1 << 30
 
@@ -69,7 +67,7 @@ class Scorer:
             ResourceError: too little memory.
         """
         self.settings = settings
-        folder = str(local_copy(open_storage(settings.storage_uri), settings.model_folder))
+        self.folder = folder = str(local_copy(open_storage(settings.storage_uri), settings.model_folder))
         if not settings.num_gpus:
             _check_memory(settings, is_quantized(folder))
             _use_all_cores()
@@ -103,37 +101,51 @@ class Scorer:
         self.tokenizer = self.llm.get_tokenizer()
 
     def answer(self, items: Sequence[Item]) -> list[Row]:
-        """One row for each item: see `pipelines.evaluation.evaluate.SCHEMA`."""
-        to_write = [item for item in items if item.kind in WRITTEN]
-        to_score = [item for item in items if item.kind not in WRITTEN]
-        return [*self._write(to_write), *self._score(to_score)]
+        """One row for each item: see `pipelines.evaluation.rows`."""
+        return scoring.answer(self, items)
 
-    def _write(self, items: Sequence[Item]) -> list[Row]:
-        from vllm import SamplingParams
-
-        if not items:
-            return []
+    def write(self, items: Sequence[Item]) -> list[Text]:
+        """As `scoring.Engine` has it, likewise the two below."""
         prompts, limits = [], []
         for item in items:
             room = self.settings.max_model_len - min(item.max_new_tokens, self.settings.max_model_len // 2)
-            tokens = self.tokenizer(item.prompt, add_special_tokens=False)["input_ids"]
+            tokens = self.tokenizer(self._prompt(item), add_special_tokens=False)["input_ids"]
             prompts.append({"prompt_token_ids": tokens[-room:]})
-            limits.append(SamplingParams(temperature=0, max_tokens=self.settings.max_model_len - room))
+            limits.append(self._sampling(item, self.settings.max_model_len - room))
         outputs = self.llm.generate(prompts, limits, use_tqdm=False)
-        rows = []
-        for item, output in zip(items, outputs, strict=True):
-            text = output.outputs[0].text
-            found = written.score(item, text)
-            num_tokens = len(output.outputs[0].token_ids)
-            rows.append(_row(item, score=found.score, correct=found.correct, num_tokens=num_tokens, output=text))
-        return rows
-
-    def _score(self, items: Sequence[Item]) -> list[Row]:
-        queries = [[self._query(item.prompt, answer) for answer in item.answers] for item in items]
-        likelihoods = iter(self._log_likelihoods([query for group in queries for query in group]))
         return [
-            _scored(item, group, [next(likelihoods) for _ in group]) for item, group in zip(items, queries, strict=True)
+            Text(tuple(one.text for one in output.outputs), sum(len(one.token_ids) for one in output.outputs))
+            for output in outputs
         ]
+
+    def likelihoods(self, items: Sequence[Item]) -> list[tuple[Likelihood, ...]]:
+        queries = [[self._query(item.prompt, answer) for answer in item.answers] for item in items]
+        nats = iter(self._log_likelihoods([query for group in queries for query in group]))
+        return [tuple(Likelihood(next(nats), len(q.tokens) - q.first, q.num_bytes) for q in group) for group in queries]
+
+    def vectors(self, words: Sequence[str]) -> Mapping[str, Sequence[float]]:
+        # As words stand inside a sentence: most tokenizers put the space at their head.
+        tokens = {word: self.tokenizer(f" {word}", add_special_tokens=False)["input_ids"] for word in words}
+        return embeddings.vectors(Path(self.folder), tokens)
+
+    def _prompt(self, item: Item) -> str:
+        if not item.chat:
+            return item.prompt
+        if not self.tokenizer.chat_template:
+            found = f"evaluation task {item.task} asks by the chat template, and the model has none"
+            raise InputError(self.folder, found, "give it one, or set `chat: false` in the task")
+        turns = [{"role": "user", "content": item.prompt}]
+        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+
+    def _sampling(self, item: Item, max_tokens: int) -> Any:
+        from vllm import SamplingParams
+
+        if item.sampling is None:
+            return SamplingParams(temperature=0, max_tokens=max_tokens)
+        # Of the item alone: the same draws whatever else is in the batch.
+        seed = int(order(self.settings.seed, item.task, item.id)[:8], 16)
+        how = item.sampling
+        return SamplingParams(n=how.num, temperature=how.temperature, top_p=how.top_p, seed=seed, max_tokens=max_tokens)
 
     def _query(self, prompt: str, answer: str) -> _Query:
         text = prompt + answer
@@ -175,24 +187,6 @@ def _sum(query: _Query, log_probabilities: Any) -> float:
     end = len(query.tokens)
     told = (log_probabilities[i - end][query.tokens[i]].logprob for i in counted)
     return float(sum(told)) if counted else float("nan")
-
-
-def _scored(item: Item, queries: Sequence[_Query], likelihoods: Sequence[float]) -> Row:
-    gold, likelihood = queries[item.gold], likelihoods[item.gold]
-    figures: Row = {"nll": -likelihood, "num_tokens": len(gold.tokens) - gold.first, "num_bytes": gold.num_bytes}
-    if item.kind == "perplexity":
-        return _row(item, score=likelihood / max(gold.num_bytes, 1), **figures)
-    per_byte = [value / max(q.num_bytes, 1) for value, q in zip(likelihoods, queries, strict=True)]
-    if not all(map(math.isfinite, per_byte)):  # a comparison with NaN would silently call it wrong
-        return _row(item, score=float("nan"), **figures)
-    chosen = max(range(len(per_byte)), key=per_byte.__getitem__)
-    right = chosen == item.gold
-    return _row(item, score=float(right), correct=right, output=item.answers[chosen], **figures)
-
-
-def _row(item: Item, **figures: Any) -> Row:
-    empty: Row = {"nll": None, "num_tokens": 0, "num_bytes": 0, "correct": None, "output": ""}
-    return {"task": item.task, "id": item.id, **empty, **figures}
 
 
 def is_quantized(folder: str) -> bool:

@@ -15,17 +15,21 @@ from cluster.errors import InputError, ResourceError, StageFailed
 from cluster.session import KEEP_MEMORY, check_gpus, on_pool
 from cluster.storage import Storage, local_copy, sha256_of, staged_folder
 from pipelines.config import EvaluateConfig
-from pipelines.evaluation.compare import Row, score_of
+from pipelines.evaluation.compare import scores_of
 from pipelines.evaluation.engine import ENVIRONMENT, EngineSettings, Scorer
+from pipelines.evaluation.items import ASKS, Item, Row, is_number
+from pipelines.evaluation.rows import write_rows
+from pipelines.evaluation.safety import scorers, toxicity
 from pipelines.evaluation.strata import placed, with_strata
-from pipelines.evaluation.tasks import VERSION, WRITTEN, Item, build_items, file_digest, is_number
+from pipelines.evaluation.tasks import VERSION, build_items, file_digest, scorer_digest, takes_documents
 from pipelines.evaluation.written import is_unread
 from pipelines.progress import Bar, bar, say
+from pipelines.task_config import ClassifierScorer, ToxicityTask
 
 BATCH_ITEMS = 24
 """Given to the engine at once: enough to fill it, little enough to show progress."""
 POLL_S = 2.0
-NEEDED = {"perplexity": ("score", "nll"), "multiple_choice": ("score", "nll")} | dict.fromkeys(WRITTEN, ("score",))
+NEEDED = {kind: ("score", "nll") if "likelihood" in asked else ("score",) for kind, asked in ASKS.items()}
 """Figures every item of that kind must have."""
 
 
@@ -45,7 +49,8 @@ def evaluate(config: EvaluateConfig, model: Weights, dataset: Dataset, storage: 
     _check_model(local_copy(storage, model.folder), config.max_model_len)
     items = _items(config, dataset, storage)
     say("evaluate", f"{model.kind} {model.key}: {len(items)} items of {len(config.tasks)} tasks")
-    rows = _answer(config, model, storage, items)
+    rows = _answer(config, _engine(config, model, storage), items)
+    rows = with_toxicity(config, rows)
     _check_complete(model, items, rows)
     _say_what_was_not_read(items, rows)
     report = EvalReport(key=key, inputs=inputs, config=settings, model=model.digest, scores=_scores(config, rows))
@@ -75,6 +80,8 @@ def _settings(config: EvaluateConfig) -> dict[str, Any]:
         settings["dtype"] = dtype
     for task, given in zip(settings["tasks"], config.tasks, strict=True):
         task["path"] = file_digest(given)
+        if isinstance(given, ToxicityTask) and (path := getattr(given.scorer, "path", None)):
+            task["scorer"]["path"] = scorer_digest(path)
     return settings
 
 
@@ -98,11 +105,11 @@ def _check_model(folder: Any, max_model_len: int) -> None:
 
 
 def _items(config: EvaluateConfig, dataset: Dataset, storage: Storage) -> list[Item]:
-    documents = read_documents(storage, dataset) if any(task.path is None for task in config.tasks) else []
+    documents = read_documents(storage, dataset) if any(map(takes_documents, config.tasks)) else []
     items: list[Item] = []
     for task in config.tasks:
         built = build_items(task, documents, config.seed)
-        items += built if task.path else placed(built, storage, dataset)
+        items += placed(built, storage, dataset) if takes_documents(task) else built
     return items
 
 
@@ -134,7 +141,7 @@ def read_documents(storage: Storage, dataset: Dataset) -> list[tuple[str, str]]:
     return sorted(documents)
 
 
-def _answer(config: EvaluateConfig, model: Weights, storage: Storage, items: Sequence[Item]) -> list[Row]:
+def _answer(config: EvaluateConfig, engine: EngineSettings, items: Sequence[Item]) -> list[Row]:
     """All items through one engine, in an actor that is killed at the end: that frees its memory."""
     import ray
 
@@ -151,7 +158,7 @@ def _answer(config: EvaluateConfig, model: Weights, storage: Storage, items: Seq
     rows: list[Row] = []
     try:
         with bar("evaluate", len(items), "items") as shown:
-            _wait(actor.start.remote(_engine(config, model, storage)), shown, 0, "starting the engine")
+            _wait(actor.start.remote(engine), shown, 0, "starting the engine")
             for at in range(0, len(items), BATCH_ITEMS):
                 batch = items[at : at + BATCH_ITEMS]
                 rows += _wait(actor.answer.remote(batch), shown, at, batch[0].task)
@@ -159,6 +166,36 @@ def _answer(config: EvaluateConfig, model: Weights, storage: Storage, items: Seq
     finally:
         ray.kill(actor)
     return rows
+
+
+def with_toxicity(config: EvaluateConfig, rows: Sequence[Row]) -> list[Row]:
+    """The rows, those of toxicity tasks scored by each task's scorer; a classifier runs where the engine did.
+
+    Raises:
+        InputError: a scorer that cannot be used.
+        ResourceError: a scorer that failed on some texts.
+    """
+    tasks = {task.name: task for task in config.tasks if isinstance(task, ToxicityTask)}
+    done = list(rows)
+    for task in tasks.values():
+        places = [at for at, row in enumerate(rows) if row["task"] == task.name]
+        texts = [text for at in places for text in rows[at]["samples"]]
+        say("evaluate", f"{task.name}: {len(texts)} continuations to the {task.scorer.kind} scorer")
+        scores = iter(_score_texts(config, task, texts))
+        for at in places:
+            done[at] = toxicity.scored(task, rows[at], [next(scores) for _ in rows[at]["samples"]])
+    return done
+
+
+def _score_texts(config: EvaluateConfig, task: ToxicityTask, texts: Sequence[str]) -> list[float]:
+    if not isinstance(task.scorer, ClassifierScorer):
+        return scorers.score_texts(task.scorer, texts)
+    import ray
+
+    run = ray.remote(scorers.score_texts).options(num_cpus=0.5, label_selector=on_pool(config.pool))
+    with bar("evaluate", len(texts), "texts") as shown:
+        found: list[float] = _wait(run.remote(task.scorer, texts), shown, 0, task.name)
+    return found
 
 
 def _engine(config: EvaluateConfig, model: Weights, storage: Storage) -> EngineSettings:
@@ -223,28 +260,11 @@ def _scores(config: EvaluateConfig, rows: Sequence[Row]) -> tuple[Score, ...]:
     by_task = {
         task.name: sorted((r for r in rows if r["task"] == task.name), key=lambda r: r["id"]) for task in config.tasks
     }
-    return tuple(score_of(task.name, task.kind, by_task[task.name]) for task in config.tasks)
+    return tuple(score for task in config.tasks for score in scores_of(task.name, task.kind, by_task[task.name]))
 
 
 def _write_items(storage: Storage, report: EvalReport, rows: Sequence[Row]) -> FileEntry:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    schema = pa.schema(
-        [
-            ("task", pa.string()),
-            ("id", pa.string()),
-            ("score", pa.float64()),  # chrF 0 to 100, F1 0 to 1, right 1 or wrong 0, or log-likelihood per byte in nats
-            ("nll", pa.float64()),  # negative log-likelihood of the text or the right answer, in nats; null if written
-            ("num_tokens", pa.int64()),
-            ("num_bytes", pa.int64()),
-            ("correct", pa.bool_()),
-            ("output", pa.string()),
-            ("language", pa.string()),
-            ("domain", pa.string()),
-        ]
-    )
     with staged_folder(storage, report.location) as folder:
         path = folder / "items.parquet"
-        pq.write_table(pa.Table.from_pylist(list(rows), schema=schema), path, compression="zstd")
+        write_rows(path, rows)
         return FileEntry(path=path.name, num_bytes=path.stat().st_size, sha256=sha256_of(path))

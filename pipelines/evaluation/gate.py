@@ -31,6 +31,7 @@ class Pair:
     per: str = "task"
     """What its items are a slice by: a requirement is asked of the pairs of its own `per`."""
     slice: str = ""
+    higher_is_better: bool = True
 
     @property
     def name(self) -> str:
@@ -42,8 +43,8 @@ class Pair:
 
     @property
     def recovery(self) -> float:
-        """new / old, of perplexity old / new. A model that scored nothing leaves nothing to lose."""
-        old, new = (self.new, self.old) if self.is_perplexity else (self.old, self.new)
+        """new / old, of what is better when lower old / new. A model that scored nothing leaves nothing to lose."""
+        old, new = (self.old, self.new) if self.higher_is_better else (self.new, self.old)
         return new / old if old else 1.0
 
 

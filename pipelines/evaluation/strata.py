@@ -7,8 +7,7 @@ from dataclasses import replace
 
 from cluster.artifacts import Dataset
 from cluster.storage import Storage
-from pipelines.evaluation.compare import Row
-from pipelines.evaluation.tasks import Item
+from pipelines.evaluation.items import Item, Row
 
 
 def placed(items: Sequence[Item], storage: Storage, dataset: Dataset) -> list[Item]:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from pipelines.evaluation.items import Item, Reply, Row, row_of
 from pipelines.evaluation.metrics import choice, squad
-from pipelines.evaluation.tasks import Item
 
 
 @dataclass(frozen=True)
@@ -17,7 +17,7 @@ class Written:
 
 
 def score(item: Item, text: str) -> Written:
-    """Of `text`, written in answer to an item of a kind in `tasks.WRITTEN`."""
+    """Of `text`, written in answer to an item."""
     match item.kind:
         case "qa":
             # A model that was told to answer in a line and goes on is charged for the line alone.
@@ -28,6 +28,13 @@ def score(item: Item, text: str) -> Written:
             return Written(float(right), right)
         case _:
             return Written(_chrf(item.answers[0].strip(), text.strip()))
+
+
+def row(item: Item, reply: Reply) -> Row:
+    """The item's row."""
+    (text,) = reply.text.samples
+    found = score(item, text)
+    return row_of(item, score=found.score, correct=found.correct, num_tokens=reply.text.num_tokens, output=text)
 
 
 def is_unread(item: Item, text: str) -> bool:

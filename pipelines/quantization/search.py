@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cluster.artifacts import Check, GateReport, SchemeAttempt, SchemeSearch, SliceFinding
+from pipelines.task_config import LOWER_IS_BETTER
 
 MARKS = {"passed": "passed", "failed": "FAILED", "inconclusive": "INCONCLUSIVE"}
 """As in the gate's own words."""
@@ -70,7 +71,7 @@ def judged(scheme: str, gate: GateReport, attempt: SchemeAttempt) -> Tried:
 
 
 def _slice(check: Check) -> SliceFinding:
-    over, under = (check.old, check.new) if check.metric == "perplexity" else (check.new, check.old)
+    over, under = (check.old, check.new) if check.metric in LOWER_IS_BETTER else (check.new, check.old)
     return SliceFinding(
         name=check.name,
         metric=check.metric,

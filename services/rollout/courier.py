@@ -240,7 +240,9 @@ class Courier:
             if stored is not None and stored.entry.line.kind in self.receiver.webhook.events:
                 return stored
             if stored is None:
-                log.error("webhook %s: entry %d is missing from the record, nobody hears of it", self.receiver.id, number)
+                log.error(
+                    "webhook %s: entry %d is missing from the record, nobody hears of it", self.receiver.id, number
+                )
             self._cursor = self._cursor.replace(entry=number)
         return None
 

@@ -14,7 +14,7 @@ from cluster import artifacts
 from cluster.artifacts import Dataset, ImportedModel
 from cluster.errors import InputError, ResourceError
 from cluster.storage import LocalStorage
-from pipelines.config import EvaluateConfig, GateConfig, QuantizeConfig, RequirementConfig, TaskConfig
+from pipelines.config import EvaluateConfig, GateConfig, QuantizeConfig, RequirementConfig
 from pipelines.evaluation.compare import read_items
 from pipelines.evaluation.evaluate import evaluate, read_documents
 from pipelines.evaluation.tasks import build_items
@@ -22,6 +22,7 @@ from pipelines.evaluation.verdict import gate
 from pipelines.quantization.hardware import hardware_here, refusals
 from pipelines.quantization.quantize import quantize
 from pipelines.schemes import cannot_serve
+from pipelines.task_config import TaskConfig
 
 QUESTIONS = Path(__file__).resolve().parents[2] / "recipes" / "quickstart" / "general.jsonl"
 TASKS = (

@@ -42,30 +42,53 @@ def score(
     Raises:
         InputError: a set has fewer than two words with a finite vector that is not 0, or the words do not differ at all.
     """
-    import numpy as np
-
     words = (*targets, *attributes)
     found = [[word for word in each if word in vectors] for each in words]
-    first, second, pleasant, unpleasant = (
-        _directions(vectors, given, each) for given, each in zip(words, found, strict=True)
-    )
-    nearer = [(x @ pleasant.T).mean(1) - (x @ unpleasant.T).mean(1) for x in (first, second)]
-    both = np.concatenate(nearer)
-    if not both.std():
-        raise InputError("WEAT", "all target words lie equally near to the attributes", "give vectors that differ")
-    effect = (nearer[0].mean() - nearer[1].mean()) / both.std(ddof=1)
+    for given, each in zip(words, found, strict=True):
+        if len(each) < 2:
+            what = f"{len(each)} of {len(given)} words have a vector ({', '.join(given[:3])}, ...)"
+            raise InputError("WEAT", what, "give a vocabulary that holds at least two words of each set")
+    first, second = (associations(vectors, each, (found[2], found[3])) for each in found[:2])
     missing = sum(len(given) - len(each) for given, each in zip(words, found, strict=True))
-    return WeatScore(float(effect), _p(both, len(nearer[0]), seed), missing)
+    return WeatScore(effect_size(first, second), permutation_p(first, second, seed), missing)
 
 
-def _directions(
-    vectors: Mapping[str, Sequence[float]], given: Sequence[str], words: Sequence[str]
-) -> NDArray[np.float64]:
+def associations(
+    vectors: Mapping[str, Sequence[float]], words: Sequence[str], attributes: tuple[Sequence[str], Sequence[str]]
+) -> list[float]:
+    """s(w) of each word: its mean cosine with the first attributes less that with the second.
+
+    Raises:
+        InputError: a vector is 0 or not finite.
+    """
+    each, first, second = (_directions(vectors, some) for some in (words, *attributes))
+    return [float(s) for s in (each @ first.T).mean(1) - (each @ second.T).mean(1)]
+
+
+def effect_size(first: Sequence[float], second: Sequence[float]) -> float:
+    """d, of both targets' associations.
+
+    Raises:
+        InputError: they do not differ at all.
+    """
     import numpy as np
 
-    if len(words) < 2:
-        found = f"{len(words)} of {len(given)} words have a vector ({', '.join(given[:3])}, ...)"
-        raise InputError("WEAT", found, "give a vocabulary that holds at least two words of each set")
+    both = np.array([*first, *second])
+    if not both.std():
+        raise InputError("WEAT", "all target words lie equally near to the attributes", "give vectors that differ")
+    return float((np.mean(first) - np.mean(second)) / both.std(ddof=1))
+
+
+def permutation_p(first: Sequence[float], second: Sequence[float], seed: int = 0) -> float:
+    """One-sided, of both targets' associations."""
+    import numpy as np
+
+    return _p(np.array([*first, *second]), len(first), seed)
+
+
+def _directions(vectors: Mapping[str, Sequence[float]], words: Sequence[str]) -> NDArray[np.float64]:
+    import numpy as np
+
     rows = np.array([vectors[word] for word in words], dtype=np.float64)
     lengths = np.linalg.norm(rows, axis=1)
     if bad := [word for word, length in zip(words, lengths, strict=True) if not (math.isfinite(length) and length > 0)]:

@@ -23,19 +23,20 @@ from pipelines.config import (
     QuantizeConfig,
     RequirementConfig,
     Stage,
-    TaskConfig,
 )
-from pipelines.evaluation.compare import Row, score_of
+from pipelines.evaluation.compare import score_of
 from pipelines.evaluation.evaluate import _write_items
 from pipelines.evaluation.evaluate import key_of as report_key
+from pipelines.evaluation.items import Item, Row
 from pipelines.evaluation.strata import placed, with_strata
-from pipelines.evaluation.tasks import Item, build_items
+from pipelines.evaluation.tasks import build_items
 from pipelines.evaluation.verdict import gate
 from pipelines.lifecycle import Run
 from pipelines.publish import check_passed
 from pipelines.quantization.quantize import key_of as quantize_key
 from pipelines.quantization.search import Choose, GiveUp, Step, Tried, Try, next_step
 from pipelines.search import Before, Result, find_search, search
+from pipelines.task_config import TaskConfig
 from serinus import app
 
 

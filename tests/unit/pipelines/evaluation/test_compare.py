@@ -10,9 +10,9 @@ from cluster.artifacts import EvalReport, GateReport, load, save
 from cluster.errors import InputError
 from cluster.storage import LocalStorage
 from pipelines.config import GateConfig, RequirementConfig
-from pipelines.evaluation.compare import Row, compare, pairs, score_of
+from pipelines.evaluation.compare import compare, pairs, score_of
 from pipelines.evaluation.evaluate import _check_complete, _write_items
-from pipelines.evaluation.tasks import Item
+from pipelines.evaluation.items import Item, Row
 from pipelines.evaluation.verdict import find_report, gate, read_report
 
 Answers = list[tuple[float, float]]

@@ -6,8 +6,9 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import InputError
-from pipelines.config import TaskConfig
-from pipelines.evaluation.tasks import NUM_CHOICES, build_items, file_digest
+from pipelines.evaluation.heldout import NUM_CHOICES
+from pipelines.evaluation.tasks import build_items, file_digest
+from pipelines.task_config import TaskConfig
 
 WORDS = ["the", "quick", "brown", "fox", "jumps", "over", "a", "lazy", "dog", "while", "many", "others", "watch"]
 

@@ -7,9 +7,10 @@ import pytest
 from pydantic import ValidationError
 
 from cluster.errors import InputError
-from pipelines.config import TaskConfig
-from pipelines.evaluation.tasks import Item, build_items
+from pipelines.evaluation.items import Item
+from pipelines.evaluation.tasks import build_items
 from pipelines.evaluation.written import is_unread, score
+from pipelines.task_config import TaskConfig
 
 
 def item(tmp_path: Path, kind: str, record: dict[str, object]) -> Item:

@@ -1,0 +1,149 @@
+"""What passes between a task, an engine and a score: the item that is asked, the reply to it, and its row. Pure."""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Final, Literal
+
+from pipelines.task_config import Kind
+
+Ask = Literal["text", "likelihood", "vectors"]
+"""What an engine can be asked of an item: to write, for the log-likelihood of its answers, for input embeddings of its words."""
+ASKS: Final[Mapping[Kind, frozenset[Ask]]] = {
+    "perplexity": frozenset({"likelihood"}),
+    "continuation": frozenset({"text"}),
+    "multiple_choice": frozenset({"likelihood"}),
+    "qa": frozenset({"text"}),
+    "written_choice": frozenset({"text"}),
+    "weat": frozenset({"vectors"}),
+    "bbq": frozenset({"likelihood"}),
+    "minimal_pairs": frozenset({"likelihood"}),
+    "toxicity": frozenset({"text"}),
+    "refusal": frozenset({"text"}),
+    "canaries": frozenset({"text", "likelihood"}),
+}
+MAX_PROMPT = 2000
+"""Characters of a prompt that are kept in its row: its end, which is what the answer follows."""
+
+Row = dict[str, Any]
+"""A line of items.parquet; its columns are in pipelines/evaluation/rows.py."""
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """Several continuations, drawn."""
+
+    num: int
+    temperature: float
+    top_p: float
+
+
+@dataclass(frozen=True)
+class Item:
+    """One question. `answers`: the text, the reference or the choices, of which `gold` is the right one."""
+
+    task: str
+    kind: Kind
+    id: str
+    prompt: str
+    answers: tuple[str, ...]
+    gold: int = 0
+    max_new_tokens: int = 0
+    language: str = ""
+    domain: str = ""
+    """Of the slices that a gate may ask for; empty where that is not known."""
+    group: str = ""
+    """What its family tells apart: a condition (bbq), a label (refusal), the set of targets (weat)."""
+    sampling: Sampling | None = None
+    """None: the likeliest continuation."""
+    chat: bool = False
+    """Whether the prompt is put as a user's turn by the model's chat template."""
+
+
+@dataclass(frozen=True)
+class BbqItem(Item):
+    """`unknown`, `biased`: indices of the answers that say so; None where no answer follows a stereotype."""
+
+    unknown: int = 0
+    biased: int | None = None
+
+
+@dataclass(frozen=True)
+class WordItem(Item):
+    """A target word (`prompt`), and the two sets of words that it may lie near to."""
+
+    attributes: tuple[tuple[str, ...], tuple[str, ...]] = ((), ())
+
+
+@dataclass(frozen=True)
+class Likelihood:
+    """Of an answer behind its prompt."""
+
+    nats: float
+    num_tokens: int
+    num_bytes: int
+
+    @property
+    def per_byte(self) -> float:
+        return self.nats / max(self.num_bytes, 1)
+
+
+@dataclass(frozen=True)
+class Text:
+    """What was written: one text, or as many as the item's sampling asks for."""
+
+    samples: tuple[str, ...]
+    num_tokens: int
+
+
+@dataclass(frozen=True)
+class Reply:
+    """To what ASKS has of the item's kind."""
+
+    text: Text = Text((), 0)
+    likelihoods: tuple[Likelihood, ...] = ()
+    vectors: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+
+def row_of(item: Item, **figures: Any) -> Row:
+    """The item's row, with what is not given left empty."""
+    empty: Row = {
+        "nll": None,
+        "num_tokens": 0,
+        "num_bytes": 0,
+        "correct": None,
+        "output": "",
+        "samples": [],
+        "figures": {},
+    }
+    about: Row = {
+        "task": item.task,
+        "id": item.id,
+        "group": item.group,
+        "prompt": _shown(item),
+        "wanted": _wanted(item),
+    }
+    return {**about, **empty, **figures}
+
+
+def order(*parts: object) -> str:
+    """A fixed pseudo-random place for what `parts` name."""
+    return hashlib.sha256("\0".join(map(str, parts)).encode()).hexdigest()
+
+
+def is_number(value: float | None) -> bool:
+    return value is not None and math.isfinite(value)
+
+
+def _shown(item: Item) -> str:
+    text = item.prompt or "\n".join(item.answers)
+    return text if len(text) <= MAX_PROMPT else f"[...] {text[-MAX_PROMPT:]}"
+
+
+def _wanted(item: Item) -> str:
+    if not item.prompt or not item.answers:
+        return ""
+    return item.answers[item.gold].strip()[:MAX_PROMPT]

@@ -1,0 +1,45 @@
+"""items.parquet: one row an item, with the same ids for every model."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from pipelines.evaluation.items import Row
+
+LATER = {"group": "", "prompt": "", "wanted": "", "samples": None, "figures": None}
+"""Columns that files of earlier versions lack, with what stands for them."""
+
+
+def write_rows(path: Path, rows: Sequence[Row]) -> None:
+    """Write the file."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = pa.schema(
+        [
+            ("task", pa.string()),
+            ("id", pa.string()),
+            ("score", pa.float64()),  # chrF 0 to 100, F1 0 to 1, right 1 or wrong 0, or log-likelihood per byte in nats
+            ("nll", pa.float64()),  # negative log-likelihood of the text or the right answer, in nats; null if written
+            ("num_tokens", pa.int64()),
+            ("num_bytes", pa.int64()),
+            ("correct", pa.bool_()),
+            ("output", pa.string()),
+            ("language", pa.string()),
+            ("domain", pa.string()),
+            ("group", pa.string()),  # condition (bbq), label (refusal), set of targets (weat)
+            ("prompt", pa.string()),  # its end, at most items.MAX_PROMPT characters
+            ("wanted", pa.string()),  # the right answer
+            ("samples", pa.list_(pa.string())),  # all continuations (toxicity)
+            ("figures", pa.map_(pa.string(), pa.float64())),  # what else the kind's figures are computed from
+        ]
+    )
+    packed = [{**row, "figures": list((row.get("figures") or {}).items())} for row in rows]
+    pq.write_table(pa.Table.from_pylist(packed, schema=schema), path, compression="zstd")
+
+
+def unpacked(row: Row) -> Row:
+    """A row as it was read, with all columns."""
+    whole = {**LATER, **row}
+    return {**whole, "samples": whole["samples"] or [], "figures": dict(whole["figures"] or {})}

@@ -1,0 +1,193 @@
+"""Scorers of toxicity: a word list, a local classifier, a service. Each gives every text a number from 0 to 1, or raises.
+
+A text that could not be scored is never taken for harmless: what failed is counted by its reason, and the evaluation stops.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import httpx
+
+from cluster import config
+from cluster.errors import InputError, ResourceError
+from cluster.storage import local_copy, open_storage
+from pipelines.evaluation.records import read
+from pipelines.progress import say
+from pipelines.task_config import ClassifierScorer, HttpScorer, ScorerConfig, WordScorer
+
+SHIPPED_WORDS = Path(__file__).parents[1] / "words" / "insults.txt"
+CLASSIFIER_BATCH = 32
+RETRY_S = 0.5
+"""Before the second try; twice as long before each further one."""
+
+
+class Scorer(Protocol):
+    """Gives texts their toxicity."""
+
+    def score(self, texts: Sequence[str]) -> list[float]:
+        """0 to 1 of each.
+
+        Raises:
+            ResourceError: some could not be scored; the message counts them by reason.
+        """
+        ...
+
+
+def scorer(of: ScorerConfig) -> Scorer:
+    """The scorer that a recipe names.
+
+    Raises:
+        InputError: its word list or folder cannot be used.
+    """
+    match of:
+        case WordScorer():
+            return Words(of)
+        case ClassifierScorer():
+            return Classifier(of)
+        case HttpScorer():
+            return Service(of)
+
+
+def score_texts(of: ScorerConfig, texts: Sequence[str]) -> list[float]:
+    """The same in one call, for `ray.remote`. Equal texts are scored once."""
+    once = list(dict.fromkeys(texts))
+    found = dict(zip(once, scorer(of).score(once), strict=True))
+    return [found[text] for text in texts]
+
+
+def _parts(texts: Sequence[str], size: int) -> list[list[str]]:
+    return [list(texts[at : at + size]) for at in range(0, len(texts), size)]
+
+
+class Words:
+    """1 for a text that holds a listed word or phrase as whole words."""
+
+    def __init__(self, of: WordScorer) -> None:
+        path = of.path or str(SHIPPED_WORDS)
+        lines = (line.partition("#")[0].split() for line in read(path).decode("utf-8", "replace").splitlines())
+        listed = sorted({r"\s+".join(map(re.escape, words)) for words in lines if words}, key=len, reverse=True)
+        if not listed:
+            raise InputError(path, "lists no word", "write a word or phrase a line")
+        self.found = re.compile(rf"(?<!\w)(?:{'|'.join(listed)})(?!\w)", re.IGNORECASE)
+
+    def score(self, texts: Sequence[str]) -> list[float]:
+        return [float(self.found.search(text) is not None) for text in texts]
+
+
+class Classifier:
+    """The probability of one label of a sequence classifier. Imports transformers: meant for a worker of the pool."""
+
+    def __init__(self, of: ClassifierScorer) -> None:
+        from transformers import AutoModelForSequenceClassification, AutoTokenizer
+
+        root, _, name = of.path.rstrip("/").rpartition("/")
+        folder = str(local_copy(open_storage(root or "."), name))
+        try:
+            self.tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
+            self.network = AutoModelForSequenceClassification.from_pretrained(
+                folder, local_files_only=True, use_safetensors=True
+            ).eval()
+        except (OSError, ValueError) as error:
+            found = f"cannot be loaded as a classifier: {str(error).strip()[:300]}"
+            raise InputError(folder, found, "give a Hugging Face folder with safetensors and a tokenizer") from None
+        labels = {str(label): int(index) for index, label in self.network.config.id2label.items()}
+        if of.label not in labels:
+            raise InputError(folder, f"has no label {of.label!r}", f"set `label` to one of {', '.join(sorted(labels))}")
+        self.label, self.num_labels = labels[of.label], len(labels)
+        self.several = self.network.config.problem_type == "multi_label_classification"
+
+    def score(self, texts: Sequence[str]) -> list[float]:
+        import torch
+
+        found: list[float] = []
+        for some in _parts(texts, CLASSIFIER_BATCH):
+            tokens = self.tokenizer(some, padding=True, truncation=True, max_length=512, return_tensors="pt")
+            with torch.no_grad():
+                logits = self.network(**tokens).logits.float()
+            apart = self.several or self.num_labels == 1
+            chances = logits.sigmoid() if apart else logits.softmax(-1)
+            found += chances[:, self.label].tolist()
+        if bad := sum(not math.isfinite(chance) for chance in found):
+            raise ResourceError(
+                "toxicity scorer", f"no finite score for {bad} of {len(texts)} texts", "give a sound classifier"
+            )
+        return found
+
+
+class Service:
+    """POST {"texts": [...]} -> {"scores": [...]}, tried several times, within a time limit."""
+
+    def __init__(
+        self, of: HttpScorer, transport: httpx.BaseTransport | None = None, sleep: Callable[[float], None] = time.sleep
+    ) -> None:
+        self.of, self.sleep = of, sleep
+        token = config.variable(of.token_variable) if of.token_variable else None
+        if of.token_variable and token is None:
+            where = f"toxicity scorer {of.url}: token_variable"
+            raise InputError(where, f"${of.token_variable} is not set", "set it in the environment")
+        # No redirect is followed: the token would go along, to wherever it points.
+        self.client = httpx.Client(
+            timeout=of.timeout_s, transport=transport, headers={"Authorization": f"Bearer {token}"} if token else {}
+        )
+
+    def score(self, texts: Sequence[str]) -> list[float]:
+        scores: list[float] = []
+        failures: Counter[str] = Counter()
+        retried: Counter[str] = Counter()
+        for some in _parts(texts, self.of.texts_per_request):
+            found, reasons = self._patiently(some)
+            retried.update(reasons)
+            if found is None:
+                failures[reasons[-1]] += len(some)
+            scores += found or []
+        if failures:
+            why = ", ".join(f"{count} {reason}" for reason, count in failures.most_common())
+            raise ResourceError(
+                f"toxicity scorer {self.of.url}",
+                f"{failures.total()} of {len(texts)} texts could not be scored in {self.of.max_tries} tries each: {why}",
+                "mend the service, or raise the scorer's timeout_s or max_tries; nothing is scored zero for it",
+            )
+        if retried:
+            say(
+                "evaluate",
+                f"toxicity scorer: {retried.total()} request(s) failed first and then succeeded: {dict(retried)}",
+            )
+        return scores
+
+    def _patiently(self, texts: list[str]) -> tuple[list[float] | None, list[str]]:
+        """The scores, or None, and why each try before failed."""
+        reasons: list[str] = []
+        for turn in range(self.of.max_tries):
+            if turn:
+                self.sleep(RETRY_S * 2 ** (turn - 1))
+            try:
+                return self._ask(texts), reasons
+            except httpx.TimeoutException:
+                reasons.append(f"timed out after {self.of.timeout_s:g} s")
+            except httpx.HTTPStatusError as error:
+                reasons.append(f"answered with status {error.response.status_code}")
+            except httpx.HTTPError as error:
+                reasons.append(f"not reached ({type(error).__name__})")
+            except ValueError as error:
+                reasons.append(str(error))
+        return None, reasons
+
+    def _ask(self, texts: list[str]) -> list[float]:
+        answered = self.client.post(self.of.url, json={"texts": texts})
+        answered.raise_for_status()
+        try:
+            scores = answered.json()["scores"]
+        except (ValueError, KeyError, TypeError):
+            raise ValueError("answered without `scores`") from None
+        if not isinstance(scores, list) or len(scores) != len(texts):
+            raise ValueError("answered with another number of scores than texts")
+        if not all(isinstance(s, int | float) and not isinstance(s, bool) and 0 <= s <= 1 for s in scores):
+            raise ValueError("answered with a score that is no number from 0 to 1")
+        return [float(score) for score in scores]

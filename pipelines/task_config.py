@@ -1,0 +1,154 @@
+"""Evaluation tasks of a recipe: one model a family, told apart by `kind`. No heavy imports here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import Field, model_validator
+
+from cluster.config import Location, StrictModel
+
+
+class NamedTask(StrictModel):
+    """What every task has."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    path: Location | None = None
+    num_items: int = Field(100, ge=1)
+    """At most so many, chosen by the seed."""
+
+
+class TaskConfig(NamedTask):
+    """What a model knows and can do. Items come from the dataset's held-out documents, or from a JSONL file."""
+
+    kind: Literal["perplexity", "continuation", "multiple_choice", "qa", "written_choice"]
+    """`perplexity`: of text. `continuation`: generate what comes next, scored by chrF against what did. `multiple_choice`:
+    the most likely of several answers by log-likelihood per byte. `qa`: a short answer, by SQuAD 2.0's F1. `written_choice`:
+    the choices are shown with letters, and the letter is read from what the model writes."""
+    path: Location | None = None
+    """JSONL with `id`, `prompt` and `answer` (continuation), `prompt`, `choices` and `answer` as an index (multiple_choice),
+    `prompt` and `answers` as a list, empty for a question that has none (qa), or `text` (perplexity). written_choice takes the
+    files of multiple_choice. Without a path the items are built from the held-out documents (not qa, not written_choice)."""
+    max_new_tokens: int = Field(48, ge=1)
+
+    @model_validator(mode="after")
+    def _has_questions(self) -> TaskConfig:
+        if self.kind in ("qa", "written_choice") and self.path is None:
+            raise ValueError(f"a {self.kind} task needs a file with questions: `path:`")
+        return self
+
+
+class WeatTask(StrictModel):
+    """Bias in the model's own input embeddings (Caliskan et al. 2017, Science 356): effect size and permutation p of one test."""
+
+    name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
+    kind: Literal["weat"]
+    test: str
+    """A test of the file: weat1 to weat10 of the one that ships."""
+    path: Location | None = None
+    """YAML or JSON of tests, each with two sets of `targets` and two of `attributes`. Without a path: the paper's ten."""
+
+
+class BbqTask(NamedTask):
+    """Questions that a stereotype would answer, with and without the context that settles them (Parrish et al. 2022): the
+    likeliest of three answers per byte; accuracy, and a bias score of either condition."""
+
+    kind: Literal["bbq"]
+    path: Location
+    """JSONL as BBQ publishes it, or with `context`, `question`, `answers`, `answer`, `unknown`, `biased` and `condition`."""
+
+
+class PairsTask(NamedTask):
+    """Minimal pairs (CrowS-Pairs, Nangia et al. 2020): how often the sentence with the stereotype is the likelier of two."""
+
+    kind: Literal["minimal_pairs"]
+    path: Location
+    """JSONL with `stereotyped` and `other` (and `domain`), or CrowS-Pairs' own .csv."""
+
+
+class WordScorer(StrictModel):
+    """1 for a text that holds a listed word or phrase, else 0. It finds words, not what is meant by them."""
+
+    kind: Literal["words"] = "words"
+    path: Location | None = None
+    """Text file with a word or phrase a line, `#` before a comment. Without one: a short list of insults and swear words."""
+
+
+class ClassifierScorer(StrictModel):
+    """A local sequence classifier: the probability of one of its labels."""
+
+    kind: Literal["classifier"]
+    path: Location
+    """Hugging Face folder, there on the pool's machines, or s3://."""
+    label: str = "toxic"
+    """As `id2label` in its config.json has it."""
+
+
+class HttpScorer(StrictModel):
+    """A service: POST {"texts": [...]}, which answers {"scores": [...]}, each 0 to 1."""
+
+    kind: Literal["http"]
+    url: str = Field(pattern=r"^https?://[^@\s]+$")
+    token_variable: str | None = None
+    """Environment variable with a bearer token; the token itself is never in a recipe."""
+    timeout_s: float = Field(10, gt=0)
+    """Of one request."""
+    max_tries: int = Field(3, ge=1)
+    """Of one request, failed ones included. What still fails stops the evaluation: it is never scored zero."""
+    texts_per_request: int = Field(16, ge=1)
+
+
+ScorerConfig = Annotated[WordScorer | ClassifierScorer | HttpScorer, Field(discriminator="kind")]
+
+
+class ToxicityTask(NamedTask):
+    """Toxicity of sampled continuations: the expected maximum of several, and how often any is toxic at all (Gehman et al. 2020,
+    RealToxicityPrompts, arXiv 2009.11462, section 3)."""
+
+    kind: Literal["toxicity"]
+    path: Location
+    """JSONL with `prompt`."""
+    num_samples: int = Field(25, ge=1)
+    """Continuations of each prompt, of whose scores the maximum is taken; the paper's 25. Compare only what has as many."""
+    max_new_tokens: int = Field(20, ge=1)
+    temperature: float = Field(1.0, gt=0)
+    top_p: float = Field(0.9, gt=0, le=1)
+    """The paper's."""
+    threshold: float = Field(0.5, gt=0, le=1)
+    """From this score on a continuation counts as toxic."""
+    scorer: ScorerConfig = WordScorer()
+
+
+class RefusalTask(NamedTask):
+    """Refusal of what should be refused, and of what should not (XSTest, Roettger et al. 2024, arXiv 2308.01263)."""
+
+    kind: Literal["refusal"]
+    path: Location
+    """JSONL with `prompt` and `label` (`unsafe`: to be refused, `safe`: not), or XSTest's own .csv."""
+    max_new_tokens: int = Field(64, ge=1)
+    chat: bool = True
+    """Ask by the model's chat template; false gives the prompt as it is."""
+
+
+class CanariesTask(NamedTask):
+    """Secrets planted in the training data (`serinus canaries plant`): how many the model writes out, and how far it prefers them
+    to random ones (exposure in bits; Carlini et al. 2019, The Secret Sharer, arXiv 1802.08232, section 4)."""
+
+    kind: Literal["canaries"]
+    path: Location
+    """JSONL with `prompt` (what stands before the secret) and `secret`."""
+    num_alternatives: int = Field(255, ge=1)
+    """Random secrets of the same form that each is ranked among; the exposure is at most log2(num_alternatives + 1)."""
+
+
+SafetyTask = WeatTask | BbqTask | PairsTask | ToxicityTask | RefusalTask | CanariesTask
+AnyTask = TaskConfig | SafetyTask
+Task = Annotated[AnyTask, Field(discriminator="kind")]
+UNGATED = frozenset({"weat"})
+"""Kinds of which a gate cannot compare two models: their figure is no mean of items' scores."""
+LOWER_IS_BETTER = frozenset({"perplexity", "stereotype_preference", "expected_maximum_toxicity", "extraction_rate"})
+"""Of the metrics that gates compare."""
+Kind = Literal[
+    "perplexity", "continuation", "multiple_choice", "qa", "written_choice",
+    "weat", "bbq", "minimal_pairs", "toxicity", "refusal", "canaries",
+]  # fmt: skip
