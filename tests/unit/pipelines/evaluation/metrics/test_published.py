@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.evaluation.metrics import bbq, choice, squad, translation, weat
+from pipelines.evaluation.metrics import bbq, choice, squad, tatqa, translation, weat
 
 SHARED = Path(__file__).resolve().parents[6] / "shared" / "data"
 
@@ -70,6 +70,30 @@ def test_wmt22_to_three_decimals() -> None:
         found = translation.score_all(hypotheses, [references])
         for metric, value in (("bleu-A", found.bleu), ("chrf-A", found.chrf)):
             assert value == pytest.approx(published[pair, system, metric], abs=0.0005)
+
+
+def test_tatqa_of_the_sample_predictions() -> None:
+    folder = shared("tatqa")
+    questions = [
+        q
+        for table in json.loads((folder / "dataset_raw" / "tatqa_dataset_dev.json").read_text())
+        for q in table["questions"]
+    ]
+    golds = {q["uid"]: tatqa.Gold(_parts(q["answer"]), q["scale"], q["answer_type"]) for q in questions}
+    predicted = json.loads((folder / "sample_prediction.json").read_text())
+    # A question that the file has no prediction for was not answered, as the official script takes it.
+    answers = {uid: tatqa.Found(*_predicted(*predicted.get(uid, ([], "")))) for uid in golds}
+    found = tatqa.score_all(golds, answers)
+    assert (found.num_items, round(found.exact_match, 2), round(found.f1, 2)) == (1668, 45.92, 58.88)
+    assert round(found.scale, 2) == 90.95
+
+
+def _parts(answer: Any) -> tuple[str, ...]:
+    return tuple(map(str, answer)) if isinstance(answer, list) else (str(answer),)
+
+
+def _predicted(answer: Any, scale: str) -> tuple[tuple[str, ...], str]:
+    return (_parts(answer) if answer else ()), scale
 
 
 @pytest.mark.parametrize(("number", "effect", "p"), [(0, 1.54, 1e-4), (5, 1.89, 1e-4)])
