@@ -2,8 +2,8 @@
 
 Zhu et al. 2021, "TAT-QA: A Question Answering Benchmark on a Hybrid of Tabular and Textual Content in Finance", ACL, section 5.2,
 and the rules of its official evaluation: an answer is one text, of the parts of it in order, and its scale. Numbers are rounded to
-two digits and multiplied by their scale before they are compared; a bare number without a scale may also be meant as it stands (0.2342 for
-23.42 %). F1 is that of the sets of words, rounded to two digits; of calculated and counted answers it is the exact match.
+two digits and multiplied by their scale before they are compared; a bare number without a scale may also be meant as it stands
+(0.2342 for 23.42 %). F1 is that of the sets of words, rounded to two digits; of calculated and counted answers the exact match.
 """
 
 from __future__ import annotations

@@ -5,7 +5,7 @@ import math
 import pytest
 
 from cluster.errors import InputError
-from pipelines.evaluation.metrics import bbq, choice, squad, translation, weat
+from pipelines.evaluation.metrics import bbq, choice, rouge, squad, tatqa, translation, weat
 from pipelines.evaluation.metrics.answers import by_id, paired
 
 
@@ -136,3 +136,34 @@ def test_bbq_by_hand() -> None:
         bbq.score([asked(1)], "disambig")
     assert bbq.chosen("the muslim one", ["The Jewish one", "Can't answer", "The Muslim one."]) == 2
     assert bbq.chosen("somebody", ["The Jewish one", "Can't answer"]) is None
+
+
+def test_rouge_by_hand() -> None:
+    found = rouge.score("the cat sat", "The cat, it sat!")
+    assert (found.rouge1, found.rouge2, found.rouge_l) == pytest.approx((6 / 7, 2 / 5, 6 / 7))
+    assert rouge.score("", "a") == rouge.RougeScore(0, 0, 0)
+
+
+@pytest.mark.parametrize(
+    ("parts", "scale", "exact", "f1"),
+    [
+        (("1,496.5",), "million", 1, 1),
+        (("$1,496.5",), "million", 1, 1),
+        (("1,496.5",), "", 0, 0),  # the scale is part of the answer
+        (("1496500000",), "", 1, 1),
+        ((), "million", 0, 0),
+    ],
+)
+def test_tatqa_numbers(parts: tuple[str, ...], scale: str, exact: float, f1: float) -> None:
+    assert tatqa.score(tatqa.Gold(("$1,496.5",), "million", "span"), tatqa.Found(parts, scale)) == (exact, f1)
+
+
+def test_tatqa_texts_and_counts() -> None:
+    gold = tatqa.Gold(("the fixed-price type", "cost-plus"), "", "multi-span")
+    assert tatqa.score(gold, tatqa.Found(("cost-plus", "fixed-price type"))) == (1, 1)
+    assert tatqa.score(gold, tatqa.Found(("cost-plus",))) == (0, 0.5)
+    assert tatqa.score(tatqa.Gold(("-22.22",), "percent", "arithmetic"), tatqa.Found(("(22.22)",), "percent")) == (1, 1)
+    assert tatqa.score(tatqa.Gold(("-22.22",), "percent", "arithmetic"), tatqa.Found(("-22.2",), "percent")) == (0, 0)
+    assert [tatqa.number_of(text) for text in ("(134)", "12%", "2 million", "none")] == [-134, 0.12, 2e6, None]
+    with pytest.raises(InputError, match="without a prediction"):
+        tatqa.score_all({"1": gold}, {})

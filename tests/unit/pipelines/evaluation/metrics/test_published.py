@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.evaluation.metrics import bbq, choice, squad, tatqa, translation, weat
+from pipelines.evaluation.metrics import bbq, choice, rouge, squad, tatqa, translation, weat
 
 SHARED = Path(__file__).resolve().parents[6] / "shared" / "data"
 
@@ -131,3 +131,28 @@ def test_bbq_of_unifiedqa(subject: str, prompt: str, accuracies: Accuracies) -> 
     ambiguous, clear = bbq.score(answered, "ambig"), bbq.score(answered, "disambig")
     assert (round(ambiguous.accuracy, 2), round(clear.accuracy, 2)) == accuracies
     assert ambiguous.num_unread == clear.num_unread == 0
+
+
+def lighteval(name: str) -> list[dict[str, Any]]:
+    cases: list[dict[str, Any]] = json.loads((shared("lighteval_metric_cases") / f"{name}.json").read_text())[
+        "test_cases"
+    ]
+    assert cases
+    return cases
+
+
+@pytest.mark.parametrize("name", ["exact_match", "f1_score", "rouge1", "rouge2", "rougeL", "rouge_t5"])
+def test_lighteval_s_cases_of_one_text(name: str) -> None:
+    for case in lighteval(name):
+        gold = case["doc"]["gold_index"]
+        texts = [case["doc"]["choices"][at] for at in (gold if isinstance(gold, list) else [gold])]
+        said, *others = case["model_response"]["text"]
+        if others:  # several answers to one question: none of our tasks has those
+            continue
+        found = max((rouge.score(said, text) for text in texts), key=lambda one: one.rouge1)
+        # Their F1 is that of words, articles among them, which SQuAD's leaves out.
+        ours = {"em": squad.exact_match(said, texts), "f1": found.rouge1, "rouge1": found.rouge1, "rouge2": found.rouge2,
+                "rougeL": found.rouge_l, "rougeLsum": found.rouge_l}  # fmt: skip
+        scale = 100 if name == "rouge_t5" else 1
+        for metric, expected in case["expected_output"].items():
+            assert scale * ours[metric] == pytest.approx(expected, abs=case["tolerance"] * scale), (name, case["name"])
