@@ -131,6 +131,41 @@ class Record(Manifest):
         return f"of {self.num_documents} documents"
 
 
+class Agreement(StrictModel):
+    """How far annotators agree on one layer, beyond chance."""
+
+    layer: str
+    alpha: float | None
+    """Krippendorff's, nominal: 1 is full agreement, 0 what chance gives; None: nothing to compare."""
+    num_units: int
+    annotators: tuple[str, ...]
+
+
+class Annotations(Manifest):
+    """Layered annotations of a dataset's documents: `documents.jsonl`, the review queue `review.jsonl`, and `instruct.jsonl`."""
+
+    kind: Literal["annotations"] = "annotations"
+    dataset: str = ""
+    """Key of the version that was annotated."""
+    annotators: tuple[str, ...] = ()
+    num_documents: int = 0
+    num_given_by_layer: dict[str, int] = {}
+    """After merging what several annotators say alike: given = accepted + for review."""
+    num_accepted_by_layer: dict[str, int] = {}
+    num_review_by_reason: dict[str, int] = {}
+    num_conversations: int = 0
+    agreement: tuple[Agreement, ...] = ()
+
+    @property
+    def num_review(self) -> int:
+        return sum(self.num_review_by_reason.values())
+
+    @property
+    def summary(self) -> str:
+        accepted = ", ".join(f"{num} {layer}" for layer, num in self.num_accepted_by_layer.items()) or "nothing"
+        return f"{self.num_documents} documents: {accepted} accepted, {self.num_review} for review"
+
+
 class Weights(Manifest):
     """A model whose Hugging Face folder (config, tokenizer, safetensors) is `model/` in the artifact's folder."""
 
@@ -442,6 +477,7 @@ class Revision(Manifest):
 KINDS: dict[str, type[Manifest]] = {
     "dataset": Dataset,
     "record": Record,
+    "annotations": Annotations,
     "model": ImportedModel,
     "checkpoint": Checkpoint,
     "quantized": QuantizedModel,

@@ -49,7 +49,7 @@ def _versions(app: typer.Typer, storage_of: OpenStorage) -> None:
             newest = found.found[::-1][:last]
             print(json.dumps([{"digest": made.digest, **made.model_dump(mode="json")} for made in newest], indent=1))
             return
-        _say(tell.log_lines(found, last) if any(found) else ["no dataset yet: serinus run RECIPE"])
+        say(tell.log_lines(found, last) if any(found) else ["no dataset yet: serinus run RECIPE"])
 
     @app.command("show")
     def data_show(version: VersionArgument = None, recipe: RecipeOption = None, as_json: JsonOption = False) -> None:
@@ -64,7 +64,7 @@ def _versions(app: typer.Typer, storage_of: OpenStorage) -> None:
             both = {"digest": found.digest, **found.model_dump(mode="json"), "made_of_it": made.model_dump(mode="json")}
             print(json.dumps(both, indent=1))
             return
-        _say(tell.show_lines(found, made, recorded=record.is_recorded(storage, found)))
+        say(tell.show_lines(found, made, recorded=record.is_recorded(storage, found)))
 
 
 def _compared(app: typer.Typer, storage_of: OpenStorage) -> None:
@@ -98,9 +98,9 @@ def _compared(app: typer.Typer, storage_of: OpenStorage) -> None:
 
         storage = storage_of(recipe)
         found = report(storage, history.version(storage, version))
-        _say(str(path) for path in write(found, folder))
+        say(str(path) for path in write(found, folder))
         failed = [check.what for check in found.checks if check.ok is False]
-        _say(f"does not hold: {what}" for what in failed)
+        say(f"does not hold: {what}" for what in failed)
         raise typer.Exit(1 if failed else 0)
 
 
@@ -143,10 +143,10 @@ def _show(found: Found, lines: Callable[[Found], Iterable[str]], as_json: bool) 
     if as_json:
         print(found.model_dump_json(indent=1))
         return
-    _say(lines(found))
+    say(lines(found))
 
 
-def _say(lines: Iterable[str]) -> None:
+def say(lines: Iterable[str]) -> None:
     """What documents bring along (ids, field names) must not move a terminal's cursor."""
     for line in lines:
         print("".join(character if character.isprintable() else "\ufffd" for character in line))

@@ -19,6 +19,7 @@ from cluster.descent import Descent, descent
 from cluster.errors import InputError
 from cluster.storage import Storage, exclusive
 from pipelines.data import ledger
+from pipelines.data.annotation.annotate import holding
 from pipelines.data.decide import EXCLUDED, HELDOUT, TRAIN
 from pipelines.data.history import versions
 from pipelines.data.outcome import checked, num_by_kind
@@ -48,6 +49,8 @@ class Forgotten(StrictModel):
     """Another document with the same words, kept in this one's place: as long as that one is, so are they."""
     copies: tuple[str, ...]
     """Documents left out as copies of this one, and staying out. Their texts are on disk among the excluded."""
+    annotated_in: tuple[str, ...] = ()
+    """Keys of annotations that hold its text."""
     seen_by: Descent
     """Models to retrain: those made of versions that train on it; evaluations that could draw items from it, held out."""
 
@@ -85,6 +88,7 @@ def forget(storage: Storage, name: str, version: Dataset | None, who: str, at: d
         still_in=tuple(other.dataset.key for other in where if other.path != FORGOTTEN_PATH),
         instead=kept_instead(row)[0],
         copies=_copies(storage, where, name),
+        annotated_in=holding(storage, name),
         seen_by=_seen(storage, where),
     )
 

@@ -166,6 +166,8 @@ def forget_lines(done: Forgotten) -> Iterator[str]:
         yield f"  {copy} is a copy of it, and stays out"
     if done.still_in:
         yield f"  it is still in {', '.join(done.still_in)}: versions never change"
+    if done.annotated_in:
+        yield f"  and in annotations {', '.join(done.annotated_in)}: remove their folders under artifacts/annotations"
     yield f"  and in its source, {done.source}"
     if done.seen_by.evaluations:
         yield f"  {len(done.seen_by.evaluations)} evaluation(s) could draw items from it: serinus run RECIPE makes new ones"
