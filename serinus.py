@@ -23,6 +23,7 @@ from cluster.storage import Storage, exclusive, open_storage
 from pipelines import adapter_command, gate_command
 from pipelines.config import STAGES, LifecycleConfig, Stage
 from pipelines.data import commands as data_commands
+from pipelines.data import openlineage_command
 from pipelines.data import plan_command as data_plan
 from pipelines.data.annotation import commands as annotation
 from pipelines.evaluation import canaries_command, report_command
@@ -242,6 +243,7 @@ check_commands.register(_group("cluster", "The cluster's declaration."), _asked,
 data = _group("data", "The record of every document: where it came from, what became of it, which models have seen it.")
 data_commands.register(data, _read)
 data_plan.register(data, lambda recipe: load_yaml(recipe, Recipe), out.print)
+openlineage_command.register(data, _read, data_commands.say)
 annotation.register(data, lambda recipe: open_storage(_read(recipe).storage), data_commands.say)
 k8s_commands.register(_group("k8s", "The same cluster on Kubernetes."), _workload, out)
 app.add_typer(job_commands.app, name="jobs")

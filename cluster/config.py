@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from types import UnionType
 from typing import Annotated, Any, Self, TypeVar, Union, get_args, get_origin
+from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo
@@ -39,6 +40,21 @@ def _resolve(value: str, info: ValidationInfo) -> str:
 
 Location = Annotated[str, AfterValidator(_resolve)]
 """A local path (relative to the configuration file that names it) or a URI such as s3://bucket/folder."""
+
+
+def _web_address(url: str) -> str:
+    try:
+        parts = urlsplit(url)
+        good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
+    except ValueError:
+        good = False
+    if not good or parts.username or parts.query or parts.fragment:
+        raise ValueError("should be an address such as https://host/path, without a user, a query or a fragment")
+    return url.rstrip("/")
+
+
+WebAddress = Annotated[str, AfterValidator(_web_address)]
+"""Of a service that a person names. It may be recorded and shown, so it holds no credentials."""
 
 M = TypeVar("M", bound=StrictModel)
 Place = tuple[str | int, ...]

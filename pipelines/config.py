@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from cluster.config import Location, StrictModel
+from cluster.openlineage import OpenLineageConfig
 from pipelines.schemes import SchemeConfig, SchemeEntry
 from pipelines.task_config import UNGATED, Task
 
@@ -611,6 +612,8 @@ class LifecycleConfig(StrictModel):
     evaluate: EvaluateConfig
     quantize: QuantizeConfig = QuantizeConfig()
     gate: GateConfig = GateConfig()
+    openlineage: OpenLineageConfig | None = None
+    """Who is told of what was made, by OpenLineage events. Leave it out and nobody is."""
 
     @model_validator(mode="after")
     def _gate_judges_something(self) -> LifecycleConfig:

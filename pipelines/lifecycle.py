@@ -7,9 +7,10 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeVar
 
-from cluster import artifacts, registry
+from cluster import artifacts, openlineage, registry
 from cluster.artifacts import GateReport, Manifest, QuantizedModel, Revision
-from cluster.errors import InputError
+from cluster.errors import InputError, UserError
+from cluster.openlineage import OpenLineageConfig
 from cluster.storage import Storage
 from pipelines.base_model import import_model
 from pipelines.config import STAGES, LifecycleConfig, QuantizeConfig, Stage
@@ -35,6 +36,7 @@ class Run:
     storage: Storage
     until: Stage
     remake_from: Stage | None
+    collector: OpenLineageConfig | None = None
     made: dict[str, Manifest] = field(default_factory=dict)
     began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
@@ -48,10 +50,19 @@ class Run:
         if isinstance(artifact, GateReport):
             note_judged(self.storage, self.name, artifact)
         self.made[role] = artifact
+        if self.collector is not None and artifact.made_at >= self.began_at:
+            self._tell(self.collector, artifact)
         return artifact
 
     def remakes(self, stage: Stage) -> bool:
         return self.remake_from is not None and STAGES.index(stage) >= STAGES.index(self.remake_from)
+
+    def _tell(self, collector: OpenLineageConfig, artifact: Manifest) -> None:
+        """A collector that is away does not stop what it is told of."""
+        try:
+            openlineage.send(collector, openlineage.events(self.storage, artifact, self.name, collector.namespace))
+        except (openlineage.NotSent, UserError) as error:
+            say("lineage", f"{error}; later: serinus data openlineage --send")
 
     def ends_with(self, stage: Stage) -> bool:
         return self.until == stage
@@ -73,7 +84,7 @@ def run(
         GateFailed: the model did not pass the gate.
         UserError: something in the recipe, the input or the machine must be mended first.
     """
-    work = Run(recipe.name, storage, until, remake_from)
+    work = Run(recipe.name, storage, until, remake_from, recipe.openlineage)
 
     dataset = work.make("clean", "dataset", lambda: clean(recipe.data, storage))
     if work.ends_with("clean"):

@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
-from cluster.config import Location, StrictModel
+from cluster.config import Location, StrictModel, WebAddress
 
 Name = Annotated[str, Field(pattern=r"^[\w.-]{1,64}$")]
 Label = Annotated[str, Field(pattern=r"^\w[\w -]{0,63}$")]
@@ -106,7 +105,7 @@ class ModelAnnotator(StrictModel):
 
     kind: Literal["model"] = "model"
     name: Name
-    url: str
+    url: WebAddress
     """Base URL, as http://127.0.0.1:8000/v1."""
     model: str
     key_env: str | None = Field(None, pattern=r"^[A-Za-z_]\w*$")
@@ -126,14 +125,6 @@ class ModelAnnotator(StrictModel):
     attempts: int = Field(3, ge=1, le=20)
     """For one passage, failed requests and unusable answers together."""
     timeout_s: float = Field(120, gt=0)
-
-    @field_validator("url")
-    @classmethod
-    def _of_the_web(cls, url: str) -> str:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
-            raise ValueError("should be an address such as https://host/v1, without a user or a query")
-        return url.rstrip("/")
 
 
 class LabelStudioAnnotator(StrictModel):
