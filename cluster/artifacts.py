@@ -15,8 +15,8 @@ from typing import Any, Literal, TypeVar
 from pydantic import Field
 
 from cluster.config import StrictModel
-from cluster.errors import InputError
-from cluster.storage import Storage, sha256_of
+from cluster.errors import Conflict, InputError
+from cluster.storage import ABSENT, Storage, sha256_of
 
 VERSION = "0.1.0"
 
@@ -515,6 +515,29 @@ def save(storage: Storage, manifest: A) -> A:
     storage.write(f"artifacts/by-digest/{manifest.digest}", manifest.location.encode())
     storage.write(f"{manifest.location}/manifest.json", manifest.model_dump_json(indent=1).encode())
     return manifest
+
+
+def commit(storage: Storage, manifest: A) -> tuple[A, bool]:
+    """As `save`, if nobody else has made that artifact. The manifest in force, and whether it is the one given.
+
+    Of two writers one wins: the manifest is written by compare-and-set.
+    """
+    manifest = manifest.model_copy(update={"made_by": manifest.made_by or f"serinus {VERSION}"})
+    name = f"{manifest.location}/manifest.json"
+    storage.write(f"artifacts/by-digest/{manifest.digest}", manifest.location.encode())
+    while True:
+        present = storage.read(name)
+        if present is not None and present.content:
+            break
+        try:
+            content = manifest.model_dump_json(indent=1).encode()
+            storage.write(name, content, expect=present.version if present else ABSENT)
+            return manifest, True
+        except Conflict:  # written since we looked
+            continue
+    other = load(storage, type(manifest), manifest.key)
+    assert other is not None
+    return other, False
 
 
 def load(storage: Storage, kind: type[A], key: str) -> A | None:

@@ -22,6 +22,7 @@ from cluster.session import on_pool
 from cluster.storage import Storage
 from pipelines.config import DataConfig
 from pipelines.data.batch import TEXT_COLUMNS, schema
+from pipelines.data.claim import claim, release
 from pipelines.data.decide import EXCLUDED, SPLITS, Decision, decide
 from pipelines.data.dedup import Links
 from pipelines.data.duplicates import joined, keys_table, link, names_of, shards_of, tasks
@@ -31,7 +32,17 @@ from pipelines.data.protect import read_key
 from pipelines.data.record import FORGOTTEN, save_both
 from pipelines.data.recorded import rules_digest
 from pipelines.data.rules import compile_rules
-from pipelines.data.shards import Plan, Row, Target, Written, plan, prepare_folder, take_out, write_shard
+from pipelines.data.shards import (
+    Plan,
+    Row,
+    Target,
+    Written,
+    plan,
+    prepare_folder,
+    remove_leftovers,
+    take_out,
+    write_shard,
+)
 from pipelines.data.work import Work, cleaner_of, prepare
 from pipelines.progress import bar, say
 
@@ -71,9 +82,25 @@ def clean(config: DataConfig, storage: Storage) -> Dataset:
         dataset, record = _write(blocks, work, storage)
     dataset = dataset.model_copy(update={"took_s": round(time.monotonic() - began_at, 2)})
     _refuse_if_empty(dataset, storage)
-    dataset = save_both(storage, dataset, record)
-    _tell(dataset)
-    return dataset
+    return _committed(dataset, record, storage)
+
+
+def _committed(dataset: Dataset, record: Sequence[FileEntry], storage: Storage) -> Dataset:
+    made = save_both(storage, dataset, record)
+    if made.made_at != dataset.made_at:
+        say("clean", f"another run has made the same version meanwhile: {_counts(made)} ({made.location})")
+        return made
+    finish(storage, made)
+    _tell(made)
+    return made
+
+
+def finish(storage: Storage, made: Dataset) -> None:
+    """Of a version that is whole: nothing lies about, and nobody is at work."""
+    remove_leftovers(storage, made)
+    if record := load(storage, Record, made.key):
+        remove_leftovers(storage, record)
+    release(storage, made.key)
 
 
 def _read_and_judge(work: Work, num_blocks: int | None = None) -> list[ray.ObjectRef[pa.Table]]:
@@ -166,7 +193,12 @@ def outcome(work: Work, documents: pa.Table, decisions: Sequence[Decision], writ
 
 
 def target_of(work: Work, storage: Storage) -> Target:
-    """Empty folders for the shards and their records."""
+    """Folders for the shards and their records.
+
+    Raises:
+        ResourceError: another run is at work there, and would not write the same.
+    """
+    claim(storage, work.key)
     locations = Dataset(key=work.key).location, Record(key=work.key).location
     for location in locations:
         prepare_folder(storage, location)

@@ -20,6 +20,7 @@ from cluster.errors import InputError
 from cluster.storage import Storage, exclusive
 from pipelines.data import ledger
 from pipelines.data.annotation.annotate import holding
+from pipelines.data.claim import claim, release
 from pipelines.data.decide import EXCLUDED, HELDOUT, TRAIN
 from pipelines.data.history import versions
 from pipelines.data.outcome import checked, num_by_kind
@@ -120,6 +121,7 @@ class _Making(NamedTuple):
 
     def run(self) -> Dataset:
         """Shards that hold none of the forgotten are copied; the others are written anew, and one has the forgotten."""
+        claim(self.storage, self.new.key)
         locations = self.new.location, Record(key=self.new.key).location
         for location in locations:
             prepare_folder(self.storage, location)
@@ -187,7 +189,9 @@ class _Making(NamedTuple):
                 "took_s": 0.0,
             }
         )
-        return save_both(self.storage, checked(made), [shard.record for shard in written])
+        saved = save_both(self.storage, checked(made), [shard.record for shard in written])
+        release(self.storage, saved.key)
+        return saved
 
 
 def _parted(shard: _Shard, gone: set[str]) -> tuple[_Shard, _Shard]:

@@ -11,7 +11,8 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
-from cluster.artifacts import VERSION, Dataset, FileEntry, Record, load, save
+from cluster.artifacts import VERSION, Dataset, FileEntry, Record, commit, load
+from cluster.errors import StageFailed
 from cluster.storage import Storage
 from pipelines.data.decide import EXCLUDED
 from pipelines.data.document import DropReason
@@ -92,7 +93,14 @@ def filled(columns: dict[str, pa.ChunkedArray | pa.Array], num_rows: int) -> pa.
 
 
 def save_both(storage: Storage, dataset: Dataset, files: Sequence[FileEntry]) -> Dataset:
-    """Save the record that consists of `files`, then the dataset: its manifest says that both are whole."""
+    """Save the record that consists of `files`, then the dataset: its manifest says that both are whole.
+
+    Returns:
+        The dataset in force: where another run has made the same version meanwhile it is that one's (see `made_at`).
+
+    Raises:
+        StageFailed: that run has made something else under the same key.
+    """
     dataset = dataset.model_copy(update={"made_by": f"serinus {VERSION}"})  # part of the digest
     record = Record(
         key=dataset.key,
@@ -101,8 +109,13 @@ def save_both(storage: Storage, dataset: Dataset, files: Sequence[FileEntry]) ->
         num_documents=dataset.num_documents,
         took_s=dataset.took_s,
     )
-    save(storage, record)
-    return save(storage, dataset)
+    for mine in (record, dataset):
+        other, won = commit(storage, mine)
+        if not won and other.digest != mine.model_copy(update={"made_by": other.made_by}).digest:
+            remedy = "remove the folders of both (artifacts/dataset, artifacts/record) and run the same command again"
+            raise StageFailed(f"{storage.uri}/{mine.location}: another run has made this version otherwise; {remedy}")
+    assert isinstance(other, Dataset)
+    return other
 
 
 def is_recorded(storage: Storage, dataset: Dataset) -> bool:

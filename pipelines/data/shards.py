@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
-from cluster.artifacts import Batch, FileEntry
+from cluster.artifacts import Batch, FileEntry, Manifest
 from cluster.storage import Storage
 from pipelines.data.batch import schema
 from pipelines.data.decide import EXCLUDED, Decision
@@ -83,14 +84,21 @@ def take_out(shards: Sequence[Plan], gone: Sequence[tuple[int, int]]) -> list[Pl
 
 
 def prepare_folder(storage: Storage, location: str) -> None:
-    """An empty folder for the shards: what an interrupted run left there goes."""
+    """A folder for the shards. What lies there stays: it may be another run's that makes the same version."""
     from pyarrow.fs import LocalFileSystem
 
     filesystem, path = storage.filesystem(location)
-    filesystem.delete_dir_contents(path, missing_dir_ok=True)
     if isinstance(filesystem, LocalFileSystem):  # S3 has no folders
         for split in ("train", "heldout", "excluded"):
             filesystem.create_dir(f"{path}/{split}", recursive=True)
+
+
+def remove_leftovers(storage: Storage, manifest: Manifest) -> None:
+    """Take away what an interrupted run left in the folder of an artifact that is whole now."""
+    told = {f"{manifest.location}/{name}" for name in ("manifest.json", *(file.path for file in manifest.files))}
+    for name in [name for name in storage.list(manifest.location) if name not in told]:
+        filesystem, path = storage.filesystem(name)
+        filesystem.delete_file(path)
 
 
 def write_shard(target: Target, shard: Plan, *blocks: pa.Table) -> Written:
@@ -116,9 +124,15 @@ def write_tables(target: Target, path: str, table: pa.Table, record: pa.Table) -
 
 
 def _write(filesystem: FileSystem, folder: str, path: str, table: pa.Table) -> FileEntry:
-    content = parquet_bytes(table)
-    with filesystem.open_output_stream(f"{folder}/{path}") as stream:
+    from pyarrow.fs import LocalFileSystem
+
+    content, whole = parquet_bytes(table), f"{folder}/{path}"
+    # A folder's readers must not see a part of a file that another run has written already; S3 shows whole objects only.
+    name = f"{folder}/.tmp-{uuid.uuid4().hex}" if isinstance(filesystem, LocalFileSystem) else whole
+    with filesystem.open_output_stream(name) as stream:
         stream.write(content)
+    if name != whole:
+        filesystem.move(name, whole)
     return FileEntry(path=path, num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 

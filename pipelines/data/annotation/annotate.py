@@ -179,11 +179,17 @@ def _checked(
     for name, text in texts.items():
         seen = {annotator: of[name] for annotator, of in given.items() if name in of}
         merged, failures = merge({annotator: one.layers for annotator, one in seen.items()})
-        accepted, failed = check(text, merged, config.labels, min(config.min_annotators, len(seen)))
+        num_saw = sum(map(_saw, seen.values()))
+        accepted, failed = check(text, merged, config.labels, min(config.min_annotators, num_saw))
         documents.append(Annotated(id=name, text=text, layers=accepted))
         reviews += [review for one in seen.values() for review in one.failures]
         reviews += [for_review(name, failure) for failure in (*failures, *failed)]
     return documents, reviews
+
+
+def _saw(given: Given) -> bool:
+    """Whether the annotator has answered for all of the document: silence is no statement that nothing is there."""
+    return all(failure.layer != "document" for failure in given.failures)
 
 
 def _saved(
@@ -201,7 +207,10 @@ def _saved(
     accepted = _counts(document.layers for document in documents)
     failed = Counter[str](review.layer for review in reviews)
     seen = [
-        Seen(document.text, {name: of[document.id].layers for name, of in given.items() if document.id in of})
+        Seen(
+            document.text,
+            {name: one.layers for name, of in given.items() if (one := of.get(document.id)) and _saw(one)},
+        )
         for document in documents
     ]
     made = Annotations(

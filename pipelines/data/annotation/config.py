@@ -116,7 +116,10 @@ class ModelAnnotator(StrictModel):
     """Of your own, behind ours."""
     passage_characters: int = Field(4_000, ge=200)
     """A request holds so much of a document at most, cut between paragraphs where there are any."""
+    max_items: int = Field(64, ge=1)
+    """Annotations of one kind in an answer: a model that cannot end a list ends there."""
     max_tokens: int = Field(2_048, ge=16)
+    """An answer that is cut off is unusable."""
     temperature: float = Field(0.0, ge=0, le=2)
     seed: int = 0
     """Another attempt takes the next one."""

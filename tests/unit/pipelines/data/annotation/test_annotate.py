@@ -18,7 +18,7 @@ from cluster.storage import LocalStorage
 from pipelines.data.annotation import annotate as stage
 from pipelines.data.annotation.annotate import annotate, find, holding, read_documents, read_reviews
 from pipelines.data.annotation.config import AnnotationConfig
-from pipelines.data.annotation.layers import Given, Layers
+from pipelines.data.annotation.layers import Failure, Given, Layers, for_review
 from pipelines.training.examples import conversations
 from tests.unit.pipelines.data import world
 
@@ -165,6 +165,25 @@ def test_answers_of_a_model_are_kept_when_the_work_breaks_off(
     assert annotate(settings, dataset, storage).num_documents == 4
     assert len(set(asked)) == len(asked) == 5  # nothing twice
     assert list(storage.list("runs/annotate")) == []
+
+
+def test_an_annotator_that_did_not_answer_is_not_one_that_found_nothing(
+    tmp_path: Path, storage: LocalStorage, dataset: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def ask(settings: Any, labels: Any, documents: Any, done: Any) -> None:
+        silent = Failure("document", {}, "no_answer", "status 500")
+        for place, (document, _) in enumerate(documents):
+            done(place, Given(failures=(for_review(document, silent, "m"),) if place else ()))
+
+    monkeypatch.setattr(stage, "ask_all", ask)
+    model = {"kind": "model", "name": "m", "url": "http://h/v1", "model": "x"}
+    made = annotate(loaded(tmp_path, RULES, model, max_documents=3, min_annotators=2), dataset, storage)
+    first, second, third = read_documents(storage, made)
+    assert (len(first.layers.entities), len(second.layers.entities), len(third.layers.entities)) == (0, 2, 2)
+    assert made.num_review_by_reason == {
+        "no_answer": 2, "too_few_annotators": 2, "rests_on_rejected": 2}  # fmt: skip
+    assert {one.layer: one.num_units for one in made.agreement}["entity"] == len(first.text.split())
+    assert len(list(storage.list("runs/annotate"))) == 1  # the answer that came, for another try
 
 
 # --- the commands -----------------------------------------------------------------------------------------------------
