@@ -45,6 +45,16 @@ def read_archive(file: SourceFile, limit: int) -> Iterator[Document]:
     Raises:
         OSError: the file was readable when it was listed and is not any more.
     """
+    yield from (document for document in read_records(file, limit) if document is not None)
+
+
+def read_records(file: SourceFile, limit: int) -> Iterator[Document | None]:
+    """For each record its document, or None where it is for none: who only wants to know what a file is like, as WAT files are
+    whose records are all metadata, need not read on to its end.
+
+    Raises:
+        OSError: see read_archive.
+    """
     number = num_told = num_broken = 0
     with file.filesystem.open_input_file(file.path) as raw:
         unpacked = Unpacked(raw)
@@ -56,9 +66,9 @@ def read_archive(file: SourceFile, limit: int) -> Iterator[Document]:
             if num_broken == MAX_BROKEN and document:
                 document = replace(document, detail=f"{document.detail}; {num_broken} so far: the rest was not read")
             more = num_broken < MAX_BROKEN and (_at_record(unpacked) if whole else unpacked.find_next(start))
-            if document:
-                num_told += 1
-                yield replace(document, span=(start, unpacked.at) if whole and unpacked.at > start else None)
+            num_told += document is not None
+            span = (start, unpacked.at) if whole and unpacked.at > start else None
+            yield replace(document, span=span) if document else None
     if not num_told:
         detail = f"{number} records, and none of them holds a document ({', '.join(DOCUMENTS)})"
         yield Document(f"{file.name}#1", "", file.name, 1, "missing_text", detail)

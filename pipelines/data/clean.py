@@ -2,9 +2,9 @@
 
     files -> [read, rewrite, filter, fingerprint] -> duplicates and split, at the driver -> [shards]
 
-What stands in brackets runs on the pool; texts never come to the driver. Large files of JSON lines are read in parts, by
-several workers. Thin: any other file (packed, Parquet, an archive) is read by one worker, and the tables between the two
-steps live in Ray's object store, which spills to disk.
+What stands in brackets runs on the pool; texts never come to the driver. Large files of JSON lines and of Parquet are read in
+parts, by several workers. Thin: any other file (packed, an archive) is read by one worker, and the tables between the two steps
+live in Ray's object store, which spills to disk.
 """
 
 from __future__ import annotations

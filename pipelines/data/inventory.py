@@ -48,12 +48,12 @@ CUT_BYTES = 8_000_000
 
 
 class Cut(NamedTuple):
-    """A place in a file where a line begins."""
+    """A place in a file where a line begins, or in Parquet a row group."""
 
     start: int
-    """Its first byte."""
+    """The line's first byte; the row group's index."""
     line: int
-    """Its number, from 1."""
+    """Number of the line, or of the row group's first row, from 1."""
 
 
 @dataclass(frozen=True)
@@ -75,12 +75,15 @@ class SourceFile:
     reason: DropReason | None = None
     detail: str = ""
     cuts: tuple[Cut, ...] = ()
-    """Where readers may begin besides the beginning, at the first line behind each CUT_BYTES. Of JSON lines that are not packed."""
+    """Where readers may begin besides the beginning: at the first line, or row group, behind each CUT_BYTES. Of JSON lines that
+    are not packed, and of Parquet."""
 
-    def part(self, number: int) -> tuple[Cut, int]:
-        """Where that part of the file begins, from 0, and where it ends. There is one more than there are cuts."""
-        begins = (Cut(0, 1), *self.cuts)
-        return begins[number], begins[number + 1].start if number < len(self.cuts) else self.num_bytes
+    def part(self, number: int) -> tuple[Cut, Cut | None]:
+        """Where that part of the file begins, from 0, and where the next one does. There is one more than there are cuts."""
+        begins = (Cut(0, 1), *self.cuts, None)
+        begin = begins[number]
+        assert begin is not None
+        return begin, begins[number + 1]
 
 
 def inventory(sources: Sequence[SourceConfig]) -> list[SourceFile]:
@@ -221,9 +224,36 @@ def _hashed(file: SourceFile) -> SourceFile:
         return file  # a pipe would wait for ever
     try:
         size, sha256, cuts = _size_hash_and_cuts(file)
+        if file.format == "parquet":
+            cuts = tuple(_row_groups(file))
     except OSError as error:
         return replace(file, format=None, num_bytes=0, reason="unreadable", detail=_reason(error))
     return replace(file, num_bytes=size, sha256=sha256, cuts=cuts)
+
+
+def _row_groups(file: SourceFile) -> Iterator[Cut]:
+    """The first row group behind each CUT_BYTES of unpacked content; none where the file's end does not tell, or has no texts."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        with file.filesystem.open_input_file(file.path) as stream:
+            found = pq.ParquetFile(stream)
+            sizes = [found.metadata.row_group(i) for i in range(found.num_row_groups)]
+            groups = [(group.total_byte_size, group.num_rows) for group in sizes]
+            has_texts = file.text_field in found.schema_arrow.names
+    except (pa.ArrowException, UnicodeDecodeError, OSError) as error:
+        if isinstance(error, OSError) and (error.errno is not None or "AWS Error" in str(error)):
+            raise
+        return
+    if not has_texts or any(size < 0 or rows < 0 for size, rows in groups):
+        return
+    size, row = 0, 1
+    for index, (num_bytes, num_rows) in enumerate(groups):
+        if size >= CUT_BYTES:
+            yield Cut(index, row)
+            size = 0
+        size, row = size + num_bytes, row + num_rows
 
 
 def _size_hash_and_cuts(file: SourceFile) -> tuple[int, str, tuple[Cut, ...]]:

@@ -44,7 +44,7 @@ def read_documents(file: SourceFile, max_document_bytes: int, part: int | None =
         yield Document(file.name, "", file.name, 1, file.reason, _whole(file, file.detail))
         return
     if part is not None and file.cuts:
-        yield from _jsonl(file, max_document_bytes, part)
+        yield from (_parquet if file.format == "parquet" else _jsonl)(file, max_document_bytes, part)
         return
     readers = {"jsonl": _jsonl, "json": _json, "parquet": _parquet, "text": _text, "html": _html, "warc": read_archive}
     last = 0
@@ -58,10 +58,10 @@ def read_documents(file: SourceFile, max_document_bytes: int, part: int | None =
 
 
 def _jsonl(file: SourceFile, limit: int, part: int | None = None) -> Iterator[Document]:
-    (offset, first), end = (Cut(0, 1), None) if part is None else file.part(part)
+    (offset, first), following = (Cut(0, 1), None) if part is None else file.part(part)
     with open_file(file, offset) as stream:
         for number in count(first):
-            if offset == end:
+            if following is not None and offset == following.start:
                 return
             line = stream.readline(limit + 1)
             if not line:
@@ -140,11 +140,12 @@ def _from_value(file: SourceFile, number: int, value: Any, raw: str) -> Document
     return Document(name if given is None else storable(str(given)), storable(text), file.name, number)
 
 
-def _parquet(file: SourceFile, limit: int) -> Iterator[Document]:
+def _parquet(file: SourceFile, limit: int, part: int | None = None) -> Iterator[Document]:
     import pyarrow as pa
     import pyarrow.parquet as pq
 
-    row = 0
+    begin, following = (Cut(0, 1), None) if part is None else file.part(part)
+    row = begin.line - 1
     try:
         with file.filesystem.open_input_file(file.path) as stream:
             parquet = pq.ParquetFile(stream)
@@ -154,8 +155,11 @@ def _parquet(file: SourceFile, limit: int) -> Iterator[Document]:
                 yield Document(file.name, "", file.name, 1, "missing_text", _whole(file, detail))
                 return
             columns = [file.text_field, *([file.id_field] if file.id_field in names else [])]
-            for batch in parquet.iter_batches(batch_size=64, columns=columns):
+            groups = range(begin.start, following.start if following else parquet.num_row_groups)
+            for batch in parquet.iter_batches(batch_size=64, row_groups=groups, columns=columns):
                 for value in _values(batch):
+                    if following is not None and row + 1 == following.line:
+                        return  # a damaged file may hold more rows than it tells: those numbers are the next part's
                     row += 1
                     if isinstance(value, Exception):
                         detail = f"row {row}: {storable(str(value)).splitlines()[0]}"

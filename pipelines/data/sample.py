@@ -16,6 +16,7 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pipelines.data.archive import read_records
 from pipelines.data.batch import Placed, clean_batch
 from pipelines.data.document import Document
 from pipelines.data.inventory import Cut, SourceFile
@@ -133,7 +134,7 @@ class _Reader:
     def __init__(self, file: SourceFile, limit: int, counter: _Counter) -> None:
         self.file = replace(file, filesystem=_Counting(file.filesystem, counter))
         self._limit, self._counter = limit, counter
-        self._documents: Iterator[Document] | None = None
+        self._documents: Iterator[Document | None] | None = None
         self._told = 0
         """Bytes of the file in the places so far."""
 
@@ -152,13 +153,16 @@ class _Reader:
         if self.file.format == "jsonl" and not self.file.gzipped and offset and not self.is_small:
             return self._lines(offset)
         if self._documents is None:
-            self._documents = read_documents(self.file, self._limit)
+            read_all = read_records if self.file.format == "warc" else read_documents
+            self._documents = read_all(self.file, self._limit)
         documents, size, before = list[Document](), 0, self._counter.num_bytes
         for document in self._documents:
-            documents.append(document)
-            size += len(document.text)
+            if document is not None:
+                documents.append(document)
+                size += len(document.text)
             read = self._counter.num_bytes - before
-            if size >= PLACE_BYTES or read >= MAX_PLACE_BYTES:  # images in an archive are documents without text
+            # Images in an archive are documents without text, and the records of a WAT file are none at all.
+            if size >= PLACE_BYTES or read >= MAX_PLACE_BYTES:
                 return documents, self._progress(documents, read)
         return documents, self._progress([], self.file.num_bytes)
 

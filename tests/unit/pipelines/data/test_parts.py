@@ -1,13 +1,17 @@
-"""Large files of JSON lines, read in parts: the same documents, places and hashes, however they are cut and by how many."""
+"""Large files of JSON lines and Parquet, read in parts: the same documents, places and hashes, however and by how many."""
 
 from __future__ import annotations
 
 import gzip
 import json
 import random
+from collections.abc import Sequence
+from dataclasses import replace
 from itertools import pairwise
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -97,3 +101,81 @@ def test_dataset_and_record_are_the_same_however_it_is_cut(
     assert records[0] is not None
     assert records[1] is not None
     assert records[0].files == records[1].files  # ids, positions, spans, reasons: byte for byte
+
+
+# --- Parquet, by row groups -------------------------------------------------------------------------------------------
+
+
+def write_parquet(path: Path, texts: Sequence[str | None], rows: int) -> None:
+    table = pa.table({"text": pa.array(texts, pa.string()), "name": [f"n{i}" for i in range(len(texts))]})
+    pq.write_table(table, path, row_group_size=rows, compression="zstd")
+
+
+@pytest.mark.parametrize("rows", [1, 7, 100, 1_000])
+@pytest.mark.parametrize("cut_bytes", [1, 500, 1 << 30])
+@pytest.mark.parametrize("id_field", [None, "name"])
+def test_row_groups_hold_the_documents_of_the_whole(
+    tmp_path: Path, rows: int, cut_bytes: int, id_field: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = [None if i % 11 == 0 else "ü" * (i % 40 * 10) for i in range(200)]
+    write_parquet(tmp_path / "a.parquet", texts, rows)
+    monkeypatch.setattr(listing, "CUT_BYTES", cut_bytes)
+    (file,) = inventory([SourceConfig(path=str(tmp_path / "a.parquet"), id_field=id_field)])
+    assert (len(file.cuts) > 0) == (rows < 200 and cut_bytes < 1 << 30)
+    whole = list(read_documents(file, LIMIT))
+    assert [document.position for document in whole] == list(range(1, 201))
+    assert [d for item in parts_of([file]) for d in read_documents(file, LIMIT, item["part"])] == whole
+
+
+def test_parquet_without_texts_is_one_exclusion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_parquet(tmp_path / "a.parquet", ["x"] * 50, 5)
+    monkeypatch.setattr(listing, "CUT_BYTES", 1)
+    (file,) = inventory([SourceConfig(path=str(tmp_path / "a.parquet"), text_field="body")])
+    assert file.cuts == ()
+    assert [document.reason for document in read_documents(file, LIMIT)] == ["missing_text"]
+
+
+def test_damage_costs_one_part_and_no_id_stands_twice(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rng = random.Random(4)
+    path = tmp_path / "a.parquet"
+    write_parquet(path, ["".join(rng.choices("abcdefgh ", k=80)) for _ in range(400)], 40)
+    data = path.read_bytes()
+    monkeypatch.setattr(listing, "CUT_BYTES", 1)
+    num_broken = 0
+    for _ in range(120):
+        at = rng.randrange(4, len(data) - 8)
+        path.write_bytes(data[:at] + rng.randbytes(4) + data[at + 4 :])
+        (file,) = inventory([SourceConfig(path=str(path))])
+        found = [d for item in parts_of([file]) for d in read_documents(file, 10_000, item["part"])]
+        ids = [document.id for document in found]
+        assert len(set(ids)) == len(ids)
+        assert found
+        num_broken += any(document.reason == "unreadable" for document in found)
+        assert all(document.reason for document in found) or sum(d.reason is None for d in found) >= 40 * 8
+    assert num_broken > 20
+
+
+def test_a_file_that_holds_more_rows_than_it_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_parquet(tmp_path / "a.parquet", ["x"] * 50, 10)
+    monkeypatch.setattr(listing, "CUT_BYTES", 1)
+    (file,) = inventory([SourceConfig(path=str(tmp_path / "a.parquet"))])
+    lying = replace(file, cuts=tuple(cut._replace(line=1 + 5 * cut.start) for cut in file.cuts))
+    ids = [d.id for item in parts_of([lying]) for d in read_documents(lying, LIMIT, item["part"])]
+    assert len(set(ids)) == len(ids)
+
+
+@pytest.mark.parametrize(("cut_bytes", "num_workers"), [(1, 1), (300, 3)])
+def test_a_dataset_of_parquet_is_the_same_however_it_is_cut(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, cut_bytes: int, num_workers: int
+) -> None:
+    (tmp_path / "in").mkdir()
+    write_parquet(tmp_path / "in" / "a.parquet", [*TEXTS, TEXTS[3], "short", None, *TEXTS[5:7]], 3)
+    whole, storage = LocalStorage(tmp_path / "whole"), LocalStorage(tmp_path / "parts")
+    expected = make(whole, config(tmp_path / "in"))
+    monkeypatch.setattr(listing, "CUT_BYTES", cut_bytes)
+    found = make(storage, config(tmp_path / "in"), num_workers)
+    assert found.digest == expected.digest
+    records = [load(where, Record, found.key) for where in (whole, storage)]
+    assert records[0] is not None
+    assert records[1] is not None
+    assert records[0].files == records[1].files

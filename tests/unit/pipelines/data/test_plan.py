@@ -122,6 +122,15 @@ def test_file_that_must_be_read_whole_and_is_too_large_is_named(tmp_path: Path) 
     assert sum(p.num_documents for p in sample.places) == 1
 
 
+def test_a_wat_file_is_told_by_its_first_records_and_not_read_whole(tmp_path: Path) -> None:
+    body = b'{"Container": "' + b"x" * 50_000 + b'"}'
+    header = b"WARC/1.0\r\nWARC-Type: metadata\r\nContent-Length: %d\r\n\r\n" % len(body)
+    (tmp_path / "a.wat").write_bytes((header + body + b"\r\n\r\n") * 400)
+    sample, found = sampled(DataConfig(sources=(SourceConfig(path=str(tmp_path)),)), 1)
+    assert 0 < sample.num_bytes_read < 8_000_000, "of 20 MB"
+    assert found.num_documents.middle == 0
+
+
 def test_an_archive_of_images_is_not_read_whole(tmp_path: Path) -> None:
     body = b"HTTP/1.1 200 OK\r\nContent-Type: image/png\r\n\r\n" + bytes(50_000)
     header = b"WARC/1.0\r\nWARC-Type: response\r\nContent-Length: %d\r\n\r\n" % len(body)
