@@ -36,10 +36,15 @@ def _inside(recipe: Path, loaded: Mapping[str, Any], working_dir: Path) -> str:
     root = working_dir.resolve()
     if not recipe.resolve().is_relative_to(root):
         raise InputError(str(recipe), f"is not in {working_dir}", "name a --working-dir that holds the recipe")
-    written = yaml.safe_load(recipe.read_text(encoding="utf-8")).get("storage", "")
-    storage = str(loaded.get("storage", "."))
+    written = _uri(yaml.safe_load(recipe.read_text(encoding="utf-8")).get("storage", ""))
+    storage = _uri(loaded.get("storage", "."))
     relative = "://" not in str(written) and not Path(str(written)).is_absolute()
     if relative or ("://" not in storage and Path(storage).resolve().is_relative_to(root)):
         found = f"{written or storage} is beside the copy of {working_dir} there: what the job makes would go with it"
         raise InputError(f"{recipe}: storage", found, "name a folder that the cluster shares, or s3://bucket/folder")
     return recipe.resolve().relative_to(root).as_posix()
+
+
+def _uri(storage: Any) -> str:
+    """Of a recipe's `storage`, which may be a mapping."""
+    return str(storage.get("uri", "") if isinstance(storage, Mapping) else storage)

@@ -20,6 +20,7 @@ from urllib.parse import urlsplit
 
 from cluster.config import home, s3_endpoint
 from cluster.errors import Conflict, InputError, ResourceError
+from cluster.storage_config import StorageConfig, read_location
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
@@ -42,6 +43,9 @@ class Storage(Protocol):
     """Keys are relative paths with '/'."""
 
     uri: str
+    """As people read it."""
+    location: str
+    """What `open_storage` makes the same of in another process: `uri`, and what is asked of a bucket."""
 
     def read(self, key: str) -> Blob | None: ...
 
@@ -78,7 +82,7 @@ class LocalStorage:
 
     def __init__(self, root: str | Path) -> None:
         self.root = Path(root).absolute()
-        self.uri = str(self.root)
+        self.uri = self.location = str(self.root)
 
     def path(self, key: str) -> Path:
         """Where `key` is kept."""
@@ -126,14 +130,15 @@ class LocalStorage:
 class S3Storage:
     """A bucket or a folder in one. Versions are ETags; conditional writes use If-Match and If-None-Match."""
 
-    def __init__(self, uri: str) -> None:
-        parts = urlsplit(uri)
+    def __init__(self, place: str | StorageConfig) -> None:
+        self.config = read_location(place) if isinstance(place, str) else place
+        parts = urlsplit(self.config.uri)
         if not BUCKET.fullmatch(parts.netloc) or parts.query or parts.fragment:
             remedy = "write s3://bucket/folder; the endpoint is set by AWS_ENDPOINT_URL alone"
-            raise InputError(uri, "is no bucket with a folder", remedy)
-        self.uri = uri.rstrip("/")
+            raise InputError(self.config.uri, "is no bucket with a folder", remedy)
+        self.uri, self.location = self.config.uri.rstrip("/"), self.config.location
         self.bucket, self.prefix = parts.netloc, parts.path.strip("/")
-        self._client = _s3_client()
+        self._client = s3_client(self.config)
 
     def _full(self, key: str) -> str:
         return f"{self.prefix}/{checked_key(self.uri, key)}".strip("/")
@@ -150,9 +155,10 @@ class S3Storage:
         from botocore.exceptions import ClientError
 
         condition = {} if expect is None else {"IfNoneMatch": "*"} if expect == ABSENT else {"IfMatch": expect}
+        arguments = {**condition, **self.config.written_with}
         with _asking_s3(self.uri):
             try:
-                answer = self._client.put_object(Bucket=self.bucket, Key=self._full(key), Body=content, **condition)
+                answer = self._client.put_object(Bucket=self.bucket, Key=self._full(key), Body=content, **arguments)
             except ClientError as error:
                 if error.response["Error"]["Code"] in ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"):
                     raise Conflict(f"{self.uri}/{key} was changed by someone else") from None
@@ -170,7 +176,12 @@ class S3Storage:
                     yield item["Key"][skip:]
 
     def filesystem(self, key: str) -> tuple[FileSystem, str]:
-        return s3_filesystem(), f"{self.bucket}/{self._full(key)}"
+        path = f"{self.bucket}/{self._full(key)}"
+        if not self.config.options:
+            return s3_filesystem(), path
+        from cluster.sealed import sealed_filesystem
+
+        return sealed_filesystem(self.config), path
 
 
 @contextmanager
@@ -187,18 +198,21 @@ def _asking_s3(uri: str) -> Iterator[None]:
         code = error.response["Error"]["Code"]
         if code in ("NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"):
             raise InputError(uri, code, remedy) from None
+        if code.startswith("KMS."):
+            raise InputError(uri, code, "check `storage.kms_key_id`, and the right to use that key") from None
         raise
 
 
-def open_storage(location: str) -> Storage:
-    """The storage at a local folder, file:// or s3:// location.
+def open_storage(place: str | StorageConfig) -> Storage:
+    """The storage at a local folder, file:// or s3:// location, or as a recipe says.
 
     Raises:
         InputError: the location's scheme is none of these.
     """
+    location = place if isinstance(place, str) else place.uri
     match urlsplit(location).scheme:
         case "s3":
-            return S3Storage(location)
+            return S3Storage(place)
         case "" | "file":
             return LocalStorage(location.removeprefix("file://"))
         case scheme:
@@ -216,13 +230,19 @@ def s3_filesystem() -> FileSystem:
     return S3FileSystem(endpoint_override=parts.netloc, scheme=parts.scheme)
 
 
-def _s3_client() -> Any:
+def s3_client(config: StorageConfig) -> Any:
+    """boto3's, at the endpoint of the environment."""
     import boto3
     from botocore.config import Config
 
-    return boto3.client(
-        "s3", endpoint_url=s3_endpoint(), config=Config(retries={"mode": "adaptive", "max_attempts": 8})
+    # Parts of a large file have checksums only where they are asked for: `when_supported` asks for all, CRC32 by default.
+    sums = "when_required" if config.checksum == "off" else "when_supported"
+    settings = Config(
+        retries={"mode": "adaptive", "max_attempts": 8},
+        request_checksum_calculation=sums,
+        response_checksum_validation=sums,
     )
+    return boto3.client("s3", endpoint_url=s3_endpoint(), config=settings)
 
 
 @contextmanager
@@ -251,7 +271,7 @@ def publish_folder(storage: Storage, folder: Path, key: str) -> None:
     assert isinstance(storage, S3Storage)
     for path in sorted(p for p in folder.rglob("*") if p.is_file()):
         name = storage._full(f"{key}/{path.relative_to(folder).as_posix()}")
-        storage._client.upload_file(str(path), storage.bucket, name)
+        storage._client.upload_file(str(path), storage.bucket, name, ExtraArgs=storage.config.written_with)
 
 
 def remove_folder(storage: Storage, key: str) -> None:

@@ -44,7 +44,7 @@ def import_model(config: ModelConfig, storage: Storage) -> ImportedModel:
     if made := artifacts.load(storage, ImportedModel, key):
         return made
     say("train", f"importing {config.source} ({sum(s.num_bytes for s in sources) / 1e6:.0f} MB)")
-    files, num_parameters = _on_train_pool(convert, config.source, config.revision, storage.uri, key)
+    files, num_parameters = _on_train_pool(convert, config.source, config.revision, storage.location, key)
     return artifacts.save(
         storage,
         ImportedModel(

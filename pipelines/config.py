@@ -8,6 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from cluster.config import Location, StrictModel
 from cluster.openlineage import OpenLineageConfig
+from cluster.storage_config import StorageConfig
 from pipelines.schemes import SchemeConfig, SchemeEntry
 from pipelines.task_config import UNGATED, Task
 
@@ -604,8 +605,8 @@ class LifecycleConfig(StrictModel):
 
     name: str = Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=40)
     """Public name of the model: lower-case letters, digits, dots and hyphens."""
-    storage: Location
-    """Folder or s3://bucket/folder that keeps every artifact."""
+    storage: StorageConfig
+    """Folder or s3://bucket/folder that keeps every artifact, or a mapping of StorageConfig's fields."""
     data: DataConfig
     model: ModelConfig
     train: TrainConfig = TrainConfig()

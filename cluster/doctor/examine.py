@@ -10,6 +10,7 @@ from time import monotonic
 
 from cluster.doctor import environment, kubernetes, machine, ray_cluster, secrets, storage
 from cluster.doctor.finding import Finding
+from cluster.storage_config import StorageConfig
 
 BOUND_S = 20.0
 """For all groups together. Longer than each one's own limits, which have better messages."""
@@ -17,13 +18,13 @@ BOUND_S = 20.0
 Group = tuple[str, Callable[[], Sequence[Finding]]]
 
 
-def groups(storage_uri: str | None, keys: Sequence[Path], gateway_port: int) -> list[Group]:
+def groups(place: StorageConfig | None, keys: Sequence[Path], gateway_port: int) -> list[Group]:
     """What to look at, for the storage, key files and port that a recipe names."""
     return [
         ("machine", partial(machine.checks, gateway_port)),
         ("environment", environment.checks),
         ("cluster", ray_cluster.checks),
-        ("storage", partial(storage.checks, storage_uri)),
+        ("storage", partial(storage.checks, place)),
         ("secrets", partial(secrets.checks, keys)),
         ("kubernetes", kubernetes.checks),
     ]

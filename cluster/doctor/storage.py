@@ -10,6 +10,7 @@ from cluster.config import s3_endpoint
 from cluster.doctor.finding import Finding, judged
 from cluster.errors import Conflict, UserError
 from cluster.storage import ABSENT, Storage, open_storage, remove_folder
+from cluster.storage_config import StorageConfig
 
 CONNECT_S = 3.0
 
@@ -45,16 +46,16 @@ def probe(storage: Storage) -> Finding:
     return judged("storage", f"{storage.uri}: {left or 'writes, reads, compares, deletes'}", remedy, warning=bool(left))
 
 
-def checks(location: str | None) -> list[Finding]:
+def checks(place: StorageConfig | None) -> list[Finding]:
     """Try the storage of a recipe."""
-    if location is None:
+    if place is None:
         return []
-    asks_s3 = urlsplit(location).scheme == "s3"
+    asks_s3 = urlsplit(place.uri).scheme == "s3"
     reached = [endpoint(s3_endpoint())] if asks_s3 else []
     if any(found.state == "failed" for found in reached):
         return reached
     try:
-        storage = open_storage(location)
+        storage = open_storage(place)
     except UserError as error:
         return [Finding(check="storage", state="failed", found=f"{error.where}: {error.found}", remedy=error.remedy)]
     return [*reached, probe(storage)]

@@ -11,9 +11,9 @@ import yaml
 from cluster.errors import ConfigError
 from cluster.kuberay.settings import BUILD_FOLDER, ENVIRONMENT_SECRET, KEYS_FOLDER, PROJECT_FOLDER, Settings
 
-LOCATIONS = frozenset({"path", "storage", "source"})
-"""Fields of a recipe that hold a place; a test compares them with the recipe's types. serve.admission.keys is a Secret here,
-and data.protect.key_file, a secret too, is refused: no pod of the data pool mounts one."""
+LOCATIONS = frozenset({"path", "storage", "uri", "source"})
+"""Fields of a recipe that hold a place (`uri` is one of `storage`); a test compares them with the recipe's types.
+serve.admission.keys is a Secret here, and data.protect.key_file, a secret too, is refused: no pod of the data pool mounts one."""
 
 
 def in_cluster(recipe: Mapping[str, Any], where: str, root: Path, settings: Settings) -> str:
@@ -72,7 +72,8 @@ def _place(path: Path, field: str, where: str, root: Path) -> str:
     return str(PROJECT_FOLDER / path.relative_to(root))
 
 
-def _check_storage(storage: str, where: str, settings: Settings) -> None:
+def _check_storage(given: str | Mapping[str, str], where: str, settings: Settings) -> None:
+    storage = given if isinstance(given, str) else given["uri"]
     if storage.startswith("s3://") or (settings.shared_folder and Path(storage).is_relative_to(BUILD_FOLDER)):
         return
     found = f"{storage} is a folder, and the pods of overlay `{settings.name}` share none"

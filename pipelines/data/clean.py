@@ -259,7 +259,7 @@ def _links(keys: Blocks, documents: pa.Table, work: Work, storage: Storage) -> L
     import ray
 
     run = ray.remote(link).options(label_selector=on_pool(work.config.pool))
-    todo = tasks(work.config.dedup, range(len(keys)), len(documents), storage.uri, shards_of(work.earlier))
+    todo = tasks(work.config.dedup, range(len(keys)), len(documents), storage.location, shards_of(work.earlier))
     return joined(ray.get([run.remote(task, *keys) for task in todo]), documents)
 
 

@@ -200,7 +200,7 @@ def _score_texts(config: EvaluateConfig, task: ToxicityTask, texts: Sequence[str
 
 def _engine(config: EvaluateConfig, model: Weights, storage: Storage) -> EngineSettings:
     return EngineSettings(
-        storage_uri=storage.uri,
+        storage_uri=storage.location,
         model_folder=model.folder,
         max_model_len=config.max_model_len,
         num_gpus=config.num_gpus,

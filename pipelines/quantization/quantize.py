@@ -143,7 +143,7 @@ def _run(config: QuantizeConfig, model: Weights, planned: QuantizedModel, storag
         label_selector=on_pool(config.pool),
         runtime_env=runtime_env(),
     )
-    reference = task.remote(config, storage.uri, model, planned.folder, texts)
+    reference = task.remote(config, storage.location, model, planned.folder, texts)
     began = time.monotonic()
     try:
         with bar("quantize", None, "s") as shown:

@@ -188,7 +188,7 @@ def make_examples(kind: str, path: str, model_folder: str, tokenizer: str, stora
     if storage.read(key) is None:
         task = ray.remote(_encode_file).options(num_cpus=1, label_selector=session.on_pool("data"))
         try:
-            storage.write(key, ray.get(task.remote(kind, path, content, storage.uri, model_folder)))
+            storage.write(key, ray.get(task.remote(kind, path, content, storage.location, model_folder)))
         except ray.exceptions.RayTaskError as error:
             raise (error.cause if isinstance(error.cause, InputError) else error) from None
     return key

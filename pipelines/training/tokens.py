@@ -93,7 +93,7 @@ def open_stream(storage: Storage, index: TokenIndex) -> Stream:
 
 
 def _job(storage: Storage, model_folder: str, source: str, target: str) -> dict[str, str]:
-    return {"storage": storage.uri, "model": model_folder, "source": source, "target": target}
+    return {"storage": storage.location, "model": model_folder, "source": source, "target": target}
 
 
 def _in_one_task(jobs: list[dict[str, str]]) -> list[dict[str, Any]]:

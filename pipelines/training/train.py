@@ -76,7 +76,7 @@ def train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage
     run = f"runs/train/{key}"
     plan = Plan(
         config=config.model_dump(),
-        storage=storage.uri,
+        storage=storage.location,
         base=base.folder,
         **data,
         run=run,

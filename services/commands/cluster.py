@@ -28,4 +28,4 @@ def ensure_controller(name: str, storage: Storage) -> Any:
     from services.rollout.applications import RayApplications
     from services.serving.load import load_in_task
 
-    return controller.ensure_controller(name, storage.uri, RayApplications(name, storage.uri, load_in_task))
+    return controller.ensure_controller(name, storage.location, RayApplications(name, storage.location, load_in_task))

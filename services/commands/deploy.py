@@ -25,7 +25,7 @@ def deploy(loaded: ServedRecipe, storage: Storage, recipe: Path) -> str:
     courier.publish_receivers(storage, loaded.name, loaded.notify)
     ensure_controller(loaded.name, storage)
     controller.ensure_probes(storage, loaded.name)
-    serving.wait_gateway(loaded.name, loaded.serve, storage.uri)
+    serving.wait_gateway(loaded.name, loaded.serve, storage.location)
     message = f"gateway and stable revision {stable.revision}, by {recipe.name}"
     note(storage, loaded.name, "deployed", message, stable=stable.revision)
     return serving.gateway_url(loaded.serve)

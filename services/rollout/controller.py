@@ -74,7 +74,7 @@ def ensure_controller(name: str, storage_uri: str, applications: Applications | 
     )
     watched = _watched_storage(name, actor)
     if watched != storage_uri:
-        remedy = "use that storage, or give the model another name"
+        remedy = "use that storage with those options, or give the model another name"
         raise UserError(f"model {name}", f"is rolled out from {watched} already, not from {storage_uri}", remedy)
     return actor
 
@@ -120,9 +120,9 @@ def start_rollout(
             or the key of a judge is not set on the head node.
     """
     items = probes.publish(storage, name, config.probes)
-    actor = ensure_controller(name, storage.uri)
+    actor = ensure_controller(name, storage.location)
     if items:
-        prober.check_probes(name, storage.uri, config.probes)
+        prober.check_probes(name, storage.location, config.probes)
     return str(answer(name, actor.start.remote(config, revision_id, keep_revisions, who, items)))
 
 
@@ -131,7 +131,7 @@ def ensure_probes(storage: Storage, name: str) -> None:
     cluster."""
     rollout, watch = status(storage, name), decay(storage, name)
     if (rollout and not rollout.ended and rollout.probe_items) or (watch and watch.asks):
-        prober.ensure_prober(name, storage.uri)
+        prober.ensure_prober(name, storage.location)
 
 
 def decay(storage: Storage, name: str) -> WatchStatus | None:
@@ -142,22 +142,24 @@ def decay(storage: Storage, name: str) -> WatchStatus | None:
 
 def wake(storage: Storage, name: str) -> None:
     """Let the controller look at what was asked for in storage. In a joined cluster."""
-    answer(name, ensure_controller(name, storage.uri).wake.remote())
+    answer(name, ensure_controller(name, storage.location).wake.remote())
 
 
 def set_weight(storage: Storage, name: str, weight_percent: float, *, who: str) -> RolloutStatus:
     """Hold the canary at a weight. In a joined cluster."""
-    found: RolloutStatus = answer(name, ensure_controller(name, storage.uri).set_weight.remote(weight_percent, who))
+    found: RolloutStatus = answer(
+        name, ensure_controller(name, storage.location).set_weight.remote(weight_percent, who)
+    )
     return found
 
 
 def promote(storage: Storage, name: str, *, who: str) -> RolloutStatus:
     """Make the candidate stable now. In a joined cluster."""
-    found: RolloutStatus = answer(name, ensure_controller(name, storage.uri).promote.remote(who))
+    found: RolloutStatus = answer(name, ensure_controller(name, storage.location).promote.remote(who))
     return found
 
 
 def abort(storage: Storage, name: str, *, who: str) -> RolloutStatus | None:
     """Take the candidate out now, or outside a rollout go back to the previous revision. In a joined cluster."""
-    found: RolloutStatus | None = answer(name, ensure_controller(name, storage.uri).abort.remote(who))
+    found: RolloutStatus | None = answer(name, ensure_controller(name, storage.location).abort.remote(who))
     return found

@@ -65,7 +65,7 @@ def deploy(name: str, revision: Revision, serving: ServingConfig, storage: Stora
     had_gateway = _has_gateway()
     engine = resolve(storage, name, revision.base) if revision.base else revision
     try:
-        deploy_revision(engine, serving, storage, meanwhile=lambda: start_gateway(name, serving, storage.uri))
+        deploy_revision(engine, serving, storage, meanwhile=lambda: start_gateway(name, serving, storage.location))
         if engine != revision:
             deploy_revision(revision, serving, storage)
     except BaseException:
@@ -180,7 +180,7 @@ def deploy_revision(
 
     served_before = revision.revision in running_revisions()
     present = num_running(revision.revision)
-    _run(model_app.build(revision, serving, storage.uri, selector, settings, present=present), name, None)
+    _run(model_app.build(revision, serving, storage.location, selector, settings, present=present), name, None)
     try:
         meanwhile()
         wait_running(name, serving.ready_timeout_s)

@@ -27,7 +27,7 @@ def load_in_task(revision: Revision, serving: ServingConfig, storage: Storage) -
     once = ray.remote(max_calls=1)(_deploy)
     task = once.options(num_cpus=0, max_retries=0, label_selector=on_pool("head"))
     try:
-        ray.get(task.remote(revision, serving, storage.uri))
+        ray.get(task.remote(revision, serving, storage.location))
     except ray.exceptions.RayTaskError as error:
         if isinstance(error.cause, SerinusError):
             raise error.cause from None

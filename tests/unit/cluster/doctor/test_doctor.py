@@ -21,6 +21,7 @@ from cluster.doctor.examine import examine
 from cluster.doctor.finding import Finding, judged
 from cluster.errors import Conflict, InputError
 from cluster.storage import ABSENT, LocalStorage
+from cluster.storage_config import StorageConfig
 
 ROOT = Path(__file__).resolve().parents[4]
 GIB = 1 << 30
@@ -177,7 +178,7 @@ def test_compare_and_set_is_what_the_probe_rests_on(tmp_path: Path) -> None:
 
 def test_no_recipe_no_storage_and_other_schemes_are_refused() -> None:
     assert storage.checks(None) == []
-    assert storage.checks("http://x/y")[0].state == "failed"
+    assert storage.checks(StorageConfig(uri="http://x/y"))[0].state == "failed"
 
 
 # --- secrets ----------------------------------------------------------------------------------------------------------

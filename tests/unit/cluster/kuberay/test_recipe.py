@@ -84,7 +84,7 @@ def test_what_is_rendered_is_a_recipe(overlay: str, tmp_path: Path) -> None:
 
 
 def test_every_field_that_holds_a_place_is_known() -> None:
-    assert set(_fields_with_places(Recipe)) == LOCATIONS | {"keys", "key_file"}
+    assert {*_fields_with_places(Recipe), "storage"} == LOCATIONS | {"keys", "key_file"}
 
 
 def _fields_with_places(model: type[BaseModel]) -> set[str]:
