@@ -14,7 +14,7 @@ from pydantic import model_validator
 from rich.console import Console
 
 from cluster import artifacts, check_commands, config, job_commands, lineage_command, local_commands, registry
-from cluster.command_line import RecipePath
+from cluster.command_line import RecipePath, TopologyOption
 from cluster.config import load_yaml
 from cluster.doctor import commands as doctor_command
 from cluster.errors import ConfigError, SerinusError
@@ -102,10 +102,8 @@ def _asked(recipe: Path) -> check_commands.Asked:
     return check_commands.Asked(demands, loaded.model.source, size)
 
 
-def _workload(path: Path | None, overlay: str, topology: Topology) -> Workload | None:
+def _workload(path: Path, overlay: str, topology: Topology) -> Workload:
     """What the recipe means for a cluster on Kubernetes."""
-    if path is None:
-        return None
     from cluster.kuberay.fit import pods_of_stages
     from cluster.kuberay.recipe import in_cluster
     from cluster.kuberay.render import settings_of
@@ -175,6 +173,7 @@ def _print_made(made: Mapping[str, artifacts.Manifest], storage: Storage) -> Non
 
 def submit(
     recipe: RecipePath,
+    *,
     follow: Annotated[bool, typer.Option(help="show the job's log until it ends")] = True,
     working_dir: Annotated[
         Path | None,
@@ -182,17 +181,43 @@ def submit(
             help="ship this folder, in which RECIPE is, and run it there; .gitignore and .serinusignore leave out"
         ),
     ] = None,
+    k8s: job_commands.K8sOption = False,
+    namespace: job_commands.NamespaceOption = None,
+    overlay: Annotated[str, typer.Option(help="with --k8s: dev, gpu or production")] = "gpu",
+    image: Annotated[str | None, typer.Option(help="with --k8s: in place of the overlay's")] = None,
+    topology: TopologyOption = None,
 ) -> None:
-    """Run a recipe as a Ray job on the cluster, and follow its log."""
+    """Run a recipe as a Ray job on the cluster, or with --k8s as a RayJob on a cluster of its own, and follow its log."""
     from cluster import jobs
     from cluster.dispatch import dispatched
 
+    if k8s:
+        if working_dir:
+            raise ConfigError("--working-dir", "is not shipped to Kubernetes", "build it into the image: --image")
+        raise typer.Exit(_submit_k8s(recipe, namespace, overlay, image, topology, follow=follow))
     loaded = load_yaml(recipe, Recipe)
     with dispatched(recipe, loaded.model_dump(mode="json", exclude_unset=True), working_dir) as (folder, file):
         job = jobs.submit([jobs.python(), "-m", "serinus", "run", file], working_dir=folder)
     out.print(f"submitted {job}")
     if follow:
-        raise typer.Exit(job_commands.followed(job))
+        raise typer.Exit(job_commands.followed(job, jobs))
+
+
+def _submit_k8s(
+    recipe: Path, namespace: str | None, overlay: str, image: str | None, topology: Path | None, *, follow: bool
+) -> int:
+    """The job `lifecycle` that `k8s render` writes, with this recipe; returns the job's exit code."""
+    from cluster.kuberay.render import lifecycle_job
+    from cluster.rayjobs import RayJobs
+    from cluster.topology import load_topology
+
+    declared = load_topology(topology)
+    work = _workload(recipe, overlay, declared)
+    document = lifecycle_job(declared, overlay, work, image)
+    where = RayJobs(namespace)
+    job = where.submit(document, work.recipe)
+    out.print(f"submitted {job}")
+    return job_commands.followed(job, where, job_commands.again(True, namespace)) if follow else 0
 
 
 def deploy(recipe: RecipePath) -> None:

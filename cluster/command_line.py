@@ -8,6 +8,8 @@ from typing import Annotated, Protocol
 
 import typer
 
+from cluster.storage_config import StorageConfig
+
 RecipePath = Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file of the lifecycle")]
 RecipeOption = Annotated[
     Path | None, typer.Option("--recipe", metavar="RECIPE", help="default: the recipe of the last `serinus deploy`")
@@ -24,7 +26,7 @@ class Named(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def storage(self) -> str: ...
+    def storage(self) -> StorageConfig: ...
 
 
 ReadNamed = Callable[[Path | None], Named]

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 
 from cluster.doctor.finding import Finding
+from cluster.storage_config import StorageConfig
 from cluster.telemetry import printable
 
 COLOURS = {"ok": "green", "warning": "yellow", "failed": "bold red"}
@@ -19,7 +20,7 @@ COLOURS = {"ok": "green", "warning": "yellow", "failed": "bold red"}
 class Named(NamedTuple):
     """What a recipe names that can be looked at; without a recipe, what holds by default."""
 
-    storage: str | None
+    storage: StorageConfig | None
     keys: list[Path]
     port: int
 

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from cluster.kuberay.settings import Workload
     from cluster.topology import Topology
 
-ReadWorkload = Callable[[Path | None, str, "Topology"], "Workload | None"]
+ReadWorkload = Callable[[Path, str, "Topology"], "Workload"]
 """From a recipe, an overlay's name and the topology."""
 
 
@@ -45,6 +45,7 @@ def register(app: typer.Typer, workload: ReadWorkload, out: Console) -> None:
         loaded, overlays = load_topology(topology), overlay or list(OVERLAYS)
         files: dict[str, str] = {}
         for name in overlays:
-            files |= render.render(loaded, name, workload(recipe, name, loaded), image=image, egress=egress or ())
+            work = workload(recipe, name, loaded) if recipe else None
+            files |= render.render(loaded, name, work, image=image, egress=egress or ())
         render.write(files, folder)
         out.print(f"{len(files)} files in {folder}. Next: kubectl apply -k {folder}/overlays/{overlays[0]}")

@@ -79,8 +79,7 @@ def render(
     Raises:
         ConfigError: no such overlay, an egress that cannot be read, or a document that the operator or our own rules refuse.
     """
-    settings = settings_of(overlay_name)
-    settings = settings.replace(image=image, train_image=None) if image else settings
+    settings = _with_image(settings_of(overlay_name), image)
     settings = settings.replace(egress=(*settings.egress, *egress))
     below = _overlay_files(topology, settings, work)
     shown = {f"dashboards/{name}": text for name, text in dashboards.files().items()} if settings.monitored else {}
@@ -89,6 +88,17 @@ def render(
         **shown,
         **{f"overlays/{overlay_name}/{path}": text for path, text in below.items()},
     }
+
+
+def lifecycle_job(topology: Topology, overlay_name: str, work: Workload, image: str | None = None) -> Document:
+    """The RayJob that runs the whole recipe, for `serinus submit --k8s`.
+
+    Raises:
+        ConfigError: no such overlay, or a document that the operator or our own rules refuse.
+    """
+    made = jobs(topology, _with_image(settings_of(overlay_name), image), work)["lifecycle"]
+    rules.check([made])
+    return made
 
 
 def write(files: Mapping[str, str], folder: Path) -> None:
@@ -181,6 +191,10 @@ def settings_of(name: str) -> Settings:
     if name not in OVERLAYS:
         raise ConfigError("--overlay", f"{name!r} is none", f"choose among {', '.join(OVERLAYS)}")
     return OVERLAYS[name]
+
+
+def _with_image(settings: Settings, image: str | None) -> Settings:
+    return settings.replace(image=image, train_image=None) if image else settings
 
 
 def _config_map(work: Workload) -> Document:

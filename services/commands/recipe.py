@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
+from cluster.storage_config import StorageConfig
 from services.config import NotifyConfig, RolloutConfig, ServingConfig
 
 
@@ -15,7 +16,7 @@ class ServedRecipe(Protocol):
     @property
     def name(self) -> str: ...
     @property
-    def storage(self) -> str: ...
+    def storage(self) -> StorageConfig: ...
     @property
     def serve(self) -> ServingConfig: ...
     @property

@@ -20,7 +20,7 @@ RECIPES = {"dev": "recipes/quickstart.yaml", "gpu": None, "production": "recipes
 
 def workload(overlay: str) -> Workload | None:
     recipe = RECIPES[overlay]
-    return _workload(REPOSITORY / recipe if recipe else None, overlay, shipped())
+    return _workload(REPOSITORY / recipe, overlay, shipped()) if recipe else None
 
 
 def shipped() -> Topology:
