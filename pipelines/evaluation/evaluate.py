@@ -26,8 +26,12 @@ from pipelines.evaluation.written import is_unread
 from pipelines.progress import Bar, bar, say
 from pipelines.task_config import ClassifierScorer, ToxicityTask
 
-BATCH_ITEMS = 24
-"""Given to the engine at once: enough to fill it, little enough to show progress."""
+FIRST_BATCH = 24
+"""Items given to the engine at once, at first."""
+BATCH_S = 30.0
+"""What later ones should take: a GPU is filled and hardly ever waits for a batch's last item, and progress still shows."""
+MOST_GROWTH = 8
+"""Times, from one batch to the next: the items of another task may be slower."""
 POLL_S = 2.0
 NEEDED = {kind: ("score", "nll") if "likelihood" in asked else ("score",) for kind, asked in ASKS.items()}
 """Figures every item of that kind must have."""
@@ -159,13 +163,20 @@ def _answer(config: EvaluateConfig, engine: EngineSettings, items: Sequence[Item
     try:
         with bar("evaluate", len(items), "items") as shown:
             _wait(actor.start.remote(engine), shown, 0, "starting the engine")
-            for at in range(0, len(items), BATCH_ITEMS):
-                batch = items[at : at + BATCH_ITEMS]
+            at, size = 0, FIRST_BATCH
+            while batch := items[at : at + size]:
+                began = time.monotonic()
                 rows += _wait(actor.answer.remote(batch), shown, at, batch[0].task)
-                shown.update(len(rows), batch[0].task)
+                at, size = at + len(batch), next_size(len(batch), time.monotonic() - began)
+                shown.update(at, batch[0].task)
     finally:
         ray.kill(actor)
     return rows
+
+
+def next_size(num_items: int, took_s: float) -> int:
+    """Items of the next batch, when the last one of `num_items` took `took_s`."""
+    return max(1, min(int(num_items * BATCH_S / max(took_s, 1e-3)), MOST_GROWTH * num_items))
 
 
 def with_toxicity(config: EvaluateConfig, rows: Sequence[Row]) -> list[Row]:
