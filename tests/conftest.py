@@ -41,6 +41,8 @@ def pytest_configure() -> None:
     interrupt with it. Not at import: Serve replicas import this module in a thread, where signals cannot be set.
     """
     signal.signal(signal.SIGINT, signal.default_int_handler)
+    # Ray's workers step back behind all else on a machine, which here are the tests that wait for them.
+    os.environ.setdefault("RAY_worker_niceness", "0")
     # Before a unit test imports Ray, which reads then whether it is to show a token.
     prepare_environment()
 
