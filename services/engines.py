@@ -35,6 +35,9 @@ class Order(StrictModel):
     """Replicas that a rollout needs of it, whatever its present load."""
     resting_since: datetime | None = None
     """Nobody is on it since then: one replica is kept warm, asleep where vLLM can, whatever its least number is."""
+    stopping: bool = False
+    """Its application is about to be removed: nobody is put on it any more. An engine that rests goes to whoever changes its order
+    first, to be stopped (`claim_stop`) or to work again (`reserve`)."""
 
 
 class Engines(StrictModel):
@@ -95,7 +98,9 @@ def change_order(storage: Storage, name: str, engine: str, change: Callable[[Ord
         if changed == present:
             return order
         try:
-            storage.write(engines_key(name), changed.model_dump_json(indent=1).encode(), expect=version)
+            # Without defaults: engines that an older version deployed refuse fields that they do not know.
+            content = changed.model_dump_json(indent=1, exclude_defaults=True).encode()
+            storage.write(engines_key(name), content, expect=version)
         except Conflict:
             continue
         return order
@@ -176,12 +181,36 @@ def _handle(engine: str) -> Any:
     return serve.get_deployment_handle(MODEL_DEPLOYMENT, application_name(engine))
 
 
-def rouse(storage: Storage, name: str, engine: str) -> None:
-    """Let an engine that rests work again; nothing happens to one that does."""
-    if read_engines(storage, name).order(engine).resting_since is None:
-        return
-    change_order(storage, name, engine, lambda order: order.replace(resting_since=None))
-    tell(engine)
+def reserve(storage: Storage, name: str, engine: str, floor: int = 0) -> bool:
+    """Let an engine that rests work again, with `floor` replicas at least, before anybody is put on it; one that works is left
+    alone. False: it is being stopped."""
+
+    def change(order: Order) -> Order:
+        rests = order.resting_since is not None and not order.stopping
+        return order.replace(resting_since=None, floor=floor) if rests else order
+
+    return not change_order(storage, name, engine, change).stopping
+
+
+def claim_stop(storage: Storage, name: str, engine: str, rested_since: datetime) -> bool:
+    """Have an engine that rests since then, or longer, to stop it: from here on nobody chooses it. False: it works again."""
+
+    def change(order: Order) -> Order:
+        rested = order.resting_since is not None and order.resting_since <= rested_since
+        return order.replace(stopping=True) if rested else order
+
+    return change_order(storage, name, engine, change).stopping
+
+
+def take(storage: Storage, name: str, engine: str, remove: Callable[[str], None]) -> bool:
+    """Have an engine that may be running for a rollout: nobody stops it from here on, and one whose stop has begun is gone.
+    Returns whether it rested, and is to be told that it works again."""
+    rested = read_engines(storage, name).order(engine).resting_since is not None
+    if reserve(storage, name, engine):
+        return rested
+    remove(engine)
+    change_order(storage, name, engine, lambda order: order.replace(stopping=False, resting_since=None))
+    return False
 
 
 def attach(storage: Storage, adapter: Revision) -> tuple[EngineReport, ...]:

@@ -188,9 +188,6 @@ def revert(storage: Storage, name: str, applications: Applications, who: str, no
         raise UserError(
             f"model {name}", "no rollout is under way and there is no previous revision", "see `serinus status`"
         )
-    if previous not in applications.running():
-        remedy = f"begin a rollout of it: serinus canary start --revision {previous}"
-        raise UserError(f"revision {previous}", "was stable before, but is no longer loaded", remedy)
     go_back(storage, name, traffic.stable, previous, applications, who=who, why="reverted", now=now)
     return deployed_traffic(storage, name)[0]
 
@@ -213,6 +210,7 @@ def go_back(
         False: another revision is stable, and nothing was changed.
 
     Raises:
+        UserError: `target` is no longer loaded.
         Conflict: the traffic was changed meanwhile.
     """
     traffic, version = deployed_traffic(storage, name)

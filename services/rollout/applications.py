@@ -41,13 +41,14 @@ class RayApplications:
 
     def running(self) -> set[str]:
         """Revisions with an application that is not being stopped, and adapters that such an engine holds."""
+        ordered = read_engines(self._storage, self._name)
         engines = {
             name.removeprefix(APPLICATION_PREFIX)
             for name, application in _applications().items()
             if name.startswith(APPLICATION_PREFIX) and application.status != "DELETING"
         }
-        hosts = read_engines(self._storage, self._name).hosts
-        return engines | {adapter for adapter, engine in hosts.items() if engine in engines}
+        engines -= {engine for engine, order in ordered.orders.items() if order.stopping}
+        return engines | {adapter for adapter, engine in ordered.hosts.items() if engine in engines}
 
     def remove(self, revision: str) -> None:
         """Unload an adapter from its engine; stop the engine of any other revision, and forget what was asked of it."""

@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from cluster import registry
+from cluster.errors import UserError
 from cluster.storage import Storage
 from services.contract import Traffic
-from services.engines import change_order, read_engines
+from services.engines import change_order, claim_stop, read_engines, reserve
 from services.rollout.room import replicas_needed
 
 if TYPE_CHECKING:
@@ -65,21 +66,29 @@ def put_to_rest(
 
 
 def stop_rested(storage: Storage, name: str, applications: Applications, keep_warm_s: float, now: datetime) -> None:
-    """Stop the engines that have rested long enough."""
+    """Stop the engines that have rested long enough. Each is looked at again when its turn comes: stopping the one before it may
+    have taken a minute, in which a person went back to it."""
+    rested_since = now - timedelta(seconds=keep_warm_s)
     for engine, order in read_engines(storage, name).orders.items():
-        if order.resting_since is not None and (now - order.resting_since).total_seconds() >= keep_warm_s:
+        if order.resting_since is not None and claim_stop(storage, name, engine, rested_since):
             applications.remove(engine)
 
 
 def wake(storage: Storage, traffic: Traffic, previous: str, applications: Applications) -> str:
     """Let a revision at rest work again and wait until it has stable's number of replicas, or WAKE_PATIENCE_S are over and it has
     what it has: with users on a bad revision, a queue in front of a good one is the lesser harm. Returns what it took, for people.
+
+    Raises:
+        UserError: its engine is gone, or is being stopped.
     """
     stable, engine = _engines(storage, traffic, previous)
-    if read_engines(storage, traffic.name).order(engine).resting_since is None:
+    rested = read_engines(storage, traffic.name).order(engine).resting_since is not None
+    began_s, floor = time.monotonic(), applications.replicas(stable) if rested else 0
+    # Reserved first and looked at then: after that nobody begins to stop it.
+    if not reserve(storage, traffic.name, engine, floor) or previous not in applications.running():
+        raise gone(previous)
+    if not rested:
         return ""
-    began_s, floor = time.monotonic(), applications.replicas(stable)
-    change_order(storage, traffic.name, engine, lambda order: order.replace(floor=floor, resting_since=None))
     most = applications.tell(engine)
     while time.monotonic() - began_s < WAKE_PATIENCE_S:
         if most and applications.replicas(engine) >= min(floor, most):
@@ -88,6 +97,12 @@ def wake(storage: Storage, traffic: Traffic, previous: str, applications: Applic
         most = most or applications.tell(engine)  # not reached: its replica died, or is just starting
     found, wanted = applications.replicas(engine), min(floor, most or floor)
     return f", woken in {time.monotonic() - began_s:.1f} s with {found} of {max(1, wanted)} replicas"
+
+
+def gone(previous: str) -> UserError:
+    """Nobody can go back to it at once."""
+    remedy = f"begin a rollout of it: serinus canary start --revision {previous}"
+    return UserError(f"revision {previous}", "was stable before, but is no longer loaded", remedy)
 
 
 def _engines(storage: Storage, traffic: Traffic, other: str) -> tuple[str, str]:

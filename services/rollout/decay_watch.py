@@ -16,7 +16,7 @@ from typing import Literal
 
 from cluster import registry
 from cluster.config import StrictModel
-from cluster.errors import InputError
+from cluster.errors import InputError, UserError
 from cluster.storage import ABSENT, Storage
 from cluster.telemetry import logger
 from services import audit
@@ -299,12 +299,23 @@ class DecayWatch:
         assert watch.decision is not None, "it was decided"
         who, why, now = watch.decision.who, watch.decision.message, self._clock()
         stable, target, applications = watch.revision, watch.target, self._applications
-        back = acts.go_back(self._storage, self._name, stable, target, applications, who=who, why=why, now=now)
+        try:
+            back = acts.go_back(self._storage, self._name, stable, target, applications, who=who, why=why, now=now)
+        except UserError as error:  # it was there when this was decided
+            self._alarm(watch, version, f"{error.where} {error.found}: {error.remedy}")
+            return
         if back:
             log.error("DECAY of %s: everybody is on %s again", self._name, watch.target)
         else:
             log.error("DECAY of %s: another revision was made stable meanwhile; nothing was changed", self._name)
         self._write(watch.replace(phase="reverted" if back else "ended"), version)
+
+    def _alarm(self, watch: WatchStatus, version: str, problem: str) -> None:
+        assert watch.decision is not None, "it was decided"
+        decision = watch.decision.replace(action="hold", message=f"{watch.decision.message}; not done: {problem}")
+        log.error("DECAY of %s: %s", self._name, decision.message)
+        audit.append(self._storage, _line(watch, decision))
+        self._write(watch.replace(phase="alarmed", target=None, decision=decision), version)
 
 
 def _begins(rollout: RolloutStatus, stable: str | None) -> bool:

@@ -22,7 +22,7 @@ from cluster.session import on_pool
 from cluster.storage import Storage, open_storage
 from cluster.telemetry import logger
 from services.config import ServingConfig
-from services.engines import num_running, rouse
+from services.engines import num_running, take, tell
 from services.serving.address import check_free, listen, num_listening
 from services.serving.engine import bundles, engine_of
 from services.serving.keys import publish_keys
@@ -167,10 +167,12 @@ def deploy_revision(
     settings = _settings_of(revision, serving, storage)
     check_room(revision, engine_of(revision, serving), storage)
     _quiet()
+    rested = take(storage, revision.name, revision.revision, remove_revision)
     if _runs_with(name, MODEL_DEPLOYMENT, settings, serving.ready_timeout_s):
         log.info("%s runs already", name)
         meanwhile()
-        rouse(storage, revision.name, revision.revision)
+        if rested:
+            tell(revision.revision)
         return
     _check_weights(revision, storage)
     selector = on_pool(serving.pool)

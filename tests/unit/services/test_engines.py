@@ -2,12 +2,25 @@
 
 from __future__ import annotations
 
+import json
+from datetime import UTC, datetime, timedelta
+
 import pytest
 
 from cluster.errors import InputError, UserError
 from cluster.storage import LocalStorage
 from services import engines
-from services.engines import Engines, Order, change_order, check_follows, engines_key, read_engines
+from services.engines import (
+    Engines,
+    Order,
+    change_order,
+    check_follows,
+    claim_stop,
+    engines_key,
+    read_engines,
+    reserve,
+    take,
+)
 
 
 def with_adapter(order: Order) -> Order:
@@ -74,3 +87,36 @@ def test_an_engine_that_answers_or_is_only_busy_is_let_be(
     asked["m-1"] = answer
     check_follows("m-1")
     check_follows("m-2")  # does not run
+
+
+RESTED = datetime(2026, 1, 1, tzinfo=UTC)
+
+
+def test_an_engine_at_rest_goes_to_whoever_asks_first(storage: LocalStorage) -> None:
+    change_order(storage, "m", "m-1", lambda order: order.replace(resting_since=RESTED))
+    assert not claim_stop(storage, "m", "m-1", RESTED - timedelta(seconds=1))  # not for long enough
+    assert reserve(storage, "m", "m-1", 2)
+    assert not claim_stop(storage, "m", "m-1", RESTED)
+    assert read_engines(storage, "m").order("m-1") == Order(floor=2)
+    change_order(storage, "m", "m-1", lambda order: order.replace(resting_since=RESTED))
+    assert claim_stop(storage, "m", "m-1", RESTED)
+    assert not reserve(storage, "m", "m-1", 2)
+
+
+def test_an_engine_that_is_to_be_loaded_is_stopped_to_the_end_if_that_was_begun(storage: LocalStorage) -> None:
+    removed: list[str] = []
+    assert not take(storage, "m", "m-1", removed.append)  # it did not rest
+    change_order(storage, "m", "m-1", lambda order: order.replace(resting_since=RESTED))
+    assert take(storage, "m", "m-1", removed.append)
+    assert removed == []
+    change_order(storage, "m", "m-1", lambda order: order.replace(resting_since=RESTED, floor=1))
+    assert claim_stop(storage, "m", "m-1", RESTED)
+    assert not take(storage, "m", "m-1", removed.append)
+    assert (removed, read_engines(storage, "m").order("m-1")) == (["m-1"], Order(floor=1))
+
+
+def test_orders_are_written_without_what_older_engines_do_not_know(storage: LocalStorage) -> None:
+    change_order(storage, "m", "m-1", lambda order: order.replace(floor=1))
+    blob = storage.read(engines_key("m"))
+    assert blob is not None
+    assert json.loads(blob.content) == {"name": "m", "orders": {"m-1": {"floor": 1}}}

@@ -73,3 +73,5 @@ def test_an_engine_that_is_being_stopped_is_not_loaded(monkeypatch: pytest.Monke
     monkeypatch.setattr(applications, "_applications", lambda: found)
     change_order(storage, "m", "m-1", lambda order: order.replace(adapters={"m-4": "folder"}))
     assert RayApplications("m", storage.uri).running() == {"m-2", "m-3"}  # nor is the adapter m-4 in it
+    change_order(storage, "m", "m-2", lambda order: order.replace(stopping=True))
+    assert RayApplications("m", storage.uri).running() == {"m-3"}

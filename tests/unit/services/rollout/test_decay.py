@@ -230,6 +230,19 @@ def test_where_there_is_no_way_back_it_says_loudly_what_to_do(
     assert remedy in told[0].message
 
 
+def test_an_engine_that_was_stopped_since_going_back_was_decided_is_told_of(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    scene.run(25)
+    scene.share_lost = 0.5
+    running = scene.applications.running
+    looks = iter([{NEW, OLD}])  # when it decides; after that the old one is gone
+    scene.applications.running = lambda: next(looks, running() - {OLD})  # type: ignore[method-assign]
+    scene.run(30)
+    assert (scene.status.phase, scene.stable, scene.status.target) == ("alarmed", NEW, None)
+    (told,) = [stored.entry.line for stored in audit.entries(scene.storage, "m")]
+    assert f"not done: revision {OLD} was stable before, but is no longer loaded" in told.message
+
+
 def test_the_watch_rests_during_a_rollout_and_ends_with_its_model(tmp_path: Path) -> None:
     scene = Scene(tmp_path)
     scene.run(25)
