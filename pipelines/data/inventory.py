@@ -6,7 +6,7 @@ import hashlib
 import os
 import re
 import stat
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import PurePosixPath
@@ -37,6 +37,8 @@ ENDINGS: dict[str, Format] = {
     ".wat": "warc",
     ".arc": "warc",
 }
+NUMBERED = re.compile(r"(.+)#[1-9][0-9]*", re.DOTALL)
+"""As documents of a file with several of them are called."""
 WILDCARD = re.compile(r"[*?\[]")
 NO_FILE = "not a regular file, a link that leads nowhere or back to where it lies, or a name that is not UTF-8"
 UNREADABLE = "unreadable"
@@ -100,15 +102,32 @@ def inventory(sources: Sequence[SourceConfig]) -> list[SourceFile]:
 
 def listed(sources: Sequence[SourceConfig]) -> list[SourceFile]:
     """As `inventory`, with the sizes that the listing tells and without hashes: no file is opened."""
-    labels: dict[str, int] = {}
+    labels: set[str] = set()
     files: list[SourceFile] = []
     for source in sources:
         filesystem, path = _locate(source.path)
-        label = PurePosixPath(_fixed_part(path, filesystem)[0]).name or "source"
-        labels[label] = labels.get(label, 0) + 1
-        label += f"-{labels[label]}" if labels[label] > 1 else ""
+        label = _label(PurePosixPath(_fixed_part(path, filesystem)[0]).name or "source", labels)
+        labels.add(label)
         files += _files(source, filesystem, path, label)
+    _check_ids(files)
     return files
+
+
+def _label(folder: str, taken: Set[str]) -> str:
+    """The folder's name, with a number where another source has it."""
+    names = (folder, *(f"{folder}-{number}" for number in range(2, len(taken) + 2)))
+    return next(name for name in names if name not in taken)
+
+
+def _check_ids(files: Sequence[SourceFile]) -> None:
+    """Raises InputError for a file that is called as a document of another one: no id may stand for two things."""
+    if not (numbered := {match[1]: file for file in files if (match := NUMBERED.fullmatch(file.name))}):
+        return
+    for file in files:
+        if file.name in numbered and (file.format not in (None, "text", "html") or file.gzipped):
+            other = numbered[file.name]
+            found = f"{other.name} is also the id of a document in {file.name}"
+            raise InputError(other.path, found, "rename one of the two files, or leave one out of data.sources")
 
 
 def _locate(location: str) -> tuple[FileSystem, str]:

@@ -126,3 +126,21 @@ def test_source_without_files_is_one_clear_error(tmp_path: Path, path: str, what
     assert what in caught.value.found
     assert path in caught.value.where
     assert caught.value.remedy
+
+
+def test_a_number_that_another_source_is_called_by_is_passed_over(tmp_path: Path) -> None:
+    folders = [write(tmp_path / name, "a.txt") for name in ("x/docs", "docs-2", "y/docs")]
+    assert names(*folders) == ["docs/a.txt", "docs-2/a.txt", "docs-3/a.txt"]
+
+
+@pytest.mark.parametrize("of", ["a.jsonl", "a.parquet", "a.warc", "a.json", "a.txt.gz"])
+def test_a_file_called_as_a_document_of_another_one_is_refused(tmp_path: Path, of: str) -> None:
+    folder = write(tmp_path / "docs", of, f"{of}#12")
+    with pytest.raises(InputError, match=f"docs/{of}#12 is also the id of a document in docs/{of}") as refused:
+        found(folder)
+    assert refused.value.where == str(folder / f"{of}#12")
+
+
+def test_other_names_with_a_number_sign_stay_as_they_are(tmp_path: Path) -> None:
+    folder = write(tmp_path / "docs", "a.jsonl", "a.jsonl#01", "a.jsonl#1.txt", "b.jsonl#1", "c.txt", "c.txt#1", "#1")
+    assert names(folder) == [f"docs/{name}" for name in sorted(os.listdir(folder))]
