@@ -59,6 +59,26 @@ def curve(title: str, points: Sequence[tuple[float, float]]) -> str:
     )
 
 
+def reliability(title: str, points: Sequence[tuple[float, float, float]]) -> str:
+    """(confidence, accuracy, share of the items) of each interval as a circle of that area, and the diagonal."""
+    side, left, top = 200, 34, 10
+    at = [(left + side * x, top + side * (1 - y), 3 + 14 * share**0.5) for x, y, share in points]
+    return "".join(
+        (
+            f'<svg viewBox="0 0 {side + left + 20} {side + top + 24}" role="img" aria-label="{escape(title)}">',
+            f'<rect class="frame" x="{left}" y="{top}" width="{side}" height="{side}"/>',
+            f'<line class="axis" x1="{left}" y1="{top + side}" x2="{left + side}" y2="{top}"/>',
+            *(f'<circle class="m1 part" cx="{x:.1f}" cy="{y:.1f}" r="{r:.1f}"/>' for x, y, r in at),
+            *(
+                f'<text class="tick" x="{left + side * v:.0f}" y="{top + side + 16}" text-anchor="middle">{v:g}</text>'
+                f'<text class="tick" x="{left - 6}" y="{top + side * (1 - v) + 4:.0f}" text-anchor="end">{v:g}</text>'
+                for v in (0, 0.5, 1)
+            ),
+            "</svg>",
+        )
+    )
+
+
 def _open(title: str, height: float) -> str:
     return f'<svg viewBox="0 0 {WIDTH} {height:.0f}" role="img" aria-label="{escape(title)}">'
 

@@ -5,10 +5,8 @@ Every figure is read from a manifest or a file that `evidence` names with its di
 
 from __future__ import annotations
 
-import hashlib
-import io
 from collections.abc import Iterator, Sequence
-from typing import Any, Final
+from typing import Final
 
 from cluster import artifacts, registry
 from cluster.artifacts import (
@@ -27,17 +25,13 @@ from cluster.artifacts import (
     Weights,
 )
 from cluster.config import StrictModel
-from cluster.errors import InputError
 from cluster.registry import Lineage
 from cluster.storage import Storage
-from pipelines.evaluation import explain
+from pipelines.evaluation import explain, report_items
 from pipelines.evaluation.register import Register, Row, judge
+from pipelines.evaluation.report_items import Calibration, WorstItem
 
 MODELS: Final = ("base", "trained", "quantized")
-NUM_WORST = 3
-"""Items shown of each task."""
-MAX_OUTPUT = 2000
-"""Characters of an answer that are shown."""
 
 
 class Evidence(StrictModel):
@@ -73,23 +67,6 @@ class Recovery(StrictModel):
     percent: float
 
 
-class Answer(StrictModel):
-    model: str
-    score: float
-    output: str
-    """Cut after MAX_OUTPUT characters; empty where the model was only asked for likelihoods."""
-
-
-class WorstItem(StrictModel):
-    """An item on which the newer model lost most. Its prompt is in the dataset or task file, not in the evaluation."""
-
-    task: str
-    id: str
-    lost: float
-    """Old score - new score, in the item's unit."""
-    answers: tuple[Answer, ...]
-
-
 class RunReport(StrictModel):
     """All that the page shows."""
 
@@ -107,6 +84,7 @@ class RunReport(StrictModel):
     sizes: tuple[Size, ...] = ()
     recoveries: tuple[Recovery, ...] = ()
     worst: tuple[WorstItem, ...] = ()
+    calibrations: tuple[Calibration, ...] = ()
     losses: tuple[LossPoint, ...] = ()
     incidents: tuple[Incident, ...] = ()
     ledger: Ledger | None = None
@@ -164,6 +142,8 @@ def _add_unjudged(storage: Storage, made: dict[str, Manifest]) -> None:
 def _report(storage: Storage, name: str, made: dict[str, Manifest], registers: Sequence[Register]) -> RunReport:
     revision, gate, trained = made.get("revision"), made.get("gate"), made.get("trained")
     top = revision or made["gate"]
+    reports = {model: found for model in MODELS if isinstance(found := made.get(f"{model}_report"), EvalReport)}
+    items = report_items.read(storage, reports)
     report = RunReport(
         name=name,
         revision=revision.revision if isinstance(revision, Revision) else "",
@@ -171,7 +151,8 @@ def _report(storage: Storage, name: str, made: dict[str, Manifest], registers: S
         evidence=tuple(_evidence(made)),
         scores=tuple(_scores(made)),
         sizes=tuple(_sizes(made)),
-        worst=tuple(_worst(storage, made)),
+        worst=tuple(report_items.worst(items)),
+        calibrations=tuple(report_items.calibrations(items)),
         compliance=tuple(row for register in registers for row in judge(register, made)),
         lineage=registry.lineage(storage, name, top.digest),
     )
@@ -211,46 +192,3 @@ def _recovery(found: Difference) -> Recovery:
     """As gate.Pair.recovery has it: a model that scored nothing leaves nothing to lose."""
     old, new = (found.old, found.new) if found.higher_is_better else (found.new, found.old)
     return Recovery(task=found.task, metric=found.metric, percent=100 * new / old if old else 100.0)
-
-
-def _worst(storage: Storage, made: dict[str, Manifest]) -> Iterator[WorstItem]:
-    """Of each task the items that the last model lost most on against the one before it."""
-    reports = {model: report for model in MODELS if isinstance(report := made.get(f"{model}_report"), EvalReport)}
-    rows = {model: found for model, report in reports.items() if (found := _rows(storage, report))}
-    if len(rows) < 2:
-        return
-    old, new = (rows[model] for model in list(rows)[-2:])
-    shared = [at for at in new if at in old]
-    lost = {at: float(old[at]["score"]) - float(new[at]["score"]) for at in shared}
-    for task in dict.fromkeys(task for task, _ in shared):
-        ranked = sorted((at for at in shared if at[0] == task and lost[at] > 0), key=lambda at: (-lost[at], at))
-        for at in ranked[:NUM_WORST]:
-            answers = tuple(_answer(model, found[at]) for model, found in rows.items() if at in found)
-            yield WorstItem(task=task, id=at[1], lost=lost[at], answers=answers)
-
-
-def _rows(storage: Storage, report: EvalReport) -> dict[tuple[str, str], dict[str, Any]]:
-    """(task, id) -> row of items.parquet; none where its file is not on record.
-
-    Raises:
-        InputError: the file is gone or not the one on record.
-    """
-    import pyarrow.parquet as pq
-
-    entry = next((file for file in report.files if file.path == "items.parquet"), None)
-    if entry is None:
-        return {}
-    key = f"{report.location}/{entry.path}"
-    blob = storage.read(key)
-    if blob is None or hashlib.sha256(blob.content).hexdigest() != entry.sha256:
-        found = "is gone" if blob is None else "is not the file on record (its SHA-256 differs)"
-        raise InputError(
-            f"{storage.uri}/{key}", found, "restore it, or evaluate again: serinus run RECIPE --from evaluate"
-        )
-    columns = ["task", "id", "score", "output"]
-    rows = pq.read_table(io.BytesIO(blob.content), columns=columns).to_pylist()
-    return {(row["task"], row["id"]): row for row in rows}
-
-
-def _answer(model: str, row: dict[str, Any]) -> Answer:
-    return Answer(model=model, score=row["score"], output=(row["output"] or "")[:MAX_OUTPUT])

@@ -13,7 +13,8 @@ from cluster.errors import ConfigError
 from cluster.registry import Lineage
 from pipelines.evaluation import plots
 from pipelines.evaluation.explain import MARKS
-from pipelines.evaluation.report import RunReport, WorstItem
+from pipelines.evaluation.report import ModelScore, RunReport
+from pipelines.evaluation.report_items import Calibration, WorstItem
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c }
@@ -22,10 +23,13 @@ h2 { margin-top: 2.5rem; border-bottom: 2px solid #e8c33b } h3 { margin: 1.5rem 
 td, th { text-align: left; padding: .2rem .8rem .2rem 0; vertical-align: top } td.n, th.n { text-align: right; white-space: nowrap }
 svg { display: block; width: 100%; max-width: 520px; height: auto; font: 12px system-ui, sans-serif } .tick { fill: #666 }
 .whisker { stroke: #888; stroke-width: 3 } .axis { stroke: #ccc } .curve { fill: none; stroke: #b38f00; stroke-width: 2 }
+.frame { fill: none; stroke: #ccc } .part { fill-opacity: .6 }
 .m0 { fill: #777 } .m1 { fill: #2563a8 } .m2 { fill: #e0a800 }
 .failed { color: #a40000; font-weight: bold } .passed { color: #1a6b1a } .inconclusive { color: #8a5a00 } .other { color: #666 }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f6f6f6; padding: .5rem; margin: .2rem 0 } small { color: #666 }
 code { overflow-wrap: anywhere; font-size: .85em } ul { padding-left: 1.2rem } summary { cursor: pointer }
+.figure { display: grid; grid-template-columns: repeat(auto-fit, minmax(20rem, 1fr)); gap: 0 3rem; align-items: start }
+.item { border-left: 3px solid #e8c33b; padding-left: .8rem; margin-bottom: 1.5rem }
 .side { display: grid; grid-template-columns: repeat(auto-fit, minmax(14rem, 1fr)); gap: .8rem; margin-bottom: 1rem }
 """
 STATUSES = {
@@ -67,6 +71,7 @@ def page(report: RunReport) -> str:
         ("Scores", _scores(report)),
         ("Paired differences", _differences(report)),
         ("Size and what quantizing kept", _sizes(report)),
+        ("Calibration", _calibration(report)),
         ("Worst items", _worst(report)),
         ("Training", _training(report)),
         ("Compliance", _compliance(report)),
@@ -103,23 +108,23 @@ def _check(check: Check) -> tuple[str, ...]:
 
 
 def _scores(report: RunReport) -> Iterator[str]:
-    found = report.scores
-    for task, metric in dict.fromkeys((one.score.task, one.score.metric) for one in found):
-        rows = [one for one in found if (one.score.task, one.score.metric) == (task, metric)]
-        better = "higher" if rows[0].score.higher_is_better else "lower"
-        yield f"<h3>{escape(task)}</h3><small>{escape(metric)}, {better} is better; 95 % intervals over items</small>"
-        drawn = [plots.Interval(r.model, r.score.value, r.score.ci_low, r.score.ci_high) for r in rows]
-        yield plots.intervals(f"{task}, {metric}", drawn)
-        cells = (
-            (
-                r.model,
-                f"{r.score.value:.4g}",
-                f"{r.score.ci_low:.4g} to {r.score.ci_high:.4g}",
-                f"{r.score.num_items:,}",
-            )
-            for r in rows
-        )
-        yield _table(("model", "value", "95 % interval", "items"), cells)
+    for task in dict.fromkeys(one.score.task for one in report.scores):
+        of_task = [one for one in report.scores if one.score.task == task]
+        yield f"<h3>{escape(task)}</h3>"
+        for metric in dict.fromkeys(one.score.metric for one in of_task):
+            yield from _metric([one for one in of_task if one.score.metric == metric])
+
+
+def _metric(rows: Sequence[ModelScore]) -> Iterator[str]:
+    """One metric of one task, of all models."""
+    first = rows[0].score
+    better = "higher" if first.higher_is_better else "lower"
+    yield f"<p><b>{escape(first.metric)}</b> <small>{better} is better; 95 % intervals over {first.num_items:,} items</small>"
+    drawn = [plots.Interval(r.model, r.score.value, r.score.ci_low, r.score.ci_high) for r in rows]
+    plot = plots.intervals(f"{first.task}, {first.metric}", drawn)
+    cells = ((r.model, f"{r.score.value:.4g}", f"{r.score.ci_low:.4g} to {r.score.ci_high:.4g}") for r in rows)
+    table = _table(("model", "value", "95 % interval"), cells)
+    yield f'<div class="figure">{plot}{table}</div>'
 
 
 def _differences(report: RunReport) -> Iterator[str]:
@@ -149,7 +154,7 @@ def _sizes(report: RunReport) -> Iterator[str]:
 
 def _worst(report: RunReport) -> Iterator[str]:
     if report.worst:
-        yield "<p><small>Where the last model lost most against the one before it; prompts are in the dataset or task file.</small>"
+        yield "<p><small>Where the last model lost most against the one before it.</small>"
     for task in dict.fromkeys(item.task for item in report.worst):
         yield f"<h3>{escape(task)}</h3>" + "".join(_item(item) for item in report.worst if item.task == task)
 
@@ -160,7 +165,26 @@ def _item(item: WorstItem) -> str:
         f"<pre>{escape(answer.output) or '(likelihood only)'}</pre></div>"
         for answer in item.answers
     )
-    return f'<div><code>{escape(item.id)}</code> <small>lost {item.lost:.4g}</small></div><div class="side">{answers}</div>'
+    prompt = f"<pre>{escape(item.prompt)}</pre>" if item.prompt else ""
+    wanted = f"<small>wanted</small><pre>{escape(item.wanted)}</pre>" if item.wanted else ""
+    head = f"<div><code>{escape(item.id)}</code> <small>lost {item.lost:.4g}</small></div>"
+    return f'<div class="item">{head}{prompt}{wanted}<div class="side">{answers}</div></div>'
+
+
+def _calibration(report: RunReport) -> Iterator[str]:
+    if report.calibrations:
+        yield "<p><small>How often a choice is right against the probability that the model gives it among the choices; on the"
+        yield " diagonal the two are the same. The error is their mean distance, over ten equal intervals.</small>"
+    for task in dict.fromkeys(one.task for one in report.calibrations):
+        found = [one for one in report.calibrations if one.task == task]
+        yield f'<h3>{escape(task)}</h3><div class="side">{"".join(map(_reliability, found))}</div>'
+
+
+def _reliability(found: Calibration) -> str:
+    num_items = sum(one.num_items for one in found.bins)
+    said = f"<b>{escape(found.model)}</b> <small>error {found.error:.3f} on {num_items:,} items</small>"
+    points = [(one.confidence, one.accuracy, one.num_items / num_items) for one in found.bins]
+    return f"<div>{said}{plots.reliability(f'{found.task}, {found.model}', points)}</div>"
 
 
 def _training(report: RunReport) -> Iterator[str]:

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import IO
 
 from pipelines.evaluation.items import Row
 
-LATER = {"group": "", "prompt": "", "wanted": "", "samples": None, "figures": None}
+LATER: Row = {"group": "", "prompt": "", "wanted": "", "samples": [], "figures": {}}
 """Columns that files of earlier versions lack, with what stands for them."""
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
+def write_rows(path: Path | IO[bytes], rows: Sequence[Row]) -> None:
     """Write the file."""
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -41,5 +42,6 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 def unpacked(row: Row) -> Row:
     """A row as it was read, with all columns."""
-    whole = {**LATER, **row}
-    return {**whole, "samples": whole["samples"] or [], "figures": dict(whole["figures"] or {})}
+    empty = {name: value for name, value in LATER.items() if row.get(name) is None}
+    whole = {**row, **empty}
+    return {**whole, "figures": dict(whole["figures"])}

@@ -6,9 +6,6 @@ import hashlib
 import io
 from collections.abc import Iterator
 
-import pyarrow as pa
-import pyarrow.parquet as pq
-
 from cluster import artifacts, registry
 from cluster.artifacts import (
     Checkpoint,
@@ -27,6 +24,7 @@ from cluster.storage import Storage
 from pipelines.config import GateConfig
 from pipelines.evaluation.compare import compare, pairs, score_of
 from pipelines.evaluation.gate import is_let_through, judge, outcome_of
+from pipelines.evaluation.rows import write_rows
 
 NAME = "finch"
 EVIL = "<script>alert('x')</script><img src=https://example.org/x.png onerror=alert(1)>"
@@ -92,7 +90,7 @@ def _evaluated(storage: Storage, role: str, model: str, dataset: str) -> EvalRep
         key=hashlib.sha256(role.encode()).hexdigest()[:16], model=model, inputs={"model": model, "dataset": dataset}
     )
     content = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(list(_rows(role))), content)
+    write_rows(content, list(_rows(role)))
     entry = FileEntry(
         path="items.parquet", num_bytes=content.tell(), sha256=hashlib.sha256(content.getvalue()).hexdigest()
     )
@@ -106,7 +104,9 @@ def _rows(role: str) -> Iterator[dict[str, object]]:
     for n in range(40):
         right = n < RIGHT[role]
         output = "the right answer" if right else f"wrong {EVIL}"
-        yield _row("answers", n, float(right), right, output)
+        sure = {"confidence": 0.5 + n / 100}
+        asked = {"prompt": f"What is {n} + 1? {EVIL}", "wanted": "the right answer", "figures": sure}
+        yield {**_row("answers", n, float(right), right, output), **asked}
     for n in range(30):
         yield _row("heldout", n, -1.0 - n / 100 + RIGHT[role] / 100, None, "")
 

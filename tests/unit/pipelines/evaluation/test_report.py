@@ -51,7 +51,7 @@ class Tags(HTMLParser):
 
 
 def test_figures_and_where_they_are_from(storage: Storage, found: RunReport) -> None:
-    assert [one.model for one in found.scores] == ["base", "base", "trained", "trained", "quantized", "quantized"]
+    assert [one.model for one in found.scores] == ["base"] * 2 + ["trained"] * 2 + ["quantized"] * 2
     kept = {one.task: one.percent for one in found.recoveries}
     assert kept["answers"] == pytest.approx(100 * 33 / 34)
     assert kept["heldout"] < 100
@@ -74,6 +74,20 @@ def test_worst_items_are_those_that_quantizing_lost(found: RunReport) -> None:
     answers = [item for item in found.worst if item.task == "answers"]
     assert [item.id for item in answers] == ["answers-33"]
     assert [(a.model, a.score) for a in answers[0].answers] == [("base", 0), ("trained", 1), ("quantized", 0)]
+    assert answers[0].prompt.startswith("What is 33 + 1?")
+    page = report_page.page(found)
+    assert "What is 33 + 1?" in page
+    assert "<small>wanted</small><pre>the right answer</pre>" in page
+
+
+def test_calibration_is_the_distance_of_sure_and_right(found: RunReport) -> None:
+    of = {one.model: one for one in found.calibrations}
+    assert list(of) == ["base", "trained", "quantized"]
+    assert [(b.num_items, b.accuracy) for b in of["base"].bins] == [(10, 1), (10, 1), (10, 0.4), (10, 0)]
+    sure = (0.545, 0.645, 0.745, 0.845)
+    wanted = sum(abs(right - said) for right, said in zip((1, 1, 0.4, 0), sure, strict=True)) / 4
+    assert of["base"].error == pytest.approx(wanted)
+    assert report_page.page(found).count('class="m1 part"') == sum(len(one.bins) for one in found.calibrations)
 
 
 def test_text_from_outside_is_text(found: RunReport) -> None:
@@ -113,7 +127,7 @@ def test_a_changed_items_file_is_refused(tmp_path: Path) -> None:
 def test_nothing_on_record_is_said(storage: Storage) -> None:
     page = report_page.page(RunReport(name="x", outcome=""))
     assert "judged by no gate" in page
-    assert page.count("none on record") == 7
+    assert page.count("none on record") == 8
 
 
 def test_the_card(found: RunReport) -> None:
