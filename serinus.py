@@ -26,7 +26,7 @@ from pipelines.data import commands as data_commands
 from pipelines.data import openlineage_command
 from pipelines.data import plan_command as data_plan
 from pipelines.data.annotation import commands as annotation
-from pipelines.evaluation import canaries_command, report_command
+from pipelines.evaluation import canaries_command, eval_command, report_command
 from pipelines.training import plan_command as train_plan
 from services.commands import canary as canary_commands
 from services.commands import keys as key_commands
@@ -255,7 +255,9 @@ app.command()(submit)
 lineage_command.register(app, _read, out)
 app.command()(deploy)
 report_command.add_to(app, _read)
+eval_command.register(app, out)
 canaries_command.register(app, out)
+eval_command.register(app, out)
 
 canary = _group("canary", "Let a candidate into production step by step.")
 canary_commands.register_start(canary, _read, out)

@@ -50,14 +50,15 @@ def evaluate(config: EvaluateConfig, model: Weights, dataset: Dataset, storage: 
         say("evaluate", f"already made for {model.kind} {model.key}")
         return found
     check_gpus(config.pool, config.num_gpus, "evaluate.num_gpus")
-    _check_model(local_copy(storage, model.folder), config.max_model_len)
+    check_model(local_copy(storage, model.folder), config.max_model_len)
     items = _items(config, dataset, storage)
     say("evaluate", f"{model.kind} {model.key}: {len(items)} items of {len(config.tasks)} tasks")
-    rows = _answer(config, _engine(config, model, storage), items)
+    engine = engine_settings(config, storage.location, model.folder, model.num_weight_bytes)
+    rows = answers(config, engine, items)
     rows = with_toxicity(config, rows)
-    _check_complete(model, items, rows)
+    check_complete(f"{model.kind} {model.key}", items, rows)
     _say_what_was_not_read(items, rows)
-    report = EvalReport(key=key, inputs=inputs, config=settings, model=model.digest, scores=_scores(config, rows))
+    report = EvalReport(key=key, inputs=inputs, config=settings, model=model.digest, scores=scores(config, rows))
     written = _write_items(storage, report, with_strata(items, rows))
     report = report.replace(files=(written,), took_s=time.monotonic() - began)
     for score in report.scores:
@@ -89,7 +90,7 @@ def _settings(config: EvaluateConfig) -> dict[str, Any]:
     return settings
 
 
-def _check_model(folder: Any, max_model_len: int) -> None:
+def check_model(folder: Any, max_model_len: int) -> None:
     if not any((folder / name).is_file() for name in ("tokenizer.json", "tokenizer.model", "vocab.json")):
         raise InputError(
             str(folder), "the model folder has no tokenizer", "add tokenizer.json and tokenizer_config.json"
@@ -145,7 +146,7 @@ def read_documents(storage: Storage, dataset: Dataset) -> list[tuple[str, str]]:
     return sorted(documents)
 
 
-def _answer(config: EvaluateConfig, engine: EngineSettings, items: Sequence[Item]) -> list[Row]:
+def answers(config: EvaluateConfig, engine: EngineSettings, items: Sequence[Item]) -> list[Row]:
     """All items through one engine, in an actor that is killed at the end: that frees its memory."""
     import ray
 
@@ -209,15 +210,15 @@ def _score_texts(config: EvaluateConfig, task: ToxicityTask, texts: Sequence[str
     return found
 
 
-def _engine(config: EvaluateConfig, model: Weights, storage: Storage) -> EngineSettings:
+def engine_settings(config: EvaluateConfig, storage_uri: str, folder: str, num_weight_bytes: int) -> EngineSettings:
     return EngineSettings(
-        storage_uri=storage.location,
-        model_folder=model.folder,
+        storage_uri=storage_uri,
+        model_folder=folder,
         max_model_len=config.max_model_len,
         num_gpus=config.num_gpus,
         kv_cache_gib=config.kv_cache_gib,
         seed=config.seed,
-        num_weight_bytes=model.num_weight_bytes,
+        num_weight_bytes=num_weight_bytes,
     )
 
 
@@ -242,14 +243,14 @@ def _wait(reference: Any, shown: Bar, completed: int, figures: str) -> Any:
         ) from None
 
 
-def _check_complete(model: Weights, items: Sequence[Item], rows: Sequence[Row]) -> None:
+def check_complete(model: str, items: Sequence[Item], rows: Sequence[Row]) -> None:
     """Raises InputError naming the first item without a finite answer: a hole is never counted as zero."""
     answered = {(row["task"], row["id"]): row for row in rows}
     for item in items:
         row = answered.get((item.task, item.id))
         if row is None or not all(is_number(row[name]) for name in NEEDED[item.kind]):
             raise InputError(
-                f"{model.kind} {model.key}, task {item.task}, item {item.id}",
+                f"{model}, task {item.task}, item {item.id}",
                 "not answered" if row is None else "its score is not a finite number",
                 "the weights are damaged or training diverged: train again, with a lower learning_rate",
             )
@@ -267,7 +268,7 @@ def _say_what_was_not_read(items: Sequence[Item], rows: Sequence[Row]) -> None:
         )
 
 
-def _scores(config: EvaluateConfig, rows: Sequence[Row]) -> tuple[Score, ...]:
+def scores(config: EvaluateConfig, rows: Sequence[Row]) -> tuple[Score, ...]:
     by_task = {
         task.name: sorted((r for r in rows if r["task"] == task.name), key=lambda r: r["id"]) for task in config.tasks
     }

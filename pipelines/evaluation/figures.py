@@ -45,6 +45,8 @@ class Figure:
     """How a gate tests the items' scores in pairs; None: it does not, and the figure is told alone."""
     best: float = 1.0
     """The largest score of an item."""
+    is_mean: bool = True
+    """Whether it is a mean of items' figures between 0 and `best`."""
     whole: Callable[[Sequence[Row]], float] | None = None
     """Instead of the above: computed of all rows at once, without an interval."""
 
@@ -116,24 +118,31 @@ ACCURACY = Figure("accuracy", test="right or wrong")
 FIGURES: Mapping[Kind, tuple[Figure, ...]] = {
     "perplexity": (
         Figure(
-            "perplexity", lambda r: (r["nll"], r["num_tokens"]), _exponential, higher_is_better=False, test="likelihood"
+            "perplexity",
+            lambda r: (r["nll"], r["num_tokens"]),
+            _exponential,
+            higher_is_better=False,
+            test="likelihood",
+            is_mean=False,
         ),
-        Figure("bits_per_byte", lambda r: (r["nll"] / math.log(2), r["num_bytes"]), higher_is_better=False),
+        Figure(
+            "bits_per_byte", lambda r: (r["nll"] / math.log(2), r["num_bytes"]), higher_is_better=False, is_mean=False
+        ),
     ),
     "continuation": (Figure("chrf", test="bounded", best=100),),
     "multiple_choice": (ACCURACY,),
     "qa": (Figure("f1", test="bounded"), Figure("exact_match", _right)),
     "written_choice": (ACCURACY,),
     "weat": (
-        Figure("effect_size", _association, _effect_size, higher_is_better=False),
+        Figure("effect_size", _association, _effect_size, higher_is_better=False, is_mean=False),
         Figure("permutation_p", whole=_permutation_p),
     ),
     "bbq": (
         ACCURACY,
         Figure("accuracy_ambiguous", _of("ambiguous", _score)),
         Figure("accuracy_disambiguated", _of("disambiguated", _score)),
-        Figure("bias_ambiguous", _bbq_bias("ambiguous"), _ambiguous_bias, higher_is_better=False),
-        Figure("bias_disambiguated", _bbq_bias("disambiguated"), _bias, higher_is_better=False),
+        Figure("bias_ambiguous", _bbq_bias("ambiguous"), _ambiguous_bias, higher_is_better=False, is_mean=False),
+        Figure("bias_disambiguated", _bbq_bias("disambiguated"), _bias, higher_is_better=False, is_mean=False),
     ),
     "minimal_pairs": (Figure("stereotype_preference", higher_is_better=False, test="bounded"),),
     "toxicity": (
@@ -148,7 +157,7 @@ FIGURES: Mapping[Kind, tuple[Figure, ...]] = {
     ),
     "canaries": (
         Figure("extraction_rate", higher_is_better=False, test="right or wrong"),
-        Figure("exposure_bits", lambda r: (_extra("exposure_bits")(r), 1), higher_is_better=False),
+        Figure("exposure_bits", lambda r: (_extra("exposure_bits")(r), 1), higher_is_better=False, is_mean=False),
     ),
 }
 """The first of a kind is what a gate asks of its tasks, where it has a test."""

@@ -6,25 +6,19 @@ Nothing passes without an artifact whose digest the row names: what no check sho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Annotated, Literal, NamedTuple
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from cluster.artifacts import Checkpoint, Dataset, EvalReport, GateReport, Manifest, Revision, Weights
 from cluster.config import Location, StrictModel, load_yaml
 from cluster.errors import InputError
 from cluster.storage import sha256_of
+from pipelines.evaluation.evidence import EVIDENCE, Evidence, Found, Made, Status, last_report
 
 FOLDER = Path(__file__).parent / "registers"
 SHIPPED = ("owasp_llm_2025", "nist_ai_600_1", "eu_ai_act")
 """What every report shows; the template for a list of one's own has no content to show."""
-
-Status = Literal["passed", "failed", "not_automatable", "no_evidence"]
-Evidence = Literal[
-    "sources_hashed", "personal_data_rules", "training_recorded", "weights_hashed", "gate_passed", "revision_published"
-]
 
 
 class TaskCheck(StrictModel):
@@ -104,16 +98,6 @@ class Row(StrictModel):
     """Of the manifest, or SHA-256 of the file, that shows it; never empty where passed or failed."""
 
 
-class Found(NamedTuple):
-    status: Status
-    words: str
-    digest: str = ""
-
-
-Made = Mapping[str, Manifest]
-"""Role -> manifest, as pipelines.evaluation.report gathers them."""
-
-
 def shipped() -> tuple[Register, ...]:
     """The registers that come with serinus."""
     return tuple(load_yaml(FOLDER / f"{name}.yaml", Register) for name in SHIPPED)
@@ -149,8 +133,7 @@ def _row(register: Register, indicator: Indicator, made: Made) -> Row:
 
 def _task(check: TaskCheck, made: Made) -> Found:
     """Of the model that would be served: quantized where there is one."""
-    report = next((made[role] for role in ("quantized_report", "trained_report", "base_report") if role in made), None)
-    if not isinstance(report, EvalReport):
+    if (report := last_report(made)) is None:
         return Found("no_evidence", "no evaluation")
     score = next((s for s in report.scores if (s.task, s.metric) == (check.task, check.metric)), None)
     if score is None:
@@ -176,59 +159,3 @@ def _manual(name: str, check: ManualCheck) -> Found:
         raise InputError(
             f"evidence for {name}: {check.file}", found, "give the file that the verdict rests on"
         ) from None
-
-
-def _sources(made: Made) -> Found:
-    dataset = made.get("dataset")
-    if not isinstance(dataset, Dataset) or not dataset.sources:
-        return Found("no_evidence", "no dataset with its sources")
-    return Found("passed", f"{len(dataset.sources)} input files, each with its SHA-256", dataset.digest)
-
-
-def _personal_data(made: Made) -> Found:
-    dataset = made.get("dataset")
-    if not isinstance(dataset, Dataset) or not dataset.num_protected_by_kind:
-        return Found("no_evidence", "no dataset in which personal data was masked or hashed")
-    counts = ", ".join(f"{kind} {count}" for kind, count in sorted(dataset.num_protected_by_kind.items()))
-    return Found("passed", f"values masked or hashed: {counts}; what the rules missed is not known", dataset.digest)
-
-
-def _training(made: Made) -> Found:
-    trained = made.get("trained")
-    if not isinstance(trained, Checkpoint) or not trained.losses or trained.ledger is None:
-        return Found("no_evidence", "no training run with losses and ledger")
-    return Found("passed", f"losses of {trained.losses[-1].step} steps, operations and time", trained.digest)
-
-
-def _weights(made: Made) -> Found:
-    for role in ("quantized", "trained"):
-        weights = made.get(role)
-        if isinstance(weights, Weights) and weights.files:
-            return Found("passed", f"{len(weights.files)} files of the model, each with its SHA-256", weights.digest)
-    return Found("no_evidence", "no weights with hashed files")
-
-
-def _gate(made: Made) -> Found:
-    gate = made.get("gate")
-    if not isinstance(gate, GateReport):
-        return Found("no_evidence", "no gate has judged it")
-    if gate.outcome == "inconclusive":
-        return Found("no_evidence", f"the gate could not say ({gate.summary})", gate.digest)
-    return Found(gate.outcome, gate.summary, gate.digest)
-
-
-def _revision(made: Made) -> Found:
-    revision = made.get("revision")
-    if not isinstance(revision, Revision):
-        return Found("no_evidence", "not published")
-    return Found("passed", f"published as {revision.revision}, which never changes", revision.digest)
-
-
-EVIDENCE: dict[Evidence, Callable[[Made], Found]] = {
-    "sources_hashed": _sources,
-    "personal_data_rules": _personal_data,
-    "training_recorded": _training,
-    "weights_hashed": _weights,
-    "gate_passed": _gate,
-    "revision_published": _revision,
-}

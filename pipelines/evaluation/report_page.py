@@ -49,7 +49,8 @@ def write(report: RunReport, folder: Path) -> tuple[Path, Path]:
     Raises:
         ConfigError: it cannot be written to.
     """
-    name = report.revision or f"{report.name}-gate-{_of(report, 'gate')[:8]}"
+    gate = _of(report, "gate")[:8]
+    name = (report.revision or (f"{report.name}-gate-{gate}" if gate else report.name)).replace("/", "-")
     paths = folder / f"report-{name}.html", folder / f"report-{name}.json"
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -63,7 +64,7 @@ def write(report: RunReport, folder: Path) -> tuple[Path, Path]:
 
 def page(report: RunReport) -> str:
     """The whole page. Its policy lets a browser load nothing but the style that stands in it, by its hash."""
-    title = escape(report.revision or f"{report.name}: not published")
+    title = escape(report.revision or (f"{report.name}: not published" if report.outcome else report.name))
     hashed = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
     policy = f"default-src 'none'; style-src 'sha256-{hashed}'; base-uri 'none'; form-action 'none'"
     sections = (

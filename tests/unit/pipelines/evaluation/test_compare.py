@@ -11,7 +11,7 @@ from cluster.errors import InputError
 from cluster.storage import LocalStorage
 from pipelines.config import GateConfig, RequirementConfig
 from pipelines.evaluation.compare import compare, pairs, score_of
-from pipelines.evaluation.evaluate import _check_complete, _write_items
+from pipelines.evaluation.evaluate import _write_items, check_complete
 from pipelines.evaluation.items import Item, Row
 from pipelines.evaluation.verdict import find_report, gate, read_report
 
@@ -156,8 +156,6 @@ def test_reports_of_other_tasks_are_refused(make: Callable[[str, Answers], EvalR
     [([], "not answered"), ([(float("nan"), 1.0)], "finite"), ([(float("inf"), 1.0)], "finite")],
 )
 def test_a_hole_is_named_never_counted_as_zero(answers: Answers, found: str) -> None:
-    from cluster.artifacts import Weights
-
     item = Item("text", "perplexity", "00", "", ("words",))
     with pytest.raises(InputError, match=f"task text, item 00: .*{found}"):
-        _check_complete(Weights(kind="model", key="0" * 16), [item], rows(answers))
+        check_complete("model", [item], rows(answers))

@@ -62,6 +62,15 @@ def test_more_toxicity_is_harm(storage: LocalStorage, share: float, outcome: str
     assert [d.metric for d in compare(storage, old, new)] == [s.metric for s in new.scores]
 
 
+@pytest.mark.parametrize(("num", "high"), [(10, 0.3085), (72, 0.0499)])
+def test_none_of_a_few_is_no_proof_of_none(num: int, high: float) -> None:
+    rows = [{"score": 0.0, "figures": {"exposure_bits": 0.0}} for _ in range(num)]
+    score = scores_of("t", "canaries", rows)[0]
+    assert (score.value, score.ci_low, score.ci_high) == (0, 0, pytest.approx(high, abs=1e-4))
+    right = scores_of("t", "multiple_choice", [{"score": 1.0}] * num)[0]
+    assert (right.value, right.ci_low, right.ci_high) == (1, pytest.approx(1 - high, abs=1e-4), 1)
+
+
 def test_a_report_of_an_earlier_version_is_compared_by_what_both_have(storage: LocalStorage) -> None:
     old, new = reported(storage, "a", toxic(0.1)), reported(storage, "b", toxic(0.1))
     earlier = old.replace(scores=old.scores[:1])

@@ -10,7 +10,9 @@ from cluster.artifacts import Dataset, EvalReport, GateReport, Manifest, Score, 
 from cluster.config import load_yaml
 from cluster.errors import ConfigError, InputError
 from cluster.storage import sha256_of
-from pipelines.evaluation.register import FOLDER, Register, judge, shipped
+from pipelines.evaluation.evidence import BIAS, REFUSAL, TOXICITY
+from pipelines.evaluation.figures import FIGURES
+from pipelines.evaluation.register import FOLDER, Register, TaskCheck, judge, shipped
 
 
 def register(check: dict[str, object]) -> Register:
@@ -25,11 +27,56 @@ def status(check: dict[str, object], **made: Manifest) -> tuple[str, str]:
 
 
 @pytest.mark.parametrize(
-    ("name", "num"), [("nist_ai_600_1", 212), ("owasp_llm_2025", 13), ("eu_ai_act", 14), ("template_127", 127)]
+    ("name", "num"), [("nist_ai_600_1", 219), ("owasp_llm_2025", 15), ("eu_ai_act", 16), ("template_127", 127)]
 )
 def test_each_that_ships(name: str, num: int) -> None:
     assert len(load_yaml(FOLDER / f"{name}.yaml", Register).indicators) == num
     assert len(list(FOLDER.glob("*.yaml"))) == 4
+
+
+def test_all_of_nist_s_actions_are_there_and_no_part_stands_for_one() -> None:
+    register = load_yaml(FOLDER / "nist_ai_600_1.yaml", Register)
+    actions = [one for one in register.indicators if "/" not in one.id]
+    parts = [one for one in register.indicators if "/" in one.id]
+    assert len(actions) == 212
+    assert {one.check.kind for one in actions} == {"manual"}
+    assert {one.id.split("/")[0] for one in parts} <= {one.id for one in actions}
+    assert all(one.check.kind != "manual" and f"part of {one.id.split('/')[0]}" in one.source for one in parts)
+
+
+def test_checks_of_tasks_name_metrics_that_there_are() -> None:
+    metrics = {figure.metric for figures in FIGURES.values() for figure in figures}
+    checks = [one.check for register in shipped() for one in register.indicators if isinstance(one.check, TaskCheck)]
+    assert checks
+    assert {check.metric for check in checks} <= metrics
+    assert metrics >= BIAS | TOXICITY | REFUSAL
+
+
+@pytest.mark.parametrize(
+    ("shows", "metric"),
+    [
+        ("bias_measured", "bias_ambiguous"),
+        ("toxicity_measured", "expected_maximum_toxicity"),
+        ("refusal_measured", "refusal_rate"),
+    ],
+)
+def test_what_was_measured_is_said_with_its_figures(shows: str, metric: str) -> None:
+    score = Score(task="t", metric=metric, value=0.7, ci_low=0.6, ci_high=0.8, num_items=80)
+    report, other = (
+        EvalReport(key="q", scores=(score,)),
+        EvalReport(key="q", scores=(score.replace(metric="accuracy"),)),
+    )
+    assert status({"kind": "artifact", "shows": shows}, trained_report=report) == ("passed", report.digest)
+    assert status({"kind": "artifact", "shows": shows}, trained_report=other) == ("no_evidence", "")
+    assert status({"kind": "artifact", "shows": "accuracy_recorded"}, trained_report=other) == ("passed", other.digest)
+
+
+def test_what_a_dataset_says_of_its_cleaning() -> None:
+    plain = Dataset(key="d", config={"dedup": {"exact": False}, "decontaminate": None})
+    clean = Dataset(key="d", config={"dedup": {"exact": True}, "decontaminate": {"sets": [{}]}})
+    for shows in ("duplicates_excluded", "evaluation_items_excluded"):
+        assert status({"kind": "artifact", "shows": shows}, dataset=plain) == ("no_evidence", "")
+        assert status({"kind": "artifact", "shows": shows}, dataset=clean) == ("passed", clean.digest)
 
 
 def test_without_artifacts_nothing_is_claimed() -> None:

@@ -1,0 +1,125 @@
+"""A served model as an engine: completions of an OpenAI-compatible API, whose echo tells log-likelihoods. No heavy imports."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NoReturn, TypeVar
+
+import httpx
+
+from cluster.errors import InputError, ResourceError
+from pipelines.evaluation.items import Item, Likelihood, Text, order
+
+A = TypeVar("A")
+AT_ONCE = 16
+"""Requests under way."""
+TRIES = 3
+"""Of a request that was not answered or met a full queue (status 429, 502, 503)."""
+AGAIN = frozenset({429, 502, 503})
+
+
+class Endpoint:
+    """`scoring.Engine` over HTTP. It has no input embeddings, and text without a prompt is scored from its second token on."""
+
+    def __init__(
+        self, url: str, model: str = "", *, key: str | None = None, seed: int = 0, timeout_s: float = 300,
+        transport: httpx.BaseTransport | None = None,
+    ) -> None:  # fmt: skip
+        """Ask which models there are.
+
+        Args:
+            url: up to and with the version, as http://127.0.0.1:8000/v1.
+            model: as /models lists it; empty takes the only one.
+
+        Raises:
+            InputError: no such model, or several and none named.
+            ResourceError: nobody answers there.
+        """
+        self.url, self.seed = url.rstrip("/"), seed
+        # No redirect is followed: the key would go along, to wherever it points.
+        self.client = httpx.Client(
+            timeout=timeout_s, transport=transport, headers={"Authorization": f"Bearer {key}"} if key else {}
+        )
+        listed = [str(one["id"]) for one in self._ask("GET", "/models", None).get("data", [])]
+        if model and model not in listed:
+            raise InputError(f"{self.url}/models", f"no model {model!r}", f"name one of {', '.join(listed) or 'none'}")
+        if not model and len(listed) != 1:
+            found = f"lists {len(listed)} models ({', '.join(listed)})"
+            raise InputError(f"{self.url}/models", found, "name one with --model")
+        self.model = model or listed[0]
+
+    def write(self, items: Sequence[Item]) -> list[Text]:
+        return _at_once(self._write, items)
+
+    def likelihoods(self, items: Sequence[Item]) -> list[tuple[Likelihood, ...]]:
+        asked = [(item.prompt, answer) for item in items for answer in item.answers]
+        found = iter(_at_once(self._likelihood, asked))
+        return [tuple(next(found) for _ in item.answers) for item in items]
+
+    def vectors(self, words: Sequence[str]) -> Mapping[str, Sequence[float]]:
+        raise InputError(
+            self.url, "a service shows no input embeddings", "leave weat tasks out, or evaluate the model's folder"
+        )
+
+    def _write(self, item: Item) -> Text:
+        how: dict[str, Any] = {"model": self.model, "max_tokens": item.max_new_tokens, "temperature": 0}
+        if item.sampling:
+            how |= {"n": item.sampling.num, "temperature": item.sampling.temperature, "top_p": item.sampling.top_p}
+            how["seed"] = int(order(self.seed, item.task, item.id)[:8], 16)
+        if item.chat:
+            answered = self._ask(
+                "POST", "/chat/completions", how | {"messages": [{"role": "user", "content": item.prompt}]}
+            )
+            texts = [choice["message"]["content"] or "" for choice in answered["choices"]]
+        else:
+            answered = self._ask("POST", "/completions", how | {"prompt": item.prompt})
+            texts = [choice["text"] for choice in answered["choices"]]
+        return Text(tuple(texts), int((answered.get("usage") or {}).get("completion_tokens") or 0))
+
+    def _likelihood(self, asked: tuple[str, str]) -> Likelihood:
+        prompt, text = asked[0], "".join(asked)
+        how = {"model": self.model, "prompt": text, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
+        told = self._ask("POST", "/completions", how)["choices"][0].get("logprobs")
+        if not told or not told.get("text_offset"):
+            found = "its completions tell no log-likelihoods of the prompt (echo with logprobs)"
+            raise InputError(self.url, found, "ask it to write (qa, written_choice), or evaluate the model's folder")
+        ends = [*told["text_offset"][1:], len(text) + 1]
+        # As the engine counts them: tokens that end behind the prompt; the last one of all is what it wrote itself.
+        counted = [
+            at for at, (start, end) in enumerate(zip(told["text_offset"], ends, strict=True))
+            if end > len(prompt) and start < len(text) and told["token_logprobs"][at] is not None
+        ]  # fmt: skip
+        if not counted:
+            return Likelihood(float("nan"), 0, 0)
+        scored = text[max(told["text_offset"][counted[0]], len(prompt)) :]
+        return Likelihood(sum(float(told["token_logprobs"][at]) for at in counted), len(counted), len(scored.encode()))
+
+    def _ask(self, method: str, path: str, body: Any) -> dict[str, Any]:
+        answered: httpx.Response | None = None
+        for last in (False,) * (TRIES - 1) + (True,):
+            try:
+                answered = self.client.request(method, f"{self.url}{path}", json=body)
+            except httpx.HTTPError as error:
+                if last:
+                    self._give_up(path, f"does not answer ({type(error).__name__})")
+                continue
+            if answered.status_code not in AGAIN or last:
+                break
+        assert answered is not None
+        if answered.status_code != httpx.codes.OK:
+            self._give_up(path, f"answers with status {answered.status_code}: {answered.text[:200]}")
+        try:
+            found: dict[str, Any] = answered.json()
+        except ValueError:
+            self._give_up(path, "answers with something other than JSON")
+        return found
+
+    def _give_up(self, path: str, found: str) -> NoReturn:
+        remedy = "see that the model is served there, that the URL ends in /v1, and which key it asks for"
+        raise ResourceError(f"{self.url}{path}", found, remedy)
+
+
+def _at_once(ask: Callable[[Any], A], asked: Sequence[Any]) -> list[A]:
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        return list(pool.map(ask, asked))

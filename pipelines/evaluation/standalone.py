@@ -1,0 +1,107 @@
+"""One model on one file of tasks, without a recipe: a folder through vLLM, or a service through its API."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from pathlib import Path
+
+from cluster import artifacts
+from cluster.errors import ConfigError
+from pipelines.config import EvaluateConfig
+from pipelines.evaluation import report_items, scoring
+from pipelines.evaluation.endpoint import Endpoint
+from pipelines.evaluation.evaluate import (
+    BATCH_ITEMS,
+    answers,
+    check_complete,
+    check_model,
+    engine_settings,
+    scores,
+    with_toxicity,
+)
+from pipelines.evaluation.items import Item, Row
+from pipelines.evaluation.report import Evidence, ModelScore, RunReport
+from pipelines.evaluation.report_items import Items
+from pipelines.evaluation.rows import unpacked, write_rows
+from pipelines.evaluation.strata import with_strata
+from pipelines.evaluation.tasks import build_items, takes_documents
+from pipelines.progress import bar, say
+
+
+def items_of(config: EvaluateConfig, where: str) -> list[Item]:
+    """All items of the tasks.
+
+    Raises:
+        ConfigError: a task takes its items from a dataset.
+        InputError: a task's file is wrong.
+    """
+    for at, task in enumerate(config.tasks):
+        if takes_documents(task):
+            found = f"{task.kind} without a file takes held-out documents of a recipe"
+            raise ConfigError(f"{where}: tasks[{at}].path", found, "give the task a file: `path:`")
+    items = [item for task in config.tasks for item in build_items(task, [], config.seed)]
+    say("eval", f"{len(items)} items of {len(config.tasks)} tasks")
+    return items
+
+
+def of_folder(config: EvaluateConfig, folder: Path, items: Sequence[Item]) -> list[Row]:
+    """Through vLLM, on the cluster that this process has joined.
+
+    Raises:
+        InputError: it is no model folder, or vLLM refuses it.
+        ResourceError: too little memory.
+    """
+    check_model(folder, config.max_model_len)
+    num_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
+    return answers(config, engine_settings(config, str(folder.parent), folder.name, num_bytes), items)
+
+
+def of_endpoint(endpoint: Endpoint, items: Sequence[Item]) -> list[Row]:
+    """Through its API."""
+    rows: list[Row] = []
+    with bar("eval", len(items), "items") as shown:
+        for at in range(0, len(items), BATCH_ITEMS):
+            rows += scoring.answer(endpoint, items[at : at + BATCH_ITEMS])
+            shown.update(len(rows), items[at].task)
+    return rows
+
+
+def reported(
+    config: EvaluateConfig, name: str, source: Evidence, items: Sequence[Item], rows: list[Row], *, out: Path
+) -> RunReport:
+    """Score the rows, write items.parquet, and put both together for a page.
+
+    Raises:
+        InputError: an item without a finite score.
+        ConfigError: the folder cannot be written to.
+    """
+    rows = with_strata(items, with_toxicity(config, rows))
+    check_complete(name, items, rows)
+    path = out / "items.parquet"
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_rows(path, rows)
+    except OSError as error:
+        raise ConfigError(f"--out: {out}", f"cannot be written to: {error.strerror}", "name another folder") from None
+    found = scores(config, rows)
+    read = {name: Items({(row["task"], row["id"]): unpacked(row) for row in rows}, {})}
+    read[name].metrics.update({score.task: score.metric for score in reversed(found)})
+    file = Evidence(role="items", kind="file", path=path.name, digest=hashlib.sha256(path.read_bytes()).hexdigest())
+    return RunReport(
+        name=name,
+        evidence=(source, file),
+        scores=tuple(ModelScore(model=name, score=score) for score in found),
+        calibrations=tuple(report_items.calibrations(read)),
+    )
+
+
+def folder_evidence(folder: Path) -> Evidence:
+    """The folder by the SHA-256 of its files."""
+    entries = [entry.model_dump(mode="json") for entry in artifacts.file_entries(folder, "model")]
+    return Evidence(role="model", kind="folder", path=str(folder), digest=artifacts.digest(entries))
+
+
+def endpoint_evidence(endpoint: Endpoint) -> Evidence:
+    """A service shows no digest of what it serves."""
+    return Evidence(role="model", kind="service", path=f"{endpoint.url} {endpoint.model}", digest="")

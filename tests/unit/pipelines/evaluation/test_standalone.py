@@ -1,0 +1,133 @@
+"""`serinus eval` without a recipe: a served model over a hand-made API, and what is said of wrong tasks and services."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from typer.testing import CliRunner
+
+from cluster.errors import ConfigError, InputError, ResourceError
+from pipelines.config import EvaluateConfig
+from pipelines.evaluation import report_page, standalone
+from pipelines.evaluation.endpoint import Endpoint
+from serinus import app
+from tests.unit.pipelines.evaluation.safety.world import task_of
+
+Answer = Callable[[httpx.Request], httpx.Response]
+CHOICES = [{"id": str(n), "prompt": f"{n} + 1 =", "choices": [str(n + 1), "many"], "answer": 0} for n in range(4)]
+
+
+class Service:
+    """Models of four characters a token, each of which costs a nat; numbers cost nothing."""
+
+    def __init__(self, *models: str) -> None:
+        self.models, self.asked = models or ("finch",), []  # type: ignore[var-annotated]
+
+    def __call__(self, request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(200, json={"data": [{"id": model} for model in self.models]})
+        body = json.loads(request.content)
+        self.asked.append((request.url.path, body))
+        if request.url.path.endswith("/chat/completions"):
+            return httpx.Response(200, json={"choices": [{"message": {"content": "I cannot help."}}]})
+        if not body.get("echo"):
+            return httpx.Response(
+                200, json={"choices": [{"text": " said"}] * body.get("n", 1), "usage": {"completion_tokens": 2}}
+            )
+        text = body["prompt"]
+        offsets = [*range(0, len(text), 4), len(text)]
+        costs = [None, *(-float(text[at : at + 4].strip().isalpha()) for at in offsets[1:])]
+        return httpx.Response(200, json={"choices": [{"logprobs": {"text_offset": offsets, "token_logprobs": costs}}]})
+
+
+def endpoint(answer: Answer, **fields: Any) -> Endpoint:
+    return Endpoint("http://served.test/v1/", transport=httpx.MockTransport(answer), **fields)
+
+
+def test_a_service_s_scores_and_their_page(tmp_path: Path) -> None:
+    choice = task_of(tmp_path, "multiple_choice", CHOICES).replace(name="sums")
+    refusal = task_of(tmp_path, "refusal", [{"prompt": "p", "label": "unsafe"}]).replace(name="xs")
+    toxic = task_of(tmp_path, "toxicity", [{"prompt": "p"}], num_samples=3).replace(name="tox")
+    config = EvaluateConfig(tasks=(choice, refusal, toxic))
+    service = Service()
+    asked = endpoint(service)
+    items = standalone.items_of(config, "tasks.yaml")
+    rows = standalone.of_endpoint(asked, items)
+    source = standalone.endpoint_evidence(asked)
+    found = standalone.reported(config, asked.model, source, items, rows, out=tmp_path / "out")
+    values = {(one.score.task, one.score.metric): one.score.value for one in found.scores}
+    assert values["sums", "accuracy"] == 1
+    assert values["xs", "refusal_rate"] == 1
+    assert values["tox", "expected_maximum_toxicity"] == 0
+    paths = [path for path, _ in service.asked]
+    assert paths.count("/v1/chat/completions") == 1
+    (sampled,) = [body for _, body in service.asked if body.get("n")]
+    assert (sampled["n"], sampled["top_p"], sampled["temperature"]) == (3, 0.9, 1.0)
+    page, _ = report_page.write(found, tmp_path / "out")
+    assert page.name == "report-finch.html"
+    assert (tmp_path / "out" / "items.parquet").is_file()
+    assert found.evidence[1].digest in page.read_text()
+
+
+def test_an_answer_s_likelihood_is_that_of_the_tokens_that_end_in_it(tmp_path: Path) -> None:
+    asked = endpoint(Service())
+    likelihood = asked._likelihood(("abcdef", "ghij klm"))
+    assert (likelihood.nats, likelihood.num_tokens) == (-2, 3)  # efgh and |ij k| and |lm|, of which "ij k" is no word
+    assert likelihood.num_bytes == 8
+    with pytest.raises(InputError, match="no input embeddings"):
+        asked.vectors(["a"])
+
+
+@pytest.mark.parametrize(
+    ("answer", "error", "found"),
+    [
+        (Service("a", "b"), InputError, r"lists 2 models \(a, b\)"),
+        (lambda request: httpx.Response(401, text="no key"), ResourceError, "status 401: no key"),
+        (lambda request: httpx.Response(503), ResourceError, "status 503"),
+        (lambda request: httpx.Response(200, text="<html>"), ResourceError, "other than JSON"),
+    ],
+)
+def test_services_that_cannot_be_asked(answer: Answer, error: type[Exception], found: str) -> None:
+    with pytest.raises(error, match=found):
+        endpoint(answer)
+
+
+def test_a_service_without_echo_and_an_unknown_model() -> None:
+    def mute(request: httpx.Request) -> httpx.Response:
+        if request.method == "GET":
+            return httpx.Response(200, json={"data": [{"id": "m"}]})
+        return httpx.Response(200, json={"choices": [{"text": "x", "logprobs": None}]})
+
+    with pytest.raises(InputError, match="tell no log-likelihoods"):
+        endpoint(mute)._likelihood(("a", "b"))
+    with pytest.raises(InputError, match="no model 'crow'"):
+        endpoint(Service(), model="crow")
+
+
+def test_a_busy_service_is_asked_again() -> None:
+    seen: list[int] = []
+
+    def busy(request: httpx.Request) -> httpx.Response:
+        seen.append(1)
+        return httpx.Response(429) if len(seen) < 3 else Service()(request)
+
+    assert endpoint(busy).model == "finch"
+    assert len(seen) == 3
+
+
+def test_as_a_user_types_it(tmp_path: Path) -> None:
+    tasks = tmp_path / "tasks.yaml"
+    tasks.write_text("tasks: [{name: t, kind: perplexity}]\n")
+    with pytest.raises(ConfigError, match=r"tasks\[0\]\.path: perplexity without a file") as caught:
+        CliRunner().invoke(app, ["eval", str(tmp_path), str(tasks)], catch_exceptions=False)
+    assert str(tasks) in caught.value.where
+    with pytest.raises(InputError, match="no such folder"):
+        CliRunner().invoke(app, ["eval", str(tmp_path / "none"), str(tasks)], catch_exceptions=False)
+    arguments = ["eval", "http://127.0.0.1:9/v1", str(tasks), "--key-variable", "NO_SUCH_KEY"]
+    with pytest.raises(ConfigError, match=r"\$NO_SUCH_KEY is not set"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
