@@ -12,7 +12,6 @@ from pipelines.config import EvaluateConfig
 from pipelines.evaluation import report_items, scoring
 from pipelines.evaluation.endpoint import Endpoint
 from pipelines.evaluation.evaluate import (
-    BATCH_ITEMS,
     answers,
     check_complete,
     check_model,
@@ -27,6 +26,9 @@ from pipelines.evaluation.rows import unpacked, write_rows
 from pipelines.evaluation.strata import with_strata
 from pipelines.evaluation.tasks import build_items, takes_documents
 from pipelines.progress import bar, say
+
+ITEMS_AT_ONCE = 24
+"""Asked of a served model between two signs of progress."""
 
 
 def items_of(config: EvaluateConfig, where: str) -> list[Item]:
@@ -61,8 +63,8 @@ def of_endpoint(endpoint: Endpoint, items: Sequence[Item]) -> list[Row]:
     """Through its API."""
     rows: list[Row] = []
     with bar("eval", len(items), "items") as shown:
-        for at in range(0, len(items), BATCH_ITEMS):
-            rows += scoring.answer(endpoint, items[at : at + BATCH_ITEMS])
+        for at in range(0, len(items), ITEMS_AT_ONCE):
+            rows += scoring.answer(endpoint, items[at : at + ITEMS_AT_ONCE])
             shown.update(len(rows), items[at].task)
     return rows
 
