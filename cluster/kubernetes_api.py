@@ -207,7 +207,7 @@ def _explained(where: str, status: int | None, body: str | bytes) -> Exception:
         case 401:
             return ClusterError("kubernetes", "refuses our credentials", "log in again, as for kubectl")
         case 403:
-            remedy = "ask an administrator for the role serinus-operator (serinus-viewer to look; k8s/base/roles.yaml)"
+            remedy = "ask an administrator for the role serinus-operator (serinus-viewer to look): docs/kubernetes.md"
             return ClusterError(where, f"may not be used ({said})", remedy)
         case 404 if not known:  # the path itself is not known
             return ClusterError("kubernetes", "KubeRay is not installed there", "install it: docs/kubernetes.md")

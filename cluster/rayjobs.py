@@ -15,6 +15,9 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
 
+import yaml
+
+from cluster.config import user_name
 from cluster.errors import ClusterError, Conflict, InputError
 from cluster.jobs import FAILED_EXIT_CODE, STOPPED_EXIT_CODE, Job
 from cluster.kuberay.settings import Document, labels
@@ -46,6 +49,10 @@ class RayJobs:
         given = document["metadata"]
         name = f"{given['generateName']}{secrets.token_hex(3)}"
         named = {**document, "metadata": {"name": name, "labels": given["labels"]}}
+        named["spec"] = {
+            **document["spec"],
+            "runtimeEnvYAML": yaml.safe_dump({"env_vars": {"SERINUS_USER": user_name()}}),
+        }
         if mounted := _with_recipe(named, f"{name}-recipe"):
             patiently(lambda: self._ship(f"{name}-recipe", recipe))
         try:

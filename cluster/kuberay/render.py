@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from cluster.errors import ConfigError
-from cluster.kuberay import access, dashboards, monitoring, redis, rules
+from cluster.kuberay import access, dashboards, monitoring, redis, roles, rules
 from cluster.kuberay.clusters import ray_cluster
 from cluster.kuberay.jobs import jobs
 from cluster.kuberay.settings import BASE, GATEWAY_PORT, OVERLAYS, RECIPE, Document, Settings, Workload, labels
@@ -34,6 +34,7 @@ def base(topology: Topology, settings: Settings = BASE, gateway_port: int = GATE
     return {
         "raycluster.yaml": [ray_cluster(topology, settings, gateway_port)],
         "access.yaml": access.accounts(),
+        "roles.yaml": roles.documents(),
         "network.yaml": access.network(gateway_port, settings.egress),
         "gateway.yaml": [access.gateway(topology.name, gateway_port)],
     }

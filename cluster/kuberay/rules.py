@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from cluster.errors import ConfigError
-from cluster.kuberay.settings import Document
+from cluster.kuberay.settings import COMPONENT_LABEL, PEOPLE, Document
 
 MAX_CLUSTER_NAME = 53
 """63 letters of a DNS label less `-serve-svc`, which the operator appends."""
@@ -179,10 +179,11 @@ def _roles(document: Document) -> Iterator[Problem]:
         yield Problem(_where(document), "reaches beyond its namespace", "use a Role and a RoleBinding")
     if document["kind"] != "Role":
         return
-    for rule in document["rules"]:
-        words = {*rule["apiGroups"], *rule["resources"], *rule["verbs"]}
-        if words & {"*", "secrets", "pods/exec", "escalate", "bind", "impersonate"}:
-            yield Problem(_where(document), "gives more than the autoscaler needs", "name resources and verbs")
+    of_people = document["metadata"]["labels"].get(COMPONENT_LABEL) == PEOPLE
+    refused = {"*", "escalate", "bind", "impersonate"} | (set() if of_people else {"secrets", "pods/exec"})
+    if any(refused & {*rule["apiGroups"], *rule["resources"], *rule["verbs"]} for rule in document["rules"]):
+        whose = "a person" if of_people else "the autoscaler"
+        yield Problem(_where(document), f"gives more than {whose} needs", "name resources and verbs")
 
 
 def _services(document: Document) -> Iterator[Problem]:

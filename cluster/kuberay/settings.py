@@ -17,6 +17,8 @@ VERSION = "0.1.0"
 RAY_VERSION = "2.60.0"
 
 NAME_LABEL, COMPONENT_LABEL = "app.kubernetes.io/name", "app.kubernetes.io/component"
+PEOPLE = "access"
+"""Component of roles that are for people, not for pods."""
 CLIENT_LABEL = "serinus.io/client"
 """Namespaces whose pods may ask the gateway carry it with the value `true`."""
 

@@ -19,6 +19,7 @@ from cluster.errors import ClusterError, ConfigError, InputError
 from cluster.kuberay.render import lifecycle_job
 from cluster.rayjobs import RayJobs
 from tests.unit.cluster.kuberay.conftest import shipped, workload
+from tests.unit.cluster.kuberay.test_roles import ROLES, may
 from tests.unit.cluster.kubernetes_server import (
     JOBS,
     MAPS,
@@ -269,11 +270,13 @@ def test_the_command_line_submits_follows_and_ends_with_the_jobs_code(
     server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def ends() -> None:
-        (name,) = [path.rpartition("/")[2] for path in server.objects if path.startswith(JOBS)]
+        while not (names := [path.rpartition("/")[2] for path in list(server.objects) if path.startswith(JOBS)]):
+            time.sleep(0.02)
+        (name,) = names
         server.pod(name, "hello")
         server.job(name, "Complete", "SUCCEEDED")
 
-    later(lambda: None, lambda: None, lambda: None, ends)
+    later(ends)
     code = serinus.app(["submit", RECIPE, "--k8s", "--overlay", "dev"], standalone_mode=False)
     said = capsys.readouterr().out
     assert code == 0
@@ -286,3 +289,49 @@ def test_options_that_do_not_go_together_are_refused() -> None:
         serinus.app(["submit", RECIPE, "--k8s", "--working-dir", "."], standalone_mode=False)
     with pytest.raises(ConfigError, match="add --k8s"):
         serinus.app(["jobs", "list", "--namespace", "n"], standalone_mode=False)
+
+
+VERBS = {"POST": "create", "PATCH": "patch", "DELETE": "delete"}
+
+
+def rights(asked: list[str]) -> set[tuple[str, str, str]]:
+    """(verb, API group, resource) of requests, as the API server's RBAC names them."""
+    found = set()
+    for what in asked:
+        method, path, *watch = what.split(" ")
+        group = "ray.io" if path.startswith("/apis/ray.io") else ""
+        _, _, place = path.partition("/namespaces/ns/")
+        resource, *name = place.split("/")
+        read = "watch" if watch else "get" if name else "list"
+        found.add((VERBS.get(method, read), group, "/".join([resource, *name[1:]])))
+    return found
+
+
+def test_a_viewer_can_look_and_an_operator_can_do_all_that_the_commands_do(server: Server) -> None:
+    name = submitted(server)
+    server.pod(name, "one")
+    where = RayJobs()
+    where.stop(name)
+    server.job(name, "Suspended", "STOPPED")
+    where.retry(name)
+    assert _refused("operator", server.asked) == set()
+
+    server.asked.clear()
+    where.jobs()
+    where.log(name)
+    server.job(name)
+    later(lambda: server.job(name, "Complete", "SUCCEEDED"))
+    where.follow(name, out=lambda text: None)
+    assert _refused("viewer", server.asked) == set()
+    assert _refused("viewer", [f"POST {JOBS}"]) == {("create", "ray.io", "rayjobs")}
+
+
+def _refused(role: str, asked: list[str]) -> set[tuple[str, str, str]]:
+    return {(v, g, r) for v, g, r in rights(asked) if not may(ROLES[f"serinus-{role}"], v, g, r)}
+
+
+def test_a_job_acts_in_the_name_of_who_submitted_it(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERINUS_USER", "ada: [x]\nlovelace")
+    name = submitted(server)
+    environment = yaml.safe_load(server.objects[f"{JOBS}/{name}"]["spec"]["runtimeEnvYAML"])
+    assert environment == {"env_vars": {"SERINUS_USER": "ada: [x]\nlovelace"}}

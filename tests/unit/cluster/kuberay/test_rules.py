@@ -104,6 +104,8 @@ BROKEN: list[tuple[str, Break, str]] = [
     ("mount adrift", lambda d: _pod(d)["volumes"].clear(), "which no volume is"),
     ("rights to everything", lambda d: d["Role serinus-head"]["rules"][0].update(verbs=["*"]), "than the autoscaler needs"),
     ("rights to secrets", lambda d: d["Role serinus-head"]["rules"][0]["resources"].append("secrets"), "than the autoscaler"),
+    ("a person's rights to everything", lambda d: d["Role serinus-admin"]["rules"][0].update(apiGroups=["*"]), "than a person"),
+    ("a person in another's name", lambda d: d["Role serinus-viewer"]["rules"][0].update(verbs=["impersonate"]), "a person"),
     ("a cluster's role", lambda d: d["Role serinus-head"].update(kind="ClusterRole"), "beyond its namespace"),
     ("load balancer", lambda d: _service(d).update(type="LoadBalancer"), "reachable from outside"),
     ("dashboard opened", lambda d: _service(d)["ports"][0].update(targetPort=8265), "a port of Ray"),
