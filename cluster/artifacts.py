@@ -190,6 +190,11 @@ class ImportedModel(Weights):
     """The files it was made from. Where they lay is not on record: the same model in another folder is the same."""
 
 
+def _is_none(value: object) -> bool:
+    """Fields left out where they are not set leave the digests of older manifests as they were."""
+    return value is None
+
+
 class LossPoint(StrictModel):
     step: int
     loss: float
@@ -198,6 +203,9 @@ class LossPoint(StrictModel):
     """Trained on so far, over all ranks."""
     sequences_checksum: int = 0
     """Of the sequences that the step took, whichever rank took them (pipelines/training/packing.py)."""
+    epsilon: float | None = Field(None, exclude_if=_is_none)
+    """Of private runs: what steps up to this one spent at the run's delta, at most. Their loss has noise, num_tokens is an
+    expectation, and there is no checksum, which would tell who was drawn."""
 
 
 class Incident(StrictModel):
@@ -209,6 +217,30 @@ class Incident(StrictModel):
     sequences_checksum: int
     """Of the sequences left out."""
     back_to_step: int = 0
+
+
+class Privacy(StrictModel):
+    """What a private run promises: with or without any one of the examples, the model made is nearly as likely
+    ((epsilon, delta)-differential privacy, Dwork et al. 2006), by the accountant named."""
+
+    epsilon: float
+    """Of this run."""
+    delta: float
+    noise_multiplier: float
+    sample_rate: float
+    """The chance of each example to be in a step."""
+    num_steps: int
+    max_gradient_norm: float
+    accountant: str
+    unit: str
+    """What one example is."""
+    num_examples: int
+    """Taken as known to everybody."""
+    epsilon_of_data: float
+    """Of all private runs on the same data up to this one, added up."""
+    delta_of_data: float
+    is_guaranteed: bool
+    """False where the noise came from a seed that the recipe names."""
 
 
 class Ledger(StrictModel):
@@ -229,6 +261,7 @@ class Ledger(StrictModel):
     energy_estimate_wh: float | None = None
     energy_basis: str
     """What the estimate rests on, or why there is none."""
+    privacy: Privacy | None = Field(None, exclude_if=_is_none)
 
 
 class Checkpoint(Weights):

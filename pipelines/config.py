@@ -315,6 +315,38 @@ class LoraConfig(StrictModel):
         return self.alpha / self.rank
 
 
+class BudgetConfig(StrictModel):
+    """What all private runs on the same data may spend together, as a promise to those whose data it is."""
+
+    epsilon: float = Field(3.0, gt=0)
+    delta: float = Field(1e-5, gt=0, lt=1)
+
+
+class PrivacyConfig(StrictModel):
+    """Differential privacy for each document, conversation or pair (DP-SGD, Abadi et al. 2016, arXiv 1607.00133)."""
+
+    target_epsilon: float | None = Field(None, gt=0)
+    """Of the whole run: the noise follows from it. Give this or noise_multiplier."""
+    noise_multiplier: float | None = Field(None, gt=0)
+    """Standard deviation of the noise, in units of what one example can change: epsilon follows from it."""
+    delta: float = Field(1e-6, gt=0, lt=1)
+    """Of the run; less than one in the number of examples."""
+    max_gradient_norm: float = Field(0.1, gt=0)
+    """Each example's gradient is cut to this length. train.max_gradient_norm is not used then."""
+    accountant: Literal["prv", "rdp"] = "prv"
+    """Opacus' accountants: numerical composition (Gopi et al. 2021, arXiv 2106.02848), or the looser bound by Renyi divergences
+    (Mironov et al. 2019, arXiv 1908.10530)."""
+    budget: BudgetConfig = BudgetConfig()
+    noise_seed: int | None = None
+    """For tests alone: noise that can be drawn again protects nobody, and the manifest says so."""
+
+    @model_validator(mode="after")
+    def _one_of_both(self) -> PrivacyConfig:
+        if (self.target_epsilon is None) == (self.noise_multiplier is None):
+            raise ValueError("give target_epsilon or noise_multiplier, and not both: one follows from the other")
+        return self
+
+
 class TrainConfig(StrictModel):
     """Fine-tuning of a causal language model: of all its weights, or with `lora` of an adapter."""
 
@@ -327,6 +359,9 @@ class TrainConfig(StrictModel):
     lora: LoraConfig | None = None
     """For any method. Leave it out and all weights are trained; give `{}` for the defaults. An adapter learns at ten times the
     learning_rate of full fine-tuning, about 2e-4."""
+    privacy: PrivacyConfig | None = None
+    """For any method, with zero stage 0, 1 or 2. A step then takes each example with the same chance, on average as many as
+    a step would take sequences otherwise."""
 
     num_workers: int = Field(2, ge=1)
     gpus_per_worker: int = Field(1, ge=0)
@@ -371,6 +406,37 @@ class TrainConfig(StrictModel):
     """What a worker's device draws in training, for the ledger's estimate of energy. Without it the power limits of a few
     GPUs are known."""
     seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _skips_nothing_in_private(cls, given: Any) -> Any:
+        """With privacy the default of spike_deviations is null."""
+        if isinstance(given, dict) and given.get("privacy") is not None:
+            return {"spike_deviations": None, **given}
+        return given
+
+    @model_validator(mode="after")
+    def _sound_in_private(self) -> TrainConfig:
+        """What would break the guarantee is refused, with the reason."""
+        if self.privacy is None:
+            return self
+        if self.zero.stage == 3:
+            raise ValueError(
+                "privacy needs zero stage 0, 1 or 2: at stage 3 no rank has the whole gradient of an example, whose length"
+                " is to be cut"
+            )
+        if self.replay or self.consolidation:
+            name = "replay" if self.replay else "consolidation"
+            raise ValueError(f"privacy does not go with {name}: it would use old documents without any noise")
+        if self.spike_deviations is not None:
+            raise ValueError(
+                "privacy needs spike_deviations: null: data that is left out for its loss is a choice no accountant sees"
+            )
+        if self.attend_across_documents:
+            raise ValueError(
+                "privacy needs attend_across_documents: false: a document that others look back to is in their gradients"
+            )
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> TrainConfig:

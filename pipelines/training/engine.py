@@ -44,7 +44,8 @@ def build_engine(config: TrainConfig, folder: Path) -> Any:
     del sharded_load
     engine.adapter = adapter
     engine.train()
-    if config.method.kind != "dpo" and not config.attend_across_documents:
+    packed = config.method.kind != "dpo" and config.privacy is None
+    if packed and not config.attend_across_documents:
         check_boundaries(engine)
     return engine
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-from cluster.artifacts import Ledger
+from cluster.artifacts import Ledger, Privacy
 
 FLOPS_BASIS = "6 x parameters x tokens (Kaplan et al. 2020, arXiv 2001.08361, section 2.1); attention is left out"
 
@@ -60,6 +60,7 @@ def ledger(
     precision: str,
     frozen: bool = False,
     watts_per_worker: float | None,
+    privacy: Privacy | None = None,
 ) -> Ledger:
     """The run's account.
 
@@ -87,6 +88,7 @@ def ledger(
         trained_s=round(trained_s, 2),
         energy_estimate_wh=None if watts is None else round(watts * num_devices * trained_s / 3600, 3),
         energy_basis=basis,
+        privacy=privacy,
     )
 
 

@@ -6,7 +6,7 @@ import json
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from cluster.artifacts import FileEntry, Incident, LossPoint, file_entries
 from cluster.storage import Storage, local_copy, open_storage, staged_folder
@@ -21,28 +21,14 @@ from pipelines.training.guard import WINDOW, data_step, trouble
 from pipelines.training.lora import merged, save_adapter
 from pipelines.training.losses import Loss, loss_of
 from pipelines.training.packing import Share
+from pipelines.training.private_examples import Examples
+from pipelines.training.private_run import examples_of
+from pipelines.training.private_step import private_step
 from pipelines.training.reference import reference
 from pipelines.training.schedule import learning_rate
+from pipelines.training.step import Step, optimizer_step
 from pipelines.training.tokens import TokenIndex, open_stream
-
-
-class Plan(NamedTuple):
-    """What the driver tells every rank; plain values that travel well."""
-
-    config: dict[str, Any]
-    storage: str
-    base: str
-    """Storage folder of the model to start from."""
-    tokens: dict[str, dict[str, Any]]
-    """Role (dataset, replayed, consolidated) -> index of the documents' token files."""
-    examples: str
-    """Storage key of the method's file, tokenised; empty for causal."""
-    run: str
-    """Storage folder of the run."""
-    export: str
-    """Storage folder for the model made."""
-    adapter: str = ""
-    """Storage folder for the adapter, where one is trained."""
+from pipelines.training.worker_plan import Plan
 
 
 def worker(given: dict[str, Any]) -> dict[str, Any]:
@@ -56,6 +42,7 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
     engine = build_engine(config, local_copy(storage, what.base))
     batches = _batches(engine, config, storage, what)
     if config.consolidation:
+        assert isinstance(batches, Batches)  # consolidation is refused in private
         old = _packed(config, storage, what.tokens["consolidated"])
         one_by_one = batches.share._replace(sequences=1)
         asked = config.consolidation
@@ -88,8 +75,10 @@ def device_name(device: Any) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
 
 
-def _batches(engine: Any, config: TrainConfig, storage: Storage, what: Plan) -> Batches:
+def _batches(engine: Any, config: TrainConfig, storage: Storage, what: Plan) -> Batches | Examples:
     """Must come before a checkpoint is read: the model is still the one that preferences are measured against."""
+    if what.terms is not None:
+        return examples_of(engine, config, storage, what)
     share = Share(engine.global_rank, engine.world_size, config.sequences_per_worker, config.accumulation)
     match config.method:
         case CausalConfig():
@@ -114,7 +103,9 @@ def _packed(config: TrainConfig, storage: Storage, tokens: dict[str, Any]) -> Pa
     return Packed(open_stream(storage, index), config.sequence_length, end)
 
 
-def _train(engine: Any, config: TrainConfig, batches: Batches, record: Record, figures: Any) -> tuple[Record, float]:
+def _train(
+    engine: Any, config: TrainConfig, batches: Batches | Examples, record: Record, figures: Any
+) -> tuple[Record, float]:
     """Steps `record.step` to the last, with checkpoints. Returns the record and the speed in tokens/s over all ranks."""
     done, tokens_per_s = record, 0.0
     for done, tokens_per_s in train_steps(engine, config, batches, record, checkpoint.restore):
@@ -126,7 +117,7 @@ def _train(engine: Any, config: TrainConfig, batches: Batches, record: Record, f
 
 
 def train_steps(
-    engine: Any, config: TrainConfig, batches: Batches, record: Record, restore: Callable[[Any], Record]
+    engine: Any, config: TrainConfig, batches: Batches | Examples, record: Record, restore: Callable[[Any], Record]
 ) -> Iterator[tuple[Record, float]]:
     """Train to the last step; the record after each one, and the speed so far in tokens/s over all ranks.
 
@@ -140,7 +131,7 @@ def train_steps(
     while record.step < config.num_steps:
         at, rate = data_step(record.step, record.skipped), learning_rate(config, record.step)
         with clock:
-            done = optimizer_step(engine, batches, at, rate, loss_function)
+            done = _one_step(engine, batches, at, rate, loss_function)
         if why := trouble(done.loss, [point.loss for point in record.losses[-WINDOW:]], config.spike_deviations):
             incident = Incident(step=record.step + 1, reason=why, sequences_checksum=done.checksum)
             record = _gone_back(record, restore(engine), incident, at, config)
@@ -150,6 +141,12 @@ def train_steps(
         yield record, clock.tokens_per_s
 
 
+def _one_step(engine: Any, batches: Batches | Examples, step: int, rate: float, loss_function: Loss) -> Step:
+    if isinstance(batches, Examples):
+        return private_step(engine, batches, step, rate, loss_function)
+    return optimizer_step(engine, batches, step, rate, loss_function)
+
+
 def _gone_on(record: Record, done: Step, rate: float, took_s: float) -> Record:
     point = LossPoint(
         step=record.step + 1,
@@ -157,6 +154,7 @@ def _gone_on(record: Record, done: Step, rate: float, took_s: float) -> Record:
         learning_rate=rate,
         num_tokens=done.num_tokens + (record.losses[-1].num_tokens if record.losses else 0),
         sequences_checksum=done.checksum,
+        epsilon=done.epsilon,
     )
     return record.replace(step=record.step + 1, losses=(*record.losses, point), trained_s=record.trained_s + took_s)
 
@@ -201,42 +199,6 @@ class Clock:
     @property
     def tokens_per_s(self) -> float:
         return self._num_tokens / self._took_s if self._took_s else 0.0
-
-
-class Step(NamedTuple):
-    """What one optimizer step came to, over all ranks."""
-
-    loss: float
-    """Mean over its targets; nats."""
-    num_tokens: int
-    checksum: int
-    """Of the sequences taken."""
-
-
-def optimizer_step(engine: Any, batches: Batches, step: int, rate: float, loss_function: Loss) -> Step:
-    """One optimizer step over all ranks."""
-    import torch
-    import torch.distributed as dist
-
-    # Dropout draws the same after a resume; nothing else in the loop is drawn.
-    torch.manual_seed(batches.seed_of(step))
-    for group in engine.optimizer.param_groups:
-        group["lr"] = rate
-    micro_batches = batches.of_step(step)
-    counts = torch.tensor([(b.num_targets, b.num_tokens, b.checksum) for b in micro_batches]).sum(0).to(engine.device)
-    dist.all_reduce(counts)
-    num_targets, num_tokens, checksum = counts.tolist()
-    # DeepSpeed divides by the ranks and the micro-batches, which hold different numbers of targets: undo that, so that
-    # each target of the step weighs the same wherever it is computed.
-    weight = num_targets / (batches.share.accumulation * batches.share.world_size)
-    total = torch.zeros(1, device=engine.device)
-    for batch in micro_batches:
-        loss = loss_function(engine, batch.to(engine.device))
-        engine.backward(loss / weight)
-        engine.step()  # DeepSpeed updates the weights at the last micro-batch of the step
-        total += loss.detach()
-    dist.all_reduce(total)
-    return Step(float(total) / num_targets, num_tokens, checksum % 2**32)
 
 
 def note_start(storage: Storage, run: str, step: int) -> None:

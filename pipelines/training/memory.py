@@ -72,6 +72,7 @@ def memory(shape: Shape, config: TrainConfig, zero: ZeroConfig | None = None) ->
     working = activations(shape, config, width) + logits(shape, config)
     step = 0.0 if gpus and zero.offload_optimizer else _step_copies(own, width, gpus)
     buffers = _buckets(trained, size, zero, width, gpus) + max(0.0, step - working)
+    buffers += 4 * trained if config.privacy else 0.0  # the sum of the examples' gradients
     return Memory(
         **kept, activations=activations(shape, config, width), logits=logits(shape, config), buffers=buffers, host=host
     )
@@ -127,8 +128,8 @@ def logits(shape: Shape, config: TrainConfig) -> float:
 
 
 def _tokens(config: TrainConfig) -> int:
-    """At once on a rank. Of pairs both answers."""
-    rows = config.sequences_per_worker * (2 if config.method.kind == "dpo" else 1)
+    """At once on a rank. Of pairs both answers; in private one example."""
+    rows = (1 if config.privacy else config.sequences_per_worker) * (2 if config.method.kind == "dpo" else 1)
     return rows * config.sequence_length
 
 

@@ -113,12 +113,19 @@ class Stream:
     def sequence(self, index: int, length: int) -> NDArray[np.int64]:
         """Tokens of sequence `index`, always `length` of them."""
         start = index * length
-        found = self._read(start, min(start + length, len(self)))
+        found = self.read(start, min(start + length, len(self)))
         while len(found) < length:
-            found = np.concatenate([found, self._read(0, min(length - len(found), len(self)))])
+            found = np.concatenate([found, self.read(0, min(length - len(found), len(self)))])
         return found
 
-    def _read(self, start: int, stop: int) -> NDArray[np.int64]:
+    def after(self, token: int) -> NDArray[np.int64]:
+        """The places right behind each `token`."""
+        begins = self._ends - [len(shard) for shard in self._shards]
+        found = [np.flatnonzero(s == token) + begin + 1 for s, begin in zip(self._shards, begins, strict=True)]
+        return np.concatenate(found) if found else np.empty(0, np.int64)
+
+    def read(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Tokens `start` to `stop`."""
         pieces, shard = [], int(np.searchsorted(self._ends, start, side="right"))
         while start < stop:
             base = int(self._ends[shard]) - len(self._shards[shard])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import signal
 import threading
 import time
@@ -12,17 +11,20 @@ from hashlib import sha256
 from typing import Any
 
 from cluster import artifacts, session
-from cluster.artifacts import Checkpoint, Dataset, FileEntry, Incident, LossPoint, Weights
-from cluster.errors import InputError, ResourceError, StageFailed
+from cluster.artifacts import Checkpoint, Dataset, FileEntry, Incident, LossPoint, Privacy, Weights
+from cluster.errors import InputError, StageFailed
 from cluster.storage import LocalStorage, Storage, remove_folder
 from pipelines import progress
 from pipelines.config import CausalConfig, InstructConfig, PreferenceConfig, TrainConfig
 from pipelines.training.capacity import check_capacity
 from pipelines.training.examples import check_lengths, load_examples, make_examples, read_file
+from pipelines.training.failure import explained
 from pipelines.training.figures import Figures, shown
 from pipelines.training.ledger import ledger
-from pipelines.training.loop import Plan, starts, worker
+from pipelines.training.loop import starts, worker
+from pipelines.training.private_run import account, begin, origin, warn_unprotected
 from pipelines.training.tokens import TokenIndex, make_tokens, tokenizer_digest
+from pipelines.training.worker_plan import Plan
 
 HOW = {"pool", "cpus_per_worker", "checkpoint_every_steps", "keep_checkpoints", "max_failures", "watts_per_worker"}
 """Fields that change how a run is carried out, not what it makes: they may change before an interrupted run goes on."""
@@ -38,19 +40,23 @@ LAYOUT = {
 number of sequences, so that they may change as well; so may all of `zero` but `extra`, which can change anything."""
 
 
-OUR_ERROR = re.compile(r"cluster\.errors\.\w+: (?P<message>.+(?:\n\s*-> .+)?)")
-"""In a worker's traceback: an error that was meant for people, with its remedy."""
-
-
 def train_key(config: TrainConfig, dataset: Dataset, base: Weights) -> str:
     """The key of the stage's result; with the same one an interrupted run is taken up again."""
     asked = config.model_dump(mode="json", exclude={*HOW, *LAYOUT, "zero"})
     if not isinstance(config.method, CausalConfig):
-        asked["method"]["path"] = sha256(read_file(config.method.path)).hexdigest()
-    if config.lora is None:
-        del asked["lora"]  # what was made before there was such a field keeps its key
+        asked["method"]["path"] = _file_digest(config)
+    for name in ("lora", "privacy"):
+        if asked[name] is None:
+            del asked[name]  # what was made before there was such a field keeps its key
+    if config.privacy:
+        del asked["privacy"]["budget"]  # a run may be allowed more and be the same run
     asked |= {"sequences_per_step": config.total_sequences, "zero.extra": config.zero.extra}
     return artifacts.stage_key("train", asked, {"dataset": dataset.digest, "base": base.digest})
+
+
+def _file_digest(config: TrainConfig) -> str:
+    """Of the method's file; empty where it has none."""
+    return "" if isinstance(config.method, CausalConfig) else sha256(read_file(config.method.path)).hexdigest()
 
 
 def train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage) -> Checkpoint:
@@ -61,7 +67,7 @@ def train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage
 
     Raises:
         InputError, ConfigError: too little text, or sequences longer than the model's positions.
-        ResourceError: the pool, memory or disk cannot hold the run.
+        ResourceError: the pool, memory or disk cannot hold the run, or the data's privacy budget does not allow it.
         StageFailed: the workers failed more than `max_failures` times, or the loss did more than `max_skipped_steps`.
         KeyboardInterrupt: Ctrl-C; the workers have ended, the checkpoints are kept.
     """
@@ -74,6 +80,10 @@ def train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage
     inputs = _inputs(config, dataset, base, storage)
     data = _data(config, inputs, storage)
     run = f"runs/train/{key}"
+    names = origin(config, dataset, _file_digest(config))
+    terms = begin(config, data, storage, run, names) if config.privacy else None
+    if terms is None:
+        warn_unprotected(storage, names)
     plan = Plan(
         config=config.model_dump(),
         storage=storage.location,
@@ -82,11 +92,15 @@ def train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage
         run=run,
         export=f"artifacts/checkpoint/{key}/model",
         adapter=f"artifacts/checkpoint/{key}/adapter",
+        terms=None if terms is None else terms.model_dump(),
     )
     outcome = _fit(config, storage, plan)
     if why := outcome.get("diverged"):
         raise StageFailed(f"train: {why}; checkpoints are kept in {storage.uri}/{run}")
-    made = artifacts.save(storage, _manifest(key, config, outcome, time.monotonic() - begun, inputs))
+    privacy = None if terms is None else account(config, terms, storage, names)
+    made = artifacts.save(
+        storage, _manifest(config, outcome | {"key": key, "took_s": time.monotonic() - begun}, inputs, privacy)
+    )
     remove_folder(storage, run)
     for incident in made.incidents:
         progress.say(
@@ -174,7 +188,7 @@ def _fit(config: TrainConfig, storage: Storage, plan: Plan) -> dict[str, Any]:
         with _own_interrupt(), shown(figures, config.num_steps):
             result = trainer.fit()
     except TrainingFailedError as error:
-        raise _explained(error, storage, plan.run) from error
+        raise explained(error, storage, plan.run) from error
     finally:
         ray.kill(figures)
     return {**result.return_value, "starts": starts(storage, plan.run)}
@@ -239,37 +253,16 @@ def _own_interrupt() -> Iterator[None]:
         signal.signal(signal.SIGINT, before)
 
 
-def _explained(error: Exception, storage: Storage, run: str) -> ResourceError | StageFailed:
-    failures = getattr(error, "worker_failures", {})
-    text = " | ".join(str(failure) for failure in failures.values()) or str(error)
-    if "OutOfMemory" in text or "out of memory" in text:
-        return ResourceError(
-            "train workers",
-            "ran out of memory",
-            "lower train.sequences_per_worker or sequence_length, set gradient_checkpointing, or offload; run again",
-        )
-    return StageFailed(
-        f"train: the workers failed for good ({_reason(text)}); checkpoints are kept in {storage.uri}/{run}"
-    )
-
-
-def _reason(text: str) -> str:
-    """An error of ours whole, with its remedy; of others the last line."""
-    if ours := OUR_ERROR.search(text):
-        return " ".join(ours["message"].split())
-    return next((line for line in reversed(text.splitlines()) if line.strip()), "no reason given")
-
-
 def _manifest(
-    key: str, config: TrainConfig, outcome: dict[str, Any], took_s: float, inputs: dict[str, Any]
+    config: TrainConfig, outcome: dict[str, Any], inputs: dict[str, Any], privacy: Privacy | None
 ) -> Checkpoint:
     files = tuple(FileEntry(**entry) for entry in outcome["files"])
     return Checkpoint(
-        key=key,
+        key=outcome["key"],
         inputs={role: manifest.digest for role, manifest in inputs.items()},
         config=config.model_dump(mode="json"),
         files=files,
-        took_s=round(took_s, 1),
+        took_s=round(outcome["took_s"], 1),
         num_parameters=inputs["base"].num_parameters,
         num_weight_bytes=sum(
             f.num_bytes for f in files if f.path.startswith("model/") and f.path.endswith(".safetensors")
@@ -289,5 +282,6 @@ def _manifest(
             precision=outcome["precision"],
             frozen=config.lora is not None,
             watts_per_worker=config.watts_per_worker,
+            privacy=privacy,
         ),
     )

@@ -12,8 +12,9 @@ def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
     """The dictionary for deepspeed.initialize, of a settled precision. `zero.extra` is merged over it last, key by key."""
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": config.sequences_per_worker,
-        "gradient_accumulation_steps": config.accumulation,
-        "gradient_clipping": config.max_gradient_norm,
+        # A private step comes as one gradient that is cut and has its noise (private_step.py).
+        "gradient_accumulation_steps": 1 if config.privacy else config.accumulation,
+        "gradient_clipping": 0.0 if config.privacy else config.max_gradient_norm,
         "optimizer": _optimizer(config),
         "bf16": {"enabled": config.precision == "bfloat16"},
         "zero_optimization": _sharding(config),
@@ -77,6 +78,8 @@ def state_bytes(num_parameters: int, config: TrainConfig) -> int:
         if config.zero.stage >= from_stage:
             copies[part] = 1
     trained = 0 if config.lora else width * copies["gradients"] + states * copies["states"]
+    if config.privacy and not config.lora:
+        trained += 4 * ranks  # the float32 sum of the examples' gradients
     return num_parameters * (width * copies["weights"] + trained)
 
 

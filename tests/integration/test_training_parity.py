@@ -11,10 +11,12 @@ import pytest
 
 from pipelines.config import TrainConfig
 from pipelines.training.consolidation import signs
+from pipelines.training.draws import gaussian, poisson
 from pipelines.training.guard import data_step
 from pipelines.training.packing import Share, Stream, checksum, num_sequences, sequence_ids
+from pipelines.training.privacy import LOSS_SHARE
 from pipelines.training.schedule import learning_rate
-from tests.integration.training_ranks import END, documents, old_batches, run_phases
+from tests.integration.training_ranks import END, SECRET, documents, old_batches, private, run_phases
 
 pytestmark = pytest.mark.integration
 
@@ -36,6 +38,10 @@ def config(**fields: Any) -> dict[str, Any]:
     }
     return TrainConfig.model_validate({**settings, **fields}).model_dump()
 
+
+PRIVATE = config(
+    zero={"stage": 2}, num_steps=12, privacy={"noise_multiplier": 0.8, "max_gradient_norm": 0.5}, sequences_per_step=16
+)
 
 SPOILT = 8
 """The step, from 0, whose data makes the loss no number in one of the runs."""
@@ -131,9 +137,15 @@ def runs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Any
     again = [case(p, road[2], 2, load=str(folder / p)) for p, road in ROADS.items()]
     again += [{"config": consolidated(stage)} for stage in STAGES]
     again.append(case("float32", 3, save=str(folder / "spoilt"), save_at=6, spoil=SPOILT))
-    wholes, _, (*roads, one, two, three, spoilt) = run_phases([(2, whole), (1, alone), (2, again)], tiny_model, folder)
+    kept = str(folder / "private")
+    whole.append({"config": PRIVATE, "save": kept, "save_at": 6})
+    alone.append({"config": {**PRIVATE, "num_workers": 1, "zero": {"stage": 0}}, "load": kept})
+    wholes, alones, (*roads, one, two, three, spoilt) = run_phases(
+        [(2, whole), (1, alone), (2, again)], tiny_model, folder
+    )
     return {
         "spoilt": spoilt,
+        "private": [wholes.pop(), alones[-1]],
         "consolidated": [one, two, three],
         **dict(zip(keys, wholes, strict=True)),
         **dict(zip(ROADS, roads, strict=True)),
@@ -182,6 +194,55 @@ def test_consolidation_is_that_of_one_process_at_every_stage(
         assert [point["loss"] for point in points] == pytest.approx(held, rel=1e-4)
     assert held[0] == plain["float32"][0]
     assert held[-1] > plain["float32"][-1] * 1.003  # it learns less of the new where that costs the old
+
+
+def private_losses(model_folder: Path, settings: TrainConfig) -> list[float]:
+    """DP-SGD by its textbook in one process: each document's gradient cut, added up, with the noise that the run draws."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    examples, sensitivity = private(settings, 0, 1), 0.5 * (1 + LOSS_SHARE**2) ** 0.5
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    weights = dict(model.named_parameters())
+    groups = [
+        {"params": [w for w in weights.values() if w.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [w for w in weights.values() if w.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer, losses = torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, eps=settings.eps), []
+    for step in range(settings.num_steps):
+        total, told = {name: torch.zeros_like(w) for name, w in weights.items()}, 0.0
+        for number in poisson(SECRET, step, examples.units.num, examples.terms.sample_rate):
+            tokens = examples.units.batch([int(number)]).inputs["input_ids"]
+            if tokens.shape[1] < 2:
+                continue
+            model.zero_grad()
+            loss = model(input_ids=tokens, labels=tokens).loss
+            loss.backward()
+            length = torch.nn.utils.clip_grad_norm_(weights.values(), 0.5)
+            assert length > 0
+            told += (min(loss.item(), 8.0) - 4) / 4
+            for name, weight in weights.items():
+                total[name] += weight.grad
+        noise = {name: torch.from_numpy(gaussian(SECRET, step, name, w.numel())).float() for name, w in weights.items()}
+        for name, weight in weights.items():
+            noisy = total[name] + 0.8 * sensitivity * noise[name].view_as(weight)
+            weight.grad = noisy / settings.total_sequences
+        of_loss = 0.8 * sensitivity * gaussian(SECRET, step, "the loss", 1)[0] / (LOSS_SHARE * 0.5)
+        losses.append(4 + 4 * (told + of_loss) / settings.total_sequences)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(settings, step)
+        optimizer.step()
+    return losses
+
+
+def test_a_private_run_is_one_process_s_at_any_number_of_ranks_and_goes_on_with_the_same_draws(
+    runs: Any, tiny_model: Path
+) -> None:
+    wanted = private_losses(tiny_model, TrainConfig.model_validate(PRIVATE))
+    for points in runs["private"]:
+        assert [point["loss"] for point in points] == pytest.approx(wanted, rel=1e-4)
+        assert all(point["sequences_checksum"] == 0 for point in points)  # nobody is told who was drawn
+    assert runs["private"][1][-1]["epsilon"] == 1.0
 
 
 def checksums(left_out: tuple[int, ...] = ()) -> list[int]:

@@ -21,6 +21,9 @@ import numpy as np
 from pipelines.config import TrainConfig
 from pipelines.training.batches import Batches, Packed
 from pipelines.training.packing import Share, Stream
+from pipelines.training.privacy import Terms
+from pipelines.training.private_examples import Examples
+from pipelines.training.private_examples import documents as split
 
 END = 0
 """The tiny model's <|endoftext|>."""
@@ -45,6 +48,26 @@ def old_batches(config: TrainConfig, rank: int, world_size: int) -> Batches:
     """Of documents that come before, one sequence each."""
     share = batches(config, rank, world_size, seed=1)
     return share._replace(share=share.share._replace(sequences=1))
+
+
+SECRET = b"of the tests" * 3
+
+
+def private(config: TrainConfig, rank: int, world_size: int) -> Examples:
+    """The same documents one by one, and a mechanism whose epsilon nobody asks for."""
+    assert config.privacy is not None
+    assert config.privacy.noise_multiplier is not None
+    stream = Stream([documents()])
+    units = split(stream, END, len(stream.after(END)), config.sequence_length, "tokens")
+    terms = Terms(
+        noise_multiplier=config.privacy.noise_multiplier,
+        sample_rate=config.total_sequences / units.num,
+        num_steps=config.num_steps,
+        delta=config.privacy.delta,
+        max_gradient_norm=config.privacy.max_gradient_norm,
+        marks=((config.num_steps, 1.0),),
+    )
+    return Examples(units, rank, world_size, terms, SECRET, config.seed)
 
 
 Points = list[dict[str, Any]]
@@ -122,7 +145,8 @@ def _train_case(model: Path, case: dict[str, Any]) -> Points:
 
     config = TrainConfig.model_validate(case["config"])
     engine = build_engine(config, model)
-    share = batches(config, engine.global_rank, engine.world_size)
+    ranks = engine.global_rank, engine.world_size
+    share = batches(config, *ranks)
     if asked := config.consolidation:
         old = old_batches(config, engine.global_rank, engine.world_size)
         consolidate(engine, old, asked.num_sequences, asked.weight)
@@ -130,7 +154,8 @@ def _train_case(model: Path, case: dict[str, Any]) -> Points:
         loop.loss_of = lambda _: spoilt(share, case["spoil"])
     begun = checkpoint.read(engine, Path(case["load"])) if "load" in case else Record()
     done = begun
-    for done, _ in loop.train_steps(engine, config, share, begun, lambda e: checkpoint.read(e, Path(case["save"]))):
+    data = private(config, *ranks) if config.privacy else share
+    for done, _ in loop.train_steps(engine, config, data, begun, lambda e: checkpoint.read(e, Path(case["save"]))):
         if done.step == case.get("save_at"):
             Path(case["save"]).mkdir(parents=True, exist_ok=True)
             checkpoint.write(engine, done, Path(case["save"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pipelines.training.train import _reason
+from pipelines.training.failure import reason
 
 TRACEBACK = """Traceback (most recent call last):
   File "slices.py", line 97, in verify
@@ -13,6 +13,6 @@ cluster.errors.InputError: step-4/1.bin: is not what was written
 
 def test_an_error_meant_for_people_is_told_whole_and_of_others_the_last_line() -> None:
     told = "step-4/1.bin: is not what was written -> remove the run's whole folder and run again"
-    assert _reason(TRACEBACK) == told
-    assert _reason("Traceback\n  File x\nValueError: no\n") == "ValueError: no"
-    assert _reason("") == "no reason given"
+    assert reason(TRACEBACK) == told
+    assert reason("Traceback\n  File x\nValueError: no\n") == "ValueError: no"
+    assert reason("") == "no reason given"

@@ -1,0 +1,26 @@
+"""What the driver of a training run tells its ranks."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+
+class Plan(NamedTuple):
+    """What the driver tells every rank; plain values that travel well."""
+
+    config: dict[str, Any]
+    storage: str
+    base: str
+    """Storage folder of the model to start from."""
+    tokens: dict[str, dict[str, Any]]
+    """Role (dataset, replayed, consolidated) -> index of the documents' token files."""
+    examples: str
+    """Storage key of the method's file, tokenised; empty for causal."""
+    run: str
+    """Storage folder of the run."""
+    export: str
+    """Storage folder for the model made."""
+    adapter: str = ""
+    """Storage folder for the adapter, where one is trained."""
+    terms: dict[str, Any] | None = None
+    """Of a private run: its mechanism (privacy.py). Its secret lies in the run's folder and travels in no message."""
