@@ -10,17 +10,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from cluster import registry
+from cluster.artifacts import Annotations, load
 from cluster.config import StrictModel
 from cluster.errors import InputError
 from cluster.storage import Storage
 
 WEIGHTS_FROM: Mapping[str, tuple[str, ...]] = {
-    "checkpoint": ("dataset", "base", "replayed", "consolidated"),
+    "annotations": ("dataset",),
+    "checkpoint": ("dataset", "base", "replayed", "consolidated", "annotations"),
     "quantized": ("dataset", "model"),
     "adapter": ("base",),
     "revision": ("weights", "revision", "base", "adapter"),
 }
-"""Kind -> roles of the inputs that its weights carry on. A gate's verdict changes no weights."""
+"""Kind -> roles of the inputs that its weights carry on, or its conversations. A gate's verdict changes no weights."""
 
 HOW = {"checkpoint": "trained on it", "quantized": "calibrated with it"}
 """What a dataset is to a model of that kind that has it among its own inputs."""
@@ -73,7 +75,18 @@ def descent(storage: Storage, *datasets: str) -> Descent:
             if not _carries(found, ahead):  # all that it was made of is told
                 told[found.location] = _model(storage, found, wanted, told)
     reports = [found.key for found in everything if found.kind == "evaluation" and wanted & {*found.inputs.values()}]
-    return Descent(models=tuple(told.values()), evaluations=tuple(reports))
+    models = tuple(model for model in told.values() if model.kind != "annotations")
+    return Descent(models=models, evaluations=tuple(reports))
+
+
+def annotations_of(storage: Storage, sha256: str) -> Annotations | None:
+    """The annotations that a file with that hash was made as, wherever it lies now."""
+    for name in storage.list("artifacts/annotations"):
+        if name.count("/") == 3 and name.endswith("/manifest.json"):
+            made = load(storage, Annotations, name.split("/")[2])
+            if made is not None and any(file.sha256 == sha256 for file in made.files):
+                return made
+    return None
 
 
 def _reached(everything: Sequence[_Artifact], datasets: set[str]) -> list[_Artifact]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import xxhash
 
-from cluster.artifacts import VERSION, Dataset, FileEntry, Record, commit, load
+from cluster.artifacts import VERSION, Dataset, FileEntry, Manifest, Record, commit, load, save
 from cluster.errors import StageFailed
 from cluster.storage import Storage
 from pipelines.data.decide import EXCLUDED
@@ -109,13 +109,24 @@ def save_both(storage: Storage, dataset: Dataset, files: Sequence[FileEntry]) ->
         num_documents=dataset.num_documents,
         took_s=dataset.took_s,
     )
-    for mine in (record, dataset):
-        other, won = commit(storage, mine)
-        if not won and other.digest != mine.model_copy(update={"made_by": other.made_by}).digest:
-            remedy = "remove the folders of both (artifacts/dataset, artifacts/record) and run the same command again"
-            raise StageFailed(f"{storage.uri}/{mine.location}: another run has made this version otherwise; {remedy}")
-    assert isinstance(other, Dataset)
-    return other
+    other_record, _ = commit(storage, record)
+    if _differ(other_record, record):
+        if load(storage, Dataset, dataset.key) is not None:
+            raise _made_otherwise(storage, record)
+        save(storage, record)  # left by a version that was retired, or never came to its end
+    made, _ = commit(storage, dataset)
+    if _differ(made, dataset):
+        raise _made_otherwise(storage, dataset)
+    return made
+
+
+def _differ(other: Manifest, mine: Manifest) -> bool:
+    return other.digest != mine.model_copy(update={"made_by": other.made_by}).digest
+
+
+def _made_otherwise(storage: Storage, mine: Manifest) -> StageFailed:
+    remedy = "remove the folders of both (artifacts/dataset, artifacts/record) and run the same command again"
+    return StageFailed(f"{storage.uri}/{mine.location}: another run has made this version otherwise; {remedy}")
 
 
 def is_recorded(storage: Storage, dataset: Dataset) -> bool:

@@ -12,6 +12,7 @@ from typing import Any
 
 from cluster import artifacts, session
 from cluster.artifacts import Checkpoint, Dataset, FileEntry, Incident, LossPoint, Privacy, Weights
+from cluster.descent import annotations_of
 from cluster.errors import InputError, StageFailed
 from cluster.storage import LocalStorage, Storage, remove_folder
 from pipelines import progress
@@ -79,6 +80,7 @@ def train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage
     check_capacity(config, base, storage)
     inputs = _inputs(config, dataset, base, storage)
     data = _data(config, inputs, storage)
+    inputs |= _annotations(config, storage)
     run = f"runs/train/{key}"
     names = origin(config, dataset, _file_digest(config))
     terms = begin(config, data, storage, run, names) if config.privacy else None
@@ -125,6 +127,14 @@ def _inputs(config: TrainConfig, dataset: Dataset, base: Weights, storage: Stora
     asked = {"replayed": config.replay, "consolidated": config.consolidation}
     old = {role: _dataset(some.dataset, storage) for role, some in asked.items() if some is not None}
     return {"dataset": dataset, "base": base, **old}
+
+
+def _annotations(config: TrainConfig, storage: Storage) -> dict[str, Any]:
+    """Those that the method's file was made of, so that `serinus data trace` leads from their documents to the model."""
+    if isinstance(config.method, CausalConfig):
+        return {}
+    found = annotations_of(storage, sha256(read_file(config.method.path)).hexdigest())
+    return {"annotations": found} if found else {}
 
 
 def _dataset(key: str, storage: Storage) -> Dataset:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cluster import artifacts, registry
-from cluster.artifacts import Adapter, Checkpoint, Dataset, QuantizedModel, Revision
-from cluster.descent import descent
+from cluster.artifacts import Adapter, Annotations, Checkpoint, Dataset, FileEntry, QuantizedModel, Revision
+from cluster.descent import annotations_of, descent
 from cluster.errors import InputError
 from cluster.storage import LocalStorage
 from pipelines.publish import publish_adapter
@@ -56,6 +56,21 @@ def test_an_adapter_serves_what_its_base_has_seen(storage: LocalStorage) -> None
     assert models["adapter"].how == f"made of {base.revision}"
     assert models[published.revision].how == f"made of {base.revision}, made of adapter adad"
     assert models[published.revision].aliases == ("candidate",)
+
+
+def test_a_model_that_learnt_from_annotations_has_seen_their_documents(storage: LocalStorage) -> None:
+    dataset, other = (artifacts.save(storage, Dataset(key=letter * 4)) for letter in "ab")
+    file = FileEntry(path="instruct.jsonl", num_bytes=1, sha256="5" * 64)
+    made = artifacts.save(storage, Annotations(key="nnnn", inputs={"dataset": dataset.digest}, files=(file,)))
+    inputs = {"dataset": other.digest, "annotations": made.digest}
+    artifacts.save(storage, Checkpoint(key="cccc", inputs=inputs))
+    found = descent(storage, dataset.location).models
+    assert [(model.kind, model.key, model.how) for model in found] == [
+        ("checkpoint", "cccc", "made of annotations nnnn")
+    ]
+    assert [model.how for model in descent(storage, other.location).models] == ["trained on it"]
+    assert annotations_of(storage, "5" * 64) == made
+    assert annotations_of(storage, "6" * 64) is None
 
 
 def test_fields_of_another_version_do_not_matter_but_damage_does(storage: LocalStorage) -> None:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.artifacts import Dataset, FileEntry, commit, load, retire
+from cluster.artifacts import Dataset, FileEntry, Record, commit, load, retire
 from cluster.errors import ResourceError, StageFailed
 from cluster.storage import LocalStorage
 from pipelines.data import claim
@@ -79,6 +79,18 @@ def test_the_loser_gets_the_winners_dataset_and_what_is_not_the_same_is_told(sto
     with pytest.raises(StageFailed, match="another run has made this version otherwise"):
         save_both(storage, Dataset(key="k", num_train=2), [])
     assert load(storage, Dataset, "k") == first
+
+
+def test_a_retired_version_is_made_again_by_a_later_serinus(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    first = save_both(storage, Dataset(key="k", num_train=1), [])
+    retire(storage, first)
+    monkeypatch.setattr("pipelines.data.record.VERSION", "9")
+    again = save_both(storage, Dataset(key="k", num_train=1), [])
+    record = load(storage, Record, "k")
+    assert record is not None
+    assert (again.made_by, record.inputs) == ("serinus 9", {"dataset": again.digest})
 
 
 def test_leftovers_go_and_what_the_manifest_tells_stays(storage: LocalStorage) -> None:
