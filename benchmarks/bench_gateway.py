@@ -3,6 +3,7 @@
     python benchmarks/bench_gateway.py --sides bare,serinus,proxied     # also: serinus behind Serve's proxy
     python benchmarks/bench_gateway.py                      # an engine that answers at once: the way there and back alone
     python benchmarks/bench_gateway.py --engine FOLDER      # real vLLM with the Hugging Face model in that folder, on CPUs
+    python benchmarks/bench_gateway.py --engine FOLDER --pin    # the engines on cores of their own, as on GPUs
 
 All sides run at the same time and are loaded one after another in rounds, each round in another order: what the machine does
 beside hits all of them. Figures are means over rounds with 95 % intervals (Student's t; of ratios, on their logarithms).
@@ -35,6 +36,8 @@ from scipy import stats
 
 SIDES = ("bare", "ray", "serinus")
 READY_TIMEOUT_S = 240.0
+ENGINE_PROCESS = "VLLM::EngineCore"
+"""What vLLM calls the process that computes; its API server, and in Ray the replica around it, are others."""
 QUESTION = "Tell me in some detail what a canary was good for in a mine, and what came after it. My number is {}."
 
 
@@ -77,6 +80,7 @@ class Side:
         environment = {
             **os.environ,
             "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])]),
+            "RAY_worker_niceness": "0",  # as bare's processes have it
         }
         self.log = Path(f"bench_gateway_{name}.log")
         with self.log.open("wb") as log:
@@ -104,6 +108,15 @@ class Side:
                 continue
             total[Path(command).name if "::" not in command else command] += times.user + times.system
         return total
+
+    def pin(self) -> None:
+        """vLLM's engine to the first half of the cores, all else of the side to the others."""
+        cores, own = sorted(os.sched_getaffinity(0)), psutil.Process(self.process.pid)
+        half = max(1, len(cores) // 2)
+        for process in [own, *own.children(recursive=True)]:
+            chosen = cores[:half] if ENGINE_PROCESS in " ".join(process.cmdline()) else cores[half:]
+            for thread in process.threads():
+                os.sched_setaffinity(thread.id, chosen)
 
     def end(self) -> None:
         left = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
@@ -223,6 +236,7 @@ def main() -> None:
     parser.add_argument("--concurrency", type=int, default=32)
     parser.add_argument("--max-tokens", type=int, default=32)
     parser.add_argument("--sides", default=",".join(SIDES))
+    parser.add_argument("--pin", action="store_true", help="engines on one half of the cores, all else on the other")
     given = parser.parse_args()
     plan = Plan(given.alone, given.together, given.concurrency, given.max_tokens)
     print(f"{machine()}\nengine {given.engine}, {given.rounds} rounds, {plan}\n", flush=True)
@@ -231,6 +245,8 @@ def main() -> None:
     with running(list(rounds), given.engine) as sides:
         for side in sides:
             measure(side, plan, 0)  # to warm up
+            if given.pin:
+                side.pin()  # after that, for the threads that only work makes
         for number in range(1, given.rounds + 1):
             order = sides[number % len(sides) :] + sides[: number % len(sides)]
             found = {side.name: measure(side, plan, number) for side in order}
