@@ -67,12 +67,18 @@ class Recipe(LifecycleConfig):
 
 def _read(given: Path | None) -> Recipe:
     """None: the recipe of the last `serinus deploy`."""
-    if given is None:
-        try:
-            given = Path(json.loads((config.home() / "deployed.json").read_text())["recipe"])
-        except FileNotFoundError:
-            raise ConfigError("--recipe", "no recipe given and none deployed yet", "add --recipe RECIPE") from None
-    return load_yaml(given, Recipe)
+    return load_yaml(_remembered() if given is None else given, Recipe)
+
+
+def _remembered() -> Path:
+    path = config.home() / "deployed.json"
+    try:
+        return Path(json.loads(path.read_text())["recipe"])
+    except FileNotFoundError:
+        raise ConfigError("--recipe", "no recipe given and none deployed yet", "add --recipe RECIPE") from None
+    except (OSError, ValueError, TypeError, KeyError):
+        found = f"none given, and {path} does not say which one was deployed last"
+        raise ConfigError("--recipe", found, "add --recipe RECIPE") from None
 
 
 def _remember(recipe: Path) -> None:

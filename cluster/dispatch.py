@@ -22,7 +22,7 @@ def dispatched(recipe: Path, loaded: Mapping[str, Any], working_dir: Path | None
         working_dir: ship this folder; relative paths of the recipe then mean its copy on the head.
 
     Raises:
-        InputError: the recipe is not in `working_dir`, or what it makes would be lost with the copy.
+        InputError: there is no such `working_dir`, the recipe is not in it, or what it makes would be lost with the copy.
     """
     if working_dir is not None:
         yield working_dir, _inside(recipe, loaded, working_dir)
@@ -34,6 +34,8 @@ def dispatched(recipe: Path, loaded: Mapping[str, Any], working_dir: Path | None
 
 def _inside(recipe: Path, loaded: Mapping[str, Any], working_dir: Path) -> str:
     root = working_dir.resolve()
+    if not root.is_dir():
+        raise InputError(f"--working-dir {working_dir}", "no such folder", "name the folder that holds the recipe")
     if not recipe.resolve().is_relative_to(root):
         raise InputError(str(recipe), f"is not in {working_dir}", "name a --working-dir that holds the recipe")
     written = _uri(yaml.safe_load(recipe.read_text(encoding="utf-8")).get("storage", ""))

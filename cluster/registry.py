@@ -118,7 +118,7 @@ def resolve(storage: Storage, name: str, alias_or_revision: str) -> Revision:
     revision = _read_revision(storage, _revision_key(name, wanted))
     if revision is None:
         known = [r.revision for r in revisions(storage, name)]
-        near = difflib.get_close_matches(wanted, known, n=1)
+        near = difflib.get_close_matches(wanted, [*known, *ALIASES], n=1)
         remedy = (
             f"did you mean {near[0]}?"
             if near

@@ -682,6 +682,15 @@ class LifecycleConfig(StrictModel):
     openlineage: OpenLineageConfig | None = None
     """Who is told of what was made, by OpenLineage events. Leave it out and nobody is."""
 
+    @field_validator("storage", mode="before")
+    @classmethod
+    def _storage_can_be_opened(cls, given: object) -> object:
+        if isinstance(given, str) and not given.strip():
+            raise ValueError("is empty: use a folder or s3://bucket/folder")
+        if isinstance(given, str) and "://" in given and not given.startswith(("s3://", "file://")):
+            raise ValueError("unknown storage scheme: use a folder or s3://bucket/folder")
+        return given
+
     @model_validator(mode="after")
     def _gate_judges_something(self) -> LifecycleConfig:
         names = {task.name for task in self.evaluate.tasks}

@@ -49,7 +49,9 @@ def version(storage: Storage, wanted: str | None = None, back: int = 0) -> Datas
     if wanted is None:
         if len(found) > back:
             return found[-1 - back]
-        raise InputError(where, f"{len(found)} version(s) of a dataset", "make another one: serinus run RECIPE")
+        if not found:
+            raise InputError(where, "no dataset yet", "make one: serinus run RECIPE")
+        raise InputError(where, "only one version of the dataset", "make another one: serinus run RECIPE")
     matching = [made for made in found if made.key.startswith(wanted) or made.digest.startswith(wanted)]
     if len(matching) == 1:
         return matching[0]

@@ -39,13 +39,15 @@ def train_commands(load: Callable[[Path], LifecycleConfig], out: Console) -> typ
         recipe: Annotated[Path, typer.Argument(metavar="RECIPE", help="YAML file of the lifecycle")],
         model: Annotated[Path | None, typer.Option(help="folder with the base model's config.json")] = None,
         topology: Annotated[Path | None, typer.Option(help="the cluster's declaration")] = None,
-        gib: Annotated[float | None, typer.Option(help="memory of one rank's device, in place of the pool's")] = None,
+        gib: Annotated[
+            float | None, typer.Option(min=0.001, help="memory of one rank's device, in place of the pool's")
+        ] = None,
         *,
         as_json: Annotated[bool, typer.Option("--json", help="for machines")] = False,
     ) -> None:
         """Predict memory a rank and time of the recipe's training. Exit code 1 when it does not fit."""
         loaded = load(recipe)
-        shape = read_shape(str(model or loaded.model.source))
+        shape = read_shape(str(model), "--model") if model else read_shape(loaded.model.source)
         made = plan_recipe(loaded, shape, topology, gib, open_storage(loaded.storage))
         if as_json:
             print(json.dumps(as_document(made, shape), indent=1))

@@ -40,8 +40,11 @@ class Shape(StrictModel):
         return attention + feed
 
 
-def read_shape(source: str) -> Shape:
+def read_shape(source: str, where: str = "model.source") -> Shape:
     """The shape of the model in a Hugging Face folder, a .gguf file or the hub's cache on this machine.
+
+    Args:
+        where: the field or option that names it, for errors.
 
     Raises:
         InputError: there is no configuration to read here, or it lacks a size.
@@ -52,13 +55,13 @@ def read_shape(source: str) -> Shape:
             return _of_gguf(path)
         return shape_of(json.loads((path / "config.json").read_bytes()), num_parameters(str(path)))
     except FileNotFoundError:
-        raise _unreadable(source, "has no config.json on this machine") from None
+        raise _unreadable(f"{where}: {source}", "has no config.json on this machine") from None
     except (KeyError, TypeError, ValueError, OSError, struct.error) as error:
-        raise _unreadable(source, f"does not say how large its layers are ({error!r})") from None
+        raise _unreadable(f"{where}: {source}", f"does not say how large its layers are ({error!r})") from None
 
 
-def _unreadable(source: str, found: str) -> InputError:
-    return InputError(f"model.source: {source}", found, "give a folder with the model's config.json with --model")
+def _unreadable(where: str, found: str) -> InputError:
+    return InputError(where, found, "give a folder with the model's config.json with --model")
 
 
 def _local(source: str) -> Path:

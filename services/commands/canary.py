@@ -11,6 +11,7 @@ from rich.console import Console
 from cluster import config, registry
 from cluster.artifacts import Revision
 from cluster.command_line import RecipeOption
+from cluster.errors import ConfigError
 from cluster.progress import say
 from cluster.storage import Storage, open_storage
 from services.commands.cluster import ensure_controller, in_public_cluster
@@ -59,6 +60,8 @@ def register_acts(app: typer.Typer, read_recipe: ReadServed, out: Console) -> No
     @app.command("set")
     def set_weight(weight_percent: float, recipe: RecipeOption = None) -> None:
         """Hold the canary at WEIGHT_PERCENT of the users until told otherwise."""
+        if not 0 <= weight_percent <= 100:
+            raise ConfigError("WEIGHT_PERCENT", f"{weight_percent:g} is no share of users", "give one from 0 to 100")
         act("set_weight", recipe, weight_percent)
 
     @app.command()

@@ -105,6 +105,8 @@ def register_offline(app: typer.Typer, read_recipe: ReadServed, out: Console) ->
         found = told(open_storage(loaded.storage), loaded.name, last)
         for line in _as_json(found) if as_json else _as_text(found):
             print(line)
+        if not found.lines and not as_json:
+            print("nothing is on record yet: serinus deploy RECIPE")
         for problem in found.broken:
             print(f"the record is not whole: {problem}", file=sys.stderr)
         raise typer.Exit(1 if found.broken else 0)

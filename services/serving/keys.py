@@ -8,6 +8,7 @@ Neither the file nor the document nor any log holds a key itself.
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import hmac
 import os
@@ -73,8 +74,8 @@ def add_key(path: Path, key_name: str, **fields: object) -> str:
         ConfigError: the file is not a list of keys, or cannot be added to.
         InputError: there is a key of that name, or what is asked for is not valid.
     """
-    text = path.read_text() if path.exists() else HEADER + "keys:\n"
     present = load_yaml(path, KeyFile) if path.exists() else KeyFile()
+    text = path.read_text(encoding="utf-8") if path.exists() else HEADER + "keys:\n"
     if any(key.name == key_name for key in present.keys):
         raise InputError(f"key {key_name}", f"is in {path} already", "choose another name, or remove that entry first")
     token = PREFIX + secrets.token_urlsafe(KEY_BYTES)
@@ -97,19 +98,23 @@ def _indented(item: str) -> str:
 
 def _write(path: Path, text: str, wanted: KeyFile) -> None:
     """Replace the file, once the new text is known to say what is wanted."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     draft = path.with_name(f".{path.name}.{os.getpid()}")
     try:
+        path.parent.mkdir(parents=True, exist_ok=True)
         draft.touch(mode=0o600)
-        draft.write_text(text)
+        draft.write_text(text, encoding="utf-8")
         if load_yaml(draft, KeyFile) != wanted:
             raise ConfigError(str(path), "is written in a way that cannot be added to", "end the file with the list `keys:`, "
                               "one entry a block with two spaces before the dash")  # fmt: skip
         draft.replace(path)
     except ConfigError as error:
         raise ConfigError(str(path), error.found, error.remedy) from None
+    except OSError as error:
+        found = f"cannot be written: {error.strerror or error}"
+        raise ConfigError(str(path), found, "name a file that you may write to in serve.admission.keys") from None
     finally:
-        draft.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            draft.unlink()
 
 
 def _document(name: str) -> str:

@@ -138,3 +138,19 @@ def test_who_waits_is_shown_and_withdrawn(tmp_path: Path) -> None:
     assert "m-00000003 does not wait any more" in printed
     with pytest.raises(UserError, match="no candidate waits"):
         run("withdraw", "--recipe", str(recipe))
+
+
+@pytest.mark.parametrize("percent", ["500", "nan"])
+def test_a_weight_that_is_no_share_is_refused_before_a_cluster_is_asked_for(percent: str) -> None:
+    with pytest.raises(ConfigError, match="is no share of users"):
+        run("set", percent)
+
+
+@pytest.mark.parametrize("content", ["{bad", "[]", "{}"])
+def test_what_was_deployed_last_may_be_unreadable(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, content: str
+) -> None:
+    monkeypatch.setenv("SERINUS_HOME", str(tmp_path))
+    (tmp_path / "deployed.json").write_text(content)
+    with pytest.raises(ConfigError, match="does not say which one was deployed last"):
+        run("status")

@@ -63,6 +63,8 @@ BROKEN = [
     ("learning_rate: 1.0e-4", "learning_rate: .nan", "train.learning_rate", "finite"),
     ("num_workers: 2", "num_workers: 2\n  zero: {stage: 4}", "train.zero.stage", "1, 2 or 3"),
     ("num_workers: 2", "num_workers: 2\n  betas: [0.9, 1.5]", "train", "betas must lie in [0, 1)"),
+    ("storage: store", "storage: ftp://host/folder", "storage", "unknown storage scheme"),
+    ("storage: store", 'storage: ""', "storage", "use a folder or s3://bucket/folder"),
     ("name: smollm2\n", "", "name", "required and not given"),
     ("name: smollm2", "name: SmolLM 2", "name", "match pattern"),
     ("kind: multiple_choice, path", "kind: multiple_chioce, path", "evaluate.tasks[3].kind", "'multiple_choice'"),

@@ -95,3 +95,10 @@ def test_gateways_read_what_was_published(tmp_path: Path, storage: LocalStorage)
     keys, version = read_keys(storage, "m")
     assert version
     assert keys.owner(token) is not None
+
+
+def test_a_file_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("keys:\n")
+    for path, says in ((tmp_path, "cannot be read"), (tmp_path / "file" / "keys.yaml", "cannot be written")):
+        with pytest.raises(ConfigError, match=says):
+            add_key(path, "ann")
