@@ -103,7 +103,7 @@ class RulesAnnotator(StrictModel):
 class ModelAnnotator(StrictModel):
     """A language model at an endpoint that speaks OpenAI's chat API, such as serinus's own gateway, asked for JSON by a schema."""
 
-    kind: Literal["model"] = "model"
+    kind: Literal["llm"] = "llm"
     name: Name
     url: WebAddress
     """Base URL, as http://127.0.0.1:8000/v1."""

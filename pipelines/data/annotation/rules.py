@@ -149,7 +149,7 @@ def read_terms(path: str) -> bytes:
     folder, _, name = path.rpartition("/")
     blob = open_storage(folder or ".").read(name)
     if blob is None:
-        raise InputError(path, "no such file", "correct the `path` of that rule for entities")
+        raise InputError(path, "no such file", "correct that `path` of an annotator")
     return blob.content
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import serinus
 from cluster.artifacts import Annotations, Dataset, load
 from cluster.config import load_yaml
 from cluster.descent import annotations_of
-from cluster.errors import InputError
+from cluster.errors import ConfigError, InputError
 from cluster.storage import LocalStorage
 from pipelines.data.annotation import annotate as stage
 from pipelines.data.annotation.annotate import annotate, find, holding, read_documents, read_reviews
@@ -161,7 +162,7 @@ def test_answers_of_a_model_are_kept_when_the_work_breaks_off(
             done(place, Given(layers=Layers()))
 
     monkeypatch.setattr(stage, "ask_all", ask)
-    settings = loaded(tmp_path, {"kind": "model", "name": "m", "url": "http://h/v1", "model": "x"}, max_documents=4)
+    settings = loaded(tmp_path, {"kind": "llm", "name": "m", "url": "http://h/v1", "model": "x"}, max_documents=4)
     with pytest.raises(InputError, match="is gone"):
         annotate(settings, dataset, storage)
     assert len(list(storage.list("runs/annotate"))) == 2
@@ -179,7 +180,7 @@ def test_an_annotator_that_did_not_answer_is_not_one_that_found_nothing(
             done(place, Given(failures=(for_review(document, silent, "m"),) if place else ()))
 
     monkeypatch.setattr(stage, "ask_all", ask)
-    model = {"kind": "model", "name": "m", "url": "http://h/v1", "model": "x"}
+    model = {"kind": "llm", "name": "m", "url": "http://h/v1", "model": "x"}
     made = annotate(loaded(tmp_path, RULES, model, max_documents=3, min_annotators=2), dataset, storage)
     first, second, third = read_documents(storage, made)
     assert (len(first.layers.entities), len(second.layers.entities), len(third.layers.entities)) == (0, 2, 2)
@@ -237,6 +238,16 @@ def test_the_commands(tmp_path: Path, storage: LocalStorage, dataset: Dataset) -
     said("run", str(file), "--remake")
     assert find(storage).digest == made.digest
     assert find(storage).made_at > made.made_at
+
+
+def test_mistakes_in_the_file_are_told_by_their_place(tmp_path: Path) -> None:
+    llm = {"kind": "llm", "name": "m", "url": "http://h/v1", "model": "x", "max_tokns": 3}
+    with pytest.raises(ConfigError) as caught:
+        loaded(tmp_path, RULES, llm)
+    assert re.fullmatch(r".*annotation.yaml:\d+: annotators\[1\].max_tokns", caught.value.where)
+    assert caught.value.remedy == "did you mean `max_tokens`?"
+    with pytest.raises(ConfigError, match="no such file"):
+        load_yaml(tmp_path / "none.yaml", AnnotationConfig)
 
 
 def test_what_is_not_there_is_told(storage: LocalStorage, dataset: Dataset) -> None:
