@@ -6,6 +6,7 @@ import json
 import sys
 import time
 from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -32,10 +33,14 @@ from services.commands import canary as canary_commands
 from services.commands import keys as key_commands
 from services.commands import rollouts as rollout_commands
 from services.config import NotifyConfig, RolloutConfig, ServingConfig
+from services.serving import tls
 
 if TYPE_CHECKING:
     from cluster.kuberay.settings import Workload
     from cluster.topology import Topology
+
+RENEW_BEFORE = timedelta(days=14)
+"""`check` tells of certificates that end sooner."""
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
@@ -125,6 +130,7 @@ def _workload(path: Path, overlay: str, topology: Topology) -> Workload:
         name=loaded.name,
         recipe=in_cluster(dumped, str(path), root, settings),
         port=loaded.serve.port,
+        tls=loaded.serve.tls is not None,
         prepare=f"python {PROJECT_FOLDER / script.relative_to(root)}" if known else None,
         nodes={**pods_of_stages(topology, settings, demands(loaded), str(path)), "publish": {}},
     )
@@ -140,6 +146,8 @@ def check(recipe: RecipePath) -> None:
               f"{len(found.evaluate.tasks)} task(s), {len(found.rollout.steps)} rollout step(s) for {found.name}")  # fmt: skip
     if doubt := train_plan.warning(found):
         out.print(f"but: {doubt}", markup=False)
+    if (until := tls.check(found.serve)) and until < datetime.now(UTC) + RENEW_BEFORE:
+        out.print(f"but: serve.tls.certificate holds until {until:%Y-%m-%d %H:%M} UTC alone: renew it", markup=False)
 
 
 def run(

@@ -123,7 +123,7 @@ def metrics_network() -> Document:
     )
 
 
-def gateway(cluster_name: str, gateway_port: int) -> Document:
+def gateway(cluster_name: str, gateway_port: int, *, tls: bool = False) -> Document:
     """The Service in front of the proxies of the pool that serves."""
     return {
         "apiVersion": "v1",
@@ -133,7 +133,7 @@ def gateway(cluster_name: str, gateway_port: int) -> Document:
             "type": "ClusterIP",
             # By the cluster's name: the pods of jobs have a pool `serve` too, and no gateway.
             "selector": {"ray.io/cluster": cluster_name, "ray.io/group": "serve"},
-            "ports": [{"name": "http", "port": 80, "targetPort": gateway_port}],
+            "ports": [{"name": "https" if tls else "http", "port": 443 if tls else 80, "targetPort": gateway_port}],
         },
     }
 

@@ -63,7 +63,7 @@ def _own(
     topology: Topology, settings: Settings, work: Workload, what: str, *, command: list[str], nodes: Mapping[str, int]
 ) -> Document:
     """On a cluster that comes and goes with the job. Nothing answers users there, and nothing needs to outlive its head."""
-    quiet = settings.replace(survives_head=False, min_serve_nodes=0)
+    quiet = settings.replace(survives_head=False, min_serve_nodes=0, gateway_tls=False)
     return _job(
         work,
         what,

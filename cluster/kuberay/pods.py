@@ -18,6 +18,8 @@ from cluster.kuberay.settings import (
     RECIPE_FOLDER,
     S3_SECRET,
     SERVICE_ACCOUNT,
+    TLS_FOLDER,
+    TLS_SECRET,
     Document,
     Settings,
     labels,
@@ -71,6 +73,7 @@ def head_pod(settings: Settings, gateway_port: int) -> Document:
     container["envFrom"].append({"secretRef": {"name": ENVIRONMENT_SECRET, "optional": True}})
     spec = _spec(container, settings)
     spec["volumes"] += [{"name": name, **source} for name, _, source in files]
+    _show_certificate(spec, settings)
     spec = {"serviceAccountName": SERVICE_ACCOUNT, "automountServiceAccountToken": True, **spec}
     return _template("head", spec)
 
@@ -82,11 +85,13 @@ def worker_pod(pool: Pool, settings: Settings, gateway_port: int) -> Document:
     ready = {"httpGet": {"path": "/api/local_raylet_healthz", "port": AGENT_PORT}}
     if pool.name == "serve":
         ports["gateway"] = gateway_port
-        ready = {"exec": {"command": ["bash", "-c", _serves(gateway_port)]}}
+        ready = {"exec": {"command": ["bash", "-c", _serves(gateway_port, settings.gateway_tls)]}}
     container = _container("ray-worker", settings, resources, ports, ready)
     if pool.name == "train" and settings.train_image:
         container["image"] = settings.train_image
     spec = _spec(container, settings)
+    if pool.name == "serve":
+        _show_certificate(spec, settings)
     spec = {"automountServiceAccountToken": False, **spec}
     if pool.num_gpus:
         spec["tolerations"] = [{"key": GPU, "operator": "Exists", "effect": "NoSchedule"}]
@@ -182,16 +187,25 @@ def _volumes(settings: Settings) -> list[Document]:
     return volumes
 
 
-def _serves(port: int) -> str:
+def _show_certificate(spec: Document, settings: Settings) -> None:
+    """To whoever listens: proxies run on the head and in the pool that serves."""
+    if settings.gateway_tls:
+        spec["volumes"].append({"name": "tls", "secret": {"secretName": TLS_SECRET}})
+        mount = {"name": "tls", "mountPath": TLS_FOLDER, "readOnly": True}
+        spec["containers"][0]["volumeMounts"].append(mount)
+
+
+def _serves(port: int, tls: bool) -> str:
     """Whether requests may be sent here. Serve runs a proxy on the head and wherever a replica is, so a pod of this pool may
     have none. Before a gateway is deployed there are none at all, and the pods must be ready all the same: the operator lets no
     job in before they were. So: the raylet answers, and either this pod's proxy does, or the head's was never seen.
     """
     seen = "/tmp/serinus-gateway-seen"  # noqa: S108  # a container's own /tmp
-    answers = "curl -fsS -m 2 -o /dev/null http://{host}:{port}{path} 2>/dev/null"
-    raylet = answers.format(host="localhost", port=AGENT_PORT, path="/api/local_raylet_healthz")
-    here = answers.format(host="localhost", port=port, path="/-/healthz")
-    head = answers.format(host="$FQ_RAY_IP", port=port, path="/-/healthz")
+    answers = "curl -fsS -m 2 -o /dev/null {scheme}://{host}:{port}{path} 2>/dev/null"
+    raylet = answers.format(scheme="http", host="localhost", port=AGENT_PORT, path="/api/local_raylet_healthz")
+    scheme = "-k https" if tls else "http"  # the certificate is for the users' name, not for a pod's address
+    here = answers.format(scheme=scheme, host="localhost", port=port, path="/-/healthz")
+    head = answers.format(scheme=scheme, host="$FQ_RAY_IP", port=port, path="/-/healthz")
     return f"{raylet} || exit 1; {here} && exit 0; {head} && touch {seen}; test ! -e {seen}"
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from cluster.errors import ConfigError
-from cluster.kuberay.settings import BUILD_FOLDER, ENVIRONMENT_SECRET, KEYS_FOLDER, PROJECT_FOLDER, Settings
+from cluster.kuberay.settings import BUILD_FOLDER, ENVIRONMENT_SECRET, KEYS_FOLDER, PROJECT_FOLDER, TLS_FOLDER, Settings
 
 LOCATIONS = frozenset({"path", "storage", "uri", "source"})
 """Fields of a recipe that hold a place (`uri` is one of `storage`); a test compares them with the recipe's types.
@@ -31,6 +31,7 @@ def in_cluster(recipe: Mapping[str, Any], where: str, root: Path, settings: Sett
         found = "a secret file of this machine, which the pods do not have"
         raise ConfigError(f"{where}: data.protect.key_file", found, "choose `mask` or `drop` instead of `hash`")
     _check_webhooks(recipe, where)
+    secret = {"tls": {"certificate": f"{TLS_FOLDER}/tls.crt", "key": f"{TLS_FOLDER}/tls.key"}}
     moved = {key: _moved(value, key, key, where, root) for key, value in recipe.items()}
     _check_storage(moved["storage"], where, settings)
     serve = dict(moved.get("serve", {}))
@@ -40,6 +41,7 @@ def in_cluster(recipe: Mapping[str, Any], where: str, root: Path, settings: Sett
     serve["host"] = "0.0.0.0"  # noqa: S104  # the pod's address: the Service and the NetworkPolicy stand in front
     if (admission := serve.get("admission", {})).get("keys"):
         serve["admission"] = {**admission, "keys": f"{KEYS_FOLDER}/keys.yaml"}
+    serve |= secret if serve.get("tls") else {}
     return yaml.safe_dump({**moved, "serve": serve}, sort_keys=False, width=120)
 
 

@@ -36,7 +36,7 @@ def base(topology: Topology, settings: Settings = BASE, gateway_port: int = GATE
         "access.yaml": access.accounts(),
         "roles.yaml": roles.documents(),
         "network.yaml": access.network(gateway_port, settings.egress),
-        "gateway.yaml": [access.gateway(topology.name, gateway_port)],
+        "gateway.yaml": [access.gateway(topology.name, gateway_port, tls=settings.gateway_tls)],
     }
 
 
@@ -81,7 +81,7 @@ def render(
         ConfigError: no such overlay, an egress that cannot be read, or a document that the operator or our own rules refuse.
     """
     settings = _with_image(settings_of(overlay_name), image)
-    settings = settings.replace(egress=(*settings.egress, *egress))
+    settings = settings.replace(egress=(*settings.egress, *egress), gateway_tls=work is not None and work.tls)
     below = _overlay_files(topology, settings, work)
     shown = {f"dashboards/{name}": text for name, text in dashboards.files().items()} if settings.monitored else {}
     return {

@@ -32,6 +32,8 @@ S3_SECRET = "serinus-s3"  # noqa: S105
 workload identity there is none."""
 KEYS_SECRET = "serinus-api-keys"  # noqa: S105
 """Key `keys.yaml`: the file of serve.admission.keys. It has hashes alone, but also who may do what."""
+TLS_SECRET = "serinus-gateway-tls"  # noqa: S105
+"""Of the type kubernetes.io/tls: the gateway's certificate and key, where the recipe has serve.tls."""
 ENVIRONMENT_SECRET = "serinus-environment"  # noqa: S105
 """Variables that the recipe names: notify.webhooks[].url_env and secret_env, a judge's key_env. Controller, prober and drivers
 run on the head, so that no other pod has them."""
@@ -45,6 +47,7 @@ PROJECT_FOLDER = PurePosixPath("/opt/serinus")
 BUILD_FOLDER = str(PROJECT_FOLDER / "build")
 HOME_FOLDER = "/var/lib/serinus"
 """$HOME and $SERINUS_HOME: models fetched from S3 or a hub, compiled kernels."""
+TLS_FOLDER = "/etc/serinus/tls"
 KEYS_FOLDER, RECIPE_FOLDER = "/etc/serinus/keys", "/etc/serinus/recipe"
 RECIPE_FILE = f"{RECIPE_FOLDER}/recipe.yaml"
 
@@ -79,6 +82,8 @@ class Settings(StrictModel):
     neither a cloud's metadata service nor an S3 server on a port of its own."""
     min_serve_nodes: int = 0
     """At least so many, whatever the topology says."""
+    gateway_tls: bool = False
+    """The gateway speaks HTTPS, with the pair of TLS_SECRET."""
     survives_head: bool = False
     """Keep the head's state in Redis, so that serving goes on while the head is replaced."""
     monitored: bool = False
@@ -120,6 +125,8 @@ class Workload(StrictModel):
     recipe: str
     """YAML, with the paths that hold inside the cluster."""
     port: int = GATEWAY_PORT
+    tls: bool = False
+    """The recipe has serve.tls."""
     prepare: str | None = None
     """Command that brings the recipe's inputs into the shared folder, where it has one."""
     nodes: Mapping[str, Mapping[str, int]]

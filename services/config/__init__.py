@@ -4,7 +4,7 @@ from services.config.engine import EngineConfig, LoraConfig, LoraRank, ReplicasC
 from services.config.notify import TOLD, AuditKind, NotifyConfig, WebhookConfig, is_web_address
 from services.config.probes import DecayConfig, JudgeConfig, ProbesConfig, ProbeSetConfig, Scorer
 from services.config.rollout import METRICS, Metric, RolloutConfig, StepConfig
-from services.config.serving import AdmissionConfig, ServingConfig, ShadowConfig
+from services.config.serving import AdmissionConfig, ServingConfig, ShadowConfig, TlsConfig
 
 __all__ = [
     "METRICS",
@@ -26,6 +26,7 @@ __all__ = [
     "ServingConfig",
     "ShadowConfig",
     "StepConfig",
+    "TlsConfig",
     "WebhookConfig",
     "is_web_address",
 ]

@@ -53,12 +53,23 @@ class ShadowConfig(StrictModel):
     """For a copy's answer. Requests that stable took longer to answer are not compared."""
 
 
+class TlsConfig(StrictModel):
+    """HTTPS in place of HTTP. The files must be there on every node that listens."""
+
+    certificate: Location
+    """PEM file: the server's certificate, then those between it and its root."""
+    key: Location
+    """PEM file of its private key, without a passphrase."""
+
+
 class ServingConfig(StrictModel):
     """The gateway and the model servers behind it."""
 
     host: str = "127.0.0.1"
     """Address the gateway listens on; 0.0.0.0 opens it to the network."""
     port: int = Field(8000, ge=1, le=65535)
+    tls: TlsConfig | None = None
+    """Without it the gateway speaks plain HTTP: put a proxy with TLS before it where a network is between."""
     entry: Literal["auto", "direct", "proxy"] = "auto"
     """`direct`: gateway replicas listen themselves, on the nodes where they run; the shortest way. `proxy`: Serve's proxies listen,
     on every node, and go on to a replica anywhere. `auto`: direct on a loopback address, else proxy."""

@@ -26,7 +26,8 @@ def listen(serving: ServingConfig) -> None:
         return
     check_free(serving)
     location = "Disabled" if serving.is_direct else "HeadOnly" if serving.on_loopback else "EveryNode"
-    serve.start(proxy_location=location, http_options={"host": serving.host, "port": serving.port})
+    tls = {"ssl_certfile": serving.tls.certificate, "ssl_keyfile": serving.tls.key} if serving.tls else {}
+    serve.start(proxy_location=location, http_options={"host": serving.host, "port": serving.port, **tls})
 
 
 def _check_same_address(serving: ServingConfig, client: Any) -> None:
@@ -41,6 +42,9 @@ def _check_same_address(serving: ServingConfig, client: Any) -> None:
     if (ray.get(client._controller.get_proxy_location.remote()) == ProxyLocation.Disabled) != serving.is_direct:
         found = "this cluster's Serve was started " + ("with proxies" if serving.is_direct else "without proxies")
         raise ResourceError("serve.entry", found, remedy)
+    if not serving.is_direct and present.ssl_certfile != (serving.tls.certificate if serving.tls else None):
+        found = f"this cluster's proxies were started {'with' if present.ssl_certfile else 'without'} a certificate"
+        raise ResourceError("serve.tls", found, remedy)
 
 
 def check_free(serving: ServingConfig) -> None:

@@ -23,6 +23,7 @@ from cluster.storage import Storage, open_storage
 from cluster.telemetry import logger
 from services.config import ServingConfig
 from services.engines import num_running, take, tell
+from services.serving import tls
 from services.serving.address import check_free, listen, num_listening
 from services.serving.engine import bundles, engine_of
 from services.serving.keys import publish_keys
@@ -52,7 +53,7 @@ class ApplicationStatus(NamedTuple):
 def gateway_url(serving: ServingConfig) -> str:
     """Where clients on this machine reach the gateway: OpenAI's base URL."""
     host = "127.0.0.1" if serving.host in ("0.0.0.0", "::") else serving.host  # noqa: S104  # compared, not bound
-    return f"http://{host}:{serving.port}/v1"
+    return f"{'https' if serving.tls else 'http'}://{host}:{serving.port}/v1"
 
 
 def deploy(name: str, revision: Revision, serving: ServingConfig, storage: Storage) -> None:
@@ -88,6 +89,7 @@ def deploy_gateway(name: str, serving: ServingConfig, storage_uri: str) -> None:
 
 def start_gateway(name: str, serving: ServingConfig, storage_uri: str) -> None:
     """The first half of deploy_gateway."""
+    tls.check(serving)
     settings = _gateway_settings(name, serving, storage_uri)
     _publish_keys(name, serving, storage_uri)
     _quiet()
@@ -112,7 +114,7 @@ def _gateway_settings(name: str, serving: ServingConfig, storage_uri: str) -> st
         mode="json", include={"pool", "num_gateway_replicas", "user_header", "show_revision", "admission", "shadow"}
     )
     address = {"host": serving.host, "port": serving.port} if serving.is_direct else {}
-    return digest({"name": name, "storage": storage_uri, **address, **chosen})
+    return digest({"name": name, "storage": storage_uri, **address, **tls.shown(serving), **chosen})
 
 
 def _replaced(overview: Any, serving: ServingConfig, settings: str) -> bool:
@@ -303,9 +305,10 @@ def _check_resources(revision: Revision, serving: ServingConfig, selector: dict[
 def _wait_answering(serving: ServingConfig, timeout_s: float = 30.0) -> None:
     """The proxy learns of a new application a moment after it runs."""
     url, deadline = f"{gateway_url(serving)}/models", time.monotonic() + timeout_s
+    trusted = tls.trusted(serving)
     while True:
         try:
-            with urllib.request.urlopen(url, timeout=5) as answer:  # noqa: S310  # our own http:// address
+            with urllib.request.urlopen(url, timeout=5, context=trusted) as answer:  # noqa: S310  # our own
                 if answer.status == 200:
                     return
         except (OSError, urllib.error.URLError) as error:

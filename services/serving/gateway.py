@@ -58,7 +58,8 @@ class Gateway(OpenAiIngress):
         super().__init__({}, {})
         configure()  # what clients and engines say is in the log, and must not pass for a line of it
         Gateway.here = self
-        self._listener = Listener(serving.host, serving.port, max_ongoing(serving)) if serving.is_direct else None
+        address = serving.host, serving.port, max_ongoing(serving), serving.tls
+        self._listener = Listener(*address) if serving.is_direct else None
         self._name, self._serving, self._settings = name, serving, settings
         self.max_body_bytes = serving.admission.max_body_bytes
         self._created = int(time.time())

@@ -9,11 +9,12 @@ from __future__ import annotations
 import asyncio
 import socket
 import uuid
-from collections.abc import Awaitable, Callable, MutableMapping
+from collections.abc import Awaitable, Callable, Collection, MutableMapping
 from contextlib import nullcontext
 from typing import Any
 
 from cluster.telemetry import logger
+from services.config import TlsConfig
 from services.serving import backlog
 from services.serving.openai_errors import ApiError, answer
 
@@ -29,6 +30,7 @@ KEEP_ALIVE_S = 75
 it is they who close it. A server that closes first can meet a request on its way."""
 BACKLOG = 2048
 REQUEST_ID = b"x-request-id"
+HANDSHAKE_S, GOODBYE_S = 1.0, 0.5
 LINGER_S = 3.0
 """While draining, connections get so long to be told in an answer that they end, before idle ones are closed."""
 
@@ -36,9 +38,9 @@ LINGER_S = 3.0
 class Listener:
     """One server on one address, in the event loop that starts it."""
 
-    def __init__(self, host: str, port: int, max_requests: int) -> None:
+    def __init__(self, host: str, port: int, max_requests: int, tls: TlsConfig | None = None) -> None:
         """Of more than `max_requests` at once the rest is told to come back: before its body is read, which takes memory."""
-        self._address, self._max_requests = (host, port), max_requests
+        self._address, self._max_requests, self._tls = (host, port), max_requests, tls
         self._bound: socket.socket | None = None
         self._server: Any = None
         self._task: asyncio.Task[None] | None = None
@@ -47,7 +49,7 @@ class Listener:
         """Answer by `app` from now on.
 
         Raises:
-            OSError: someone else has the port.
+            OSError: someone else has the port, or there is no certificate here.
         """
         import uvicorn
 
@@ -62,6 +64,8 @@ class Listener:
             server_header=False,
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,
+            ssl_certfile=self._tls.certificate if self._tls else None,
+            ssl_keyfile=self._tls.key if self._tls else None,
         )
         self._server = uvicorn.Server(config)
         self._server.capture_signals = nullcontext  # Ray's worker has handlers of its own
@@ -86,11 +90,30 @@ class Listener:
         await backlog.empty(bound)
         for accepting in server.servers:
             accepting.close()
+        if self._tls:
+            await asyncio.sleep(HANDSHAKE_S)  # who is about to be connected is not among the connections yet
         deadline = asyncio.get_running_loop().time() + LINGER_S
         while server.server_state.connections and asyncio.get_running_loop().time() < deadline:
             await asyncio.sleep(0.05)
         server.should_exit = True  # closes what is idle and waits for the rest
+        if self._tls:
+            await _hang_up(server.server_state.connections)
         await self._task
+
+
+async def _hang_up(connections: Collection[Any]) -> None:
+    """End connections whose answers are out. A client that keeps one in a pool does not read there, and leaves a TLS goodbye
+    unanswered, for which asyncio waits half a minute."""
+    while any(_answering(connection) for connection in connections):
+        await asyncio.sleep(0.05)
+    await asyncio.sleep(GOODBYE_S)
+    for connection in list(connections):
+        connection.transport.abort()
+
+
+def _answering(connection: Any) -> bool:
+    cycle = connection.cycle  # of the last request; uvicorn's HTTP protocols both have it
+    return (cycle is not None and not cycle.response_complete) or connection.transport.get_write_buffer_size() > 0
 
 
 def listening_socket(host: str, port: int) -> socket.socket:

@@ -178,3 +178,19 @@ def test_nobody_but_submitters_and_the_operator_reaches_the_dashboard() -> None:
     assert [s["podSelector"]["matchLabels"].get("app.kubernetes.io/component") for s in sources] == ["submitter", None]
     outside = [rule for rule in policies["serinus-ray"]["egress"] if "ipBlock" in rule["to"][0]]
     assert outside[0]["to"][0]["ipBlock"]["except"] == ["169.254.0.0/16"]
+
+
+def test_a_gateway_with_https_has_its_certificate_from_a_secret() -> None:
+    plain, found = (ray_cluster(shipped(), OVERLAYS["gpu"].replace(gateway_tls=tls)) for tls in (False, True))
+    assert "gateway-tls" not in str(plain)
+    pods = {"head": found["spec"]["headGroupSpec"], **groups(found)}
+    for name, group in pods.items():
+        spec = group["template"]["spec"]
+        mounted = {"name": "tls", "secret": {"secretName": "serinus-gateway-tls"}} in spec["volumes"]
+        assert mounted == (name in ("head", "serve")), "who listens, and nobody else"
+    assert "https://localhost:8000" in str(pods["serve"]["template"]["spec"]["containers"][0]["readinessProbe"])
+    assert access.gateway("serinus", 8000, tls=True)["spec"]["ports"][0] == {
+        "name": "https", "port": 443, "targetPort": 8000,
+    }  # fmt: skip
+    own = jobs(shipped(), OVERLAYS["gpu"].replace(gateway_tls=True), WORK)["lifecycle"]
+    assert "gateway-tls" not in str(own), "nothing answers users on the cluster of a job"

@@ -45,6 +45,14 @@ def test_the_projects_paths_are_the_images_and_the_keys_a_secret() -> None:
     assert GOOD["serve"]["admission"]["keys"] == "/home/someone/keys.yaml", "the recipe that was read stays as it is"
 
 
+def test_the_gateways_certificate_is_a_secrets() -> None:
+    pair = {"certificate": "/home/someone/a.pem", "key": "/home/someone/b.pem"}
+    assert moved("gpu", serve={"tls": pair})["serve"]["tls"] == {
+        "certificate": "/etc/serinus/tls/tls.crt",
+        "key": "/etc/serinus/tls/tls.key",
+    }
+
+
 @pytest.mark.parametrize(
     ("overlay", "changes", "field", "remedy"),
     [
@@ -84,7 +92,7 @@ def test_what_is_rendered_is_a_recipe(overlay: str, tmp_path: Path) -> None:
 
 
 def test_every_field_that_holds_a_place_is_known() -> None:
-    assert {*_fields_with_places(Recipe), "storage"} == LOCATIONS | {"keys", "key_file"}
+    assert {*_fields_with_places(Recipe), "storage"} == LOCATIONS | {"keys", "key_file", "certificate", "key"}
 
 
 def _fields_with_places(model: type[BaseModel]) -> set[str]:

@@ -1,0 +1,69 @@
+"""Certificates and their keys, looked at before a server starts with them. The standard library alone."""
+
+from __future__ import annotations
+
+import ssl
+from datetime import UTC, datetime
+from pathlib import Path
+
+from cluster.errors import ConfigError
+
+MAKE = "make a new pair, or name other files"
+
+
+def check_pair(where: str, certificate: Path, key: Path) -> datetime:
+    """The moment until which a server can show this certificate (with its chain) and prove that it is its own.
+
+    Args:
+        where: the setting that names the files, for errors.
+
+    Raises:
+        ConfigError: a file is missing, cannot be read or is no PEM, the key is another's or has a passphrase, or the certificate
+            is not valid now.
+    """
+    for file in (certificate, key):
+        try:
+            file.read_bytes()
+        except OSError as error:
+            remedy = "name a PEM file that serinus may read"
+            raise ConfigError(f"{where}: {file}", f"cannot be read: {error.strerror}", remedy) from None
+    server = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    try:
+        server.load_cert_chain(certificate, key, password="")
+    except (ssl.SSLError, ValueError, OSError) as error:
+        found = f"and {key} are no certificate and key that belong together ({_reason(error)})"
+        raise ConfigError(f"{where}: {certificate}", found, f"{MAKE}; the key must have no passphrase") from None
+    return _shown(where, certificate, server)
+
+
+def trusting(certificate: Path) -> ssl.SSLContext:
+    """For a client on this machine that asks the server which has this certificate, under whatever address."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False  # it is asked by a loopback address; nobody else has its key
+    context.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN  # itself is the anchor, whoever signed it
+    context.load_verify_locations(certificate)
+    return context
+
+
+def _shown(where: str, certificate: Path, server: ssl.SSLContext) -> datetime:
+    """A handshake in memory: what clients will see."""
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = trusting(certificate).wrap_bio(to_client, to_server)
+    answering = server.wrap_bio(to_server, to_client, server_side=True)
+    try:
+        for _ in range(4):  # flights of TLS 1.2; 1.3 has fewer
+            for side in (client, answering):
+                try:
+                    side.do_handshake()
+                except ssl.SSLWantReadError:
+                    continue
+    except ssl.SSLCertVerificationError as error:
+        raise ConfigError(f"{where}: {certificate}", f"is not valid ({error.verify_message})", MAKE) from None
+    except ssl.SSLError as error:
+        raise ConfigError(f"{where}: {certificate}", f"no client would take it ({_reason(error)})", MAKE) from None
+    shown = client.getpeercert() or {}
+    return datetime.fromtimestamp(ssl.cert_time_to_seconds(str(shown["notAfter"])), UTC)
+
+
+def _reason(error: BaseException) -> str:
+    return str(getattr(error, "reason", None) or error).replace("_", " ").lower()
