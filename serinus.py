@@ -21,6 +21,7 @@ from cluster.doctor import commands as doctor_command
 from cluster.errors import ConfigError, SerinusError
 from cluster.kuberay import commands as k8s_commands
 from cluster.storage import Storage, exclusive, open_storage
+from cluster.telemetry import bind
 from pipelines import adapter_command, gate_command
 from pipelines.config import STAGES, LifecycleConfig, Stage
 from pipelines.data import commands as data_commands
@@ -168,6 +169,7 @@ def run(
 
     storage = open_storage(loaded.storage)
     began = time.monotonic()
+    bind(run=f"{loaded.name}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}", model=loaded.name)
     before = registry.aliases(storage, loaded.name).get("candidate")
     with exclusive(storage, f"run-{loaded.name}"), session.joined() as where:
         say("run", f"{loaded.name} on {where} cluster, artifacts in {storage.uri}")

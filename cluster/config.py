@@ -250,3 +250,8 @@ def user_name() -> str:
 def variable(name: str) -> str | None:
     """A setting that a recipe names and does not hold: an environment variable of this process, if it says anything."""
     return os.environ.get(name) or None
+
+
+def logs_json() -> bool:
+    """Whether lines of the log are JSON: $SERINUS_LOG_FORMAT is `json`."""
+    return os.environ.get("SERINUS_LOG_FORMAT", "text").strip().lower() == "json"

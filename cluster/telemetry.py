@@ -5,6 +5,11 @@ from __future__ import annotations
 import logging
 import sys
 
+from cluster.config import logs_json
+from cluster.log_format import JsonFormatter, TextFormatter, bind, printable
+
+__all__ = ["bind", "configure", "logger", "printable"]
+
 REQUESTS, REFUSED = "serinus_requests", "serinus_refused_requests"
 TTFT, TPOT, TOKENS = "serinus_ttft_seconds", "serinus_tpot_seconds", "serinus_tokens"
 SHADOW_REPLIES, SHADOW_LENGTH = "serinus_shadow_replies", "serinus_shadow_length_ratio"
@@ -34,22 +39,10 @@ def logger(name: str) -> logging.Logger:
     return logging.getLogger(f"serinus.{name}")
 
 
-def printable(text: str) -> str:
-    """`text` with control characters (terminal escapes, carriage returns, Unicode's line ends) spelled out; \\n and \\t stay."""
-    return "".join(c if c.isprintable() or c in "\n\t" else c.encode("unicode_escape").decode("ascii") for c in text)
-
-
-class _Formatter(logging.Formatter):
-    """What users, models and errors say cannot pass for a line of ours: it can neither begin one nor hide one."""
-
-    def format(self, record: logging.LogRecord) -> str:
-        return printable(super().format(record)).replace("\n", "\n    ")
-
-
 def configure(verbose: bool = False) -> None:
-    """Log serinus's own lines to standard error with time and origin."""
+    """Log serinus's own lines to standard error, for people or, with SERINUS_LOG_FORMAT=json, as JSON."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(_Formatter("%(asctime)s %(levelname).1s %(name)s: %(message)s", "%H:%M:%S"))
+    handler.setFormatter(JsonFormatter() if logs_json() else TextFormatter())
     root = logging.getLogger("serinus")
     root.handlers[:] = [handler]
     root.setLevel(logging.DEBUG if verbose else logging.INFO)

@@ -36,6 +36,7 @@ MEMORY_SHARE = 0.85
 large machines of the large clouds), and agents of the cluster run beside the pod."""
 
 NODE_SETTINGS = {
+    "SERINUS_LOG_FORMAT": "json",  # for whoever collects the logs of pods
     # A dead pod is noticed after 3 s instead of 13 s, as in `serinus up` (cluster/ray_start.py).
     "RAY_health_check_period_ms": "1000",
     "RAY_health_check_failure_threshold": "3",

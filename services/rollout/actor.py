@@ -11,7 +11,7 @@ from typing import Any
 
 from cluster.errors import UserError
 from cluster.storage import open_storage
-from cluster.telemetry import configure, logger
+from cluster.telemetry import bind, configure, logger
 from services.config import ProbesConfig, RolloutConfig
 from services.rollout import prober
 from services.rollout.acts import Applications
@@ -57,6 +57,7 @@ class Controller:
         threading.Thread(target=self._run, name="rollout", daemon=True).start()
 
     def _run(self) -> None:
+        bind(model=self._name)
         while True:
             self._wake.clear()  # before the turn: what is asked for during it gets a turn of its own
             try:

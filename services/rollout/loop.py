@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from cluster.errors import Conflict, InputError, UserError
 from cluster.storage import Storage
-from cluster.telemetry import logger
+from cluster.telemetry import bind, logger
 from services.config import RolloutConfig
 from services.rollout import acts, capacity
 from services.rollout.acts import Applications
@@ -82,6 +82,8 @@ class Loop:
         """One turn; returns the seconds until the next one is due, None when no rollout is under way."""
         with self._turns:
             found = read_status(self._storage, self._name)
+            under_way = found[0] if found and not found[0].ended else None
+            bind(rollout=under_way.id if under_way else None, revision=under_way.candidate if under_way else None)
             if found is None or found[0].ended:
                 self._intake.rest()
                 waits = self._room.begin(found[0] if found else None, self._begin)

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from cluster.telemetry import logger
+from cluster.telemetry import bind, logger
 from services.contract import RequestRecord, Role
 from services.serving.openai_errors import ApiError, from_revision, unavailable
 from services.serving.records import Watch, without_usage
@@ -80,6 +80,7 @@ class Attempt:
     async def ask(self, chunks: Any) -> None:
         """Wait for the first token, or for the end of an answer without one. `chunks` is the handle's response generator."""
         self._chunks = chunks
+        bind(revision=self.revision)
         try:
             while not self._begun:
                 self._take_first(await self._next(self._first_deadline))

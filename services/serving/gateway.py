@@ -22,7 +22,7 @@ from ray.serve.llm.ingress import OpenAiIngress
 from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
 
 from cluster.storage import open_storage
-from cluster.telemetry import configure
+from cluster.telemetry import bind, configure
 from services.config import ServingConfig
 from services.contract import HARMFUL, RequestRecord, Role, Traffic
 from services.serving import openai_errors
@@ -169,6 +169,7 @@ class Gateway(OpenAiIngress):
         wanted = self._wanted(headers.get(ROLE_HEADER), request.state.api_key, situation)
         deadline = deadline_of(headers.get(TIMEOUT_HEADER), self._serving.admission.timeout_s, started_s)
         traffic, request_id = self._traffic(situation), request_id_of(headers.get("x-request-id"))
+        bind(model=self._name, request_id=request_id)
         return Call(
             body=body,
             method=method,
