@@ -51,7 +51,7 @@ def version(storage: Storage, wanted: str | None = None, back: int = 0) -> Datas
             return found[-1 - back]
         if not found:
             raise InputError(where, "no dataset yet", "make one: serinus run RECIPE")
-        raise InputError(where, "only one version of the dataset", "make another one: serinus run RECIPE")
+        raise InputError(where, f"only {len(found)} version(s) of a dataset", "make another one: serinus run RECIPE")
     matching = [made for made in found if made.key.startswith(wanted) or made.digest.startswith(wanted)]
     if len(matching) == 1:
         return matching[0]
