@@ -55,7 +55,7 @@ WRONG: list[tuple[str, str, str, str, str]] = [
     ("missing", "mode: fast\n", "1: name", "required", "add `name:`"),
     ("missing deep down", "name: a\nshape:\n  kind: square\n", "2: shape.side", "required", "add `side:`"),
     ("no discriminator", "name: a\nshape:\n  side: 1\n", "2: shape.kind", "required", "add `kind:`"),
-    ("wrong discriminator", "name: a\nshape: {kind: hexagon}\n", "2: shape.kind", "found 'hexagon'", "correct"),
+    ("wrong discriminator", "name: a\nshape: {kind: hexagon}\n", "2: shape.kind", "should be one of 'circle'", "correct"),
     ("type in a union", "name: a\nshape: {kind: circle, radius: -1}\n", "2: shape.radius", "found -1", "correct"),
     ("wrong type", "name: a\nrate: quick\n", "2: rate", "should be a valid number, found 'quick'", "correct"),
     ("out of range", "name: a\npart: {count: -1}\n", "2: part.count", "greater than or equal to 0", "correct"),
