@@ -339,8 +339,9 @@ class EvalReport(Manifest):
     """Digest of the weights' manifest."""
     scores: tuple[Score, ...] = ()
 
-    def score(self, task: str) -> Score:
-        return next(s for s in self.scores if s.task == task)
+    def score(self, task: str, metric: str = "") -> Score:
+        """By default the task's first figure, which gates compare."""
+        return next(s for s in self.scores if s.task == task and metric in ("", s.metric))
 
     @property
     def summary(self) -> str:

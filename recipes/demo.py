@@ -195,9 +195,11 @@ def figures(title: str, lines: Sequence[str], source: str) -> None:
 def comparison(chain: Chain) -> Iterator[str]:
     yield f"{'':<24}{'base':>10}{'trained':>10}{'quantized':>11}   recovery (quantized / base)"
     for score in chain.base_report.scores:
-        trained, quantized = chain.trained_report.score(score.task), chain.quantized_report.score(score.task)
+        after = (chain.trained_report, chain.quantized_report)
+        trained, quantized = (report.score(score.task, score.metric) for report in after)
         ratio = quantized.value / score.value if score.value else float("nan")
-        yield f"{score.task:<24}{score.value:>10.3f}{trained.value:>10.3f}{quantized.value:>11.3f}   {ratio:.1%}"
+        name = score.task if score == chain.base_report.score(score.task) else f"  {score.metric}"
+        yield f"{name:<24}{score.value:>10.3f}{trained.value:>10.3f}{quantized.value:>11.3f}   {ratio:.1%}"
 
 
 def rollout_lines(status: RolloutStatus) -> Iterator[str]:

@@ -28,6 +28,7 @@ from cluster.config import StrictModel
 from cluster.registry import Lineage
 from cluster.storage import Storage
 from pipelines.evaluation import explain, report_items
+from pipelines.evaluation.figures import TESTED
 from pipelines.evaluation.register import Register, Row, judge
 from pipelines.evaluation.report_items import Calibration, WorstItem
 
@@ -157,7 +158,9 @@ def _report(storage: Storage, name: str, made: dict[str, Manifest], registers: S
         lineage=registry.lineage(storage, name, top.digest),
     )
     if isinstance(gate, GateReport):
-        kept = tuple(_recovery(found) for found in gate.differences.get("quantized vs trained", ()))
+        kept = tuple(
+            _recovery(found) for found in gate.differences.get("quantized vs trained", ()) if found.metric in TESTED
+        )
         words = tuple(explain.lines(gate)) if gate.config else ()
         figures = {"outcome": gate.outcome, "differences": gate.differences, "checks": gate.checks}
         report = report.replace(**figures, words=words, recoveries=kept)
