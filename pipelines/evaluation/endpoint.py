@@ -16,6 +16,8 @@ AT_ONCE = 16
 """Requests under way."""
 TRIES = 3
 """Of a request that was not answered or met a full queue (status 429, 502, 503)."""
+AS_OFFLINE = {"add_special_tokens": False}
+"""vLLM's own field: no start token before a prompt, which would shift the places of all others."""
 AGAIN = frozenset({429, 502, 503})
 
 
@@ -73,14 +75,14 @@ class Endpoint:
             )
             texts = [choice["message"]["content"] or "" for choice in answered["choices"]]
         else:
-            answered = self._ask("POST", "/completions", how | {"prompt": item.prompt})
+            answered = self._ask("POST", "/completions", how | {"prompt": item.prompt, **AS_OFFLINE})
             texts = [choice["text"] for choice in answered["choices"]]
         return Text(tuple(texts), int((answered.get("usage") or {}).get("completion_tokens") or 0))
 
     def _likelihood(self, asked: tuple[str, str]) -> Likelihood:
         prompt, text = asked[0], "".join(asked)
         how = {"model": self.model, "prompt": text, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
-        told = self._ask("POST", "/completions", how)["choices"][0].get("logprobs")
+        told = self._ask("POST", "/completions", how | AS_OFFLINE)["choices"][0].get("logprobs")
         if not told or not told.get("text_offset"):
             found = "its completions tell no log-likelihoods of the prompt (echo with logprobs)"
             raise InputError(self.url, found, "ask it to write (qa, written_choice), or evaluate the model's folder")

@@ -68,6 +68,7 @@ def test_a_service_s_scores_and_their_page(tmp_path: Path) -> None:
     assert paths.count("/v1/chat/completions") == 1
     (sampled,) = [body for _, body in service.asked if body.get("n")]
     assert (sampled["n"], sampled["top_p"], sampled["temperature"]) == (3, 0.9, 1.0)
+    assert all(body["add_special_tokens"] is False for path, body in service.asked if path == "/v1/completions")
     page, _ = report_page.write(found, tmp_path / "out")
     assert page.name == "report-finch.html"
     assert (tmp_path / "out" / "items.parquet").is_file()
