@@ -1,9 +1,9 @@
 """Can what one document says be had out of the model? Planted canaries, without privacy and with it:
 `python benchmarks/bench_canary.py`.
 
-A random Llama (0.2 M parameters) learns 400 documents that follow a rule and, among them, canaries: documents that hold a name
-and six random digits, each one once. The same number of steps with as many examples each, from the same weights, on one CPU rank:
-plainly, and with `train.privacy`. Then, for each canary:
+A random Llama (50,000 parameters) learns 60 documents that follow a rule and, among them, canaries: documents that hold a name
+and six random digits, each one once. The same number of steps from the same weights, on one CPU rank, of as many packed sequences
+plainly and as many single documents with `train.privacy`. Then, for each canary:
 - extracted: asked for the name, the model writes the six digits (greedy);
 - exposure: log2(candidates) less log2(rank of the digits among that many drawn at random), by likelihood (Carlini et al. 2019,
   arXiv 1802.08232, section 4.2). Of digits that were never seen the mean is 1.44, and the most is log2(candidates).
@@ -18,15 +18,16 @@ import socket
 import tempfile
 import time
 from pathlib import Path
+from secrets import token_bytes
 from typing import Any
 
 import numpy as np
 
 END, MARK, DIGITS, NAMES = 0, 3, 10, 30
 """Tokens: the end of a document, the beginning of a canary, the first digit, the first name."""
-NUM_DOCUMENTS, NUM_CANARIES, NUM_CANDIDATES = 400, 10, 1000
+NUM_DOCUMENTS, NUM_CANARIES, NUM_CANDIDATES, BATCH = 60, 5, 1000, 8
 SHAPE = {
-    "vocab_size": 400, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 4,
+    "vocab_size": 400, "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 1, "num_attention_heads": 4,
     "num_key_value_heads": 4, "max_position_embeddings": 64, "tie_word_embeddings": True,
 }  # fmt: skip
 
@@ -52,7 +53,7 @@ def train(folder: Path, num_steps: int, epsilon: float | None) -> tuple[Any, str
     """The trained model, and what it took."""
     from pipelines.config import TrainConfig
     from pipelines.training.batches import Batches, Packed
-    from pipelines.training.checkpoint import Record
+    from pipelines.training.checkpoint import Record, Reported
     from pipelines.training.engine import build_engine
     from pipelines.training.loop import train_steps
     from pipelines.training.packing import Share, Stream
@@ -60,23 +61,23 @@ def train(folder: Path, num_steps: int, epsilon: float | None) -> tuple[Any, str
     from pipelines.training.private_examples import Examples
     from pipelines.training.private_examples import documents as split
 
-    private = None if epsilon is None else {"target_epsilon": epsilon, "delta": 1e-5, "noise_seed": 0}
+    private = None if epsilon is None else {"target_epsilon": epsilon, "delta": 1e-5, "accountant": "rdp"}
     config = TrainConfig.model_validate(
         {
             "num_workers": 1, "gpus_per_worker": 0, "precision": "float32", "zero": {"stage": 1}, "num_steps": num_steps,
-            "sequence_length": 32, "sequences_per_worker": 16, "learning_rate": 5e-3, "weight_decay": 0.0, "privacy": private,
+            "sequence_length": 32, "sequences_per_worker": BATCH, "learning_rate": 1e-2, "weight_decay": 0.0, "privacy": private,
         }
     )  # fmt: skip
     stream, begun = Stream([documents()]), time.monotonic()
     engine = build_engine(config, folder)
-    data: Any = Batches(Packed(stream, config.sequence_length, END), Share(0, 1, 16), 0)
+    data: Any = Batches(Packed(stream, config.sequence_length, END), Share(0, 1, BATCH), 0)
     told = ""
     if config.privacy:
         num = NUM_DOCUMENTS + NUM_CANARIES
         terms = make_terms(config.privacy, num, config.total_sequences, num_steps)
-        data = Examples(split(stream, END, num, 32, "here"), 0, 1, terms, b"bench" * 6, 0)
+        data = Examples(split(stream, END, num, 32, "here"), 0, 1, terms, token_bytes(32), 0)
         told = f", epsilon {terms.epsilon:.2f} at 1e-5, noise multiplier {terms.noise_multiplier:.2f}"
-    losses = [record.losses[-1].loss for record, _ in train_steps(engine, config, data, Record(), lambda *_: Record())]
+    losses = [record.losses[-1].loss for record, _ in train_steps(engine, config, data, Record(), Reported())]
     tenth = max(1, num_steps // 10)
     loss = f"loss {np.mean(losses[:tenth]):.2f} -> {np.mean(losses[-tenth:]):.2f}"
     return engine.module.eval(), f"{num_steps} steps, {loss}{told}, {time.monotonic() - begun:.0f} s"
@@ -102,7 +103,7 @@ def found(model: Any) -> dict[str, float]:
 
 def main() -> None:
     options = argparse.ArgumentParser()
-    options.add_argument("--steps", type=int, default=400)
+    options.add_argument("--steps", type=int, default=150)
     options.add_argument("--epsilon", type=float, default=2.9)
     given = options.parse_args()
     with socket.socket() as free:

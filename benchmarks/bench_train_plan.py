@@ -44,7 +44,7 @@ def rank(number: int, port: int, case: dict[str, Any], folder: Path, out: Path) 
     import numpy as np
 
     from pipelines.training.batches import Batches, Packed
-    from pipelines.training.checkpoint import Record
+    from pipelines.training.checkpoint import Record, Reported
     from pipelines.training.engine import build_engine
     from pipelines.training.loop import train_steps
     from pipelines.training.packing import Share, Stream
@@ -57,7 +57,7 @@ def rank(number: int, port: int, case: dict[str, Any], folder: Path, out: Path) 
     tokens = np.random.default_rng(0).integers(3, 8000, 40_000).astype("<u2")
     share = Share(engine.global_rank, engine.world_size, config.sequences_per_worker, 1)
     batches = Batches(Packed(Stream([tokens]), config.sequence_length, 0), share, 0)
-    for _ in train_steps(engine, config, batches, Record(), lambda _: Record()):
+    for _ in train_steps(engine, config, batches, Record(), Reported()):
         pass
     found = {"states": _states(engine), "before": before, "peak": _status("VmHWM")}
     (out / f"{number}.json").write_text(json.dumps(found))

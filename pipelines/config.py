@@ -347,6 +347,28 @@ class PrivacyConfig(StrictModel):
         return self
 
 
+class MlflowConfig(StrictModel):
+    tracking_uri: str
+    """A folder as file:..., sqlite:///..., or a server's address. Name and password come from MLFLOW_TRACKING_USERNAME and
+    MLFLOW_TRACKING_PASSWORD."""
+    experiment: str = "serinus"
+
+
+class WandbConfig(StrictModel):
+    """Weights & Biases; the key comes from WANDB_API_KEY or `wandb login`."""
+
+    project: str = "serinus"
+    entity: str | None = None
+    mode: Literal["online", "offline"] = "online"
+
+
+class TrackersConfig(StrictModel):
+    """Beside TensorBoard's event files, which are always written."""
+
+    mlflow: MlflowConfig | None = None
+    wandb: WandbConfig | None = None
+
+
 class TrainConfig(StrictModel):
     """Fine-tuning of a causal language model: of all its weights, or with `lora` of an adapter."""
 
@@ -395,13 +417,15 @@ class TrainConfig(StrictModel):
     gradient_checkpointing: bool = False
     checkpoint_every_steps: int = Field(100, ge=1)
     keep_checkpoints: int = Field(2, ge=1)
+    """The newest. Three at least stay while max_skipped_steps is above 0."""
     max_failures: int = Field(3, ge=0)
     """Worker failures survived by resuming from the last checkpoint."""
     spike_deviations: float | None = Field(10, gt=0)
     """A loss so many standard deviations above the median of the last 32 is a spike. A spike, or a loss that is no number,
-    takes the run back to its last checkpoint and leaves that step's data out. null lets spikes pass."""
+    takes the run back to its last good checkpoint and leaves that step's data out. null lets spikes pass."""
     max_skipped_steps: int = Field(3, ge=0)
     """More of them end the run: then it is not the data."""
+    trackers: TrackersConfig = TrackersConfig()
     watts_per_worker: float | None = Field(None, gt=0)
     """What a worker's device draws in training, for the ledger's estimate of energy. Without it the power limits of a few
     GPUs are known."""

@@ -12,6 +12,7 @@ from cluster.artifacts import Incident, LossPoint
 from cluster.config import StrictModel
 from cluster.errors import InputError
 from pipelines.training import layout, slices
+from pipelines.training.guard import Kept
 from pipelines.training.slices import Slice, Values
 
 RECORD = "record.json"
@@ -43,8 +44,9 @@ def save(engine: Any, record: Record) -> None:
     from ray.train import CheckpointUploadMode
 
     run = ray.train.get_context().get_storage()
-    name = f"step-{record.step:08d}"
-    metrics = {"step": record.step, "loss": record.losses[-1].loss}
+    # A step that is done again after a way back has another name: the old one may still be there, and be removed later.
+    name = f"step-{record.step:08d}" + (f"-{len(record.incidents)}" if record.incidents else "")
+    metrics = {"step": record.step, "loss": record.losses[-1].loss, "num_incidents": len(record.incidents)}
     if isinstance(run.storage_filesystem, LocalFileSystem):
         folder = Path(run.experiment_fs_path) / name
         checkpoint = _write(engine, record, folder, run.storage_filesystem)
@@ -90,6 +92,26 @@ def restore(engine: Any) -> Record:
         return Record()
     with checkpoint.as_directory() as folder:
         return read(engine, Path(folder))
+
+
+class Reported:
+    """The run's checkpoints as Ray Train has them: those of all ranks, the newest few."""
+
+    def __init__(self) -> None:
+        self._found: list[Any] = []
+
+    def kept(self) -> list[Kept]:
+        """In the order in which they were written. Waits for those that are on their way."""
+        import ray.train
+        from ray.train import CheckpointConsistencyMode
+
+        self._found = ray.train.get_all_reported_checkpoints(CheckpointConsistencyMode.COMMITTED)
+        return [Kept(one.metrics["step"], one.metrics["num_incidents"]) for one in self._found]
+
+    def read(self, engine: Any, place: int) -> Record:
+        """Load the one at that place of what `kept` gave into the engine. Every rank must call it."""
+        with self._found[place].checkpoint.as_directory() as folder:
+            return read(engine, Path(folder))
 
 
 def read(engine: Any, folder: Path) -> Record:

@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
+from cluster.artifacts import LossPoint
 from pipelines import progress
+from pipelines.training.trackers import Guarded, Values
 
 POLL_S = 0.5
 
@@ -16,39 +18,58 @@ class Figures:
     """Where rank 0 leaves its figures for the driver (a Ray actor); reports to Ray Train would make every rank wait."""
 
     def __init__(self) -> None:
-        self._last = (0, 0.0, 0.0)
+        self._new: list[tuple[int, Values]] = []
 
-    def update(self, step: int, loss: float, tokens_per_s: float) -> None:
-        self._last = (step, loss, tokens_per_s)
+    def update(self, step: int, values: Values) -> None:
+        self._new.append((step, values))
 
-    def last(self) -> tuple[int, float, float]:
-        """Steps done, loss, tokens/s."""
-        return self._last
+    def take(self) -> list[tuple[int, Values]]:
+        """(steps done, figures) of each step since the last call."""
+        taken, self._new = self._new, []
+        return taken
+
+
+def figures_of(point: LossPoint, tokens_per_s: float) -> Values:
+    """Of one step, by name."""
+    epsilon = {} if point.epsilon is None else {"epsilon": point.epsilon}
+    return {
+        "loss": point.loss,
+        "learning_rate": point.learning_rate,
+        "num_tokens": float(point.num_tokens),
+        "tokens_per_s": tokens_per_s,
+        **epsilon,
+    }
 
 
 @contextmanager
-def shown(figures: Any, num_steps: int) -> Iterator[None]:
-    """Draw the bar from a thread while the block, which is Ray's, keeps the main one."""
+def shown(figures: Any, num_steps: int, tracker: Guarded) -> Iterator[None]:
+    """Draw the bar and feed the trackers from a thread while the block, which is Ray's, keeps the main one."""
     done = threading.Event()
     with progress.bar("train", num_steps, "steps") as bar:
-        watcher = threading.Thread(target=_watch, args=(figures, bar, done), daemon=True)
+        watcher = threading.Thread(target=_watch, args=(figures, bar, tracker, done), daemon=True)
         watcher.start()
         try:
             yield
         finally:
             done.set()
-            watcher.join(timeout=2 * POLL_S)
+            watcher.join(timeout=10 * POLL_S)
+            tracker.close()
 
 
-def _watch(figures: Any, bar: progress.Bar, done: threading.Event) -> None:
+def _watch(figures: Any, bar: progress.Bar, tracker: Guarded, done: threading.Event) -> None:
     import ray
 
-    step, loss, speed = 0, 0.0, 0.0
-    while not done.wait(POLL_S):
+    step, told = 0, "starting the workers"
+    ended = False
+    while not ended:
+        ended = done.wait(POLL_S)  # once more after the end: for the last steps
         try:
-            step, loss, speed = ray.get(figures.last.remote(), timeout=5.0)
+            taken = ray.get(figures.take.remote(), timeout=5.0)
         except ray.exceptions.GetTimeoutError:
-            pass  # a busy machine: show what is known
+            taken = []  # a busy machine: show what is known
         except ray.exceptions.RayError:
             return
-        bar.update(step, f"loss {loss:.3f}  {speed:.0f} tokens/s" if step else "starting the workers")
+        for step, values in taken:
+            tracker.log(step, values)
+            told = f"loss {values['loss']:.3f}  {values['tokens_per_s']:.0f} tokens/s"
+        bar.update(step, told)

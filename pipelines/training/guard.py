@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from statistics import median
+from typing import NamedTuple
+
+from cluster.artifacts import Incident
 
 WINDOW = 32
 """Losses that a new one is compared with."""
@@ -41,3 +44,41 @@ def data_step(step: int, skipped: Sequence[int]) -> int:
         if left_out <= step:
             step += 1
     return step
+
+
+def suspects(step: int, at: int, incidents: Sequence[Incident], skipped: Sequence[int]) -> tuple[int, ...]:
+    """Numbers of the data to leave out when optimizer step `step` (from 1) does not stand with the data `at`.
+
+    A loss is computed before its own step moves the weights. So what it shows is its own data, or harm that the step before
+    did to the weights. When the same step does not stand with other data either, it is the latter, and that step's data goes too.
+    """
+    if step < 2 or all(incident.step != step for incident in incidents):
+        return (at,)
+    return data_step(step - 2, skipped), at
+
+
+class Kept(NamedTuple):
+    """A checkpoint that is there."""
+
+    step: int
+    """Optimizer steps done."""
+    num_incidents: int
+    """That the run had had."""
+
+
+def way_back(kept: Sequence[Kept], step: int, incidents: Sequence[Incident]) -> int | None:
+    """Place in `kept` of the checkpoint to go back to when optimizer step `step` (from 1) does not stand; None: there is none.
+
+    The newest whose weights a step that stands was computed with: right before a loss that is no number the checkpoint holds
+    what made it so, as likely as not. Only where there is no older one, and at the first time, is that one tried. What was
+    written between a point gone back to and the incident is of a run that is no more.
+    """
+    ours = [
+        (one.step, place)
+        for place, one in enumerate(kept)
+        if one.step < step and all(one.step <= incident.back_to_step for incident in incidents[one.num_incidents :])
+    ]
+    proven = [(at, place) for at, place in ours if at < step - 1]
+    if not proven and any(incident.step == step for incident in incidents):
+        return None
+    return max(proven or ours, default=(0, None))[1]

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from cluster.artifacts import FileEntry, Incident, LossPoint, file_entries
 from cluster.storage import Storage, local_copy, open_storage, staged_folder
@@ -17,7 +17,8 @@ from pipelines.training.checkpoint import Record
 from pipelines.training.consolidation import consolidate
 from pipelines.training.engine import build_engine
 from pipelines.training.examples import fill, load_examples
-from pipelines.training.guard import WINDOW, data_step, trouble
+from pipelines.training.figures import figures_of
+from pipelines.training.guard import WINDOW, Kept, data_step, suspects, trouble, way_back
 from pipelines.training.lora import merged, save_adapter
 from pipelines.training.losses import Loss, loss_of
 from pipelines.training.packing import Share
@@ -35,7 +36,7 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
     """Train to the last step and export; the return value of rank 0 goes into the manifest.
 
     Args:
-        given: `plan`, a Plan as a dictionary; `figures`, an actor with `update(step, loss, tokens_per_s)`.
+        given: `plan`, a Plan as a dictionary; `figures`, an actor with `update(step, values)`.
     """
     what = Plan(**given["plan"])
     config, storage = TrainConfig.model_validate(what.config), open_storage(what.storage)
@@ -108,21 +109,21 @@ def _train(
 ) -> tuple[Record, float]:
     """Steps `record.step` to the last, with checkpoints. Returns the record and the speed in tokens/s over all ranks."""
     done, tokens_per_s = record, 0.0
-    for done, tokens_per_s in train_steps(engine, config, batches, record, checkpoint.restore):
+    for done, tokens_per_s in train_steps(engine, config, batches, record, checkpoint.Reported()):
         if done.step < config.num_steps and done.step % config.checkpoint_every_steps == 0:
             checkpoint.save(engine, done)
         if engine.global_rank == 0:
-            figures.update.remote(done.step, done.losses[-1].loss, tokens_per_s)
+            figures.update.remote(done.step, figures_of(done.losses[-1], tokens_per_s))
     return done, tokens_per_s
 
 
 def train_steps(
-    engine: Any, config: TrainConfig, batches: Batches | Examples, record: Record, restore: Callable[[Any], Record]
+    engine: Any, config: TrainConfig, batches: Batches | Examples, record: Record, checkpoints: Checkpoints
 ) -> Iterator[tuple[Record, float]]:
     """Train to the last step; the record after each one, and the speed so far in tokens/s over all ranks.
 
     Args:
-        restore: loads the last checkpoint into the engine and gives its record, an empty one when there is none.
+        checkpoints: where to go back to.
 
     Raises:
         Diverged: the loss cannot be mended by leaving a few steps' data out.
@@ -134,7 +135,8 @@ def train_steps(
             done = _one_step(engine, batches, at, rate, loss_function)
         if why := trouble(done.loss, [point.loss for point in record.losses[-WINDOW:]], config.spike_deviations):
             incident = Incident(step=record.step + 1, reason=why, sequences_checksum=done.checksum)
-            record = _gone_back(record, restore(engine), incident, at, config)
+            place, left_out = _decided(record, incident, at, config.max_skipped_steps, checkpoints.kept())
+            record = _gone_back(record, checkpoints.read(engine, place), incident, left_out)
             continue
         clock.count(done.num_tokens)
         record = _gone_on(record, done, rate, clock.last_s)
@@ -159,17 +161,37 @@ def _gone_on(record: Record, done: Step, rate: float, took_s: float) -> Record:
     return record.replace(step=record.step + 1, losses=(*record.losses, point), trained_s=record.trained_s + took_s)
 
 
-def _gone_back(record: Record, good: Record, incident: Incident, at: int, config: TrainConfig) -> Record:
-    """The last good checkpoint's record, which from now on leaves the data `at` out."""
-    found = f"{incident.reason} at step {incident.step}"
-    if good.step == 0:
+def _decided(
+    record: Record, incident: Incident, at: int, max_skipped: int, kept: Sequence[Kept]
+) -> tuple[int, tuple[int, ...]]:
+    """Where to go back to, as a place in `kept`, and the numbers of the data to leave out from then on."""
+    found, before = f"{incident.reason} at step {incident.step}", record.incidents
+    left_out = suspects(incident.step, at, before, record.skipped)
+    if len(record.skipped) + len(left_out) > max_skipped:
         raise Diverged(
-            f"{found}, before the first checkpoint: lower train.learning_rate or train.checkpoint_every_steps"
+            f"{found}, where the data of {len(record.skipped)} step(s) was left out before: lower train.learning_rate"
         )
-    if len(record.skipped) == config.max_skipped_steps:
-        raise Diverged(f"{found}, after {len(record.skipped)} others: lower train.learning_rate")
+    place = way_back(kept, incident.step, before)
+    if place is None:
+        where = "before the first checkpoint" if not kept else "and there is no checkpoint from before the harm"
+        raise Diverged(f"{found}, {where}: lower train.learning_rate or train.checkpoint_every_steps")
+    return place, left_out
+
+
+def _gone_back(record: Record, good: Record, incident: Incident, left_out: tuple[int, ...]) -> Record:
+    """The record of a good checkpoint, which from now on leaves that data out."""
     incidents = (*record.incidents, incident.replace(back_to_step=good.step))
-    return good.replace(skipped=(*record.skipped, at), incidents=incidents)
+    return good.replace(skipped=(*record.skipped, *left_out), incidents=incidents)
+
+
+class Checkpoints(Protocol):
+    """Those of the run, as far as they are kept."""
+
+    def kept(self) -> Sequence[Kept]:
+        """In the order in which they were written."""
+
+    def read(self, engine: Any, place: int) -> Record:
+        """Load the one at that place into the engine."""
 
 
 class Diverged(Exception):

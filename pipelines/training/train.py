@@ -25,9 +25,19 @@ from pipelines.training.ledger import ledger
 from pipelines.training.loop import starts, worker
 from pipelines.training.private_run import account, begin, origin, warn_unprotected
 from pipelines.training.tokens import TokenIndex, make_tokens, tokenizer_digest
+from pipelines.training.trackers import Guarded, check_trackers, open_trackers
 from pipelines.training.worker_plan import Plan
+from pipelines.training.zero3 import kept_checkpoints
 
-HOW = {"pool", "cpus_per_worker", "checkpoint_every_steps", "keep_checkpoints", "max_failures", "watts_per_worker"}
+HOW = {
+    "pool",
+    "cpus_per_worker",
+    "checkpoint_every_steps",
+    "keep_checkpoints",
+    "max_failures",
+    "watts_per_worker",
+    "trackers",
+}
 """Fields that change how a run is carried out, not what it makes: they may change before an interrupted run goes on."""
 
 LAYOUT = {
@@ -77,6 +87,7 @@ def train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage
         progress.say("train", f"found {made.location}: loss {_span(made.losses)}")
         return made
     begun = time.monotonic()
+    check_trackers(config.trackers)
     check_capacity(config, base, storage)
     inputs = _inputs(config, dataset, base, storage)
     data = _data(config, inputs, storage)
@@ -186,6 +197,7 @@ def _fit(config: TrainConfig, storage: Storage, plan: Plan) -> dict[str, Any]:
     from ray.train import TrainingFailedError
     from ray.train.torch import TorchConfig, TorchTrainer
 
+    trackers = open_trackers(config, storage, plan.run.rpartition("/")[2])
     figures = ray.remote(num_cpus=0)(Figures).options(label_selector=_this_node()).remote()
     trainer = TorchTrainer(
         worker,
@@ -195,7 +207,7 @@ def _fit(config: TrainConfig, storage: Storage, plan: Plan) -> dict[str, Any]:
         run_config=_run_config(config, storage, plan.run),
     )
     try:
-        with _own_interrupt(), shown(figures, config.num_steps):
+        with _own_interrupt(), shown(figures, config.num_steps, Guarded(trackers)):
             result = trainer.fit()
     except TrainingFailedError as error:
         raise explained(error, storage, plan.run) from error
@@ -235,7 +247,7 @@ def _run_config(config: TrainConfig, storage: Storage, run: str) -> Any:
         name=name,
         storage_path=path,
         storage_filesystem=None if isinstance(storage, LocalStorage) else filesystem,
-        checkpoint_config=CheckpointConfig(num_to_keep=config.keep_checkpoints),
+        checkpoint_config=CheckpointConfig(num_to_keep=kept_checkpoints(config)),
         failure_config=FailureConfig(max_failures=config.max_failures, controller_failure_limit=0),
         logging_config=LoggingConfig(log_level="ERROR"),
         worker_runtime_env={"env_vars": _worker_environment(config)},

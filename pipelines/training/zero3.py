@@ -96,5 +96,12 @@ def disk_bytes(num_parameters: int, config: TrainConfig) -> int:
     """Room for the kept checkpoints (12 bytes a parameter: float32 weights and two moments), one more while it is
     written, and the export."""
     width = 4 if config.precision == "float32" else 2
-    kept = 0 if config.lora else 12 * (config.keep_checkpoints + 1)
+    num_written = (config.num_steps - 1) // config.checkpoint_every_steps
+    kept = 0 if config.lora else 12 * min(kept_checkpoints(config) + 1, num_written)
     return num_parameters * (kept + width)
+
+
+def kept_checkpoints(config: TrainConfig) -> int:
+    """How many stay: three at least while an incident may send the run back (guard.py). The newest may hold the harm; the one
+    before is gone back to, and must still be there when the same step has been come to again."""
+    return max(config.keep_checkpoints, 3 if config.max_skipped_steps else 1)

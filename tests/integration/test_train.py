@@ -204,6 +204,37 @@ def _adapted(adapter: Path) -> set[str]:
     return {match["module"] for match in found if match}
 
 
+def test_a_private_run_says_what_it_spent_and_the_next_one_may_not_spend_it_again(
+    storage: LocalStorage, tiny_model: Path
+) -> None:
+    dataset, base = small_dataset(storage), base_model(storage, tiny_model)
+    asked = [{"prompt": f"Is {n} even?", "answer": f"yes {n % 7}"} for n in range(60)]
+    config = small_run(
+        method=_file(storage, "instruct", asked),
+        attend_across_documents=False,
+        num_steps=4,
+        zero={"stage": 1},
+        lora={"rank": 2, "alpha": 4},
+        privacy={"target_epsilon": 2.9, "delta": 1e-5, "accountant": "rdp"},
+        checkpoint_every_steps=2,
+    )
+    made = train(config, dataset, base, storage)
+    assert made.ledger is not None
+    found = made.ledger.privacy
+    assert found is not None
+    assert 2.8 < found.epsilon <= 2.9
+    assert (found.delta, found.num_examples, found.is_guaranteed) == (1e-5, 60, True)
+    assert found.sample_rate == 4 / 60
+    assert found.epsilon_of_data == made.losses[-1].epsilon == found.epsilon
+    assert [point.epsilon or 0 for point in made.losses] == sorted(point.epsilon or 0 for point in made.losses)
+    assert {point.sequences_checksum for point in made.losses} == {0}
+    assert not list(storage.list("runs/train"))  # the secret has gone with the run
+
+    assert train(config, dataset, base, storage) == made  # found, and nothing spent
+    with pytest.raises(ResourceError, match=r"1 run\(s\) on the same data have spent 2\.[89]"):
+        train(config.replace(seed=1), dataset, base, storage)
+
+
 def _file(storage: LocalStorage, kind: str, lines: list[dict[str, str]]) -> dict[str, str]:
     path = storage.root.parent / f"{kind}.jsonl"
     path.write_text("\n".join(json.dumps(line) for line in lines))

@@ -20,6 +20,7 @@ import numpy as np
 
 from pipelines.config import TrainConfig
 from pipelines.training.batches import Batches, Packed
+from pipelines.training.guard import Kept
 from pipelines.training.packing import Share, Stream
 from pipelines.training.privacy import Terms
 from pipelines.training.private_examples import Examples
@@ -137,6 +138,21 @@ def spoilt(share: Batches, step: int) -> Any:
     return lambda engine, batch: next_token(engine, batch) * (float("nan") if first in batch.ids else 1.0)
 
 
+class Saved:
+    """The checkpoint of a case, once it is written."""
+
+    def __init__(self, case: dict[str, Any]) -> None:
+        self._folder, self._step = Path(case.get("save", ".")), case.get("save_at", 0)
+
+    def kept(self) -> list[Kept]:
+        return [Kept(self._step, 0)]
+
+    def read(self, engine: Any, place: int) -> Any:
+        from pipelines.training import checkpoint
+
+        return checkpoint.read(engine, self._folder)
+
+
 def _train_case(model: Path, case: dict[str, Any]) -> Points:
     from pipelines.training import checkpoint, loop, losses
     from pipelines.training.checkpoint import Record
@@ -155,7 +171,7 @@ def _train_case(model: Path, case: dict[str, Any]) -> Points:
     begun = checkpoint.read(engine, Path(case["load"])) if "load" in case else Record()
     done = begun
     data = private(config, *ranks) if config.privacy else share
-    for done, _ in loop.train_steps(engine, config, data, begun, lambda e: checkpoint.read(e, Path(case["save"]))):
+    for done, _ in loop.train_steps(engine, config, data, begun, Saved(case)):
         if done.step == case.get("save_at"):
             Path(case["save"]).mkdir(parents=True, exist_ok=True)
             checkpoint.write(engine, done, Path(case["save"]))

@@ -88,7 +88,9 @@ def test_host_memory_holds_what_gpus_offload() -> None:
     assert host_bytes(100, config(gpus_per_worker=1)) == 0
     assert host_bytes(100, config(gpus_per_worker=1, zero={"offload_optimizer": True})) == 1200
     assert host_bytes(100, config(num_workers=2)) == 1600
-    assert disk_bytes(100, config(keep_checkpoints=2)) == 100 * (12 * 3 + 2)
+    assert disk_bytes(100, config(keep_checkpoints=2)) == 100 * (12 * 4 + 2)  # three stay, for the way back
+    assert disk_bytes(100, config(keep_checkpoints=2, max_skipped_steps=0)) == 100 * (12 * 3 + 2)
+    assert disk_bytes(100, config(num_steps=12, checkpoint_every_steps=6)) == 100 * (12 * 1 + 2)
 
 
 def test_the_accumulation_follows_from_the_sequences_of_a_step() -> None:
