@@ -22,8 +22,8 @@ from cluster.errors import ClusterError, Conflict
 GROUP, VERSION, PLURAL = "ray.io", "v1", "rayjobs"
 TIMEOUT_S: Final = (5.0, 30.0)
 """To connect, and between two bytes of an answer."""
-PATIENCE_S = 60.0
-"""How long an API server may be away before a command gives up."""
+PATIENCE_S, QUICK_S = 60.0, 10.0
+"""How long an API server may be away before a command gives up: what is under way, and a question that can be asked again."""
 FIRST_WAIT_S, MAX_WAIT_S = 0.5, 8.0
 GONE: Final = 410
 """A watch began at a version that the server no longer has."""
@@ -141,13 +141,13 @@ class Kubernetes:
         return GROUP, VERSION, self.namespace, PLURAL
 
 
-def patiently(call: Callable[[], T], patience_s: float | None = None) -> T:
+def patiently(call: Callable[[], T], *, quick: bool = False) -> T:
     """`call()`, again after a while where the server is away; waits grow and are drawn at random, so that clients spread out.
 
     Raises:
         ClusterError: what `call` raises, or the server stayed away.
     """
-    ends_at = time.monotonic() + (PATIENCE_S if patience_s is None else patience_s)
+    ends_at = time.monotonic() + (QUICK_S if quick else PATIENCE_S)
     wait_s = FIRST_WAIT_S
     while True:
         try:

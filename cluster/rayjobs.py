@@ -91,14 +91,14 @@ class RayJobs:
     def jobs(self) -> tuple[Job, ...]:
         """Newest first; what waits to begin stands before all others."""
         selector = ",".join(f"{key}={value}" for key, value in labels("job").items())
-        found = patiently(lambda: self._api.jobs(selector))
+        found = patiently(lambda: self._api.jobs(selector), quick=True)
         begun = sorted(found, key=lambda job: str(job["metadata"].get("creationTimestamp", "")), reverse=True)
         return tuple(_job(document) for document in begun)
 
     def log(self, job_id: str) -> str:
         """All that the job has printed until now."""
         self._read(job_id)
-        return "".join(f"{line}\n" for line in patiently(lambda: _Log(self._api, job_id).more()))
+        return "".join(f"{line}\n" for line in patiently(lambda: _Log(self._api, job_id).more(), quick=True))
 
     def follow(self, job_id: str, *, out: Callable[[str], None]) -> int:
         """Hand the job's log to `out` as it grows, and what the operator says, until the job ends; returns its exit code."""
@@ -126,10 +126,10 @@ class RayJobs:
             patiently(lambda: self._api.change_job(job_id, {"spec": {"suspend": True}}))
         return True
 
-    def _read(self, name: str) -> Document:
+    def _read(self, name: str, *, quick: bool = True) -> Document:
         if not NAME.fullmatch(name):  # it becomes a part of a URL
             raise InputError(f"job {name!r}", "is no job's name", "see `serinus jobs list --k8s`")
-        return patiently(lambda: self._api.job(name))
+        return patiently(lambda: self._api.job(name), quick=quick)
 
     def _next(self, job: Document) -> Document:
         """The job after its next change, or as it is after WATCH_S. A watch that breaks or is too old begins anew."""
@@ -138,7 +138,7 @@ class RayJobs:
             return next(self._api.changes(name, version, WATCH_S), job)
         except ConnectionError:
             time.sleep(random.uniform(WATCH_S / 10, WATCH_S / 5))  # noqa: S311  # many who follow come back one by one
-            return self._read(name)
+            return self._read(name, quick=False)
 
     def _create(self, document: Document) -> Document:
         try:

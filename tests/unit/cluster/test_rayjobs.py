@@ -121,7 +121,7 @@ def test_what_a_person_must_mend_is_said_once_and_leaves_nothing(failure: object
 
 
 def test_a_server_that_stays_away_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kubernetes_api, "PATIENCE_S", 0.1)
+    monkeypatch.setattr(kubernetes_api, "QUICK_S", 0.1)
     server.failures = [(f"GET {JOBS}", dropped)] * 50
     with pytest.raises(ClusterError, match="does not answer"):
         RayJobs().jobs()
