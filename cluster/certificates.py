@@ -5,23 +5,33 @@ from __future__ import annotations
 import ssl
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import NamedTuple
 
 from cluster.errors import ConfigError
 
 MAKE = "make a new pair, or name other files"
 
 
-def check_pair(where: str, certificate: Path, key: Path) -> datetime:
-    """The moment until which a server can show this certificate (with its chain) and prove that it is its own.
+class Shown(NamedTuple):
+    """What clients see of a certificate."""
+
+    until: datetime
+    names: frozenset[str]
+    """Hosts and addresses that it is for."""
+
+
+def check_pair(where: str, certificate: Path, key: Path, authority: Path | None = None) -> Shown:
+    """What a server can show with these files, its certificate with its chain, and prove to be its own.
 
     Args:
         where: the setting that names the files, for errors.
+        authority: PEM file with what clients trust; without it the certificate itself.
 
     Raises:
         ConfigError: a file is missing, cannot be read or is no PEM, the key is another's or has a passphrase, or the certificate
-            is not valid now.
+            is not valid now or not signed by the authority.
     """
-    for file in (certificate, key):
+    for file in filter(None, (certificate, key, authority)):
         try:
             file.read_bytes()
         except OSError as error:
@@ -33,7 +43,7 @@ def check_pair(where: str, certificate: Path, key: Path) -> datetime:
     except (ssl.SSLError, ValueError, OSError) as error:
         found = f"and {key} are no certificate and key that belong together ({_reason(error)})"
         raise ConfigError(f"{where}: {certificate}", found, f"{MAKE}; the key must have no passphrase") from None
-    return _shown(where, certificate, server)
+    return _shown(where, certificate, server, authority or certificate)
 
 
 def trusting(certificate: Path) -> ssl.SSLContext:
@@ -45,10 +55,13 @@ def trusting(certificate: Path) -> ssl.SSLContext:
     return context
 
 
-def _shown(where: str, certificate: Path, server: ssl.SSLContext) -> datetime:
+def _shown(where: str, certificate: Path, server: ssl.SSLContext, trusted: Path) -> Shown:
     """A handshake in memory: what clients will see."""
     to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
-    client = trusting(certificate).wrap_bio(to_client, to_server)
+    try:
+        client = trusting(trusted).wrap_bio(to_client, to_server)
+    except ssl.SSLError as error:
+        raise ConfigError(f"{where}: {trusted}", f"is no certificate ({_reason(error)})", MAKE) from None
     answering = server.wrap_bio(to_server, to_client, server_side=True)
     try:
         for _ in range(4):  # flights of TLS 1.2; 1.3 has fewer
@@ -62,7 +75,8 @@ def _shown(where: str, certificate: Path, server: ssl.SSLContext) -> datetime:
     except ssl.SSLError as error:
         raise ConfigError(f"{where}: {certificate}", f"no client would take it ({_reason(error)})", MAKE) from None
     shown = client.getpeercert() or {}
-    return datetime.fromtimestamp(ssl.cert_time_to_seconds(str(shown["notAfter"])), UTC)
+    until = datetime.fromtimestamp(ssl.cert_time_to_seconds(str(shown["notAfter"])), UTC)
+    return Shown(until, frozenset(str(pair[1]) for pair in shown.get("subjectAltName", ())))
 
 
 def _reason(error: BaseException) -> str:

@@ -19,6 +19,7 @@ from pathlib import Path
 
 import psutil
 
+from cluster import ray_tls
 from cluster.config import StrictModel, home
 from cluster.dashboard import Application, get_applications, get_nodes
 from cluster.errors import ClusterError, ResourceError
@@ -75,6 +76,7 @@ def up(topology: Topology, *, progress: Say) -> LocalCluster:
     Raises:
         ClusterError: a cluster of another topology is up, or a node did not start.
         ResourceError: too little memory or disk, or no free port.
+        ConfigError: Ray's variables ask for TLS with files that cannot be used.
     """
     with _locked():
         cluster = _living(topology)
@@ -216,6 +218,8 @@ def _check_room() -> None:
 
 def _new(topology: Topology, progress: Say) -> LocalCluster:
     nodes = scaled(topology, os.cpu_count() or 1, len(visible_gpus()))
+    if ray_tls.check(node.host for node in nodes):
+        progress("nodes speak TLS to each other: keep Ray's variables set for every command")
     dashboard = free_port(DASHBOARD_PORT)
     if dashboard != DASHBOARD_PORT:
         progress(f"port {DASHBOARD_PORT} is in use: the dashboard goes to {dashboard}")

@@ -19,7 +19,7 @@ def check(serving: ServingConfig) -> datetime | None:
     """
     if serving.tls is None:
         return None
-    return check_pair("serve.tls", Path(serving.tls.certificate), Path(serving.tls.key))
+    return check_pair("serve.tls", Path(serving.tls.certificate), Path(serving.tls.key)).until
 
 
 def shown(serving: ServingConfig) -> dict[str, str]:

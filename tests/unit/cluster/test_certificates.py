@@ -20,7 +20,8 @@ MIHsMFcGCSqGSIb3DQEFDTBKMCkGCSqGSIb3DQEFDDAcBAgAAAAAAAAAAAICCAAw
 
 
 def test_a_good_pair_holds_until_its_end(tmp_path: Path) -> None:
-    until = check_pair("serve.tls", *make_pair(tmp_path, days=30, since=-1))
+    until, names = check_pair("serve.tls", *make_pair(tmp_path, days=30, since=-1))
+    assert names == {"127.0.0.1"}
     assert abs(until - datetime.now(UTC) - timedelta(days=29)) < timedelta(minutes=1)
 
 
