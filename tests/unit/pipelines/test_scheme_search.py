@@ -191,7 +191,8 @@ def test_the_first_scheme_that_passes_is_taken_and_no_larger_one_is_made(world: 
     skipped, refused, passed = found.attempts
     assert (skipped.reason, skipped.weights) == ("not on this machine", "")
     assert "a loss of more than 5 points is established" in refused.reason
-    assert (refused.num_weight_bytes, refused.took_s) == (500, pytest.approx(5, abs=1))
+    assert refused.num_weight_bytes == 500
+    assert refused.took_s > 3 + 2  # the gate's time comes on top
     assert [(s.name, s.outcome) for s in refused.slices] == [("choice: quantized vs base", "failed")]
     assert refused.slices[0].recovery_percent < 80
     assert passed.slices[0].recovery_percent == 100
