@@ -349,7 +349,7 @@ class PrivacyConfig(StrictModel):
 
 class MlflowConfig(StrictModel):
     tracking_uri: str
-    """A folder as file:..., sqlite:///..., or a server's address. Name and password come from MLFLOW_TRACKING_USERNAME and
+    """A server's address, or a folder as file:... Name and password come from MLFLOW_TRACKING_USERNAME and
     MLFLOW_TRACKING_PASSWORD."""
     experiment: str = "serinus"
 
