@@ -48,6 +48,9 @@ class DecayFinding(StrictModel):
     """Of the e-value against "the drop is at least the effect"."""
     needed: int | None = None
     """Items in all that would establish a drop as large as the one seen; None when it is within the margin."""
+    lacking: int | None = None
+    """More items that would exclude a drop of the effect's size if scores go on like this; None when the drop is as large, or
+    something is established."""
 
     @property
     def drop(self) -> float:
@@ -74,7 +77,16 @@ class DecayFinding(StrictModel):
                 f"{seen}: {self.drop * 100:.1f} points down, which this many items do not establish to be more than "
                 f"{margin:g}: about {self.needed} would"
             )
-        return f"{seen}: no drop beyond {margin:g} points"
+        return f"{seen}: {self._within(config)}"
+
+    def _within(self, config: DecayConfig) -> str:
+        """Of a drop within the margin, of which it is open whether it stands for a larger one."""
+        margin, effect = config.max_accuracy_drop_points, config.effect_points
+        down = f"{self.drop * 100:.1f} points down, " if self.drop > 0 else ""
+        if self.lacking is None:
+            return f"{down}no drop beyond {margin:g} points"
+        more = f"about {self.lacking} more items would exclude one of {effect:g}"
+        return f"{down}no drop beyond {margin:g} points is established; {more}"
 
 
 def level(config: DecayConfig, number: int) -> float:
@@ -98,7 +110,10 @@ def judge_round(config: DecayConfig, number: int, answers: Sequence[ProbeAnswer]
         highest = max(highest, float(test.log_harm[0]))
     before, now = (float(np.mean(side)) if answers else 0.0
                    for side in ([a.before for a in answers], [a.now for a in answers]))  # fmt: skip
-    share = level(config, number)
+    share, variance = level(config, number), float(test.variance[0])
+    log_pass = float(test.log_pass[0, 0])
+    is_open = highest < math.log(1 / share) and log_pass < math.log(1 / BETA)
+    left = config.effect_points / 100 - (before - now)
     return DecayFinding(
         round=number,
         num_items=len(answers),
@@ -106,8 +121,9 @@ def judge_round(config: DecayConfig, number: int, answers: Sequence[ProbeAnswer]
         now=now,
         log_harm=highest,  # what was established once stays so: the test is one of its highest value
         log_threshold=math.log(1 / share),
-        log_pass=float(test.log_pass[0, 0]),
-        needed=items_needed(before - now, margin, float(test.variance[0]), share),
+        log_pass=log_pass,
+        needed=items_needed(before - now, margin, variance, share),
+        lacking=items_needed(left, 0.0, variance, BETA * math.exp(log_pass)) if is_open else None,
     )
 
 

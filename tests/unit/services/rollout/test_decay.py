@@ -62,6 +62,18 @@ def test_a_drop_that_is_not_established_comes_with_the_number_of_items_that_woul
     assert items_needed(0.02, 0.03, 0.1, 0.01) is None
 
 
+def test_a_point_less_is_told_as_not_established_with_what_would_exclude_more() -> None:
+    found = judged(100, 1)
+    assert (found.verdict, found.needed) == ("inconclusive", None)
+    assert found.lacking is not None
+    more = f"about {found.lacking} more items would exclude one of 5"
+    assert f"1.0 points down, no drop beyond 3 points is established; {more}" in found.told(CONFIG)
+    many = answers(100, 1) + answers(3 * found.lacking, round(0.03 * found.lacking), seed=1)
+    assert judge_round(CONFIG, 1, many[: 100 + found.lacking // 3]).verdict == "inconclusive"
+    assert judge_round(CONFIG, 1, many).verdict == "passed"
+    assert judged(200, 11).lacking is None
+
+
 def test_the_same_items_again_are_no_new_evidence() -> None:
     rounds = [judged(200, 12, number=number) for number in (1, 2, 10, 100)]
     assert [found.verdict for found in rounds] == ["inconclusive"] * 4
