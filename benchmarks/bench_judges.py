@@ -17,15 +17,28 @@ from dataclasses import dataclass
 
 import numpy as np
 import peer_judges as peers
-from judge_traffic import CONFIG, MINUTES, RATE_PER_S, SCHEDULE, Trace, WaitModel, load_traces, looks, stratum
+from judge_traffic import (
+    CONFIG,
+    LATE_S,
+    LATE_SCHEDULE,
+    MINUTES,
+    RATE_PER_S,
+    SCHEDULE,
+    Trace,
+    WaitModel,
+    load_traces,
+    looks,
+    stratum,
+)
 from numpy.typing import NDArray
 from scipy import stats
 
-from services.rollout.errors import ErrorTest
+from services.rollout.errors import HARM_WEIGHTS, ErrorTest
 from services.rollout.latency import NUM_STRATA, LatencyTest, Waits
 from services.rollout.policy import MIN_CANARY_REQUESTS, harm_level
 from services.rollout.quality import QualityTest
-from services.rollout.rates import BOUND_SHARE
+from services.rollout.rates import BOUND_SHARE, mix_beginnings
+from services.rollout.sequential import mix
 
 Array = NDArray[np.float64]
 LEVEL, POWER = harm_level(CONFIG), 0.95
@@ -128,11 +141,41 @@ def _over(requests: Array, bad: Array, minutes: int) -> Array:
     return (hits[:, minutes:] - hits[:, :-minutes]) / np.maximum(total[:, minutes:] - total[:, :-minutes], 1)
 
 
+# --- errors that begin late -----------------------------------------------------------------------------------------------
+
+
+def simulate_late(trace: Trace, generator: np.random.Generator, num: int, worse: float) -> dict[str, Outcome]:
+    """Ours with and without evidence that begins within a step. Needed are the canary's requests since LATE_S, when its rate
+    becomes `worse`; infinite where it was never rolled back. Negative: rolled back before, when it was as good as stable."""
+    test = ErrorTest.start(CONFIG.margin("errors"), CONFIG.effect("errors"), CONFIG.effects("errors"), num)
+    ways = ("serinus", "without beginnings within a step")
+    stopped, harmed = ({way: np.full(num, np.inf) for way in ways} for _ in range(2))
+    seen, before, hits, weight_before = np.zeros(num), np.zeros(num), np.zeros(num), LATE_SCHEDULE[0][0]
+    for now, weight, first, last in looks(trace, generator, num, 5.0, LATE_SCHEDULE):
+        if weight != weight_before:
+            test, weight_before = test.restart(), weight
+        canary = generator.binomial(last - first, weight)
+        stable = last - first - canary
+        bad = generator.binomial(canary, worse if now >= LATE_S else BASE_RATE)
+        test = test.take((stable, generator.binomial(stable, BASE_RATE)), (canary, bad))
+        before = before + (canary if now < LATE_S else 0)
+        seen, hits = seen + canary, hits + (bad if now >= LATE_S else 0)
+        for way, log_harm in zip(ways, (test.log_harm, _without_late(test)), strict=True):
+            new = fails(log_harm) & np.isinf(stopped[way])
+            stopped[way], harmed[way] = np.where(new, seen, stopped[way]), np.where(new, hits, harmed[way])
+    fixed = np.full(num, fixed_binomial(BASE_RATE + CONFIG.margin("errors"), WORSE_RATE, LEVEL))
+    return {way: Outcome(stopped[way] - before, np.minimum(harmed[way], hits), fixed) for way in ways}
+
+
+def _without_late(test: ErrorTest) -> Array:
+    return mix_beginnings(mix(test.rates.harm_by_beginning, HARM_WEIGHTS))
+
+
 # --- errors, where users are few ------------------------------------------------------------------------------------------
 
 NUM_KEYS = 20
 TRAFFIC = 1 / np.arange(1, NUM_KEYS + 1) ** 0.7
-"""Of the keys, the busiest one first: 15 % of all requests, the last one 2 %."""
+"""Of the keys, the busiest one first: 18 % of all requests, the last one 2 %."""
 
 
 @dataclass
@@ -144,12 +187,15 @@ class Keys:
 
     @staticmethod
     def draw(generator: np.random.Generator, num: int, kind: str) -> Keys:
-        """`even`: all alike. `uneven`: rates that scatter by a factor of e, same mean. `one bad`: every tenth answer of one key."""
+        """`even`: all alike. `uneven`: rates that scatter by a factor of e, same mean. `one bad`: every tenth answer of one key.
+        `one dead`, `three dead`: every answer of the busiest keys."""
         rate = np.full((num, NUM_KEYS), BASE_RATE)
         if kind == "uneven":
             rate = BASE_RATE * np.exp(generator.standard_normal(rate.shape) - 0.5)
         elif kind == "one bad":
             rate[np.arange(num), generator.integers(NUM_KEYS, size=num)] = 0.1
+        elif kind.endswith(" dead"):
+            rate[:, : 1 if kind == "one dead" else 3] = 1.0
         return Keys(generator.random(rate.shape), rate)
 
 
@@ -196,7 +242,7 @@ def simulate_keys(
     for now, weight, first, last in looks(trace, generator, num, interval_s):
         if weight != weight_before:
             tests, weight_before = {way: test.restart() for way, test in tests.items()}, weight
-            harmed[:], failing[:] = False, False
+            harmed[:] = failing
             proven = {way: np.zeros(num, bool) for way in ways}
         on_canary = keys.bucket < weight
         counts = generator.multinomial(last - first, np.broadcast_to(shares, keys.rate.shape))
@@ -365,7 +411,13 @@ def report_keys(many: Callable[..., dict[str, Outcome]]) -> None:
             "errors proven not up by 2 points at 50 %", "if a key did not count again")  # fmt: skip
     print("\n### Twenty keys\n\nHarm is judged by each key's answers up to its first harm, passing by all but those between a harm "
           f"and the next good answer.\n\n| {' | '.join(head)} |\n{'|---' * len(head)}|")  # fmt: skip
-    kinds = {"even": "all alike", "uneven": "rates scatter by a factor of e", "one bad": "one fails every tenth answer"}
+    kinds = {
+        "even": "all alike",
+        "uneven": "rates scatter by a factor of e",
+        "one bad": "one fails every tenth answer",
+        "one dead": "the busiest (18 % of all requests) fails always",
+        "three dead": "the three busiest (38 %) fail always",
+    }
     for increase in (0.0, 0.02):
         for number, (kind, title) in enumerate(kinds.items()):
             found = many(11 + number, simulate_keys, kind, increase)
@@ -403,6 +455,7 @@ def without_effect(many: Callable[..., dict[str, Outcome]]) -> None:
 def with_effects(many: Callable[..., dict[str, Outcome]]) -> None:
     requests = "canary requests"
     report_harm("Errors 0.5 % -> 2.5 %", many(5, simulate_errors, WORSE_RATE), requests, "harmful answers to users")
+    with_late_effects(many)
     titles = {
         "all": "ttft +30 % for all requests (p95 +30 %)",
         "tail": "ttft +30 % for the slowest tenth only (p95 +30 %, median as before)",
@@ -413,11 +466,23 @@ def with_effects(many: Callable[..., dict[str, Outcome]]) -> None:
     report_harm("Accuracy -5 points", many(9, simulate_quality, 0.05), "items", "users harmed (probes harm none)")
 
 
+def with_late_effects(many: Callable[..., dict[str, Outcome]]) -> None:
+    """Harm from the middle of a step of 50 % for 20 minutes on, and what the test for it costs a canary on the margin."""
+    found = many(14, simulate_late, WORSE_RATE)
+    told = "Errors 0.5 % -> 2.5 % from the middle of the last step (50 % for 20 min)"
+    report_harm(f"{told}: canary requests from then on", found, "canary requests", "harmful answers to users since")
+    report_null("The same rollouts: rolled back before the harm began", {
+        way: Outcome(np.where(one.needed < 0, 1.0, np.inf), one.harmed, one.fixed) for way, one in found.items()
+    })  # fmt: skip
+    report_null("As bad as the margin allows: errors 0.5 % -> 1.0 %, 50 % for 5 min at last",
+                many(15, simulate_errors, BASE_RATE + CONFIG.margin("errors")))  # fmt: skip
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rollouts", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only-keys", action="store_true", help="twenty keys alone")
+    parser.add_argument("--only", choices=("keys", "late"), help="twenty keys alone, or harm that begins late")
     given = parser.parse_args()
     traces = load_traces(np.random.default_rng(given.seed))
     began = time.monotonic()
@@ -428,10 +493,13 @@ def main() -> None:
     def many(scenario: int, *what: object) -> dict[str, Outcome]:
         return run(traces, given.rollouts, 100 * given.seed + scenario, *what)  # type: ignore[arg-type]
 
-    if not given.only_keys:
+    if given.only == "late":
+        with_late_effects(many)
+    if given.only is None:
         without_effect(many)
         with_effects(many)
-    report_keys(many)
+    if given.only != "late":
+        report_keys(many)
     print(f"\ntook {time.monotonic() - began:.0f} s")
 
 

@@ -21,6 +21,9 @@ CONFIG = RolloutConfig()
 RATE_PER_S = 50.0
 SCHEDULE = ((0.01, 1200.0), (0.05, 600.0), (0.25, 300.0), (0.5, 300.0))
 """Share of users on the canary, and for how many seconds: the default steps, at times that all judges share."""
+LATE_SCHEDULE = (*SCHEDULE[:-1], (0.5, 1200.0))
+"""With a last step long enough for harm to begin in its middle, LATE_S after the rollout's beginning."""
+LATE_S = sum(seconds for _, seconds in LATE_SCHEDULE) - 600
 MINUTES = int(sum(seconds for _, seconds in SCHEDULE) // 60)
 SPREAD = 0.4
 """Standard deviation of the logarithm of waits for prompts of one length."""
@@ -77,12 +80,16 @@ def _scaled(name: str, rows: list[tuple[float, float]]) -> Trace:
 
 
 def looks(
-    trace: Trace, generator: np.random.Generator, num_rollouts: int, interval_s: float
+    trace: Trace,
+    generator: np.random.Generator,
+    num_rollouts: int,
+    interval_s: float,
+    schedule: tuple[tuple[float, float], ...] | None = None,
 ) -> Iterator[tuple[float, float, NDArray[np.int64], NDArray[np.int64]]]:
     """For each look: its moment, the weight, and each rollout's first and last request."""
     offset_s = generator.uniform(0, trace.period_s, num_rollouts)
     now = 0.0
-    for weight, seconds in SCHEDULE:
+    for weight, seconds in schedule or SCHEDULE:
         for _ in range(int(seconds / interval_s)):
             yield now, weight, *trace.between(offset_s + now, offset_s + now + interval_s)
             now += interval_s

@@ -7,6 +7,7 @@ from typing import Final
 
 import numpy as np
 
+from services.rollout.late import LATE_SHARE, LateHarm
 from services.rollout.rates import Alternatives, Block, RateTest, mix_beginnings
 from services.rollout.sequential import Array, growth, mix
 
@@ -34,18 +35,21 @@ class ErrorTest:
     excluded: tuple[float, ...]
     """Effects that passing excludes."""
     rates: RateTest
+    late: LateHarm
 
     @staticmethod
     def start(margin: float, effect: float, excluded: tuple[float, ...], num_rollouts: int = 1) -> ErrorTest:
         rates = RateTest.start((num_rollouts,), len(HARM_WEIGHTS), len(excluded), len(GOOD_WEIGHTS))
-        return ErrorTest(margin, effect, excluded, rates)
+        return ErrorTest(margin, effect, excluded, rates, LateHarm.start(num_rollouts, len(HARM_WEIGHTS)))
 
     def take(self, stable: tuple[Array, Array], canary: tuple[Array, Array], alone: float | None = None) -> ErrorTest:
         """Take in what came between two looks: (requests, harmful ones) of each side."""
         num_canary, hits = np.asarray(canary[0], float), np.asarray(canary[1], float)
         repeated = np.repeat(hits[..., None], 1 + len(self.excluded), axis=-1)
         block = Block(np.asarray(stable[0], float), np.asarray(stable[1], float), num_canary, repeated)
-        return replace(self, rates=self.rates.take(block, self.alternatives, alone))
+        rates = self.rates.take(block, self.alternatives, alone)
+        late = self.late.take(rates.log_harm - self.rates.log_harm, rates.closed.num_canary)
+        return replace(self, rates=rates, late=late)
 
     def restart(self) -> ErrorTest:
         return replace(self, rates=self.rates.restart())
@@ -64,7 +68,9 @@ class ErrorTest:
     @property
     def log_harm(self) -> Array:
         """Log e-value against "not worse than the margin allows", over the whole rollout."""
-        return mix_beginnings(mix(self.rates.harm_by_beginning, HARM_WEIGHTS))
+        early = mix_beginnings(mix(self.rates.harm_by_beginning, HARM_WEIGHTS))
+        late = mix(self.late.log_harm, HARM_WEIGHTS)
+        return mix(np.stack([early, late], axis=-1), (1 - LATE_SHARE, LATE_SHARE))
 
     @property
     def log_pass(self) -> Array:

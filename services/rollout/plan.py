@@ -17,6 +17,7 @@ from cluster.errors import ConfigError
 from services.config import Metric, RolloutConfig, StepConfig
 from services.rollout import errors, latency, quality
 from services.rollout.findings import Finding
+from services.rollout.late import LATE_SHARE
 from services.rollout.policy import level_of
 from services.rollout.rates import START_WEIGHTS
 from services.rollout.sequential import Array, bet, growth
@@ -138,7 +139,8 @@ def _scores(config: RolloutConfig, step: StepConfig) -> Proof:
 
 def _harm_threshold(config: RolloutConfig, metric: Metric, copies: bool = False) -> float:
     """Level that is left for the first stretch's evidence."""
-    return level_of(config, Finding(metric=metric, copies=copies)) * START_WEIGHTS[0]
+    share = START_WEIGHTS[0] * (1 - LATE_SHARE if metric == "errors" else 1.0)
+    return level_of(config, Finding(metric=metric, copies=copies)) * share
 
 
 def _until(growths: Array, weights: tuple[float, ...], level: float) -> int:

@@ -7,9 +7,11 @@ import math
 import numpy as np
 import pytest
 
-from services.rollout.errors import ErrorTest
+from services.rollout.errors import HARM_WEIGHTS, ErrorTest
+from services.rollout.late import LateHarm, invested
 from services.rollout.latency import NUM_STRATA, LatencyTest, Waits
 from services.rollout.quality import QualityTest
+from services.rollout.sequential import mix
 
 NUM = 400
 
@@ -37,6 +39,27 @@ def errors(
 def test_a_canary_on_the_margin_is_rolled_back_with_at_most_the_level(stable: float, drift: bool) -> None:
     harm, _, _ = errors(stable, stable + 0.005, 100, 1, drift)
     assert (harm >= math.log(20)).mean() <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / NUM)
+
+
+def test_evidence_that_begins_anywhere_keeps_the_level_by_itself() -> None:
+    """Of the part that may begin late alone, with a canary on the margin that is looked at after every block."""
+    generator, test, highest = np.random.default_rng(5), ErrorTest.start(0.005, 0.02, (0.02,), 4 * NUM), -np.inf
+    for _ in range(150):
+        hits = generator.binomial(60, 0.02, 4 * NUM), generator.binomial(40, 0.025, 4 * NUM)
+        test = test.take((np.full(4 * NUM, 60.0), hits[0]), (np.full(4 * NUM, 40.0), hits[1]))
+        highest = np.maximum(highest, mix(test.late.log_harm, HARM_WEIGHTS))
+    assert (highest >= math.log(20)).mean() <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / (4 * NUM))
+    assert (highest > 1).any()  # it is at work
+
+
+def test_the_stake_is_put_in_bit_by_bit_and_never_more_than_there_is() -> None:
+    shares = invested(np.array([0.0, 100.0, 300.0, 700.0, 1e7, 1e9]))
+    assert shares[:4].tolist() == [0, 1 / 16, 2 / 16, 3 / 16]
+    assert shares[4:].tolist() == [1, 1]
+    late = LateHarm.start(1, 1)
+    for number in (50.0, 50.0, 400.0, 1e8, 1e9):  # without news it stays what it was at the beginning
+        late = late.take(np.zeros((1, 1)), np.array([number]))
+        assert late.log_harm[0, 0] == pytest.approx(0, abs=1e-12)
 
 
 def test_a_canary_worse_by_the_effect_passes_with_at_most_beta() -> None:
