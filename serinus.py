@@ -145,7 +145,8 @@ def check(recipe: RecipePath) -> None:
     found = load_yaml(recipe, Recipe)
     out.print(f"{recipe}: good. {len(found.data.sources)} source(s), {found.train.num_steps} steps, "
               f"{len(found.evaluate.tasks)} task(s), {len(found.rollout.steps)} rollout step(s) for {found.name}")  # fmt: skip
-    if doubt := train_plan.warning(found):
+    training = train_plan.warning(found)
+    for doubt in (*((training,) if training else ()), *found.rollout.caveats):
         out.print(f"but: {doubt}", markup=False)
     if (until := tls.check(found.serve)) and until < datetime.now(UTC) + RENEW_BEFORE:
         out.print(f"but: serve.tls.certificate holds until {until:%Y-%m-%d %H:%M} UTC alone: renew it", markup=False)

@@ -73,6 +73,8 @@ def register_offline(app: typer.Typer, read_recipe: ReadServed, out: Console) ->
         steps = plan(loaded.rollout, per_second(rate), error_rate, loaded.serve.shadow.percent)
         for part in display.plan(loaded.rollout, steps):
             out.print(part)
+        for doubt in loaded.rollout.caveats:
+            out.print(f"but: {doubt}", markup=False)
 
     @app.command()
     def replay(

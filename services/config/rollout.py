@@ -36,15 +36,26 @@ class StepConfig(StrictModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _prove_by_copies(cls, given: Any) -> Any:
+    def _prove_what_can_be_compared(cls, given: Any) -> Any:
         if isinstance(given, dict) and given.get("weight_percent") == 0:
             return {"prove": ("errors",), **given}
+        if isinstance(given, dict) and given.get("weight_percent") == 100:
+            return {"prove": (), **given}
         return given
 
     @model_validator(mode="after")
     def _no_waits_of_copies(self) -> StepConfig:
         if self.weight_percent == 0 and {"ttft", "tpot"} & set(self.prove):
             raise ValueError("copies tell nothing of waits: a step at 0 % cannot prove ttft or tpot")
+        return self
+
+    @model_validator(mode="after")
+    def _nobody_beside_everybody(self) -> StepConfig:
+        if self.weight_percent == 100 and (wanted := [metric for metric in self.prove if metric != "quality"]):
+            raise ValueError(
+                f"at 100 % nobody is on stable, so {' and '.join(wanted)} cannot be proven by comparison: prove them at a step "
+                "below 100, and leave `prove` out here (or `prove: quality`, which probes ask of both revisions)"
+            )
         return self
 
     @field_validator("prove", mode="before")
@@ -156,3 +167,14 @@ class RolloutConfig(StrictModel):
     def effects(self, metric: Metric) -> tuple[float, ...]:
         """All that some step excludes, and the rollout's own, in order."""
         return tuple(sorted({self.effect(metric), *(self.effect(metric, step) for step in self.steps)}))
+
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What these settings cannot do, for whoever checks a recipe."""
+        if self.steps[-1].weight_percent < 100:
+            return ()
+        return (
+            "rollout.steps: the step at 100 % leaves nobody on stable to compare with. It waits for min_requests and "
+            "min_duration_s and proves nothing; errors are held against stable's past, so an outage of everything is taken for the "
+            "canary's fault, and waits are not judged. A last step at 50 % judges both sides under one load",
+        )

@@ -36,7 +36,7 @@ class Look:
     """Number of the stretch of one weight."""
     at: datetime
     alone: bool
-    """Everybody is on the canary: stable is judged by its past."""
+    """Everybody is on the canary: its errors are held against stable's past, and its waits are not judged."""
     records: tuple[RequestRecord, ...] = ()
     scores: tuple[PairedScore, ...] = ()
     copies: bool = False
@@ -67,9 +67,9 @@ class Judge:
     stable: Counts = field(default_factory=Counts)
     canary: Counts = field(default_factory=Counts)
     harmed: dict[Role, frozenset[float]] = field(default_factory=_nobody)
-    """Users that met harm in this stretch."""
+    """Users that met harm in this stretch, or whose last answer before it was harmful."""
     failing: dict[Role, frozenset[float]] = field(default_factory=_nobody)
-    """Of them those whose last answer was harmful."""
+    """Users whose last answer was harmful, in whatever stretch."""
     harms: Harms = ()
     """Of the canary's answers that count for harm, in the whole rollout."""
     copy_harms: Harms = ()
@@ -94,7 +94,12 @@ class Judge:
         """The judge in that stretch; a new one begins its own counts and proofs."""
         if window <= self.window:
             return self
-        begun = replace(self, window=window, stable=Counts(), canary=Counts(), harmed=_nobody(), failing=_nobody())
+        # Who has had no good answer since the last harm counts on neither side: it fails on any revision, or is known to fail here.
+        # Else each stretch would count a key that always fails once more, and a few such keys condemn the canary they are on.
+        still = frozenset().union(*self.failing.values())
+        begun = replace(
+            self, window=window, stable=Counts(), canary=Counts(), harmed={"stable": still, "canary": still}
+        )
         # Once for each stretch, though nobody looked at some: the state depends on the window's number, not on who looked when.
         for _ in range(window - max(self.window, 1)):
             begun = replace(
@@ -145,14 +150,19 @@ class Judge:
         records: list[RequestRecord],
         alone: float | None,
     ) -> Judge:
-        ttft, tpot = _ttft(records), _tpot(records)
-        return replace(
+        judge = replace(
             self,
             errors=self.errors.take(errors["stable"].arrays, errors["canary"].arrays, alone),
             proofs=self.proofs.take(proofs["stable"].arrays, proofs["canary"].arrays, alone),
             harms=_more(self.harms, errors["canary"]),
-            ttft=self.ttft.take(ttft, alone) if len(ttft.cell) else self.ttft,
-            tpot=self.tpot.take(tpot, alone) if len(tpot.cell) else self.tpot,
+        )
+        if alone is not None:  # waits are not judged: stable's were under a part of this load
+            return judge
+        ttft, tpot = _ttft(records), _tpot(records)
+        return replace(
+            judge,
+            ttft=self.ttft.take(ttft) if len(ttft.cell) else self.ttft,
+            tpot=self.tpot.take(tpot) if len(tpot.cell) else self.tpot,
         )
 
     @property

@@ -104,10 +104,10 @@ class LatencyTest:
         histogram, limits_s = np.zeros((shape[0], NUM_BINS)), np.full(shape, np.inf)
         return LatencyTest(margin, effect, excluded, floor_s, histogram, limits_s, empty, rates)
 
-    def take(self, waits: Waits, alone: float | None = None) -> LatencyTest:
+    def take(self, waits: Waits) -> LatencyTest:
         """Take in a look's waits: counted against limits from earlier looks, then remembered for later ones."""
         test = self._refreshed(np.unique(waits.cell))
-        rates = test.rates.take(test._count(waits), test.alternatives, alone)
+        rates = test.rates.take(test._count(waits), test.alternatives)
         return replace(test, rates=rates, histogram=test._remember(waits))
 
     def restart(self) -> LatencyTest:

@@ -98,7 +98,7 @@ def decide(config: RolloutConfig, status: RolloutStatus, evidence: Evidence, now
     """The next act. Failure may be found at any time; a pass needs the step's floors and its proofs."""
     assert status.phase == "progressing", f"nothing is to be decided about a rollout that is {status.phase}"
     numbers = measure(evidence)
-    if failure := _failure(config, evidence, numbers):
+    if failure := _failure(config, evidence, numbers, alone=status.weight_percent >= 100):
         return failure
     if status.held:
         return Hold("inconclusive", "held", f"held at {status.weight_percent:g} % by a person", numbers)
@@ -156,6 +156,8 @@ def _told_at(step: StepConfig, finding: Finding) -> bool:
 def _outcome(config: RolloutConfig, step: StepConfig, finding: Finding, rate: float) -> Outcome:
     if _fails(config, finding):
         return Outcome(metric=finding.metric, verdict="failed")
+    if step.weight_percent >= 100 and finding.metric != "quality":  # stable's past proves nothing of today's load
+        return Outcome(metric=finding.metric, verdict="inconclusive")
     place = finding.effects.index(config.effect(finding.metric, step))
     lacking = math.log(1 / config.beta) - finding.log_pass[place]
     if lacking <= 0:
@@ -175,10 +177,13 @@ def _fails(config: RolloutConfig, finding: Finding) -> bool:
     return enough and finding.log_harm >= -math.log(level_of(config, finding))
 
 
-def _failure(config: RolloutConfig, evidence: Evidence, numbers: dict[str, float]) -> Rollback | None:
+def _failure(config: RolloutConfig, evidence: Evidence, numbers: dict[str, float], alone: bool) -> Rollback | None:
     for finding in evidence.findings:
         if _fails(config, finding):
-            message = f"{_found(finding)}; {_allowed(config, finding.metric)} (e = {_plain(finding.log_harm):.3g})"
+            past = " before, nobody is on it now" if alone and finding.metric == "errors" else ""
+            message = (
+                f"{_found(finding)}{past}; {_allowed(config, finding.metric)} (e = {_plain(finding.log_harm):.3g})"
+            )
             return Rollback("failed", REASONS[finding.metric], message, numbers)
     return None
 

@@ -8,10 +8,11 @@ import sys
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
 from cluster.config import load_yaml
 from cluster.errors import ConfigError
-from serinus import Recipe
+from serinus import Recipe, app
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "recipes" / "quickstart.yaml"
@@ -73,6 +74,12 @@ BROKEN = [
     ("- path: quickstart/raw", "- pth: quickstart/raw", "data.sources[1]", "did you mean `path`?"),
     ("weight_percent: 10,", "weight_percent: 0.5,", "rollout.steps", "weights must grow"),
     ("weight_percent: 50,", "weight_percent: 150,", "rollout.steps[2].weight_percent", "less than or equal to 100"),
+    (
+        "weight_percent: 50,",
+        "weight_percent: 100, prove: errors,",
+        "rollout.steps[2]",
+        "nobody is on stable, so errors",
+    ),
     ("interval_s: 1", "interval_s: 1\n  alpha: 2", "rollout.alpha", "less than 0.5"),
     ("max_num_seqs: 16", "max_num_seq: 16", "serve.engine.max_num_seq", "did you mean `max_num_seqs`?"),
     ("data:\n", "data: []\nrest:\n", "data", "should be a mapping of fields"),
@@ -101,6 +108,13 @@ def test_the_recipe_that_the_cases_break_is_good(tmp_path: Path) -> None:
     path = tmp_path / "good.yaml"
     path.write_text(GOOD)
     assert load_yaml(path, Recipe).train.num_steps == 60
+
+
+def test_a_step_with_nobody_on_stable_is_told_of(tmp_path: Path) -> None:
+    path = broken(tmp_path, "weight_percent: 50,", "weight_percent: 100,")
+    found = CliRunner().invoke(app, ["check", str(path)])
+    assert found.exit_code == 0, found.output
+    assert "but: rollout.steps: the step at 100 % leaves nobody on stable" in " ".join(found.output.split())
 
 
 def broken(tmp_path: Path, old: str, new: str) -> Path:

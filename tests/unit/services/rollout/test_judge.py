@@ -11,6 +11,7 @@ import pytest
 from services.config import Metric, RolloutConfig
 from services.contract import Outcome, PairedScore, RequestRecord, Role
 from services.rollout.counting import Answer, while_well
+from services.rollout.errors import ErrorTest
 from services.rollout.findings import Finding
 from services.rollout.judge import Judge, Look
 from services.rollout.latency import NUM_STRATA, stratum
@@ -103,19 +104,32 @@ def test_the_good_answer_after_a_harm_lets_the_user_count_again_and_is_not_count
     assert (seen.num, seen.harms.total()) == counted
 
 
-def test_whether_a_user_counts_again_carries_over_looks_and_not_over_stretches() -> None:
+def test_whether_a_user_counts_again_carries_over_looks_and_stretches() -> None:
     harm = [record("canary", 0.5, "empty"), record("stable", 0.1)]
     judge = judged(harm)
     assert judge.failing["canary"] == {0.5}
     assert judged([record("canary", 0.5)], judge=judge).canary.num_counted == 1
     assert judged([record("canary", 0.5)], [record("canary", 0.5)], judge=judge).canary.num_counted == 2
-    assert judge.enter(2).failing["canary"] == frozenset()
+    assert judge.enter(2).failing["canary"] == {0.5}
 
 
-def test_in_the_next_stretch_the_user_counts_again() -> None:
+@pytest.mark.parametrize(
+    ("between", "counted"), [([], 1), ([record("canary", 0.5)], 2)], ids=["still failing", "well again"]
+)
+def test_in_the_next_stretch_a_user_counts_for_harm_again_if_it_was_answered_well_meanwhile(
+    between: list[RequestRecord], counted: int
+) -> None:
     harm = [record("canary", 0.5, "empty"), record("stable", 0.1)]
-    judge = judged(harm, window=2, judge=judged(harm))
-    assert found(judge, "errors").num_canary == 2
+    judge = judged(harm, window=2, judge=judged(harm, between))
+    judge = judged([record("canary", 0.6), record("stable", 0.2)], window=2, judge=judge)
+    assert found(judge, "errors").num_canary == counted + 1
+
+
+def test_a_key_that_fails_on_stable_takes_its_failures_along_and_they_are_not_the_canarys() -> None:
+    judge = judged([record("stable", 0.5, "empty"), record("canary", 0.1)])
+    judge = judged([record("canary", 0.5, "empty"), record("stable", 0.2)] * 3, window=2, judge=judge)
+    assert found(judge, "errors").harms == ()
+    assert judge.canary.num_harmful == 3
 
 
 def test_one_users_failures_do_not_condemn_a_canary_and_many_users_failures_do() -> None:
@@ -260,10 +274,33 @@ def test_proofs_begin_anew_with_each_stretch_and_harm_carries_on() -> None:
     assert found(later, "errors").log_harm > found(drowned, "errors").log_harm
 
 
-def test_with_everybody_on_the_canary_its_past_stands_for_stable() -> None:
+def test_with_everybody_on_the_canary_errors_are_held_against_stables_past_and_waits_are_not_judged() -> None:
     before = judged(*[users("stable", 100, k) + users("canary", 100, k) for k in range(20)])
-    good = judged(*[users("canary", 100, k) for k in range(10)], window=2, alone=True, judge=before)
-    assert min(found(good, "errors").log_pass) > PASSES
-    assert found(good, "errors").log_harm < FAILS
+    slow = judged(*[users("canary", 100, k, ttft_s=5.0) for k in range(10)], window=2, alone=True, judge=before)
+    assert found(slow, "errors").log_harm < FAILS
+    assert found(slow, "ttft").log_harm <= found(before.enter(2), "ttft").log_harm < FAILS
+    assert max(found(slow, "ttft").log_pass) == 0
     bad = judged(*[[record("canary", k, "empty")] for k in range(5)], window=2, alone=True, judge=before)
     assert found(bad, "errors").log_harm > FAILS
+
+
+@pytest.mark.parametrize("good", [1000, 20_000])
+def test_a_canary_that_breaks_after_many_good_answers_is_out_within_a_dozen_bad_ones(good: int) -> None:
+    test = ErrorTest.start(CONFIG.margin("errors"), CONFIG.effect("errors"), CONFIG.effects("errors"))
+    for _ in range(good // 100):
+        test = test.take((np.array([1900.0]), np.array([9.0])), (np.array([100.0]), np.array([0.0])))
+    for _ in range(12):
+        test = test.take((np.array([19.0]), np.array([0.0])), (np.array([1.0]), np.array([1.0])))
+    assert test.log_harm[0] > FAILS
+
+
+@pytest.mark.parametrize("failing", [1, 2])
+def test_keys_that_send_most_and_always_fail_condemn_no_canary(failing: int) -> None:
+    """Of nine requests to the canary eight or so are theirs, in each of four stretches."""
+    judge = Judge.start(CONFIG)
+    for window in range(1, 5):
+        noisy = [record("canary", float(key), "empty") for key in range(failing)] * (8 // failing)
+        looks = [[*users("stable", 50, k + 10), *noisy, record("canary", k + 500.0)] for k in range(40)]
+        judge = judged(*looks, window=window, judge=judge)
+    assert judge.canary.num_harmful >= 300
+    assert found(judge, "errors").log_harm < FAILS

@@ -324,6 +324,7 @@ def test_everybody_on_the_canary_is_judged_by_what_stable_did_before(world: Worl
     world.canary_harmful = True
     world.run(15)
     assert world.status.phase == "rolled_back"
+    assert "before, nobody is on it now" in world.status.decisions[-1].message
 
 
 def test_stable_changed_by_someone_else_ends_the_rollout_and_stays(world: World) -> None:

@@ -60,3 +60,14 @@ def test_larger_effects_and_smaller_spreads_need_fewer_requests() -> None:
 def test_a_rollout_that_begins_with_everybody_is_refused() -> None:
     with pytest.raises(ValueError, match="nobody on stable"):
         RolloutConfig(steps=(StepConfig(weight_percent=100),))
+
+
+def test_at_everybody_nothing_is_proven_by_comparison() -> None:
+    half, whole = StepConfig(weight_percent=50), StepConfig(weight_percent=100)
+    assert whole.prove == ()
+    assert StepConfig(weight_percent=100, prove="quality").prove == ("quality",)
+    with pytest.raises(ValueError, match="errors and ttft cannot be proven by comparison"):
+        StepConfig(weight_percent=100, prove=("errors", "ttft"))
+    assert CONFIG.replace(steps=(half,)).caveats == ()
+    (caveat,) = CONFIG.replace(steps=(half, whole)).caveats
+    assert "proves nothing" in caveat
