@@ -1,0 +1,64 @@
+"""The recipe of a lifecycle, up to the published revision. No heavy imports here."""
+
+from __future__ import annotations
+
+from pydantic import Field, field_validator, model_validator
+
+from cluster.config import StrictModel
+from cluster.openlineage import OpenLineageConfig
+from cluster.storage_config import StorageConfig
+from pipelines.config.data import DataConfig
+from pipelines.config.evaluation import EvaluateConfig
+from pipelines.config.gate import GateConfig, asked_of
+from pipelines.config.quantization import QuantizeConfig
+from pipelines.config.training import ModelConfig, TrainConfig
+from pipelines.task_config import UNGATED
+
+
+class LifecycleConfig(StrictModel):
+    """What `serinus run` makes, in the order of the fields."""
+
+    name: str = Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=40)
+    """Public name of the model: lower-case letters, digits, dots and hyphens."""
+    storage: StorageConfig
+    """Folder or s3://bucket/folder that keeps every artifact, or a mapping of StorageConfig's fields."""
+    data: DataConfig
+    model: ModelConfig
+    train: TrainConfig = TrainConfig()
+    evaluate: EvaluateConfig
+    quantize: QuantizeConfig = QuantizeConfig()
+    gate: GateConfig = GateConfig()
+    openlineage: OpenLineageConfig | None = None
+    """Who is told of what was made, by OpenLineage events. Leave it out and nobody is."""
+
+    @field_validator("storage", mode="before")
+    @classmethod
+    def _storage_can_be_opened(cls, given: object) -> object:
+        if isinstance(given, str) and not given.strip():
+            raise ValueError("is empty: use a folder or s3://bucket/folder")
+        if isinstance(given, str) and "://" in given and not given.startswith(("s3://", "file://")):
+            raise ValueError("unknown storage scheme: use a folder or s3://bucket/folder")
+        return given
+
+    @model_validator(mode="after")
+    def _gate_judges_something(self) -> LifecycleConfig:
+        names = {task.name for task in self.evaluate.tasks}
+        ungated = {task.name for task in self.evaluate.tasks if task.kind in UNGATED}
+        for requirement in self.gate.requirements:
+            if isinstance(requirement.tasks, tuple) and (unknown := sorted(set(requirement.tasks) - names)):
+                raise ValueError(
+                    f"gate: no evaluation task is named {', '.join(unknown)} (there are {', '.join(sorted(names))})"
+                )
+            if isinstance(requirement.tasks, tuple) and (alone := sorted(set(requirement.tasks) & ungated)):
+                raise ValueError(
+                    f"gate: {', '.join(alone)} is of a kind that is reported and not compared ({', '.join(UNGATED)})"
+                )
+        musts = [requirement for requirement in self.gate.requirements if requirement.priority == "must"]
+        if not any(
+            asked_of(must, task.name, task.kind == "perplexity")
+            for must in musts
+            for task in self.evaluate.tasks
+            if task.name not in ungated
+        ):
+            raise ValueError("gate: no must is asked of any evaluation task, so that everything would pass")
+        return self

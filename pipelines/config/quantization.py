@@ -1,0 +1,104 @@
+"""In which scheme a model is stored. No heavy imports here."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+from pydantic import Field, model_validator
+
+from pipelines.config.stages import Pool
+from pipelines.schemes import SchemeConfig, SchemeEntry
+
+Stratum = Literal["language", "domain"]
+
+
+class QuantizeConfig(SchemeConfig):
+    """One scheme, or several to be tried from the smallest upward until one passes the gate."""
+
+    schemes: tuple[SchemeEntry, ...] = ()
+    """Tried in this order instead of `scheme`; the first that passes the gate is taken. Names, or mappings with `scheme`,
+    `method`, `group_size` and `ignore`."""
+    num_calibration_sequences: int = Field(64, ge=1)
+    calibration_length: int = Field(512, ge=16)
+    """Tokens."""
+    balance: tuple[Stratum, ...] = ("language", "domain")
+    """Calibration text comes in equal shares from each language and from each of `data.sources`; [] takes documents as they lie."""
+    ignore: tuple[str, ...] = ("lm_head",)
+    """Layers that stay in bfloat16: a name, or `re:` and an expression."""
+    keep_most_sensitive: int | None = Field(None, ge=0)
+    """So many more layers stay in bfloat16: those whose output loses most on calibration text. 0 only measures and records it in
+    the model's sensitivity.json; q_proj, k_proj and v_proj of a block are one layer, gate_proj and up_proj too."""
+    num_gpus: int = Field(0, ge=0)
+    pool: Pool = "train"
+    seed: int = 0
+
+    @model_validator(mode="after")
+    def _one_or_several(self) -> QuantizeConfig:
+        alone = SchemeConfig()
+        if self.schemes and (self.scheme, self.method, self.group_size) != (
+            alone.scheme,
+            alone.method,
+            alone.group_size,
+        ):
+            raise ValueError("schemes stand for themselves: leave scheme, method and group_size out")
+        settings = [plan.settings for plan in self.plans]
+        if repeated := {plan.label for plan in self.plans if settings.count(plan.settings) > 1}:
+            raise ValueError(f"schemes are tried once each, repeated: {', '.join(sorted(repeated))}")
+        return self
+
+    @property
+    def plans(self) -> tuple[QuantizeConfig, ...]:
+        """What is tried, in this order: each a configuration with one scheme."""
+        if not self.schemes:
+            return (self,)
+        return tuple(
+            self.replace(
+                schemes=(),
+                scheme=entry.scheme,
+                method=entry.method,
+                group_size=entry.group_size,
+                ignore=self.ignore if entry.ignore is None else entry.ignore,
+                keep_most_sensitive=(
+                    self.keep_most_sensitive if entry.keep_most_sensitive is None else entry.keep_most_sensitive
+                ),
+            )
+            for entry in self.schemes
+        )
+
+    @property
+    def needs_text(self) -> bool:
+        """Whether the train documents are read: by the method, or to tell which layers are sensitive."""
+        return self.is_calibrated or (self.keep_most_sensitive is not None and self.made_by is not None)
+
+    @property
+    def label(self) -> str:
+        kept = [name for name in self.ignore if name != "lm_head"] if self.made_by else []
+        kept += (
+            [f"the {self.keep_most_sensitive} most sensitive layers"]
+            if self.keep_most_sensitive and self.made_by
+            else []
+        )
+        return super().label + (f", {' and '.join(kept)} in BF16" if kept else "")
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the result of a single scheme: not the machine, nor what a method does not look at."""
+        if self.made_by is None:
+            return {"scheme": self.scheme}
+        settings: dict[str, Any] = {"scheme": self.scheme, "ignore": list(self.ignore)}
+        # Left out where it is what earlier versions did, so that what they made is found again.
+        if (self.scheme, self.made_by) != ("W8A8", "gptq"):
+            settings["method"] = self.made_by
+        if self.groups_of:
+            settings["group_size"] = self.groups_of
+        if self.keep_most_sensitive is not None:
+            settings["keep_most_sensitive"] = self.keep_most_sensitive
+        if self.needs_text:
+            settings |= {
+                "num_calibration_sequences": self.num_calibration_sequences,
+                "calibration_length": self.calibration_length,
+                "seed": self.seed,
+            }
+            if self.balance:
+                settings["balance"] = list(self.balance)
+        return settings

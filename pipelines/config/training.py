@@ -1,0 +1,262 @@
+"""The base model, and how it is trained. No heavy imports here."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, model_validator
+
+from cluster.config import Location, StrictModel
+from pipelines.config.privacy import PrivacyConfig
+from pipelines.config.stages import Pool
+
+
+class ModelConfig(StrictModel):
+    """The base model."""
+
+    source: Location
+    """A Hugging Face folder, a .gguf file, or hf://organisation/name on the hub."""
+    revision: str = "main"
+    """Of the hub's repository; ignored for files."""
+    trust_remote_code: Literal[False] = False
+    """Never: code from a model folder is not run."""
+
+
+class ZeroConfig(StrictModel):
+    """DeepSpeed's sharding (Rajbhandari et al. 2020, arXiv 1910.02054)."""
+
+    stage: Literal[0, 1, 2, 3] = 3
+    offload_optimizer: bool = False
+    """Keep optimizer states in CPU memory."""
+    offload_parameters: bool = False
+    extra: dict[str, Any] = {}
+    """Merged over the DeepSpeed dictionary last."""
+
+
+class CausalConfig(StrictModel):
+    """Every token of the dataset's documents from those before it."""
+
+    kind: Literal["causal"] = "causal"
+
+
+class InstructConfig(StrictModel):
+    """The assistant's turns of conversations, by the model's chat template; what it is asked is no target."""
+
+    kind: Literal["instruct"] = "instruct"
+    path: Location
+    """JSONL with `messages` (a list of `role` and `content` that ends with the assistant's), or `prompt` and `answer`."""
+
+
+class PreferenceConfig(StrictModel):
+    """Direct preference optimization (Rafailov et al. 2023, arXiv 2305.18290): of two answers, more of the chosen one."""
+
+    kind: Literal["dpo"] = "dpo"
+    path: Location
+    """JSONL with `prompt` (text, or a list of messages), `chosen` and `rejected`."""
+    beta: float = Field(0.1, gt=0)
+    """How closely the model is kept to the one that training begins with: the larger, the closer."""
+
+
+MethodConfig = Annotated[CausalConfig | InstructConfig | PreferenceConfig, Field(discriminator="kind")]
+
+
+class ReplayConfig(StrictModel):
+    """Old documents among the new, so that what was learnt from them is not forgotten."""
+
+    dataset: str = Field(pattern=r"^[0-9a-f]{16}$")
+    """Key of a dataset in the same storage: the folder's name under artifacts/dataset/."""
+    fraction: float = Field(gt=0, lt=1)
+    """Of the sequences that a run takes: the old documents'."""
+
+
+class ConsolidationConfig(StrictModel):
+    """Elastic weight consolidation (Kirkpatrick et al. 2017, arXiv 1612.00796): weights that mattered for old documents are
+    held near where they were."""
+
+    dataset: str = Field(pattern=r"^[0-9a-f]{16}$")
+    """Key of the old documents' dataset in the same storage."""
+    weight: float = Field(gt=0)
+    """Of the penalty; the paper's lambda. What is right depends on model and data: search over powers of ten."""
+    num_sequences: int = Field(256, ge=1)
+    """Of the old documents, to tell which weights mattered. They are gone through at every start of the run."""
+
+
+class LoraConfig(StrictModel):
+    """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685): small matrices beside frozen weights are trained."""
+
+    rank: int = Field(16, ge=1)
+    alpha: float = Field(32, gt=0)
+    """What the matrices say is multiplied by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Of what goes into them, in training."""
+    target_modules: Literal["all-linear"] | Annotated[tuple[str, ...], Field(min_length=1)] = "all-linear"
+    """Names of linear modules (q_proj, ...); `all-linear`: all but the output embedding (Dettmers et al. 2023, arXiv
+    2305.14314, section 4)."""
+
+    @property
+    def scaling(self) -> float:
+        return self.alpha / self.rank
+
+
+class MlflowConfig(StrictModel):
+    tracking_uri: str
+    """A server's address, or a folder as file:... Name and password come from MLFLOW_TRACKING_USERNAME and
+    MLFLOW_TRACKING_PASSWORD."""
+    experiment: str = "serinus"
+
+
+class WandbConfig(StrictModel):
+    """Weights & Biases; the key comes from WANDB_API_KEY or `wandb login`."""
+
+    project: str = "serinus"
+    entity: str | None = None
+    mode: Literal["online", "offline"] = "online"
+
+
+class TrackersConfig(StrictModel):
+    """Beside TensorBoard's event files, which are always written."""
+
+    mlflow: MlflowConfig | None = None
+    wandb: WandbConfig | None = None
+
+
+class TrainConfig(StrictModel):
+    """Fine-tuning of a causal language model: of all its weights, or with `lora` of an adapter."""
+
+    method: MethodConfig = CausalConfig()
+    """What is learnt from what: `causal` from the dataset, `instruct` and `dpo` from a file."""
+    replay: ReplayConfig | None = None
+    """For `causal`."""
+    consolidation: ConsolidationConfig | None = None
+    """For any method, with zero stage 1, 2 or 3."""
+    lora: LoraConfig | None = None
+    """For any method. Leave it out and all weights are trained; give `{}` for the defaults. An adapter learns at ten times the
+    learning_rate of full fine-tuning, about 2e-4."""
+    privacy: PrivacyConfig | None = None
+    """For any method, with zero stage 0, 1 or 2. A step then takes each example with the same chance, on average as many as
+    a step would take sequences otherwise."""
+
+    num_workers: int = Field(2, ge=1)
+    gpus_per_worker: int = Field(1, ge=0)
+    """0 trains on CPUs with gloo."""
+    cpus_per_worker: float = Field(1, gt=0)
+    pool: Pool = "train"
+    zero: ZeroConfig = ZeroConfig()
+    precision: Literal["auto", "bfloat16", "float32"] = "auto"
+    """What matrices are multiplied in; weights and moments are stepped in float32 either way. `auto`: bfloat16, or float32 where a
+    rank's CPU has no instructions for bfloat16; the model made is kept in bfloat16 all the same."""
+    num_steps: int = Field(1000, ge=1)
+    """Optimizer steps; the data is repeated in a new order as often as needed."""
+    sequence_length: int = Field(1024, ge=8)
+    """Tokens."""
+    sequences_per_worker: int = Field(8, ge=1)
+    """Per micro-batch; with dpo, pairs."""
+    gradient_accumulation: int = Field(1, ge=1)
+    sequences_per_step: int | None = Field(None, ge=1)
+    """Over all workers and micro-batches. When given, the accumulation follows from it, and a run that was interrupted
+    goes on with another number of workers."""
+    attend_across_documents: bool = False
+    """Let a token look back past the beginning of its document, into those packed before it, as most trainers do."""
+    learning_rate: float = Field(3e-5, gt=0)
+    betas: tuple[float, float] = (0.9, 0.95)
+    eps: float = Field(1e-8, gt=0)
+    weight_decay: float = Field(0.1, ge=0)
+    warmup_steps: int = Field(10, ge=0)
+    min_learning_rate_fraction: float = Field(0.1, ge=0, le=1)
+    """Where the cosine ends, as a share of learning_rate."""
+    max_gradient_norm: float = Field(1.0, gt=0)
+    gradient_checkpointing: bool = False
+    checkpoint_every_steps: int = Field(100, ge=1)
+    keep_checkpoints: int = Field(2, ge=1)
+    """The newest. Three at least stay while max_skipped_steps is above 0."""
+    max_failures: int = Field(3, ge=0)
+    """Worker failures survived by resuming from the last checkpoint."""
+    spike_deviations: float | None = Field(10, gt=0)
+    """A loss so many standard deviations above the median of the last 32 is a spike. A spike, or a loss that is no number,
+    takes the run back to its last good checkpoint and leaves that step's data out. null lets spikes pass."""
+    max_skipped_steps: int = Field(3, ge=0)
+    """More of them end the run: then it is not the data."""
+    trackers: TrackersConfig = TrackersConfig()
+    watts_per_worker: float | None = Field(None, gt=0)
+    """What a worker's device draws in training, for the ledger's estimate of energy. Without it the power limits of a few
+    GPUs are known."""
+    seed: int = 0
+
+    @model_validator(mode="before")
+    @classmethod
+    def _skips_nothing_in_private(cls, given: Any) -> Any:
+        """With privacy the default of spike_deviations is null."""
+        if isinstance(given, dict) and given.get("privacy") is not None:
+            return {"spike_deviations": None, **given}
+        return given
+
+    @model_validator(mode="after")
+    def _sound_in_private(self) -> TrainConfig:
+        """What would break the guarantee is refused, with the reason."""
+        if self.privacy is None:
+            return self
+        if self.zero.stage == 3:
+            raise ValueError(
+                "privacy needs zero stage 0, 1 or 2: at stage 3 no rank has the whole gradient of an example, whose length"
+                " is to be cut"
+            )
+        if self.replay or self.consolidation:
+            name = "replay" if self.replay else "consolidation"
+            raise ValueError(f"privacy does not go with {name}: it would use old documents without any noise")
+        if self.spike_deviations is not None:
+            raise ValueError(
+                "privacy needs spike_deviations: null: data that is left out for its loss is a choice no accountant sees"
+            )
+        if self.attend_across_documents:
+            raise ValueError(
+                "privacy needs attend_across_documents: false: a document that others look back to is in their gradients"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrainConfig:
+        if not all(0 <= beta < 1 for beta in self.betas):
+            raise ValueError("betas must lie in [0, 1)")
+        if self.warmup_steps >= self.num_steps:
+            raise ValueError(f"warmup_steps ({self.warmup_steps}) must be below num_steps ({self.num_steps})")
+        if self.attend_across_documents and self.method.kind != "causal":
+            raise ValueError(f"attend_across_documents is for causal: {self.method.kind} keeps conversations apart")
+        if self.replay and self.method.kind != "causal":
+            raise ValueError(f"replay is for causal: {self.method.kind} takes no documents")
+        if self.consolidation and self.lora:
+            raise ValueError(
+                "consolidation holds weights that are trained; with lora they are frozen: leave one of them out"
+            )
+        if self.consolidation and self.zero.stage == 0:
+            raise ValueError(
+                "consolidation needs zero stage 1, 2 or 3: at stage 0 gradients are clipped where it cannot see"
+            )
+        if self.sequences_per_step is not None:
+            self._check_accumulation(self.sequences_per_step)
+        if (self.zero.offload_parameters and self.zero.stage != 3) or (
+            self.zero.offload_optimizer and self.zero.stage == 0
+        ):
+            raise ValueError("offload_parameters needs zero stage 3, offload_optimizer stage 1, 2 or 3")
+        return self
+
+    def _check_accumulation(self, sequences_per_step: int) -> None:
+        if self.gradient_accumulation != 1:
+            raise ValueError("gradient_accumulation follows from sequences_per_step: leave one of them out")
+        at_once = self.num_workers * self.sequences_per_worker
+        if sequences_per_step % at_once:
+            raise ValueError(
+                f"sequences_per_step ({sequences_per_step}) must be a multiple of num_workers x sequences_per_worker"
+                f" ({self.num_workers} x {self.sequences_per_worker})"
+            )
+
+    @property
+    def accumulation(self) -> int:
+        """Micro-batches of an optimizer step."""
+        if self.sequences_per_step is None:
+            return self.gradient_accumulation
+        return self.sequences_per_step // (self.num_workers * self.sequences_per_worker)
+
+    @property
+    def total_sequences(self) -> int:
+        """Sequences of an optimizer step over all workers."""
+        return self.num_workers * self.sequences_per_worker * self.accumulation
