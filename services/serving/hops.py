@@ -13,6 +13,9 @@ REPLICA_ENVIRONMENT: Final = {
     "RAY_SERVE_RUN_USER_CODE_IN_SEPARATE_THREAD": "0",
     # One line a request: written when a thousand are there, or an error.
     "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1000",
+    # vLLM's import would close all handlers of the process: Serve's log file would end there, and where Serve asks for its name
+    # only then (a busy machine) the replica would count as failed.
+    "VLLM_CONFIGURE_LOGGING": "0",
 }
 """Environment of the replicas at both ends. Ray's own token is asked for by their gRPC servers, which run in any case."""
 
