@@ -130,8 +130,9 @@ class Examples(NamedTuple):
         """Examples of a step, over all ranks, on average."""
         return self.terms.sample_rate * self.units.num
 
-    def seed_of(self, step: int) -> int:
-        return int(np.random.SeedSequence([self.seed, step, self.rank]).generate_state(1)[0])
+    def seed_of(self, step: int, example: int) -> int:
+        """The same on whichever rank: a step that is done again by others is to have the same gradients under the same noise."""
+        return int(np.random.SeedSequence([self.seed, step, example]).generate_state(1)[0])
 
     def of_step(self, step: int) -> Iterator[Batch]:
         """One at a time. All ranks draw the same examples; each takes every `world_size`th of them."""

@@ -40,7 +40,6 @@ def private_step(engine: Any, examples: Examples, step: int, rate: float, loss_f
     import torch
     import torch.distributed as dist
 
-    torch.manual_seed(examples.seed_of(step))
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
     trained = {name: p for name, p in engine.module.named_parameters() if p.requires_grad}
@@ -58,9 +57,12 @@ def private_step(engine: Any, examples: Examples, step: int, rate: float, loss_f
 
 def clipped_sum(model: Any, trained: dict[str, Any], examples: Examples, step: int, loss_function: Loss) -> Sums:
     """Sum of what this rank's examples of that step add, without noise."""
+    import torch
+
     sums = zeros(trained)
     for batch in examples.of_step(step):
         if batch.num_targets:
+            torch.manual_seed(examples.seed_of(step, batch.ids[0]))
             on_device = batch.to(sums.flat.device)
             add_example(sums, trained, loss_function(model, on_device) / batch.num_targets, examples)
     return sums

@@ -108,6 +108,18 @@ def test_ranks_share_the_draw_and_add_up_to_one(model: Bare, units: Documents) -
     np.testing.assert_allclose(parts, summed(model, given(units)).flat, atol=1e-6)
 
 
+def test_dropout_is_the_same_on_any_number_of_ranks(model: Bare, units: Documents) -> None:
+    """Else a step that is done again by others would have other gradients under the same noise."""
+    import torch
+
+    def dropping(model: Any, batch: Any) -> Any:
+        return next_token(model, batch) * torch.rand(())
+
+    whole = summed(model, given(units, clip=1e4), dropping).flat
+    parts = sum(summed(model, given(units, rank, 3, clip=1e4), dropping).flat for rank in range(3))
+    np.testing.assert_allclose(parts, whole, rtol=1e-3, atol=1e-4)
+
+
 @pytest.mark.parametrize("world_size", [1, 2, 3])
 def test_the_sum_over_ranks_has_the_noise_once(model: Bare, units: Documents, world_size: int) -> None:
     total: Any = 0.0
