@@ -14,11 +14,15 @@ from pydantic import Field
 
 from cluster.artifacts import Dataset
 from cluster.config import StrictModel
-from cluster.errors import Conflict, ResourceError
-from cluster.storage import ABSENT, Storage
+from cluster.errors import Conflict, InputError, ResourceError
+from cluster.storage import ABSENT, Blob, Storage
 from pipelines.config import BudgetConfig
 
 KEY = "privacy/ledger.json"
+
+
+class BudgetSpent(ResourceError):
+    """The data's budget does not allow the run. Nothing was begun."""
 
 
 class Spending(StrictModel):
@@ -78,26 +82,37 @@ def refusal(before: tuple[Spending, ...], wanted: Spending) -> str | None:
 
 def read_spendings(storage: Storage) -> tuple[Spending, ...]:
     """All that is on record."""
-    blob = storage.read(KEY)
-    return Spendings.model_validate_json(blob.content).spendings if blob else ()
+    return _spendings(storage, storage.read(KEY))
+
+
+def _spendings(storage: Storage, blob: Blob | None) -> tuple[Spending, ...]:
+    try:
+        return Spendings.model_validate_json(blob.content).spendings if blob else ()
+    except ValueError:
+        # Not begun anew: what was spent would be forgotten.
+        found = "cannot be read (damaged, or of another version of serinus)"
+        raise InputError(
+            f"{storage.uri}/{KEY}", found, "restore the file: it says what was spent of each data"
+        ) from None
 
 
 def reserve(storage: Storage, wanted: Spending) -> tuple[float, float]:
     """Write the spending down, unless it is there, and give what is then spent on its data: epsilon and delta.
 
     Raises:
-        ResourceError: it is more than the budget.
+        BudgetSpent: it is more than the budget.
+        InputError: the record is damaged.
     """
     while True:
         blob = storage.read(KEY)
-        present = Spendings.model_validate_json(blob.content).spendings if blob else ()
+        present = _spendings(storage, blob)
         before = on_same_data(present, wanted.data)
         for spent in before:
             if spent.noise == wanted.noise and spent.run == wanted.run:
                 _check_same(spent, wanted)
                 return total(before)
         if found := refusal(before, wanted):
-            raise ResourceError(
+            raise BudgetSpent(
                 "train.privacy.budget",
                 found,
                 f"lower target_epsilon and delta to what is left, or take other data ({storage.uri}/{KEY})",

@@ -25,13 +25,16 @@ UNITS = {
 }
 
 
-def origin(config: TrainConfig, dataset: Dataset, digest: str) -> tuple[str, ...]:
+def origin(config: TrainConfig, dataset: Dataset, digest: str, annotated: Dataset | None = None) -> tuple[str, ...]:
     """Names of the files that the run's data came from.
 
     Args:
         digest: SHA-256 of the method's file, where it has one.
+        annotated: whose documents that file tells of, where it was made as their annotations.
     """
-    return data_of(dataset) if isinstance(config.method, CausalConfig) else tuple(sorted((config.method.path, digest)))
+    if isinstance(config.method, CausalConfig):
+        return data_of(dataset)
+    return tuple(sorted({config.method.path, digest, *(data_of(annotated) if annotated else ())}))
 
 
 def begin(config: TrainConfig, data: dict[str, Any], storage: Storage, run: str, names: tuple[str, ...]) -> Terms:

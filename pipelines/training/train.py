@@ -93,7 +93,7 @@ def train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage
     data = _data(config, inputs, storage)
     inputs |= _annotations(config, storage)
     run = f"runs/train/{key}"
-    names = origin(config, dataset, _file_digest(config))
+    names = origin(config, dataset, _file_digest(config), _annotated(inputs, storage))
     terms = begin(config, data, storage, run, names) if config.privacy else None
     if terms is None:
         warn_unprotected(storage, names)
@@ -146,6 +146,13 @@ def _annotations(config: TrainConfig, storage: Storage) -> dict[str, Any]:
         return {}
     found = annotations_of(storage, sha256(read_file(config.method.path)).hexdigest())
     return {"annotations": found} if found else {}
+
+
+def _annotated(inputs: dict[str, Any], storage: Storage) -> Dataset | None:
+    """The version whose documents the annotations among the inputs are of; by its key alone where it is not there any more."""
+    if (annotations := inputs.get("annotations")) is None:
+        return None
+    return artifacts.load(storage, Dataset, annotations.dataset) or Dataset(key=annotations.dataset)
 
 
 def _dataset(key: str, storage: Storage) -> Dataset:

@@ -7,11 +7,12 @@ from typing import Any
 import pytest
 
 from cluster.artifacts import Dataset, Source
-from cluster.errors import ResourceError
+from cluster.errors import InputError, ResourceError
 from cluster.storage import LocalStorage
-from pipelines.config import BudgetConfig
+from pipelines.config import BudgetConfig, InstructConfig, TrainConfig
 from pipelines.training import budget
 from pipelines.training.budget import Spending, data_of, on_same_data, read_spendings, refusal, reserve
+from pipelines.training.private_run import origin
 
 
 def spending(run: str, epsilon: float = 1.0, delta: float = 1e-6, **fields: Any) -> Spending:
@@ -70,6 +71,23 @@ def test_versions_of_a_dataset_are_the_same_data() -> None:
     assert on_same_data([old], version("b", ("notes.jsonl", "3")))  # the file has grown
     assert on_same_data([old], version("c", ("moved.jsonl", "2")))  # it lies elsewhere
     assert not on_same_data([old], version("d", ("other.jsonl", "4")))
+
+
+def test_a_file_made_as_annotations_of_documents_is_the_same_data_as_these() -> None:
+    method = InstructConfig(path="chats.jsonl")
+    dataset = Dataset(key="a" * 16, sources=(Source(path="notes.jsonl", num_bytes=1, sha256="1"),))
+    file = origin(TrainConfig(method=method), dataset, "2")
+    assert not on_same_data([spending("one", data=data_of(dataset))], file)
+    annotated = origin(TrainConfig(method=method), Dataset(key="b" * 16), "2", annotated=dataset)
+    assert {"chats.jsonl", "2"} < set(annotated)
+    assert on_same_data([spending("one", data=data_of(dataset))], annotated)
+
+
+def test_a_record_that_cannot_be_read_is_not_begun_anew(storage: LocalStorage) -> None:
+    storage.write(budget.KEY, b'{"spendings": [')
+    for act in (lambda: read_spendings(storage), lambda: reserve(storage, spending("one"))):
+        with pytest.raises(InputError, match="restore the file"):
+            act()
 
 
 def test_two_runs_at_once_do_not_both_get_what_is_left(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
