@@ -23,6 +23,7 @@ from pipelines.publish import check_passed, publish_baseline, publish_candidate
 from pipelines.quantization.hardware import check_servable, refusals
 from pipelines.quantization.quantize import key_of, quantize
 from pipelines.search import Before, is_made, search
+from pipelines.training.budget import BudgetSpent
 from pipelines.training.train import train
 
 A = TypeVar("A", bound=Manifest)
@@ -46,7 +47,11 @@ class Run:
         if self.remakes(stage) and artifact.made_at < self.began_at and not isinstance(artifact, Revision):
             _check_unpublished(self.storage, self.name, artifact)
             artifacts.retire(self.storage, artifact)
-            artifact = build()
+            try:
+                artifact = build()
+            except BudgetSpent:
+                artifacts.save(self.storage, artifact)  # it could never be made again
+                raise
         if isinstance(artifact, GateReport):
             note_judged(self.storage, self.name, artifact)
         self.made[role] = artifact
@@ -85,6 +90,7 @@ def run(
         UserError: something in the recipe, the input or the machine must be mended first.
     """
     work = Run(recipe.name, storage, until, remake_from, recipe.openlineage)
+    _warn_of_calibration(recipe)
 
     dataset = work.make("clean", "dataset", lambda: clean(recipe.data, storage))
     if work.ends_with("clean"):
@@ -147,6 +153,15 @@ def baseline(recipe: LifecycleConfig, storage: Storage) -> Revision:
         scheme = _largest_servable(recipe)
     say("deploy", f"the base model in {scheme.label} is the first stable revision")
     return publish_baseline(recipe.name, quantize(scheme, base, dataset, storage), storage)
+
+
+def _warn_of_calibration(recipe: LifecycleConfig) -> None:
+    if recipe.train.privacy and any(plan.needs_text for plan in recipe.quantize.plans):
+        say(
+            "quantize",
+            "warning: train.privacy ends with the trained model: weights that are calibrated on the dataset's documents tell"
+            " of them without any noise; `method: rtn`, without keep_most_sensitive, reads none",
+        )
 
 
 def _largest_servable(recipe: LifecycleConfig) -> QuantizeConfig:

@@ -10,6 +10,7 @@ from cluster.errors import GateFailed, InputError
 from cluster.storage import LocalStorage
 from pipelines.lifecycle import Run
 from pipelines.publish import publish_baseline, publish_candidate
+from pipelines.training.budget import BudgetSpent
 
 
 def weights(storage: LocalStorage, key: str = "11" * 8) -> QuantizedModel:
@@ -83,6 +84,19 @@ def test_published_weights_are_not_made_again_under_a_revision(storage: LocalSto
         work.make("quantize", "quantized", lambda: made)
 
     assert artifacts.load(storage, QuantizedModel, made.key) == made
+
+
+def test_what_the_budget_of_its_data_does_not_let_be_made_again_stays(storage: LocalStorage) -> None:
+    old = weights(storage)
+
+    def build() -> QuantizedModel:
+        if found := artifacts.load(storage, QuantizedModel, old.key):
+            return found
+        raise BudgetSpent("train.privacy.budget", "all is spent", "take other data")
+
+    with pytest.raises(BudgetSpent):
+        Run("m", storage, "publish", "quantize").make("quantize", "quantized", build)
+    assert artifacts.load(storage, QuantizedModel, old.key) == old
 
 
 def test_a_stage_before_the_one_to_remake_is_reused_and_that_one_made_again(storage: LocalStorage) -> None:

@@ -23,6 +23,7 @@ from pipelines.config import (
     QuantizeConfig,
     RequirementConfig,
     Stage,
+    TrainConfig,
 )
 from pipelines.evaluation.compare import score_of
 from pipelines.evaluation.evaluate import _write_items
@@ -257,6 +258,24 @@ def test_a_single_scheme_that_is_made_asks_nothing(
     assert asked == ["W8A8 by gptq"]
     lifecycle.run(recipe("w8a8"), world.storage, until="quantize", remake_from=remake_from)
     assert len(asked) == (1 if remake_from is None else 2)
+
+
+def test_calibration_after_private_training_is_warned_of(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(lifecycle, "say", lambda stage, text: said.append(text))
+    monkeypatch.setattr(lifecycle, "clean", lambda *given: world.before.dataset)
+    private = TrainConfig.model_validate({"zero": {"stage": 1}, "privacy": {"target_epsilon": 3}})
+    rounded = {"scheme": "W8A8", "method": "rtn"}
+    for schemes, train, num in (
+        (("w8a8",), private, 1),
+        ((rounded,), private, 0),
+        (({**rounded, "keep_most_sensitive": 1},), private, 1),
+        (("w8a8",), TrainConfig(), 0),
+    ):
+        said.clear()
+        lifecycle.run(recipe(*schemes).replace(train=train), world.storage, until="clean")
+        assert len(said) == num
+        assert all("train.privacy ends with the trained model" in text for text in said)
 
 
 def test_a_slice_that_loses_is_seen_where_the_whole_hides_it(world: World) -> None:
