@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import tempfile
 import time
+from collections.abc import Callable
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
@@ -43,13 +44,30 @@ def check_trackers(config: TrackersConfig) -> None:
 
 
 def open_trackers(config: TrainConfig, storage: Storage, key: str) -> list[Tracker]:
-    """All that the recipe asks for, and event files under `runs/tensorboard/<key>`, which stay when the run has ended."""
-    opened: list[Tracker] = [EventFiles(storage, f"runs/tensorboard/{key}")]
-    if config.trackers.mlflow:
-        opened.append(Mlflow(config.trackers.mlflow, key, config.model_dump(mode="json")))
-    if config.trackers.wandb:
-        opened.append(Wandb(config.trackers.wandb, key, config.model_dump(mode="json")))
-    return opened
+    """All that the recipe asks for, and event files under `runs/tensorboard/<key>`, which stay when the run has ended.
+
+    Raises:
+        ConfigError: a tracker cannot be reached, or does not let us in.
+    """
+    asked, settings = config.trackers, config.model_dump(mode="json")
+    opened: list[Tracker] = []
+    if mlflow := asked.mlflow:
+        opened.append(_opened("mlflow", lambda: Mlflow(mlflow, key, settings)))
+    if wandb := asked.wandb:
+        opened.append(_opened("wandb", lambda: Wandb(wandb, key, settings)))
+    return [EventFiles(storage, f"runs/tensorboard/{key}"), *opened]
+
+
+def _opened(name: str, make: Callable[[], Tracker]) -> Tracker:
+    try:
+        return make()
+    except Exception as error:  # whatever a tracker's client raises
+        # Not the message, which may hold an address with a key.
+        raise ConfigError(
+            f"train.trackers.{name}",
+            f"cannot be opened ({type(error).__name__})",
+            "correct its address, its project and what it takes for a key, or leave it out",
+        ) from None
 
 
 class Guarded:

@@ -76,6 +76,19 @@ def test_a_package_that_is_missing_is_said_before_anything_starts(monkeypatch: p
         check_trackers(TrackersConfig.model_validate(asked))
 
 
+def test_a_tracker_that_cannot_be_opened_is_said_without_its_message(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def unreachable(*given: Any) -> None:
+        raise ConnectionError("https://user:secret@example.org")
+
+    monkeypatch.setattr(trackers, "Wandb", unreachable)
+    with pytest.raises(ConfigError, match=r"cannot be opened \(ConnectionError\)") as refused:
+        open_trackers(TrainConfig(trackers=TrackersConfig.model_validate({"wandb": {}})), storage, "abc")
+    assert "secret" not in str(refused.value)
+    assert not list(storage.list("runs"))
+
+
 def test_a_password_in_an_address_is_refused_and_not_told() -> None:
     asked: dict[str, Any] = {"mlflow": {"tracking_uri": "https://me:secret@example.org"}}
     with pytest.raises(ConfigError, match="MLFLOW_TRACKING_PASSWORD") as refused:
