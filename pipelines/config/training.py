@@ -195,7 +195,8 @@ class TrainConfig(StrictModel):
         """What would break the guarantee is refused, with the reason."""
         if self.privacy is None:
             return self
-        if self.zero.stage == 3:
+        sharding = self.zero.extra.get("zero_optimization")
+        if 3 in (self.zero.stage, sharding.get("stage") if isinstance(sharding, dict) else None):
             raise ValueError(
                 "privacy needs zero stage 0, 1 or 2: at stage 3 no rank has the whole gradient of an example, whose length"
                 " is to be cut"

@@ -80,8 +80,20 @@ def make_terms(config: PrivacyConfig, num_examples: int, expected: int, num_step
         num_steps=num_steps,
         delta=config.delta,
         max_gradient_norm=config.max_gradient_norm,
-        marks=tuple((n, epsilon_of(noise, rate, n, config.delta, config.accountant)) for n in steps),
+        marks=tuple((n, _spent(config, noise, rate, n)) for n in steps),
     )
+
+
+def _spent(config: PrivacyConfig, noise: float, rate: float, num_steps: int) -> float:
+    try:
+        return epsilon_of(noise, rate, num_steps, config.delta, config.accountant)
+    except (ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
+        raise ConfigError(
+            "train.privacy",
+            f"the accountant {config.accountant} cannot tell what noise multiplier {noise:g} spends at delta {config.delta:g}"
+            f" ({error})",
+            "take `accountant: rdp`, more noise, or a larger delta",
+        ) from None
 
 
 def _noise_for(config: PrivacyConfig, rate: float, num_steps: int) -> float:

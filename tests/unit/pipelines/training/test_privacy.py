@@ -81,6 +81,7 @@ def test_the_noise_keeps_the_target_and_is_hardly_more_than_needed() -> None:
         ({"noise_multiplier": 1}, 16, "a step takes 16 of 16 examples"),
         ({"noise_multiplier": 1, "delta": 1e-2}, 200, "would let one of them be published"),
         ({"target_epsilon": 1e-9, "accountant": "rdp"}, 1000, "is out of reach"),
+        ({"noise_multiplier": 1, "delta": 1e-15}, 1000, "accountant prv cannot tell .* at delta 1e-15"),
     ],
 )
 def test_what_cannot_be_had_is_said(privacy: dict[str, Any], num: int, found: str) -> None:
@@ -95,6 +96,7 @@ OLD = {"dataset": "0" * 16}
     ("fields", "found"),
     [
         ({"zero": {"stage": 3}}, "zero stage 0, 1 or 2"),
+        ({"zero": {"stage": 1, "extra": {"zero_optimization": {"stage": 3}}}}, "zero stage 0, 1 or 2"),
         ({"replay": OLD | {"fraction": 0.1}}, "privacy does not go with replay"),
         ({"consolidation": OLD | {"weight": 1}}, "privacy does not go with consolidation"),
         ({"spike_deviations": 10}, "privacy needs spike_deviations: null"),
