@@ -272,7 +272,6 @@ app.command()(submit)
 lineage_command.register(app, _read, out)
 app.command()(deploy)
 report_command.add_to(app, _read)
-eval_command.register(app, out)
 canaries_command.register(app, out)
 eval_command.register(app, out)
 
