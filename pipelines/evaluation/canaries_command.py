@@ -33,6 +33,9 @@ def register(app: typer.Typer, out: Console) -> None:
         from pipelines.evaluation.records import records, text_of
         from pipelines.evaluation.safety import plant as planting
 
+        if documents.resolve() == (folder / "planted.jsonl").resolve():
+            over = f"{documents} would be written over"
+            raise ConfigError(f"--out: {folder}", over, "name another folder: plant in documents that hold none yet")
         read = [(where, record) for where, _, record in records(str(documents))]
         for where, record in read:
             text_of(where, record, text_field)

@@ -38,11 +38,10 @@ def records(path: str) -> Iterator[tuple[str, int, Record]]:
     except UnicodeDecodeError:
         raise InputError(path, "is not UTF-8 text", "save the task as JSONL in UTF-8") from None
     if path.endswith(".csv"):
-        reader = csv.DictReader(io.StringIO(text, newline=""))
-        for record in reader:
-            yield f"{path}:{reader.line_num}", reader.line_num, dict(record)
+        yield from _table(path, text)
         return
-    for number, line in enumerate(text.splitlines(), 1):
+    # Not splitlines, which cuts at U+2028 and others that JSON leaves inside a string.
+    for number, line in enumerate(text.split("\n"), 1):
         if line.strip():
             yield f"{path}:{number}", number, _record(f"{path}:{number}", line)
 
@@ -92,11 +91,24 @@ def spaced(record: Record, answer: str) -> str:
     return answer if answer[0].isspace() or record["prompt"][-1].isspace() else f" {answer}"
 
 
+def _table(path: str, text: str) -> Iterator[tuple[str, int, Record]]:
+    reader = csv.DictReader(io.StringIO(text, newline=""))
+    try:
+        for record in reader:
+            yield f"{path}:{reader.line_num}", reader.line_num, dict(record)
+    except csv.Error as error:
+        raise InputError(f"{path}:{reader.line_num}", f"not CSV ({error})", "mend the row, or write JSONL") from None
+
+
 def _record(where: str, line: str) -> Record:
     try:
         record = json.loads(line)
     except ValueError as error:
         raise InputError(where, f"not JSON ({error})", "write one JSON object a line") from None
+    try:
+        json.dumps(record, ensure_ascii=False).encode()
+    except UnicodeEncodeError:  # an escape that is half of a character: nothing could be written of it
+        raise InputError(where, "holds half a character (an unpaired \\ud800 to \\udfff)", "mend its text") from None
     if not isinstance(record, dict):
         raise InputError(where, "not a JSON object", 'write {"id": ..., ...}')
     return record

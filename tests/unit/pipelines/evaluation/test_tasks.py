@@ -7,6 +7,7 @@ import pytest
 
 from cluster.errors import InputError
 from pipelines.evaluation.heldout import NUM_CHOICES
+from pipelines.evaluation.records import records
 from pipelines.evaluation.tasks import build_items, file_digest
 from pipelines.task_config import TaskConfig
 
@@ -120,3 +121,22 @@ def test_the_questions_that_ship_are_well_formed_and_fair() -> None:
     assert all(len(set(item.answers)) == NUM_CHOICES for item in items)
     places = [sum(item.gold == place for item in items) for place in range(NUM_CHOICES)]
     assert max(places) - min(places) <= 6
+
+
+def test_a_line_ends_at_its_newline_alone(tmp_path: Path) -> None:
+    path = tmp_path / "items.jsonl"
+    path.write_text('{"text": "one\u2028two\u0085three"}\r\n\n{"text": "four"}\n', newline="", encoding="utf-8")
+    assert [(n, r["text"]) for _, n, r in records(str(path))] == [(1, "one\u2028two\u0085three"), (3, "four")]
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "said"),
+    [
+        ("half.jsonl", '{"id": "\\ud800", "text": "a"}', "half.jsonl:1: holds half a character"),
+        ("long.csv", "text\n" + "x" * 200_000, "long.csv:.: not CSV"),
+    ],
+)
+def test_files_that_no_row_could_be_written_of(tmp_path: Path, name: str, text: str, said: str) -> None:
+    (tmp_path / name).write_text(text)
+    with pytest.raises(InputError, match=said):
+        list(records(str(tmp_path / name)))

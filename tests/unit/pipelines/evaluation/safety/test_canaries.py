@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from cluster.errors import InputError
+from cluster.errors import ConfigError, InputError
 from pipelines.evaluation.compare import scores_of
 from pipelines.evaluation.safety import plant
 from pipelines.evaluation.safety.canaries import alternatives
@@ -54,6 +54,14 @@ def test_exposure_and_extraction(tmp_path: Path) -> None:
 def test_a_secret_of_too_few_forms_is_refused(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="only 100 secrets have the form of '12'"):
         build_items(task_of(tmp_path, "canaries", [{"prompt": "p", "secret": "12"}]), [], 0)
+
+
+def test_planting_never_writes_over_its_documents(tmp_path: Path) -> None:
+    documents = tmp_path / "planted.jsonl"
+    documents.write_text('{"id": 1, "text": "One. Two."}\n')
+    with pytest.raises(ConfigError, match="would be written over"):
+        CliRunner().invoke(app, ["canaries", "plant", str(documents), "--out", str(tmp_path)], catch_exceptions=False)
+    assert documents.read_text() == '{"id": 1, "text": "One. Two."}\n'
 
 
 def test_planted_once_a_document_and_found_by_the_task(tmp_path: Path) -> None:
