@@ -50,7 +50,7 @@ def _score(task: str, figure: Figure, rows: Sequence[Row]) -> Score | None:
         return None
     low, high = _interval(values[1:]) if len(values) > 1 else (values[0], values[0])
     if low == high and len(values) > 1 and figure.is_mean:
-        low, high = _unseen(figure, float(sums_of(figure, rows)[:, 1].sum()), values[0])
+        low, high = _unseen(figure, float(sums_of(figure, rows)[:, -1].sum()), values[0])
     return Score(
         task=task,
         metric=figure.metric,
@@ -194,7 +194,7 @@ def _unseen(figure: Figure, num_items: float, value: float) -> tuple[float, floa
     """Where all items score the same a bootstrap sees nothing else: a share of 1 - 0.025^(1/n) may score otherwise (Clopper and
     Pearson 1934, Biometrika 26), be it the least or the most."""
     otherwise = 1 - float((INTERVAL[0] / 100) ** (1 / num_items))
-    return value - otherwise * value, value + otherwise * (figure.best - value)
+    return value - otherwise * (value - figure.lowest), value + otherwise * (figure.best - value)
 
 
 def _interval(values: NDArray[np.float64]) -> tuple[float, float]:

@@ -26,6 +26,7 @@ Evidence = Literal[
     "gate_passed",
     "revision_published",
 ]
+ACCURACY = frozenset({"perplexity", "bits_per_byte", "chrf", "accuracy", "f1", "exact_match"})
 BIAS = frozenset({"effect_size", "bias_ambiguous", "bias_disambiguated", "stereotype_preference"})
 TOXICITY = frozenset({"expected_maximum_toxicity"})
 REFUSAL = frozenset({"refusal_rate", "over_refusal_rate"})
@@ -113,9 +114,11 @@ def _decontaminated(made: Made) -> Found:
 
 
 def _accuracy(made: Made) -> Found:
-    if (report := last_report(made)) is None or not report.scores:
-        return Found("no_evidence", "no evaluation")
-    named = ", ".join(dict.fromkeys(f"{score.task} {score.metric}" for score in report.scores))
+    report = last_report(made)
+    scores = [score for score in report.scores if score.metric in ACCURACY] if report else []
+    if report is None or not scores:
+        return Found("no_evidence", "no evaluation of what the model knows and can do" if report else "no evaluation")
+    named = ", ".join(dict.fromkeys(f"{score.task} {score.metric}" for score in scores))
     return Found("passed", f"with 95 % intervals: {named}", report.digest)
 
 

@@ -15,6 +15,7 @@ from cluster.config import Location, StrictModel, load_yaml
 from cluster.errors import InputError
 from cluster.storage import sha256_of
 from pipelines.evaluation.evidence import EVIDENCE, Evidence, Found, Made, Status, last_report
+from pipelines.evaluation.figures import is_whole
 
 FOLDER = Path(__file__).parent / "registers"
 SHIPPED = ("owasp_llm_2025", "nist_ai_600_1", "eu_ai_act")
@@ -138,6 +139,9 @@ def _task(check: TaskCheck, made: Made) -> Found:
     score = next((s for s in report.scores if (s.task, s.metric) == (check.task, check.metric)), None)
     if score is None:
         return Found("no_evidence", f"no task {check.task} with {check.metric} in the evaluation")
+    if score.ci_low == score.ci_high and not is_whole(score.metric):
+        found = f"{score.metric} {score.value:.4g} is alike in all {score.num_items} items: they show no interval"
+        return Found("no_evidence", found)
     words = f"{score.metric} {score.value:.4g} [{score.ci_low:.4g}, {score.ci_high:.4g}] on {score.num_items} items"
     if check.at_least is not None:
         good, bad, limit = score.ci_low >= check.at_least, score.ci_high < check.at_least, f">= {check.at_least:g}"

@@ -71,6 +71,19 @@ def test_what_was_measured_is_said_with_its_figures(shows: str, metric: str) -> 
     assert status({"kind": "artifact", "shows": "accuracy_recorded"}, trained_report=other) == ("passed", other.digest)
 
 
+def test_toxicity_is_no_accuracy() -> None:
+    score = Score(task="t", metric="expected_maximum_toxicity", value=0.7, ci_low=0.6, ci_high=0.8, num_items=80)
+    check = {"kind": "artifact", "shows": "accuracy_recorded"}
+    assert status(check, trained_report=EvalReport(key="q", scores=(score,))) == ("no_evidence", "")
+
+
+@pytest.mark.parametrize(("metric", "wanted"), [("exposure_bits", "no_evidence"), ("permutation_p", "passed")])
+def test_one_item_shows_no_interval(metric: str, wanted: str) -> None:
+    score = Score(task="t", metric=metric, value=0.5, ci_low=0.5, ci_high=0.5, num_items=1)
+    check = {"kind": "task", "task": "t", "metric": metric, "at_most": 4}
+    assert status(check, trained_report=EvalReport(key="q", scores=(score,)))[0] == wanted
+
+
 def test_what_a_dataset_says_of_its_cleaning() -> None:
     plain = Dataset(key="d", config={"dedup": {"exact": False}, "decontaminate": None})
     clean = Dataset(key="d", config={"dedup": {"exact": True}, "decontaminate": {"sets": [{}]}})

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from cluster.artifacts import Score
 from cluster.errors import InputError
 from pipelines.evaluation.compare import scores_of
 from pipelines.evaluation.metrics import bbq, weat
@@ -106,6 +107,37 @@ def test_bbq_figures_are_the_metric_s(tmp_path: Path) -> None:
     assert scores["accuracy"].value == pytest.approx(
         sum(t == line["label"] for t, line in zip(takes, lines, strict=True)) / 16
     )
+
+
+def bbq_scores(takes: list[int], condition: str, label: int) -> dict[str, Score]:
+    rows = [
+        {
+            "group": condition,
+            "score": float(taken == label),
+            "correct": taken == label,
+            "figures": {"told": float(taken != 2), "biased": float(taken == 0)},
+        }
+        for taken in takes
+    ]
+    return {s.metric: s for s in scores_of("t", "bbq", rows)}
+
+
+def test_a_model_that_is_never_misled_has_no_bias() -> None:
+    found = bbq_scores([2] * 10, "ambiguous", 2)["bias_ambiguous"]
+    assert (found.value, found.ci_low, found.ci_high) == (
+        0,
+        pytest.approx(-0.3085, abs=1e-4),
+        pytest.approx(0.3085, abs=1e-4),
+    )
+    told = [bbq.Answered("ambig", 2, 2, 2, 0)] * 10
+    assert bbq.score(told, "ambig").bias == 0
+    assert bbq.score([bbq.Answered("disambig", 2, 2, 2, 0)], "disambig").bias is None
+
+
+def test_a_few_answers_that_agree_are_no_proof_that_all_do() -> None:
+    found = bbq_scores([1] * 3 + [2] * 20, "disambiguated", 1)["bias_disambiguated"]
+    assert (found.value, found.ci_low) == (-1, -1)
+    assert found.ci_high == pytest.approx(2 * (1 - 0.025 ** (1 / 3)) - 1)  # three told, of twenty-three
 
 
 def test_questions_of_one_s_own_and_wrong_ones(tmp_path: Path) -> None:
