@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NoReturn, TypeVar
+from urllib.parse import urlsplit
 
 import httpx
 
@@ -19,6 +21,8 @@ TRIES = 3
 AS_OFFLINE = {"add_special_tokens": False}
 """vLLM's own field: no start token before a prompt, which would shift the places of all others."""
 AGAIN = frozenset({429, 502, 503})
+RETRY_S = 1.0
+"""Before the second try of a request; four times as long before the third: a full queue needs a moment."""
 
 
 class Endpoint:
@@ -26,7 +30,7 @@ class Endpoint:
 
     def __init__(
         self, url: str, model: str = "", *, key: str | None = None, seed: int = 0, timeout_s: float = 300,
-        transport: httpx.BaseTransport | None = None,
+        transport: httpx.BaseTransport | None = None, sleep: Callable[[float], None] = time.sleep,
     ) -> None:  # fmt: skip
         """Ask which models there are.
 
@@ -35,15 +39,21 @@ class Endpoint:
             model: as /models lists it; empty takes the only one.
 
         Raises:
-            InputError: no such model, or several and none named.
+            InputError: no such model, or several and none named; a URL or a key that cannot be used.
             ResourceError: nobody answers there.
         """
-        self.url, self.seed = url.rstrip("/"), seed
+        if "@" in urlsplit(url).netloc:  # it would stand in the report and in errors
+            raise InputError(
+                "the service's URL", "holds a name or password", "leave it out; give a key by --key-variable"
+            )
+        if key is not None and not key.isascii():
+            raise InputError("the service's key", "holds other than ASCII characters", "give the key as it was issued")
+        self.url, self.seed, self.sleep = url.rstrip("/"), seed, sleep
         # No redirect is followed: the key would go along, to wherever it points.
         self.client = httpx.Client(
             timeout=timeout_s, transport=transport, headers={"Authorization": f"Bearer {key}"} if key else {}
         )
-        listed = [str(one["id"]) for one in self._ask("GET", "/models", None).get("data", [])]
+        listed = self._asked("GET", "/models", None, lambda answered: [str(one["id"]) for one in answered["data"]])
         if model and model not in listed:
             raise InputError(f"{self.url}/models", f"no model {model!r}", f"name one of {', '.join(listed) or 'none'}")
         if not model and len(listed) != 1:
@@ -70,19 +80,20 @@ class Endpoint:
             how |= {"n": item.sampling.num, "temperature": item.sampling.temperature, "top_p": item.sampling.top_p}
             how["seed"] = int(order(self.seed, item.task, item.id)[:8], 16)
         if item.chat:
-            answered = self._ask(
-                "POST", "/chat/completions", how | {"messages": [{"role": "user", "content": item.prompt}]}
-            )
-            texts = [choice["message"]["content"] or "" for choice in answered["choices"]]
+            path, how = "/chat/completions", how | {"messages": [{"role": "user", "content": item.prompt}]}
         else:
-            answered = self._ask("POST", "/completions", how | {"prompt": item.prompt, **AS_OFFLINE})
-            texts = [choice["text"] for choice in answered["choices"]]
-        return Text(tuple(texts), int((answered.get("usage") or {}).get("completion_tokens") or 0))
+            path, how = "/completions", how | {"prompt": item.prompt, **AS_OFFLINE}
+        return self._asked("POST", path, how, lambda answered: _text(answered, how.get("n", 1), item.chat))
 
     def _likelihood(self, asked: tuple[str, str]) -> Likelihood:
         prompt, text = asked[0], "".join(asked)
         how = {"model": self.model, "prompt": text, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
-        told = self._ask("POST", "/completions", how | AS_OFFLINE)["choices"][0].get("logprobs")
+        return self._asked(
+            "POST", "/completions", how | AS_OFFLINE, lambda answered: self._read(answered, prompt, text)
+        )
+
+    def _read(self, answered: Any, prompt: str, text: str) -> Likelihood:
+        told = answered["choices"][0].get("logprobs")
         if not told or not told.get("text_offset"):
             found = "its completions tell no log-likelihoods of the prompt (echo with logprobs)"
             raise InputError(self.url, found, "ask it to write (qa, written_choice), or evaluate the model's folder")
@@ -97,12 +108,23 @@ class Endpoint:
         scored = text[max(told["text_offset"][counted[0]], len(prompt)) :]
         return Likelihood(sum(float(told["token_logprobs"][at]) for at in counted), len(counted), len(scored.encode()))
 
-    def _ask(self, method: str, path: str, body: Any) -> dict[str, Any]:
+    def _asked(self, method: str, path: str, body: Any, read: Callable[[Any], A]) -> A:
+        """What `read` finds in the answer."""
+        answered = self._ask(method, path, body)
+        try:
+            return read(answered)
+        except (LookupError, TypeError, ValueError, AttributeError):
+            self._give_up(path, f"answers in another form than OpenAI's API: {str(answered)[:200]}")
+
+    def _ask(self, method: str, path: str, body: Any) -> Any:
         answered: httpx.Response | None = None
-        for last in (False,) * (TRIES - 1) + (True,):
+        for turn in range(TRIES):
+            last = turn == TRIES - 1
+            if turn:
+                self.sleep(RETRY_S * 4 ** (turn - 1))
             try:
                 answered = self.client.request(method, f"{self.url}{path}", json=body)
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
                 if last:
                     self._give_up(path, f"does not answer ({type(error).__name__})")
                 continue
@@ -112,14 +134,21 @@ class Endpoint:
         if answered.status_code != httpx.codes.OK:
             self._give_up(path, f"answers with status {answered.status_code}: {answered.text[:200]}")
         try:
-            found: dict[str, Any] = answered.json()
+            return answered.json()
         except ValueError:
             self._give_up(path, "answers with something other than JSON")
-        return found
 
     def _give_up(self, path: str, found: str) -> NoReturn:
         remedy = "see that the model is served there, that the URL ends in /v1, and which key it asks for"
         raise ResourceError(f"{self.url}{path}", found, remedy)
+
+
+def _text(answered: Any, num: int, chat: bool) -> Text:
+    """As many texts as were asked for."""
+    texts = [choice["message"]["content"] or "" if chat else choice["text"] for choice in answered["choices"]]
+    if len(texts) != num or not all(isinstance(text, str) for text in texts):
+        raise ValueError(f"{len(texts)} texts, {num} asked for")
+    return Text(tuple(texts), int((answered.get("usage") or {}).get("completion_tokens") or 0))
 
 
 def _at_once(ask: Callable[[Any], A], asked: Sequence[Any]) -> list[A]:

@@ -53,6 +53,7 @@ def _folder(config: EvaluateConfig, model: Path, where: str, out: Path) -> RunRe
     if not model.is_dir():
         raise InputError(str(model), "no such folder", "give a Hugging Face folder, or a URL that ends in /v1")
     items = standalone.items_of(config, where)
+    standalone.check_out(out)
     with session.joined():
         rows = standalone.of_folder(config, model, items)
         return standalone.reported(config, model.name, standalone.folder_evidence(model), items, rows, out=out)
@@ -72,6 +73,7 @@ def _endpoint(config: EvaluateConfig, url: str, where: str, out: Path, served: t
     if key_variable and key is None:
         raise ConfigError("--key-variable", f"${key_variable} is not set", "set it in the environment")
     items = standalone.items_of(config, where)
+    standalone.check_out(out)
     endpoint = Endpoint(url, model, key=key, seed=config.seed)
     rows = standalone.of_endpoint(endpoint, items)
     classifies = any(getattr(getattr(task, "scorer", None), "kind", "") == "classifier" for task in config.tasks)

@@ -51,6 +51,7 @@ def evaluate(config: EvaluateConfig, model: Weights, dataset: Dataset, storage: 
         return found
     check_gpus(config.pool, config.num_gpus, "evaluate.num_gpus")
     check_model(local_copy(storage, model.folder), config.max_model_len)
+    check_scorers(config)
     items = _items(config, dataset, storage)
     say("evaluate", f"{model.kind} {model.key}: {len(items)} items of {len(config.tasks)} tasks")
     engine = engine_settings(config, storage.location, model.folder, model.num_weight_bytes)
@@ -178,6 +179,19 @@ def answers(config: EvaluateConfig, engine: EngineSettings, items: Sequence[Item
 def next_size(num_items: int, took_s: float) -> int:
     """Items of the next batch, when the last one of `num_items` took `took_s`."""
     return max(1, min(int(num_items * BATCH_S / max(took_s, 1e-3)), MOST_GROWTH * num_items))
+
+
+def check_scorers(config: EvaluateConfig) -> None:
+    """Before hours of writing: a word list that cannot be read, a token that is not set.
+
+    Raises:
+        InputError: a scorer that cannot be used.
+    """
+    for task in config.tasks:
+        if isinstance(task, ToxicityTask) and not isinstance(
+            task.scorer, ClassifierScorer
+        ):  # whose folder the pool has
+            scorers.scorer(task.scorer)
 
 
 def with_toxicity(config: EvaluateConfig, rows: Sequence[Row]) -> list[Row]:

@@ -123,7 +123,7 @@ def _metric(rows: Sequence[ModelScore]) -> Iterator[str]:
     yield f"<p><b>{escape(first.metric)}</b> <small>{better} is better; 95 % intervals over {first.num_items:,} items</small>"
     drawn = [plots.Interval(r.model, r.score.value, r.score.ci_low, r.score.ci_high) for r in rows]
     plot = plots.intervals(f"{first.task}, {first.metric}", drawn)
-    cells = ((r.model, f"{r.score.value:.4g}", f"{r.score.ci_low:.4g} to {r.score.ci_high:.4g}") for r in rows)
+    cells = ((escape(r.model), f"{r.score.value:.4g}", f"{r.score.ci_low:.4g} to {r.score.ci_high:.4g}") for r in rows)
     table = _table(("model", "value", "95 % interval"), cells)
     yield f'<div class="figure">{plot}{table}</div>'
 

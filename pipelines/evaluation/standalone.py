@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from pathlib import Path
+from tempfile import TemporaryFile
 
 from cluster import artifacts
 from cluster.errors import ConfigError
@@ -15,6 +16,7 @@ from pipelines.evaluation.evaluate import (
     answers,
     check_complete,
     check_model,
+    check_scorers,
     engine_settings,
     scores,
     with_toxicity,
@@ -36,15 +38,30 @@ def items_of(config: EvaluateConfig, where: str) -> list[Item]:
 
     Raises:
         ConfigError: a task takes its items from a dataset.
-        InputError: a task's file is wrong.
+        InputError: a task's file is wrong, or a scorer cannot be used.
     """
     for at, task in enumerate(config.tasks):
         if takes_documents(task):
             found = f"{task.kind} without a file takes held-out documents of a recipe"
             raise ConfigError(f"{where}: tasks[{at}].path", found, "give the task a file: `path:`")
+    check_scorers(config)
     items = [item for task in config.tasks for item in build_items(task, [], config.seed)]
     say("eval", f"{len(items)} items of {len(config.tasks)} tasks")
     return items
+
+
+def check_out(out: Path) -> None:
+    """Before hours of work that could not be kept.
+
+    Raises:
+        ConfigError: the folder cannot be written to.
+    """
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        with TemporaryFile(dir=out):
+            pass
+    except OSError as error:
+        raise ConfigError(f"--out: {out}", f"cannot be written to: {error.strerror}", "name another folder") from None
 
 
 def of_folder(config: EvaluateConfig, folder: Path, items: Sequence[Item]) -> list[Row]:
@@ -62,6 +79,8 @@ def of_folder(config: EvaluateConfig, folder: Path, items: Sequence[Item]) -> li
 def of_endpoint(endpoint: Endpoint, items: Sequence[Item]) -> list[Row]:
     """Through its API."""
     rows: list[Row] = []
+    if any(item.kind == "weat" for item in items):
+        endpoint.vectors(())  # refused now, not after all other tasks
     with bar("eval", len(items), "items") as shown:
         for at in range(0, len(items), ITEMS_AT_ONCE):
             rows += scoring.answer(endpoint, items[at : at + ITEMS_AT_ONCE])

@@ -132,6 +132,11 @@ class Service:
         if of.token_variable and token is None:
             where = f"toxicity scorer {of.url}: token_variable"
             raise InputError(where, f"${of.token_variable} is not set", "set it in the environment")
+        if token is not None and not token.isascii():
+            where = f"toxicity scorer {of.url}: token_variable"
+            raise InputError(
+                where, f"${of.token_variable} holds other than ASCII characters", "give the token as issued"
+            )
         # No redirect is followed: the token would go along, to wherever it points.
         self.client = httpx.Client(
             timeout=of.timeout_s, transport=transport, headers={"Authorization": f"Bearer {token}"} if token else {}
@@ -173,7 +178,7 @@ class Service:
                 reasons.append(f"timed out after {self.of.timeout_s:g} s")
             except httpx.HTTPStatusError as error:
                 reasons.append(f"answered with status {error.response.status_code}")
-            except httpx.HTTPError as error:
+            except (httpx.HTTPError, httpx.InvalidURL) as error:
                 reasons.append(f"not reached ({type(error).__name__})")
             except ValueError as error:
                 reasons.append(str(error))

@@ -15,6 +15,7 @@ from cluster.errors import ConfigError, InputError, ResourceError
 from pipelines.config import EvaluateConfig
 from pipelines.evaluation import report_page, standalone
 from pipelines.evaluation.endpoint import Endpoint
+from pipelines.evaluation.items import Item
 from serinus import app
 from tests.unit.pipelines.evaluation.safety.world import task_of
 
@@ -46,7 +47,9 @@ class Service:
 
 
 def endpoint(answer: Answer, **fields: Any) -> Endpoint:
-    return Endpoint("http://served.test/v1/", transport=httpx.MockTransport(answer), **fields)
+    return Endpoint(
+        "http://served.test/v1/", transport=httpx.MockTransport(answer), **{"sleep": lambda s: None, **fields}
+    )
 
 
 def test_a_service_s_scores_and_their_page(tmp_path: Path) -> None:
@@ -117,8 +120,78 @@ def test_a_busy_service_is_asked_again() -> None:
         seen.append(1)
         return httpx.Response(429) if len(seen) < 3 else Service()(request)
 
-    assert endpoint(busy).model == "finch"
+    waited: list[float] = []
+    assert endpoint(busy, sleep=waited.append).model == "finch"
     assert len(seen) == 3
+    assert waited == [1, 4]
+
+
+@pytest.mark.parametrize("listed", [[1, 2], {"data": None}, {"data": "abc"}, {"data": [{"name": "m"}]}, {}, 3])
+def test_a_list_of_models_in_another_form(listed: object) -> None:
+    with pytest.raises(ResourceError, match="in another form than OpenAI's API"):
+        endpoint(lambda request: httpx.Response(200, json=listed))
+
+
+@pytest.mark.parametrize(
+    "answered",
+    [
+        {},
+        {"choices": []},
+        {"choices": [{"text": "a"}, {"text": "b"}]},
+        {"choices": [{"text": None}]},
+        {"choices": [{"text": "a"}], "usage": {"completion_tokens": "many"}},
+        {"choices": [{"logprobs": {"text_offset": [0, 1], "token_logprobs": [None]}}]},
+    ],
+)
+def test_an_answer_in_another_form(answered: object) -> None:
+    def garbage(request: httpx.Request) -> httpx.Response:
+        return Service()(request) if request.method == "GET" else httpx.Response(200, json=answered)
+
+    asked = endpoint(garbage)
+    with pytest.raises(ResourceError, match="in another form than OpenAI's API"):
+        asked.write([Item("t", "qa", "1", "p", ("a",))])
+    if "text" not in json.dumps(answered) or "offset" in json.dumps(answered):  # texts alone: no echo, told apart above
+        with pytest.raises(ResourceError, match="in another form than OpenAI's API"):
+            asked._likelihood(("p", "a"))
+
+
+def test_secrets_that_would_show_or_could_not_be_sent() -> None:
+    with pytest.raises(InputError, match="holds a name or password") as caught:
+        Endpoint("https://me:hidden@served.test/v1", sleep=lambda s: None)
+    assert "hidden" not in str(caught.value)
+    with pytest.raises(InputError, match="other than ASCII") as caught:
+        endpoint(Service(), key="schl\u00fcssel")
+    assert "schl" not in str(caught.value).replace("the service's key", "")
+
+
+def test_a_model_s_name_is_text_in_the_page(tmp_path: Path) -> None:
+    config = EvaluateConfig(tasks=(task_of(tmp_path, "refusal", [{"prompt": "p", "label": "unsafe"}]),))
+    asked = endpoint(Service("<b onclick=1>m</b>"))
+    items = standalone.items_of(config, "tasks.yaml")
+    rows = standalone.of_endpoint(asked, items)
+    source = standalone.endpoint_evidence(asked)
+    report = standalone.reported(config, asked.model, source, items, rows, out=tmp_path / "out")
+    assert "<b onclick" not in report_page.page(report)
+
+
+def test_what_would_break_off_late_is_said_first(tmp_path: Path) -> None:
+    toxic = task_of(tmp_path, "toxicity", [{"prompt": "p"}])
+    scorer = {"kind": "http", "url": "http://scorer.test", "token_variable": "NO_SUCH_TOKEN"}
+    config = EvaluateConfig.model_validate({"tasks": [{**toxic.model_dump(), "scorer": scorer}]})
+    with pytest.raises(InputError, match=r"\$NO_SUCH_TOKEN is not set"):
+        standalone.items_of(config, "tasks.yaml")
+    (tmp_path / "file").write_text("")
+    with pytest.raises(ConfigError, match=r"--out: .* cannot be written to"):
+        standalone.check_out(tmp_path / "file")
+    service = Service()
+    asked, words = (
+        endpoint(service),
+        EvaluateConfig.model_validate({"tasks": [{"kind": "weat", "name": "w", "test": "weat1"}]}),
+    )
+    items = standalone.items_of(EvaluateConfig(tasks=(toxic, *words.tasks)), "tasks.yaml")
+    with pytest.raises(InputError, match="no input embeddings"):
+        standalone.of_endpoint(asked, items)
+    assert not service.asked
 
 
 def test_as_a_user_types_it(tmp_path: Path) -> None:
