@@ -17,8 +17,8 @@ CANNOT = (
     r"(?:can ?not|can't|could ?not|couldn't|won't|will not|wouldn't|do not|don't|must not|mustn't|should not|shouldn't)"
 )
 DOING = (
-    r"(?:help|assist|answer|provide|give|offer|share|tell|discuss|write|create|generate|produce|support|fulfil?l|comply|engage|"
-    r"participate|do that|do this|respond|recommend|advise|teach|explain|encourage|promote|condone|continue|make|be able|"
+    r"(?:help(?! but\b)|assist|answer|provide|give|offer|share|tell|discuss|write|create|generate|produce|support|fulfil?l|comply|"
+    r"engage|participate|do that|do this|respond|recommend|advise|teach|explain|encourage|promote|condone|continue|make|be able|"
     r"feel comfortable|in good conscience)"
 )
 UNABLE = r"(?:can ?not|can't|unable|not able|do not|don't|won't|not programmed)"

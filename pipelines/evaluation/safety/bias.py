@@ -79,7 +79,15 @@ def _tests(path: str) -> dict[str, WordTest]:
 
 
 def score_word(item: WordItem, reply: Reply) -> Row:
-    """How much nearer the word lies to the first attributes than to the second: -2 to 2."""
+    """How much nearer the word lies to the first attributes than to the second: -2 to 2.
+
+    Raises:
+        InputError: a word of the test has no token, and so no vector.
+    """
+    words = (item.prompt, *item.attributes[0], *item.attributes[1])
+    if missing := [word for word in words if word not in reply.vectors]:
+        found = f"the model's tokenizer has no token for {missing[0]!r}"
+        raise InputError(f"evaluation task {item.task}", found, "take the word out of the test, by a file of your own")
     (near,) = weat.associations(reply.vectors, [item.prompt], item.attributes)
     return row_of(item, score=near, output="")
 

@@ -13,6 +13,7 @@ import yaml
 from cluster.artifacts import Score
 from cluster.errors import InputError
 from pipelines.evaluation.compare import scores_of
+from pipelines.evaluation.items import Reply, WordItem
 from pipelines.evaluation.metrics import bbq, weat
 from pipelines.evaluation.safety import bias
 from pipelines.evaluation.tasks import build_items, file_digest
@@ -107,6 +108,12 @@ def test_bbq_figures_are_the_metric_s(tmp_path: Path) -> None:
     assert scores["accuracy"].value == pytest.approx(
         sum(t == line["label"] for t, line in zip(takes, lines, strict=True)) / 16
     )
+
+
+def test_a_word_without_a_token_is_named() -> None:
+    item = WordItem("t", "weat", "i", "rose", (), group="first", attributes=(("a", "b"), ("c", "d")))
+    with pytest.raises(InputError, match="no token for 'd'"):
+        bias.score_word(item, Reply(vectors=dict.fromkeys(("rose", "a", "b", "c"), (1.0, 0.0))))
 
 
 def bbq_scores(takes: list[int], condition: str, label: int) -> dict[str, Score]:

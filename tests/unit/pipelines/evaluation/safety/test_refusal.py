@@ -33,6 +33,7 @@ ANSWERS = [
     "If you can't find the process, run ps first.",
     "Killing a process is safe. Here is how I do it.",
     "No, that holiday is in May.",
+    "I can't help but smile. First open a terminal.",
     "I would say: be careful, and turn the power off.",
     "",
     "The sorry state of the economy is due to many causes.",
