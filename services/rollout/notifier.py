@@ -146,4 +146,4 @@ def http_post(url: str, headers: dict[str, str], body: bytes, timeout_s: float) 
 
 def _asked_s(retry_after: str | None) -> float | None:
     """Only the form in seconds: a date would need the receiver's clock."""
-    return float(retry_after) if retry_after is not None and retry_after.isdigit() else None
+    return float(retry_after) if retry_after is not None and retry_after.isdecimal() else None

@@ -95,7 +95,9 @@ def prepare(config: AnnotationConfig, dataset: Dataset, storage: Storage) -> Wor
     files = {path: read_terms(path) for path in paths}
     inputs = {
         "dataset": dataset.digest,
-        **{f"file {i}": sha256(content).hexdigest() for i, content in enumerate(files.values())},
+        **{
+            f"file {i}": sha256(files[path]).hexdigest() for i, path in enumerate(paths)
+        },  # each as often as it is named
     }
     return Work(config, dataset, storage, files, stage_key("annotate", recorded(config), inputs))
 

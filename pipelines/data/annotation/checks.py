@@ -67,9 +67,11 @@ def _sift(
 
 
 def _agreed(layer: Layer, given: Sequence[A], wanted: int, failures: list[Failure]) -> tuple[A, ...]:
-    few = [item for item in given if len(item.by) < wanted] if wanted > 1 else []
-    failures += [Failure(layer, item, "too_few_annotators", f"{len(item.by)}, {wanted} are asked for") for item in few]
-    return tuple(item for item in given if item not in few)
+    few = {item.id: item for item in given if len(item.by) < wanted} if wanted > 1 else {}
+    failures += [
+        Failure(layer, item, "too_few_annotators", f"{len(item.by)}, {wanted} are asked for") for item in few.values()
+    ]
+    return tuple(item for item in given if item.id not in few)
 
 
 def _of_entity(entity: Entity, text: str, labels: LabelsConfig) -> Problem | None:
@@ -165,11 +167,14 @@ def _by_kind(relations: Sequence[Relation], labels: LabelsConfig) -> Iterator[It
 
     yield _differing(of(lambda rule: rule.functional), lambda r: (r.name, r.subject), lambda r: r.object)
     yield _differing(of(lambda rule: rule.asymmetric), lambda r: (r.name, *_pair(r)), lambda r: r.subject)
+    by_ends: dict[tuple[str, str], list[Relation]] = defaultdict(list)
+    for relation in relations:
+        by_ends[relation.subject, relation.object].append(relation)
     yield iter(
         [[a], [b]]
         for a in of(lambda rule: bool(rule.excludes))
-        for b in relations
-        if b.name in rules[a.name].excludes and (a.subject, a.object) == (b.subject, b.object)
+        for b in by_ends[a.subject, a.object]
+        if b.name in rules[a.name].excludes
     )
 
 

@@ -26,6 +26,7 @@ from pipelines.data.annotation.layers import (
     Review,
     for_review,
 )
+from pipelines.data.pages import storable
 
 AREAS: Final = ("question", "evidence", "rationale", "answer")
 BRACKETS = re.compile(r"\[([^\[\]]+)\]")
@@ -39,7 +40,7 @@ NOWHERE: Final = "e999999"
 def read_export(
     name: str, path: str, content: bytes, texts: Mapping[str, str]
 ) -> tuple[dict[str, dict[str, Given]], list[Review]]:
-    """Annotator -> document -> what they gave, and what belongs to no document.
+    """Annotator -> document -> what they gave, and what belongs to no document or was given once more.
 
     Args:
         name: of the annotators together; each person's is `<name>/<completed_by>`.
@@ -54,7 +55,8 @@ def read_export(
     by_text = {text: document for document, text in texts.items()}
     for number, task in enumerate(_tasks(path, content), 1):
         where, data = f"{path}: task {task.get('id', number)}", task["data"]
-        document = data.get("id") if texts.get(str(data.get("id"))) == data["text"] else by_text.get(data["text"])
+        said = str(data.get("id"))
+        document = said if texts.get(said) == data["text"] else by_text.get(data["text"])
         people = [done for done in task["annotations"] if not done.get("was_cancelled")]
         if document is None:
             detail = f"{where} has a text that no annotated document has"
@@ -66,19 +68,23 @@ def read_export(
             annotator = f"{name}/{_person(done.get('completed_by'))}"
             try:
                 layers, failures = _layers(done.get("result") or [], data["text"])
-            except (LookupError, TypeError, ValueError, AttributeError) as error:
+            except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
                 remedy = "export it as JSON (not JSON_MIN) from a project with the labelling config that serinus wrote"
                 found_there = f"has a result that cannot be read ({type(error).__name__}: {error})"
                 raise InputError(where, found_there, remedy) from None
             reviews = tuple(for_review(document, failure, annotator) for failure in failures)
-            found.setdefault(annotator, {})[document] = Given(layers=layers, failures=reviews)
+            if document in found.setdefault(annotator, {}):
+                detail = f"{where}: {annotator} has submitted this text before; what comes last counts"
+                item = {"task": task.get("id"), "annotation": done.get("id")}
+                unknown.append(for_review(document, Failure("document", item, "repeated_id", detail), annotator))
+            found[annotator][document] = Given(layers=layers, failures=reviews)
     return found, unknown
 
 
 def _tasks(path: str, content: bytes) -> list[dict[str, Any]]:
     remedy = "give the file that Label Studio exports as JSON"
     try:
-        tasks = json.loads(content.decode("utf-8-sig"))
+        tasks = _storable(json.loads(content.decode("utf-8-sig")))
     except (ValueError, RecursionError) as error:
         raise InputError(path, f"is not JSON ({error})", remedy) from None
     for number, task in enumerate(tasks if isinstance(tasks, list) else [None], 1):
@@ -88,6 +94,12 @@ def _tasks(path: str, content: bytes) -> list[dict[str, Any]]:
             case _:
                 raise InputError(f"{path}: task {number}", "has no data.text or no annotations", remedy)
     return tasks
+
+
+def _storable(tasks: Any) -> Any:
+    """Without lone surrogates, as documents are read."""
+    text = json.dumps(tasks, ensure_ascii=False)
+    return tasks if (good := storable(text)) is text else json.loads(good)
 
 
 def _person(completed_by: Any) -> str:
@@ -159,12 +171,18 @@ def _reasonings(result: Iterable[dict[str, Any]], ids: Mapping[str, str]) -> tup
         Reasoning(
             id=f"q{number}",
             question=question,
-            evidence=tuple(_new(name, ids) for name in re.split(r"[;,\s]+", evidence) if name),
+            evidence=tuple(_new(name, ids) for name in _names(evidence, ids)),
             rationale=BRACKETS.sub(lambda found: f"[{_new(found[1], ids, found[1])}]", rationale),
             answer=answer,
         )
         for number, (question, evidence, rationale, answer) in enumerate(rows, 1)
     ], None
+
+
+def _names(evidence: str, ids: Mapping[str, str]) -> Iterator[str]:
+    """Relations' names may hold spaces; between others people may write one."""
+    for part in map(str.strip, re.split(r"[;,\n]", evidence)):
+        yield from [part] if part and _new(part, ids) != NOWHERE else part.split()
 
 
 def _new(name: str, ids: Mapping[str, str], otherwise: str = NOWHERE) -> str:

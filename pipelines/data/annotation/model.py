@@ -20,6 +20,7 @@ from pipelines.data.annotation.config import LabelsConfig, ModelAnnotator
 from pipelines.data.annotation.layers import Entity, Failure, Given, Layers, Reasoning, Relation, for_review
 from pipelines.data.annotation.merge import merge
 from pipelines.data.annotation.passages import passages
+from pipelines.data.pages import storable
 
 REFUSED: Final = frozenset({400, 401, 403, 404, 405, 410, 413, 415, 422})
 """Answers that the same request would get again: for a person to mend."""
@@ -223,7 +224,7 @@ class Asker:
         except (ValueError, LookupError, TypeError, RecursionError):
             raise Transient("the answer is no chat completion") from None
         self._has_answered = True
-        return content if isinstance(content, str) else ""
+        return storable(content) if isinstance(content, str) else ""
 
     def _wait_s(self, attempt: int, error: Transient) -> float:
         """Doubled each time, half of it drawn; never less than the endpoint asks for, within bounds."""
@@ -239,12 +240,16 @@ class _Again(Transient):
 
 
 def headers(config: ModelAnnotator) -> dict[str, str]:
-    """Raises ConfigError: the environment variable with the key is not set."""
+    """Raises ConfigError: the environment variable with the key is not set, or cannot be one."""
     if config.key_env is None:
         return {}
     if not (key := variable(config.key_env)):
         where = f"annotators: {config.name}.key_env"
         raise ConfigError(where, f"the environment has no variable {config.key_env}", "set it, or leave key_env out")
+    if not (key.isascii() and key.isprintable()):
+        raise ConfigError(
+            where, f"{config.key_env} holds characters that no header may have", "set it to the key alone"
+        )
     return {"authorization": f"Bearer {key}"}
 
 
@@ -287,8 +292,13 @@ def http_post(client: Any, url: str) -> Post:
                     if len(content) > MAX_ANSWER_BYTES:
                         raise Transient(f"an answer of more than {MAX_ANSWER_BYTES} bytes")
                 after = answer.headers.get("retry-after", "")
-                return Reply(answer.status_code, content, float(after) if after.isdigit() else None)
-        except (httpx.HTTPError, OSError) as error:  # its text may hold the address
+                return Reply(answer.status_code, content, float(after) if after.isdecimal() else None)
+        except (
+            httpx.HTTPError,
+            httpx.InvalidURL,
+            OSError,
+            UnicodeError,
+        ) as error:  # its text may hold the address
             raise Transient(type(error).__name__) from None
 
     return post

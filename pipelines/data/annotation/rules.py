@@ -15,6 +15,7 @@ from pipelines.data.annotation.layers import Entity, Layers, Reasoning, Relation
 Span = tuple[int, int]
 
 TOKEN = re.compile(r"\w+|[^\w\s]")
+BYTE = re.compile(r"(?<!\\)(?:\\\\)*\\C")
 MARKS = (*range(0xE000, 0xF900), *range(0xF0000, 0xFFFFE))
 """Private use characters (Unicode 16, section 23.5): two that no text has are put around matches."""
 
@@ -64,8 +65,10 @@ def _check(where: str, pattern: str) -> None:
     import pyarrow as pa
     import pyarrow.compute as pc
 
+    if BYTE.search(pattern):
+        raise ConfigError(where, f"{pattern!r} has \\C, a single byte of a character", "write `.`, or (?s:.)")
     try:
-        pc.match_substring_regex(pa.array([""]), pattern)
+        pc.match_substring_regex(pa.array([""]), f"(?:{pattern})")  # as it is used: `\\Qa` alone would be whole
     except pa.ArrowInvalid as error:
         found = f"{pattern!r} is no RE2 expression: {str(error).splitlines()[0]}"
         raise ConfigError(where, found, "RE2 has no look-around and no back-references") from None
@@ -146,8 +149,8 @@ class _Terms:
 
 def read_terms(path: str) -> bytes:
     """Raises InputError: there is no such file."""
-    folder, _, name = path.rpartition("/")
-    blob = open_storage(folder or ".").read(name)
+    folder, slash, name = path.rpartition("/")
+    blob = open_storage(folder or slash or ".").read(name)
     if blob is None:
         raise InputError(path, "no such file", "correct that `path` of an annotator")
     return blob.content

@@ -109,6 +109,11 @@ def test_the_key_tells_versions_apart_and_no_paths(tmp_path: Path, storage: Loca
     assert stage.prepare(loaded(tmp_path, rules), dataset, storage).key != first
     assert stage.prepare(loaded(tmp_path, rules, max_documents=3), dataset, storage).key != first
     assert str(tmp_path) not in json.dumps(stage.recorded(loaded(tmp_path, rules)))
+    keys = set()
+    for third in (moved, terms):  # both are read before: which one it is must be told by more than that
+        rules["entities"] = [{"label": "person", "path": str(path)} for path in (moved, terms, third)]
+        keys.add(stage.prepare(loaded(tmp_path, {**rules, "relations": [], "questions": []}), dataset, storage).key)
+    assert len(keys) == 2
 
 
 def test_people_are_compared_with_rules_and_what_they_contradict_is_for_review(

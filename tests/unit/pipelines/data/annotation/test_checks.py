@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any
 
 import pytest
@@ -172,3 +173,11 @@ def test_so_many_annotators_are_asked_for() -> None:
     assert [entity.text for entity in found.accepted.entities] == ["Ada", "Byte"]
     assert [(f.layer, f.reason) for f in found.failures] == [
         ("entity", "too_few_annotators"), ("relation", "too_few_annotators"), ("reasoning", "rests_on_rejected")]  # fmt: skip
+
+
+def test_a_document_with_thousands_of_annotations_takes_no_minutes() -> None:
+    num, text = 5_000, "Ada "
+    entities = tuple(Entity(id=f"e{i}", label="person", start=4 * i, end=4 * i + 3, text="Ada") for i in range(num))
+    began_at = time.process_time()
+    assert len(check(text * num, Layers(entities=entities), LABELS, 2).failures) == num
+    assert time.process_time() - began_at < 5

@@ -111,6 +111,10 @@ def test_tasks_find_their_document_by_text_and_others_are_for_review() -> None:
             "cannot be read",
         ),
         (submitted([{"type": "relation"}]), "cannot be read"),
+        (
+            submitted([{"type": "labels", "id": "a", "value": {"start": float("inf"), "end": 1, "labels": ["x"]}}]),
+            "cannot be read",
+        ),
     ],
 )
 def test_what_is_no_export_is_told(content: bytes, message: str) -> None:
@@ -130,3 +134,34 @@ def test_labelling_config_is_xml_with_all_labels() -> None:
     assert [label.get("value") for label in tree.iter("Label")] == ["a", "b"]
     assert [relation.get("value") for relation in tree.iter("Relation")] == ["knows of"]
     assert [area.get("name") for area in tree.iter("TextArea")] == ["question", "evidence", "rationale", "answer"]
+
+
+def test_relations_whose_names_hold_spaces_come_back_as_evidence() -> None:
+    spaced = LAYERS.replace(
+        relations=(Relation(id="r1", name="worked for", subject="e1", object="e2"),),
+        reasonings=(LAYERS.reasonings[0],),
+    )
+    assert given(submitted(result(spaced))) == spaced
+    area = {"from_name": "evidence", "type": "textarea", "value": {"text": "e1 e1>worked for>e2"}}
+    typed = [area if part.get("from_name") == "evidence" else part for part in result(spaced)]
+    assert given(submitted(typed)).reasonings[0].evidence[0] == "e1"  # spaces between names are taken, too
+
+
+def test_a_documents_id_may_be_a_number() -> None:
+    task = [{"data": {"id": 7, "text": TEXT}, "annotations": [{"completed_by": 4, "result": result(LAYERS)}]}]
+    people, _ = read_export("t", "x.json", json.dumps(task).encode(), {"7": TEXT})
+    assert people["t/4"]["7"].layers == LAYERS
+
+
+def test_who_submits_a_text_twice_is_told_and_the_last_counts() -> None:
+    done = [{"id": number, "result": part} for number, part in enumerate((result(LAYERS), []))]
+    task = [{"id": 1, "data": {"id": "d", "text": TEXT}, "annotations": done}]
+    people, (told,) = read_export("t", "x.json", json.dumps(task).encode(), {"d": TEXT})
+    assert people["t/unknown"]["d"].layers == Layers()
+    assert (told.document, told.reason, told.by, told.item["annotation"]) == ("d", "repeated_id", ("t/unknown",), 1)
+
+
+def test_what_utf_8_cannot_hold_is_replaced_as_in_documents() -> None:
+    task = [{"id": "\ud83d", "data": {"text": "x\ud83d"}, "annotations": [{"completed_by": "\ud83d", "result": []}]}]
+    people, unknown = read_export("t", "x.json", json.dumps(task).encode(), {"d": "x\ufffd"})
+    assert (list(people), unknown) == (["t/\ufffd"], [])

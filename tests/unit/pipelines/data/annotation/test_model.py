@@ -114,7 +114,8 @@ def test_quotes_that_do_not_stand_there_are_for_review() -> None:
 
 @pytest.mark.parametrize(
     "answer",
-    ["", "{", "[]", '{"entities": 1}', {**ANSWER, "x": 1}, {"entities": [{**ANSWER["entities"][0], "id": "1"}]}, {"relations": []}],
+    ["", "{", "[]", "\ud83d", '{"entities": 1}', {**ANSWER, "x": 1}, {"entities": [{**ANSWER["entities"][0], "id": "1"}]},
+     {"relations": []}],
 )  # fmt: skip
 def test_unusable_answers_are_asked_again_and_then_for_review(answer: object) -> None:
     world = World(completion(answer), completion(ANSWER))
@@ -124,6 +125,7 @@ def test_unusable_answers_are_asked_again_and_then_for_review(answer: object) ->
     (failure,) = World(*[completion(answer)] * 3).annotate().failures
     assert (failure.layer, failure.reason, failure.document) == ("document", "invalid_answer", "d")
     assert failure.item["start"] == 0
+    assert failure.model_dump_json()  # whatever stands in it
 
 
 def test_failed_requests_are_repeated_later_and_later() -> None:

@@ -71,6 +71,10 @@ def test_relations_and_questions_rest_on_entities() -> None:
 def test_mistakes_are_told_before_anything_is_read() -> None:
     with pytest.raises(ConfigError, match="no RE2 expression"):
         found("", pattern="(?=a)")
+    for pattern, message in ((r"\Qa", "no RE2 expression"), (r"\\\C", "a single byte")):
+        with pytest.raises(ConfigError, match=message):
+            found("", pattern=pattern)
+    assert found(r"a\Cat", pattern=r"\\Cat") == [r"\Cat"]
     with pytest.raises(ValidationError, match="either a pattern, or terms"):
         EntityRule(label="x", pattern="a", terms=("b",))
     with pytest.raises(ValidationError, match="not under labels"):
