@@ -35,7 +35,8 @@ def written_with() -> str:
 
 
 def claim(storage: Storage, key: str, now: datetime | None = None) -> None:
-    """Write the claim of a run that begins to write version `key`, or find one of a run that writes the same bytes.
+    """Write the claim of a run that begins to write version `key`: also over one of a run that writes the same bytes, which may
+    have ended, or be about to be taken for dead.
 
     Raises:
         ResourceError: a run with other libraries is at work.
@@ -45,9 +46,10 @@ def claim(storage: Storage, key: str, now: datetime | None = None) -> None:
         blob = storage.read(name)
         if blob is not None:
             found = Claim.model_validate_json(blob.content)
-            if found.written_with == mine.written_with:
+            same = found.written_with == mine.written_with
+            if same and not found.is_done and mine.at <= found.at:
                 return
-            if not found.is_done and mine.at - found.at < GIVEN_UP_AFTER:
+            if not same and not found.is_done and mine.at - found.at < GIVEN_UP_AFTER:
                 _refuse(storage, name, found)
         try:
             storage.write(name, mine.model_dump_json().encode(), expect=blob.version if blob else ABSENT)

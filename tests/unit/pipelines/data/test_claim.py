@@ -48,6 +48,20 @@ def test_a_version_that_is_made_may_be_made_again_by_other_libraries(
     claim.claim(storage, "k", NOW)
 
 
+def test_a_run_that_makes_a_version_again_is_at_work_like_the_first(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    claim.claim(storage, "k", NOW)
+    claim.release(storage, "k")
+    claim.claim(storage, "k", NOW)  # of a version that was retired
+    claim.claim(storage, "k", NOW + timedelta(hours=23))  # goes on where one was killed
+    claim.claim(storage, "k", NOW)  # a clock that is slow takes nothing back
+    monkeypatch.setattr(claim, "written_with", lambda: "serinus 9, pyarrow 99")
+    for hours in (0, 25):
+        with pytest.raises(ResourceError, match="2026-01-01 23:00 UTC"):
+            claim.claim(storage, "k", NOW + timedelta(hours=hours))
+
+
 def test_a_claim_lost_on_the_way_is_looked_at_again(storage: LocalStorage, monkeypatch: pytest.MonkeyPatch) -> None:
     other = claim.Claim(written_with="serinus 9, pyarrow 99", at=NOW)
     read = storage.read
