@@ -200,7 +200,7 @@ def send(
     """Give all events to the collector, or append them to the file.
 
     Raises:
-        ConfigError: the key is not set.
+        ConfigError: the key is not set, or cannot be one.
         ResourceError: the file cannot be written to.
         NotSent: the collector refuses one, or does not answer; those before it are sent.
     """
@@ -221,6 +221,9 @@ def _headers(config: OpenLineageConfig) -> dict[str, str]:
     if not (key := variable(config.key_env)):
         found = f"the environment has no variable {config.key_env}"
         raise ConfigError("openlineage.key_env", found, "set it where the recipe runs, or leave key_env out")
+    if not (key.isascii() and key.isprintable()):
+        found = f"{config.key_env} holds characters that no header may have"
+        raise ConfigError("openlineage.key_env", found, "set it to the key alone")
     return {"authorization": f"Bearer {key}"}
 
 
@@ -248,6 +251,11 @@ def _post(config: OpenLineageConfig, client: Any, event: dict[str, Any], sleep: 
                 problem = f"status {answer.status_code}"
                 if answer.status_code < 500 and answer.status_code != 429:
                     break
-        except (httpx.HTTPError, OSError) as error:  # its text may hold the address
+        except (
+            httpx.HTTPError,
+            httpx.InvalidURL,
+            OSError,
+            UnicodeError,
+        ) as error:  # its text may hold the address
             problem = type(error).__name__
     raise NotSent(f"the collector did not take an event of {event['job']['name']}: {problem}")

@@ -248,6 +248,15 @@ def test_a_missing_key_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("COLLECTOR_KEY", raising=False)
     with pytest.raises(ConfigError, match="no variable COLLECTOR_KEY"):
         send(OpenLineageConfig(url="http://127.0.0.1:1", key_env="COLLECTOR_KEY"), [EVENT])
+    monkeypatch.setenv("COLLECTOR_KEY", "schlüssel")
+    with pytest.raises(ConfigError, match="characters that no header may have"):
+        send(OpenLineageConfig(url="http://127.0.0.1:1", key_env="COLLECTOR_KEY"), [EVENT])
+
+
+@pytest.mark.parametrize("url", ["http://a..b/", "http://xn--/", "http://h/\x7f"])
+def test_an_address_that_cannot_be_one_stops_nothing(url: str) -> None:
+    with pytest.raises(NotSent):
+        send(OpenLineageConfig(url=url, attempts=1), [EVENT])
 
 
 def test_a_run_tells_of_what_it_makes_and_goes_on_without_a_collector(
