@@ -11,6 +11,7 @@ import random
 import re
 import secrets
 import time
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime
 from typing import Any, Final
@@ -26,7 +27,7 @@ from cluster.kubernetes_api import Kubernetes, patiently
 WATCH_S = 5.0
 """Between two looks at the log, as long as nothing changes."""
 CLOCKS_S: Final = 60
-"""Of log read twice, for clocks that differ: what was shown is left out by its moment."""
+"""Of log read twice, for clocks that differ: what was shown is left out."""
 ENDED: Final = frozenset({"SUCCEEDED", "FAILED", "STOPPED"})
 EXIT_CODE = re.compile(r"failed with exit code (\d+)")
 """Ray's message of a driver that ended by itself (job_supervisor.py, version 2.60); KubeRay passes it on."""
@@ -166,7 +167,8 @@ class _Log:
     def __init__(self, api: Kubernetes, job: str) -> None:
         self._api, self._job = api, job
         self._pod: str | None = None
-        self._last, self._num_at_last, self._read_at = ("", ""), 0, 0.0
+        self._shown: dict[str, tuple[int, float]] = {}
+        self._read_at = 0.0
 
     def more(self) -> list[str]:
         """The lines since the last call. Raises as the API's methods."""
@@ -176,25 +178,23 @@ class _Log:
         since_s = round(time.monotonic() - self._read_at) + CLOCKS_S if pod == self._pod else None
         began = time.monotonic()
         lines = self._api.log(pod, since_s)
+        if pod != self._pod:
+            self._shown.clear()
         self._pod, self._read_at = pod, began
-        return self._unseen(lines)
+        return self._unseen(lines, began)
 
-    def _unseen(self, lines: Sequence[str]) -> list[str]:
-        fresh: list[str] = []
-        before, number = ("", ""), 0
+    def _unseen(self, lines: Sequence[str], now: float = 0.0) -> list[str]:
+        """By the whole line, moment and all: those of standard output and error are not in the order of their moments."""
+        fresh, here = list[str](), Counter[str]()
         for line in lines:
-            moment, _, text = line.partition(" ")
-            at = _moment(moment)
-            before, number = at, number + 1 if at == before else 1
-            if at > self._last or (at == self._last and number > self._num_at_last):
-                self._last, self._num_at_last = at, number
-                fresh.append(text)
+            here[line] += 1
+            if here[line] > self._shown.get(line, (0, 0.0))[0]:
+                fresh.append(line.partition(" ")[2])
+        recent = {line: shown for line, shown in self._shown.items() if shown[1] >= now - 2 * CLOCKS_S}
+        for line, num in here.items():
+            recent[line] = max(num, self._shown.get(line, (0, 0.0))[0]), now
+        self._shown = recent
         return fresh
-
-
-def _moment(text: str) -> tuple[str, str]:
-    """In an order: Go leaves out the zeros at the end of a fraction."""
-    return text[:19], text[20:].rstrip("Z").ljust(9, "0")
 
 
 def _with_recipe(job: Document, config_map: str) -> Document | None:

@@ -217,6 +217,16 @@ def test_a_log_read_again_is_shown_from_where_it_was() -> None:
     assert log._unseen(lines[1:]) == []
 
 
+def test_lines_that_are_not_in_the_order_of_their_moments_are_shown() -> None:
+    log = rayjobs._Log(None, "j")  # type: ignore[arg-type]
+    lines = ["unable to retrieve container logs", "2026-11-28T01:00:02Z out", "2026-11-28T01:00:01Z error"]
+    assert log._unseen(lines, 0) == ["to retrieve container logs", "out", "error"]
+    assert log._unseen(lines[1:2], 5) == []
+    assert log._unseen([*lines[1:], "2026-11-28T01:00:03Z end"], 10) == ["end"]  # a window may begin a little earlier
+    log._unseen([], 10 + 2 * rayjobs.CLOCKS_S + 1)
+    assert log._shown == {}  # nothing is held for ever
+
+
 # --- listing, stopping, once more -------------------------------------------------------------------------------------
 
 
