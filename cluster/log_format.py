@@ -18,7 +18,8 @@ SECRET: Final = re.compile(
     r"(?i)\b(bearer\s+)[\w.~+/=-]{8,}"  # Authorization
     r"|\b(sk-)[\w-]{16,}"  # API keys, ours and others'
     r"|\b(AKIA|ASIA)[0-9A-Z]{16}\b"  # AWS
-    r"|(://[^/\s:@]+:)[^/\s@]+(?=@)"  # a password in an address
+    r"|\b(hf_)\w{16,}"  # Hugging Face
+    r"|(://[^/\s:@]*:)[^/\s]+(?=@)"  # a password in an address: Redis has no user there
 )
 
 _about: ContextVar[Mapping[str, str]] = ContextVar("serinus_log_about", default=MappingProxyType({}))

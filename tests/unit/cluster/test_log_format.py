@@ -86,6 +86,9 @@ SECRETS = [
     ("openai sk-proj-abcdefghijklmnop", "abcdefghijklmnop"),
     ("AKIAIOSFODNN7EXAMPLE", "IOSFODNN7"),
     ("https://hook:hunter22@h.example/x", "hunter22"),
+    ("redis://:hunter33@h.example:6379", "hunter33"),
+    ("postgres://u:hunter@44@h.example", "44"),
+    ("token hf_abcdefghijklmnopqrstuvwxyz", "abcdefghijklmnop"),
 ]
 
 
@@ -107,7 +110,7 @@ def test_no_key_is_in_a_line(
 
 
 @pytest.mark.parametrize(
-    "said", ["s3://bucket/folder", "http://127.0.0.1:8000/v1", "task-17 at 12:00:00", "bearer of news"]
+    "said", ["s3://bucket/folder", "http://127.0.0.1:8000/v1", "task-17 at 12:00:00", "bearer of news", "hf_home"]
 )
 def test_what_is_no_secret_stays(said: str) -> None:
     assert without_secrets(said) == said
