@@ -25,7 +25,7 @@ def check_pair(where: str, certificate: Path, key: Path, authority: Path | None 
 
     Args:
         where: the setting that names the files, for errors.
-        authority: PEM file with what clients trust; without it the certificate itself.
+        authority: PEM file with what clients trust; without it the certificate itself. With it clients show the certificate, too.
 
     Raises:
         ConfigError: a file is missing, cannot be read or is no PEM, the key is another's or has a passphrase, or the certificate
@@ -43,7 +43,13 @@ def check_pair(where: str, certificate: Path, key: Path, authority: Path | None 
     except (ssl.SSLError, ValueError, OSError) as error:
         found = f"and {key} are no certificate and key that belong together ({_reason(error)})"
         raise ConfigError(f"{where}: {certificate}", found, f"{MAKE}; the key must have no passphrase") from None
-    return _shown(where, certificate, server, authority or certificate)
+    client = _client(where, authority or certificate)
+    if authority:  # as gRPC between nodes, each of which is server and client
+        client.load_cert_chain(certificate, key, password="")
+        server.verify_mode = ssl.CERT_REQUIRED
+        server.verify_flags |= ssl.VERIFY_X509_PARTIAL_CHAIN
+        server.load_verify_locations(authority)
+    return _shown(where, certificate, server, client)
 
 
 def trusting(certificate: Path) -> ssl.SSLContext:
@@ -55,13 +61,17 @@ def trusting(certificate: Path) -> ssl.SSLContext:
     return context
 
 
-def _shown(where: str, certificate: Path, server: ssl.SSLContext, trusted: Path) -> Shown:
-    """A handshake in memory: what clients will see."""
-    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+def _client(where: str, trusted: Path) -> ssl.SSLContext:
     try:
-        client = trusting(trusted).wrap_bio(to_client, to_server)
+        return trusting(trusted)
     except ssl.SSLError as error:
         raise ConfigError(f"{where}: {trusted}", f"is no certificate ({_reason(error)})", MAKE) from None
+
+
+def _shown(where: str, certificate: Path, server: ssl.SSLContext, asking: ssl.SSLContext) -> Shown:
+    """A handshake in memory: what clients will see."""
+    to_client, to_server = ssl.MemoryBIO(), ssl.MemoryBIO()
+    client = asking.wrap_bio(to_client, to_server)
     answering = server.wrap_bio(to_server, to_client, server_side=True)
     try:
         for _ in range(4):  # flights of TLS 1.2; 1.3 has fewer

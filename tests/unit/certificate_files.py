@@ -9,17 +9,20 @@ from pathlib import Path
 import pytest
 
 
-def make_pair(folder: Path, name: str = "tls", *, days: float = 30, since: float = -1) -> tuple[Path, Path]:
+def make_pair(
+    folder: Path, name: str = "tls", *, days: float = 30, since: float = -1, for_servers_alone: bool = False
+) -> tuple[Path, Path]:
     """Certificate and key for 127.0.0.1, valid from `since` days from now for so many days."""
     pytest.importorskip("cryptography")
     from cryptography import x509
     from cryptography.hazmat.primitives import hashes, serialization
     from cryptography.hazmat.primitives.asymmetric import ec
-    from cryptography.x509.oid import NameOID
+    from cryptography.x509.oid import ExtendedKeyUsageOID, NameOID
 
     key = ec.generate_private_key(ec.SECP256R1())
     subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
     begins = datetime.now(UTC) + timedelta(days=since)
+    purposes = [ExtendedKeyUsageOID.SERVER_AUTH, *([] if for_servers_alone else [ExtendedKeyUsageOID.CLIENT_AUTH])]
     made = (
         x509.CertificateBuilder()
         .subject_name(subject)
@@ -30,6 +33,7 @@ def make_pair(folder: Path, name: str = "tls", *, days: float = 30, since: float
         .not_valid_after(begins + timedelta(days=days))
         .add_extension(x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]), critical=False)
         .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .add_extension(x509.ExtendedKeyUsage(purposes), critical=False)
         .sign(key, hashes.SHA256())
     )
     files = folder / f"{name}.crt", folder / f"{name}.key"

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster import ray_tls
+from cluster.certificates import check_pair
 from cluster.errors import ConfigError
 from tests.unit.certificate_files import make_pair
 
@@ -60,3 +61,13 @@ def test_another_authority_is_refused(files: dict[str, Path], tmp_path: Path, mo
     (tmp_path / "other.crt").write_text("x")
     with pytest.raises(ConfigError, match="is no certificate"):
         ray_tls.check([])
+
+
+def test_a_certificate_for_servers_alone_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    certificate, key = make_pair(tmp_path, for_servers_alone=True)
+    assert check_pair("x", certificate, key).names == {"127.0.0.1"}  # a gateway is no client
+    for name, file in zip(ray_tls.FILES, (certificate, key, certificate), strict=True):
+        monkeypatch.setenv(name, str(file))
+    monkeypatch.setenv("RAY_USE_TLS", "1")
+    with pytest.raises(ConfigError, match="is not valid .*purpose"):
+        ray_tls.check(["127.0.0.1"])
