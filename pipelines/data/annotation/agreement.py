@@ -103,12 +103,15 @@ def _pairs(document: Seen, labels: LabelsConfig) -> Iterator[Unit]:
     for layers in document.given.values():
         if len(layers.entities) ** 2 > MAX_PAIRS:
             return
-        for pair, value in _related(layers, labels):
+        said: dict[Hashable, frozenset[str]] = {}
+        for pair, names in _related(layers, labels):  # of a span with two labels the same pair comes twice
+            said[pair] = said.get(pair, frozenset()) | names
+        for pair, value in said.items():
             values.setdefault(pair, []).append(value)
     yield from values.values()
 
 
-def _related(layers: Layers, labels: LabelsConfig) -> Iterator[tuple[Hashable, Hashable]]:
+def _related(layers: Layers, labels: LabelsConfig) -> Iterator[tuple[Hashable, frozenset[str]]]:
     named: dict[tuple[str, str], set[str]] = {}
     for relation in layers.relations:
         named.setdefault((relation.subject, relation.object), set()).add(relation.name)

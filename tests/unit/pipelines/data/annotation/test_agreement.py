@@ -79,3 +79,15 @@ def test_documents_that_one_annotator_saw_do_not_count() -> None:
     one = Layers(entities=(entity(1, "place", "London"),))
     found = agreements([Seen(TEXT, {"a": one, "b": one}), Seen("more words", {"a": Layers()})], LABELS)
     assert found[0].num_units == len(TEXT.split())
+
+
+def test_nobody_agrees_with_himself() -> None:
+    either = RelationLabel(subject=("person",), object=("person", "place"))
+    labels = LabelsConfig(entities=LABELS.entities, relations={"in": either})
+    twice = (
+        entity(1, "person", "Ada"),
+        entity(2, "place", "Paris"),
+        entity(3, "person", "Paris"),
+    )  # a span, two labels
+    found = agreements([Seen(TEXT, {"a": Layers(entities=twice), "b": Layers()})], labels)
+    assert (found[1].layer, found[1].num_units) == ("relation", 0)
