@@ -169,7 +169,15 @@ def _connected() -> tuple[Any, str]:
         raise ClusterError("--k8s", "the Python package `kubernetes` is not installed", remedy) from None
     try:
         namespace = _configure(config)
-    except (config.ConfigException, yaml.YAMLError, OSError, ValueError, TypeError, KeyError) as error:
+    except (
+        config.ConfigException,
+        yaml.YAMLError,
+        OSError,
+        ValueError,
+        LookupError,
+        TypeError,
+        AttributeError,
+    ) as error:
         remedy = "choose one: kubectl config use-context NAME (KUBECONFIG names the file)"
         raise ClusterError("kubernetes", f"no cluster is chosen ({_first_line(error)})", remedy) from None
     settings = client.Configuration.get_default_copy()

@@ -69,5 +69,5 @@ def test_a_certificate_for_servers_alone_is_refused(tmp_path: Path, monkeypatch:
     for name, file in zip(ray_tls.FILES, (certificate, key, certificate), strict=True):
         monkeypatch.setenv(name, str(file))
     monkeypatch.setenv("RAY_USE_TLS", "1")
-    with pytest.raises(ConfigError, match="is not valid .*purpose"):
+    with pytest.raises(ConfigError, match=r"is not valid .*purpose"):
         ray_tls.check(["127.0.0.1"])

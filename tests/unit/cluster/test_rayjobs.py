@@ -128,8 +128,16 @@ def test_a_server_that_stays_away_is_given_up(server: Server, monkeypatch: pytes
     assert 2 <= len(server.asked) < 50
 
 
+NUMBERS = (
+    "{current-context: x, contexts: [{name: x, context: {cluster: c, user: u}}], "
+    "clusters: [{name: c, cluster: {server: 5}}], users: [{name: u, user: {token: 5}}]}"
+)
+
+
 @pytest.mark.parametrize(
-    "content", ["current-context: nowhere", "", "[]", "a: {", None], ids=["context", "empty", "list", "syntax", "none"]
+    "content",
+    ["current-context: nowhere", "", "[]", "a: {", NUMBERS, None],
+    ids=["context", "empty", "list", "syntax", "numbers", "none"],
 )
 def test_no_cluster_chosen_is_one_message(content: str | None, server: Server, tmp_path: Path) -> None:
     if content is None:
