@@ -38,6 +38,8 @@ class Server:
         document["metadata"].setdefault("uid", f"uid-{self._version}")
         document["metadata"].setdefault("creationTimestamp", f"2026-11-28T08:00:{self._version % 60:02}Z")
         self.objects[path] = document
+        if kind == "DELETED":
+            del self.objects[path]
         if path.startswith(JOBS):
             self.events.append({"type": kind, "object": json.loads(json.dumps(document))})
         return document
