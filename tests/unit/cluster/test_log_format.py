@@ -87,7 +87,7 @@ SECRETS = [
     ("AKIAIOSFODNN7EXAMPLE", "IOSFODNN7"),
     ("https://hook:hunter22@h.example/x", "hunter22"),
     ("redis://:hunter33@h.example:6379", "hunter33"),
-    ("postgres://u:hunter@44@h.example", "44"),
+    ("postgres://u:hunter@zz44@h.example", "zz44"),
     ("token hf_abcdefghijklmnopqrstuvwxyz", "abcdefghijklmnop"),
 ]
 
