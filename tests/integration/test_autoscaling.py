@@ -154,9 +154,9 @@ def test_an_update_never_drops_below_the_needed_replicas(
             seen.append(applications.replicas(ENGINE))
 
     looking = threading.Thread(target=look)
-    looking.start()
+    run(version=2, present=applications.replicas(ENGINE), min=1, max=MOST)  # returns when it is asked for
+    looking.start()  # not before: Ray keeps what it is pickling in a global, which two threads spoil for each other
     try:
-        run(version=2, present=applications.replicas(ENGINE), min=1, max=MOST)
         eventually(all_new)
     finally:
         done.set()
