@@ -19,8 +19,9 @@ from urllib.parse import urlsplit
 from pydantic import Field, model_validator
 
 from cluster.artifacts import KINDS, VERSION, Dataset, ImportedModel, Manifest, Source, digest, load
-from cluster.config import Location, StrictModel, WebAddress, variable
-from cluster.errors import ConfigError, InputError, ResourceError
+from cluster.bearer import authorization
+from cluster.config import Location, StrictModel, WebAddress
+from cluster.errors import InputError, ResourceError
 from cluster.storage import Storage
 
 if TYPE_CHECKING:
@@ -209,22 +210,11 @@ def send(
         return
     import httpx
 
+    headers = authorization(config.key_env, "openlineage.key_env", "set it where the recipe runs, or leave key_env out")
     # Redirects are not followed: the key would go along.
-    with httpx.Client(timeout=config.timeout_s, follow_redirects=False, headers=_headers(config)) as client:
+    with httpx.Client(timeout=config.timeout_s, follow_redirects=False, headers=headers) as client:
         for event in told:
             _post(config, client, event, sleep)
-
-
-def _headers(config: OpenLineageConfig) -> dict[str, str]:
-    if config.key_env is None:
-        return {}
-    if not (key := variable(config.key_env)):
-        found = f"the environment has no variable {config.key_env}"
-        raise ConfigError("openlineage.key_env", found, "set it where the recipe runs, or leave key_env out")
-    if not (key.isascii() and key.isprintable()):
-        found = f"{config.key_env} holds characters that no header may have"
-        raise ConfigError("openlineage.key_env", found, "set it to the key alone")
-    return {"authorization": f"Bearer {key}"}
 
 
 def _append(path: Path, told: Sequence[dict[str, Any]]) -> None:

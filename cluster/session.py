@@ -56,8 +56,8 @@ KEEP_MEMORY = {
     "MALLOC_ARENA_MAX": "1",
 }
 """For processes that compute on CPUs. glibc gives large blocks back to the kernel at once and faults them in again at every
-step. Of a step of SmolLM2 on two ranks (1,024 tokens) each rank took 13.8 s of CPU time and a million page faults with several
-arenas, 8.0 s and a thousand with one."""
+step. Of the third and fourth step of SmolLM2 on two ranks (1,024 tokens) each rank took 11.4 to 11.7 s of CPU time and 930,000
+page faults with several arenas, 8.8 s and 600 to 50,000 with one."""
 
 
 def prepare_environment() -> None:

@@ -89,8 +89,8 @@ class HttpScorer(StrictModel):
 
     kind: Literal["http"]
     url: str = Field(pattern=r"^https?://[^@\s]+$")
-    token_variable: str | None = None
-    """Environment variable with a bearer token; the token itself is never in a recipe."""
+    key_env: str | None = None
+    """Environment variable with its key (a bearer token), which is never in a recipe."""
     timeout_s: float = Field(10, gt=0)
     """Of one request."""
     max_tries: int = Field(3, ge=1)

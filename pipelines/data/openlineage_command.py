@@ -9,6 +9,7 @@ from typing import Annotated
 
 import typer
 
+from cluster.command_line import RecipeOption
 from pipelines.config import LifecycleConfig
 
 
@@ -19,10 +20,7 @@ def register(
 
     @app.command("openlineage")
     def data_openlineage(
-        recipe: Annotated[
-            Path | None,
-            typer.Option("--recipe", metavar="RECIPE", help="default: the recipe of the last `serinus deploy`"),
-        ] = None,
+        recipe: RecipeOption = None,
         send: Annotated[
             bool, typer.Option("--send", help="to the collector that the recipe names; else they are printed")
         ] = False,

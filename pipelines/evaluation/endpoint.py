@@ -29,7 +29,7 @@ class Endpoint:
     """`scoring.Engine` over HTTP. It has no input embeddings, and text without a prompt is scored from its second token on."""
 
     def __init__(
-        self, url: str, model: str = "", *, key: str | None = None, seed: int = 0, timeout_s: float = 300,
+        self, url: str, model: str = "", *, headers: Mapping[str, str] | None = None, seed: int = 0, timeout_s: float = 300,
         transport: httpx.BaseTransport | None = None, sleep: Callable[[float], None] = time.sleep,
     ) -> None:  # fmt: skip
         """Ask which models there are.
@@ -39,20 +39,14 @@ class Endpoint:
             model: as /models lists it; empty takes the only one.
 
         Raises:
-            InputError: no such model, or several and none named; a URL or a key that cannot be used.
+            InputError: no such model, or several and none named; a URL that cannot be used.
             ResourceError: nobody answers there.
         """
         if "@" in urlsplit(url).netloc:  # it would stand in the report and in errors
-            raise InputError(
-                "the service's URL", "holds a name or password", "leave it out; give a key by --key-variable"
-            )
-        if key is not None and not key.isascii():
-            raise InputError("the service's key", "holds other than ASCII characters", "give the key as it was issued")
+            raise InputError("the service's URL", "holds a name or password", "leave it out; give a key by --key-env")
         self.url, self.seed, self.sleep = url.rstrip("/"), seed, sleep
         # No redirect is followed: the key would go along, to wherever it points.
-        self.client = httpx.Client(
-            timeout=timeout_s, transport=transport, headers={"Authorization": f"Bearer {key}"} if key else {}
-        )
+        self.client = httpx.Client(timeout=timeout_s, transport=transport, headers=headers)
         listed = self._asked("GET", "/models", None, lambda answered: [str(one["id"]) for one in answered["data"]])
         if model and model not in listed:
             raise InputError(f"{self.url}/models", f"no model {model!r}", f"name one of {', '.join(listed) or 'none'}")

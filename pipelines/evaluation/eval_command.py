@@ -28,7 +28,7 @@ def register(app: typer.Typer, out: Console) -> None:
         ),
         *,
         served: Annotated[str, typer.Option("--model", help="of several that an API serves")] = "",
-        key_variable: Annotated[str | None, typer.Option(help="environment variable with the API's key")] = None,
+        key_env: Annotated[str | None, typer.Option(help="environment variable with the API's key")] = None,
     ) -> None:
         """Evaluate a model without a recipe, offline: print its scores, write a page, JSON and the items."""
         from cluster.config import load_yaml
@@ -37,7 +37,7 @@ def register(app: typer.Typer, out: Console) -> None:
 
         config = load_yaml(tasks, EvaluateConfig)
         if model.startswith(("http://", "https://")):
-            found = _endpoint(config, model, str(tasks), folder, (served, key_variable))
+            found = _endpoint(config, model, str(tasks), folder, (served, key_env))
         else:
             found = _folder(config, Path(model).resolve(), str(tasks), folder)
         out.print(_table(found))
@@ -63,18 +63,15 @@ def _endpoint(config: EvaluateConfig, url: str, where: str, out: Path, served: t
     from contextlib import nullcontext
 
     from cluster import session
-    from cluster.config import variable
-    from cluster.errors import ConfigError
+    from cluster.bearer import authorization
     from pipelines.evaluation import standalone
     from pipelines.evaluation.endpoint import Endpoint
 
-    model, key_variable = served
-    key = variable(key_variable) if key_variable else None
-    if key_variable and key is None:
-        raise ConfigError("--key-variable", f"${key_variable} is not set", "set it in the environment")
+    model, key_env = served
+    headers = authorization(key_env, "--key-env")
     items = standalone.items_of(config, where)
     standalone.check_out(out)
-    endpoint = Endpoint(url, model, key=key, seed=config.seed)
+    endpoint = Endpoint(url, model, headers=headers, seed=config.seed)
     rows = standalone.of_endpoint(endpoint, items)
     classifies = any(getattr(getattr(task, "scorer", None), "kind", "") == "classifier" for task in config.tasks)
     with session.joined() if classifies else nullcontext():

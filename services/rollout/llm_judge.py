@@ -9,8 +9,8 @@ from __future__ import annotations
 import re
 from collections.abc import Awaitable, Callable
 
-from cluster.config import variable
-from cluster.errors import ConfigError, StageFailed
+from cluster.bearer import authorization
+from cluster.errors import StageFailed
 from services.config import JudgeConfig
 
 Ask = Callable[[str], Awaitable[str]]
@@ -65,13 +65,8 @@ def asking(config: JudgeConfig) -> Ask:
     Raises:
         ConfigError: the environment variable with its key is not set here.
     """
-    headers = {}
-    if config.key_env is not None:
-        key = variable(config.key_env)
-        if not key:
-            remedy = "set it on the head node before `serinus up`"
-            raise ConfigError(f"rollout.probes: judge.key_env {config.key_env}", "is not set where probes run", remedy)
-        headers["authorization"] = f"Bearer {key}"
+    remedy = "set it on the head node before `serinus up`, where probes run"
+    headers = authorization(config.key_env, "rollout.probes: judge.key_env", remedy)
     url = f"{config.url.rstrip('/')}/chat/completions"
 
     async def ask(prompt: str) -> str:

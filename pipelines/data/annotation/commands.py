@@ -9,27 +9,34 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from cluster.command_line import RecipeOption
+
 if TYPE_CHECKING:
     from cluster.artifacts import Annotations
     from cluster.storage import Storage
     from pipelines.data.annotation.layers import Review
 
-RecipeOption = Annotated[
-    Path | None, typer.Option("--recipe", metavar="RECIPE", help="default: the recipe of the last `serinus deploy`")
-]
 Wanted = Annotated[
     str | None, typer.Argument(metavar="[ANNOTATIONS]", help="key, or the beginning of one; default: the newest")
 ]
 MAX_SHOWN = 160
 
 
-def register(
-    app: typer.Typer, open_recipe: Callable[[Path | None], Storage], say: Callable[[Iterable[str]], None]
-) -> None:
-    """Put the commands among those of `app`. `open_recipe` gives the storage that a recipe names."""
+OpenRecipe = Callable[[Path | None], "Storage"]
+"""The storage that a recipe names."""
+Say = Callable[[Iterable[str]], None]
+
+
+def register(app: typer.Typer, open_recipe: OpenRecipe, say: Say) -> None:
+    """Put the commands among those of `app`."""
     annotate = typer.Typer(help="Entities, relations and reasoning on a dataset's documents.")
     app.add_typer(annotate, name="annotate")
+    _making(annotate, open_recipe, say)
+    _looking(annotate, open_recipe, say)
+    _handing_on(annotate, open_recipe, say)
 
+
+def _making(annotate: typer.Typer, open_recipe: OpenRecipe, say: Say) -> None:
     @annotate.command("run")
     def run(
         config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file: labels and annotators")],
@@ -54,6 +61,8 @@ def register(
             artifacts.retire(storage, old)
         say(_lines(stage.annotate(loaded, dataset, storage), storage))
 
+
+def _looking(annotate: typer.Typer, open_recipe: OpenRecipe, say: Say) -> None:
     @annotate.command("list")
     def listed(recipe: RecipeOption = None) -> None:
         """What was annotated, newest last."""
@@ -92,6 +101,8 @@ def register(
             say([f"{len(found)} for review" + (f", {last} shown" if len(found) > last else "")])
         raise typer.Exit(1 if found else 0)
 
+
+def _handing_on(annotate: typer.Typer, open_recipe: OpenRecipe, say: Say) -> None:
     @annotate.command("export")
     def export(
         folder: Annotated[Path, typer.Option("--out", help="folder to write to")],

@@ -14,8 +14,9 @@ from typing import Any, Final, NamedTuple
 
 from pydantic import Field, ValidationError
 
-from cluster.config import StrictModel, variable
-from cluster.errors import ConfigError, InputError
+from cluster.bearer import authorization
+from cluster.config import StrictModel
+from cluster.errors import InputError
 from pipelines.data.annotation.config import LabelsConfig, ModelAnnotator
 from pipelines.data.annotation.layers import Entity, Failure, Given, Layers, Reasoning, Relation, for_review
 from pipelines.data.annotation.merge import merge
@@ -241,16 +242,7 @@ class _Again(Transient):
 
 def headers(config: ModelAnnotator) -> dict[str, str]:
     """Raises ConfigError: the environment variable with the key is not set, or cannot be one."""
-    if config.key_env is None:
-        return {}
-    if not (key := variable(config.key_env)):
-        where = f"annotators: {config.name}.key_env"
-        raise ConfigError(where, f"the environment has no variable {config.key_env}", "set it, or leave key_env out")
-    if not (key.isascii() and key.isprintable()):
-        raise ConfigError(
-            where, f"{config.key_env} holds characters that no header may have", "set it to the key alone"
-        )
-    return {"authorization": f"Bearer {key}"}
+    return authorization(config.key_env, f"annotators: {config.name}.key_env")
 
 
 async def ask_all(

@@ -15,7 +15,7 @@ from typing import Protocol
 
 import httpx
 
-from cluster import config
+from cluster.bearer import authorization
 from cluster.errors import InputError, ResourceError
 from cluster.storage import local_copy, open_storage
 from pipelines.evaluation.records import read
@@ -128,19 +128,9 @@ class Service:
         self, of: HttpScorer, transport: httpx.BaseTransport | None = None, sleep: Callable[[float], None] = time.sleep
     ) -> None:
         self.of, self.sleep = of, sleep
-        token = config.variable(of.token_variable) if of.token_variable else None
-        if of.token_variable and token is None:
-            where = f"toxicity scorer {of.url}: token_variable"
-            raise InputError(where, f"${of.token_variable} is not set", "set it in the environment")
-        if token is not None and not token.isascii():
-            where = f"toxicity scorer {of.url}: token_variable"
-            raise InputError(
-                where, f"${of.token_variable} holds other than ASCII characters", "give the token as issued"
-            )
-        # No redirect is followed: the token would go along, to wherever it points.
-        self.client = httpx.Client(
-            timeout=of.timeout_s, transport=transport, headers={"Authorization": f"Bearer {token}"} if token else {}
-        )
+        headers = authorization(of.key_env, f"toxicity scorer {of.url}: key_env")
+        # No redirect is followed: the key would go along, to wherever it points.
+        self.client = httpx.Client(timeout=of.timeout_s, transport=transport, headers=headers)
 
     def score(self, texts: Sequence[str]) -> list[float]:
         scores: list[float] = []

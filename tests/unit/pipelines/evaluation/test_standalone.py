@@ -159,9 +159,6 @@ def test_secrets_that_would_show_or_could_not_be_sent() -> None:
     with pytest.raises(InputError, match="holds a name or password") as caught:
         Endpoint("https://me:hidden@served.test/v1", sleep=lambda s: None)
     assert "hidden" not in str(caught.value)
-    with pytest.raises(InputError, match="other than ASCII") as caught:
-        endpoint(Service(), key="schl\u00fcssel")
-    assert "schl" not in str(caught.value).replace("the service's key", "")
 
 
 def test_a_model_s_name_is_text_in_the_page(tmp_path: Path) -> None:
@@ -176,9 +173,9 @@ def test_a_model_s_name_is_text_in_the_page(tmp_path: Path) -> None:
 
 def test_what_would_break_off_late_is_said_first(tmp_path: Path) -> None:
     toxic = task_of(tmp_path, "toxicity", [{"prompt": "p"}])
-    scorer = {"kind": "http", "url": "http://scorer.test", "token_variable": "NO_SUCH_TOKEN"}
+    scorer = {"kind": "http", "url": "http://scorer.test", "key_env": "NO_SUCH_TOKEN"}
     config = EvaluateConfig.model_validate({"tasks": [{**toxic.model_dump(), "scorer": scorer}]})
-    with pytest.raises(InputError, match=r"\$NO_SUCH_TOKEN is not set"):
+    with pytest.raises(ConfigError, match="no variable NO_SUCH_TOKEN"):
         standalone.items_of(config, "tasks.yaml")
     (tmp_path / "file").write_text("")
     with pytest.raises(ConfigError, match=r"--out: .* cannot be written to"):
@@ -202,6 +199,6 @@ def test_as_a_user_types_it(tmp_path: Path) -> None:
     assert str(tasks) in caught.value.where
     with pytest.raises(InputError, match="no such folder"):
         CliRunner().invoke(app, ["eval", str(tmp_path / "none"), str(tasks)], catch_exceptions=False)
-    arguments = ["eval", "http://127.0.0.1:9/v1", str(tasks), "--key-variable", "NO_SUCH_KEY"]
-    with pytest.raises(ConfigError, match=r"\$NO_SUCH_KEY is not set"):
+    arguments = ["eval", "http://127.0.0.1:9/v1", str(tasks), "--key-env", "NO_SUCH_KEY"]
+    with pytest.raises(ConfigError, match="no variable NO_SUCH_KEY"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)

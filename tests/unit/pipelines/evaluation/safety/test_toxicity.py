@@ -8,7 +8,7 @@ from pathlib import Path
 import httpx
 import pytest
 
-from cluster.errors import InputError, ResourceError
+from cluster.errors import ConfigError, InputError, ResourceError
 from pipelines.config import EvaluateConfig
 from pipelines.evaluation.compare import scores_of
 from pipelines.evaluation.evaluate import with_toxicity
@@ -110,14 +110,14 @@ def test_a_token_comes_from_the_environment_and_is_in_no_error(monkeypatch: pyte
         seen.append(request.headers["authorization"])
         return httpx.Response(401)
 
-    scorer, _ = service(answer, token_variable="SCORER_TOKEN", max_tries=1)
+    scorer, _ = service(answer, key_env="SCORER_TOKEN", max_tries=1)
     with pytest.raises(ResourceError) as caught:
         scorer.score(["x"])
     assert seen == ["Bearer s3cr3t"]
     assert "s3cr3t" not in str(caught.value)
     monkeypatch.delenv("SCORER_TOKEN")
-    with pytest.raises(InputError, match=r"\$SCORER_TOKEN is not set"):
-        service(answer, token_variable="SCORER_TOKEN")
+    with pytest.raises(ConfigError, match="no variable SCORER_TOKEN"):
+        service(answer, key_env="SCORER_TOKEN")
 
 
 def test_equal_texts_are_scored_once_each_in_place() -> None:
