@@ -7,6 +7,8 @@ import io
 import json
 import logging
 from collections.abc import Iterator
+from contextvars import ContextVar
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -21,12 +23,13 @@ def logged(monkeypatch: pytest.MonkeyPatch) -> Iterator[io.StringIO]:
     stream = io.StringIO()
     monkeypatch.setattr("sys.stderr", stream)
     monkeypatch.setenv("SERINUS_LOG_FORMAT", "json")
+    # Other tests' rollouts and requests leave the thread bound to them.
+    monkeypatch.setattr("cluster.log_format._about", ContextVar("about", default=MappingProxyType({})))
     root = logging.getLogger("serinus")
     kept = root.handlers[:], root.level, root.propagate
     telemetry.configure()
     yield stream
     root.handlers[:], root.level, root.propagate = kept
-    bind(run=None, model=None, revision=None, request_id=None, message=None, at=None)
 
 
 def lines(stream: io.StringIO) -> list[dict[str, Any]]:
