@@ -1,6 +1,6 @@
 # Two commands do everything on a fresh machine: `make demo` and `make test`.
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test lint bench clean down
+.PHONY: help setup demo test test-long lint bench clean down
 
 # What imports wrote is half of a start: packages are installed without byte code (requirements/setup.sh).
 unexport PYTHONDONTWRITEBYTECODE
@@ -10,7 +10,8 @@ run := $(venv)/bin
 
 help:
 	@echo "make demo   raw text to a quantized model in production behind a canary, on this machine (about 15 minutes)"
-	@echo "make test   all tests: unit, integration, end to end, chaos"
+	@echo "make test   tests: unit, integration, end to end, chaos (half an hour)"
+	@echo "make test-long  these and the long scenes: more kills, faults and parities (an hour; nightly, and before a release)"
 	@echo "make lint   ruff, mypy, import contracts"
 	@echo "make bench  the benchmarks, each both sides in one run"
 	@echo "make down   stop what the demo left running"
@@ -29,6 +30,9 @@ else
 	@$(run)/python -m pytest tests/unit --numprocesses 2 --dist loadfile
 	@$(run)/python -m pytest tests/integration tests/chaos tests/e2e --durations 25
 endif
+
+test-long: export SERINUS_LONG = 1
+test-long: test
 
 lint: setup
 	@$(run)/ruff check .

@@ -48,9 +48,13 @@ def pytest_configure() -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What is quick comes first: a mistake shows in seconds, not after the demo."""
+    """What is quick comes first: a mistake shows in seconds, not after the demo. Long scenes wait until they are asked for."""
     items.sort(key=lambda item: KINDS.index(item.path.relative_to(REPOSITORY / "tests").parts[0])
                if item.path.parent != REPOSITORY / "tests" else 0)  # fmt: skip
+    if "SERINUS_LONG" not in os.environ:
+        for item in items:
+            if item.get_closest_marker("long"):
+                item.add_marker(pytest.mark.skip(reason="a long scene: `make test-long` runs it"))
 
 
 @pytest.fixture(scope="session", autouse=True)

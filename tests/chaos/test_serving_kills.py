@@ -32,7 +32,7 @@ from tests.chaos.serving_world import (
 from tests.integration.clients import Clients, Seen
 from tests.integration.gateway_world import eventually
 
-pytestmark = [pytest.mark.integration, pytest.mark.chaos]
+pytestmark = [pytest.mark.integration, pytest.mark.chaos, pytest.mark.long]
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -27,10 +26,7 @@ from tests.e2e.conftest import NAME, STABLE, Served
 from tests.integration.gateway_world import eventually
 from tests.integration.listener import Listener
 
-pytestmark = [
-    pytest.mark.e2e,
-    pytest.mark.skipif("SERINUS_LONG" not in os.environ, reason="takes minutes: SERINUS_LONG=1 runs it"),
-]
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 NUM_ITEMS = 100
 NUM_TOKENS = 4

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import yaml
@@ -121,11 +122,14 @@ def test_what_a_person_must_mend_is_said_once_and_leaves_nothing(failure: object
 
 
 def test_a_server_that_stays_away_is_given_up(server: Server, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(kubernetes_api, "QUICK_S", 0.1)
+    now = [0.0]
+    clock = SimpleNamespace(monotonic=lambda: now[0], sleep=lambda wait_s: now.append(now.pop() + wait_s))
+    monkeypatch.setattr(kubernetes_api, "time", clock)
     server.failures = [(f"GET {JOBS}", dropped)] * 50
     with pytest.raises(ClusterError, match="does not answer"):
         RayJobs().jobs()
-    assert 2 <= len(server.asked) < 50
+    assert 5 <= len(server.asked) < 50
+    assert kubernetes_api.QUICK_S < now[0] < 2 * kubernetes_api.QUICK_S
 
 
 NUMBERS = (
