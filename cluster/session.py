@@ -22,6 +22,7 @@ import psutil
 
 from cluster.config import home
 from cluster.errors import ClusterError, ResourceError
+from cluster.processes import end
 from cluster.topology import POOL_LABEL
 
 __all__ = ["ENVIRONMENT", "POOL_LABEL", "joined", "on_pool", "package_root", "prepare_environment"]
@@ -107,7 +108,7 @@ def joined(address: str | None = None) -> Iterator[str]:
     finally:
         ray.shutdown()
         if folder:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
 
 
 def public_address() -> str | None:
@@ -190,8 +191,14 @@ def _private_folder() -> Path:
     """A folder for this process's private cluster; those of processes that were killed are removed."""
     for old in scratch().glob("p*"):
         if old.name[1:].isdigit() and not psutil.pid_exists(int(old.name[1:])):
-            shutil.rmtree(old, ignore_errors=True)
+            _remove(old)
     return scratch() / f"p{os.getpid()}"
+
+
+def _remove(folder: Path) -> None:
+    """A private cluster's folder, and what of it did not hear that it has ended: a busy Ray Train controller stayed for good."""
+    end(folder)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def _start_private(folder: Path) -> None:
