@@ -68,6 +68,7 @@ def reference_nll(folder: Path, text: str, start: bool = True) -> float:
     return float(torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="sum"))
 
 
+@pytest.mark.long
 @pytest.mark.e2e
 @pytest.mark.usefixtures("ray_cluster")
 def test_evaluate_quantize_evaluate_judge(storage: LocalStorage, dataset: Dataset, model: ImportedModel) -> None:

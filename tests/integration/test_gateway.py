@@ -444,6 +444,7 @@ def test_the_first_request_after_zero_is_answered_and_its_wait_is_marked(
     serve.delete(application_name(idle))
 
 
+@pytest.mark.long
 def test_gateways_are_replaced_under_load_without_a_failed_request(
     gateway: str, serving: ServingConfig, registry: LocalStorage, evidence: Any
 ) -> None:

@@ -204,6 +204,7 @@ def _adapted(adapter: Path) -> set[str]:
     return {match["module"] for match in found if match}
 
 
+@pytest.mark.long
 def test_a_private_run_says_what_it_spent_and_the_next_one_may_not_spend_it_again(
     storage: LocalStorage, tiny_model: Path
 ) -> None:
