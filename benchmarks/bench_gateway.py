@@ -36,8 +36,9 @@ from scipy import stats
 
 SIDES = ("bare", "ray", "serinus")
 READY_TIMEOUT_S = 240.0
-ENGINE_PROCESS = "VLLM::EngineCore"
-"""What vLLM calls the process that computes; its API server, and in Ray the replica around it, are others."""
+ENGINE_PROCESSES = ("VLLM::Worker", "VLLM::EngineCore")
+"""What vLLM calls the process that computes, the first of them that there is: on CPUs `vllm serve` has a worker behind the core.
+Its API server, and in Ray the replica around it, are others."""
 QUESTION = "Tell me in some detail what a canary was good for in a mine, and what came after it. My number is {}."
 
 
@@ -110,13 +111,14 @@ class Side:
         return total
 
     def pin(self) -> None:
-        """vLLM's engine to the first half of the cores, all else of the side to the others."""
+        """What computes to the first half of the cores, all else of the side to the others."""
         cores, own = sorted(os.sched_getaffinity(0)), psutil.Process(self.process.pid)
         half = max(1, len(cores) // 2)
-        for process in [own, *own.children(recursive=True)]:
-            chosen = cores[:half] if ENGINE_PROCESS in " ".join(process.cmdline()) else cores[half:]
+        names = {process: " ".join(process.cmdline()) for process in [own, *own.children(recursive=True)]}
+        engine = next((e for e in ENGINE_PROCESSES if any(e in name for name in names.values())), INSTANT)
+        for process, name in names.items():
             for thread in process.threads():
-                os.sched_setaffinity(thread.id, chosen)
+                os.sched_setaffinity(thread.id, cores[:half] if engine in name else cores[half:])
 
     def end(self) -> None:
         left = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
