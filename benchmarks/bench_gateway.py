@@ -73,7 +73,7 @@ class Round:
 class Side:
     """One server and the processes below it."""
 
-    def __init__(self, name: str, engine: str) -> None:
+    def __init__(self, name: str, engine: str, pinned: bool) -> None:
         self.name, self.port = name, free_port()
         script = Path(__file__).with_name("gateway_sides.py")
         command = [sys.executable, str(script), name, engine, str(self.port)]
@@ -83,6 +83,8 @@ class Side:
             "PYTHONPATH": os.pathsep.join([root, *filter(None, [os.environ.get("PYTHONPATH")])]),
             "RAY_worker_niceness": "0",  # as bare's processes have it
         }
+        if pinned:  # no more threads than cores: they wait for each other after each layer
+            environment["OMP_NUM_THREADS"] = str(len(engine_cores()))
         self.log = Path(f"bench_gateway_{name}.log")
         with self.log.open("wb") as log:
             self.process = subprocess.Popen(command, env=environment, stdout=log, stderr=log, start_new_session=True)
@@ -112,13 +114,13 @@ class Side:
 
     def pin(self) -> None:
         """What computes to the first half of the cores, all else of the side to the others."""
-        cores, own = sorted(os.sched_getaffinity(0)), psutil.Process(self.process.pid)
-        half = max(1, len(cores) // 2)
+        own = psutil.Process(self.process.pid)
+        others = sorted(os.sched_getaffinity(0) - engine_cores())
         names = {process: " ".join(process.cmdline()) for process in [own, *own.children(recursive=True)]}
         engine = next((e for e in ENGINE_PROCESSES if any(e in name for name in names.values())), INSTANT)
         for process, name in names.items():
             for thread in process.threads():
-                os.sched_setaffinity(thread.id, cores[:half] if engine in name else cores[half:])
+                os.sched_setaffinity(thread.id, engine_cores() if engine in name else others)
 
     def end(self) -> None:
         left = psutil.Process(self.process.pid).children(recursive=True) if self.process.poll() is None else []
@@ -131,12 +133,18 @@ class Side:
             process.kill()
 
 
+def engine_cores() -> set[int]:
+    """The first half of what this process may use."""
+    cores = sorted(os.sched_getaffinity(0))
+    return set(cores[: max(1, len(cores) // 2)])
+
+
 @contextmanager
-def running(names: list[str], engine: str) -> Iterator[list[Side]]:
+def running(names: list[str], engine: str, pinned: bool) -> Iterator[list[Side]]:
     with ExitStack() as stack:
         sides = []
         for name in names:  # one after another: their starts need the cores
-            sides.append(Side(name, engine))
+            sides.append(Side(name, engine, pinned))
             stack.callback(sides[-1].end)
             sides[-1].wait()
         yield sides
@@ -244,7 +252,7 @@ def main() -> None:
     print(f"{machine()}\nengine {given.engine}, {given.rounds} rounds, {plan}\n", flush=True)
     rounds: dict[str, list[Round]] = {name: [] for name in given.sides.split(",")}
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # a time limit ends the sides too
-    with running(list(rounds), given.engine) as sides:
+    with running(list(rounds), given.engine, given.pin) as sides:
         for side in sides:
             measure(side, plan, 0)  # to warm up
             if given.pin:
