@@ -21,13 +21,20 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Literal
 
+from cluster.arithmetic import settled
 from cluster.session import ENVIRONMENT, prepare_environment
 from services.config import EngineConfig, ServingConfig
 from services.serving.engine import engine_arguments, environment
 
 NAME = "bench"
 INSTANT = "instant"
-ENGINE = EngineConfig(max_model_len=1024, max_num_seqs=64, enforce_eager=True, kv_cache_gib=0.5)
+ENGINE = EngineConfig(
+    max_model_len=1024,
+    max_num_seqs=64,
+    enforce_eager=True,
+    kv_cache_gib=0.5,
+    dtype=settled("auto", on_gpu=False),  # as serinus would choose: vLLM takes bfloat16 where a CPU is slow at it
+)
 
 
 def chunk(model: str, delta: dict[str, str], finish_reason: str | None = None) -> str:
