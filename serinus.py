@@ -28,7 +28,7 @@ from pipelines.data import commands as data_commands
 from pipelines.data import openlineage_command
 from pipelines.data import plan_command as data_plan
 from pipelines.data.annotation import commands as annotation
-from pipelines.evaluation import canaries_command, eval_command, report_command
+from pipelines.evaluation import agreement_command, canaries_command, eval_command, report_command
 from pipelines.training import plan_command as train_plan
 from services.commands import canary as canary_commands
 from services.commands import keys as key_commands
@@ -135,6 +135,13 @@ def _workload(path: Path, overlay: str, topology: Topology) -> Workload:
         prepare=f"python {PROJECT_FOLDER / script.relative_to(root)}" if known else None,
         nodes={**pods_of_stages(topology, settings, demands(loaded), str(path)), "publish": {}},
     )
+
+
+def _model_folder(gguf: Path) -> Path:
+    """A .gguf file as a Hugging Face folder, made once."""
+    from pipelines.base_model import as_folder
+
+    return as_folder(gguf, open_storage(str(config.home() / "models")))
 
 
 # --- commands that need both how a model is made and how it is run ----------------------------------------------------
@@ -273,7 +280,8 @@ lineage_command.register(app, _read, out)
 app.command()(deploy)
 report_command.add_to(app, _read)
 canaries_command.register(app, out)
-eval_command.register(app, out)
+eval_command.register(app, out, _model_folder)
+agreement_command.register(app, out)
 
 canary = _group("canary", "Let a candidate into production step by step.")
 canary_commands.register_start(canary, _read, out)

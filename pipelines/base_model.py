@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 from cluster import artifacts, session
 from cluster.artifacts import FileEntry, ImportedModel, Source, file_entries
 from cluster.errors import InputError, UserError
-from cluster.storage import Storage, open_storage, sha256_of, staged_folder
+from cluster.storage import Storage, local_copy, open_storage, sha256_of, staged_folder
 from pipelines.config import ModelConfig
 from pipelines.progress import say
 
@@ -57,6 +57,15 @@ def import_model(config: ModelConfig, storage: Storage) -> ImportedModel:
             num_weight_bytes=sum(entry["num_bytes"] for entry in files if entry["path"].endswith(".safetensors")),
         ),
     )
+
+
+def as_folder(source: Path, storage: Storage) -> Path:
+    """A local Hugging Face folder with the model, made once.
+
+    Raises:
+        InputError: as `import_model`.
+    """
+    return local_copy(storage, import_model(ModelConfig(source=str(source)), storage).folder)
 
 
 def _on_train_pool(function: Callable[..., T], *arguments: Any) -> T:

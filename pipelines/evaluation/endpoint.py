@@ -93,11 +93,12 @@ class Endpoint:
             raise InputError(self.url, found, "ask it to write (qa, written_choice), or evaluate the model's folder")
         ends = [*told["text_offset"][1:], len(text) + 1]
         # As the engine counts them: tokens that end behind the prompt; the last one of all is what it wrote itself.
+        # The first of all has no probability. One that lacks it elsewhere would make the answer likelier than it is.
         counted = [
             at for at, (start, end) in enumerate(zip(told["text_offset"], ends, strict=True))
-            if end > len(prompt) and start < len(text) and told["token_logprobs"][at] is not None
+            if at and end > len(prompt) and start < len(text)
         ]  # fmt: skip
-        if not counted:
+        if not counted or any(told["token_logprobs"][at] is None for at in counted):
             return Likelihood(float("nan"), 0, 0)
         scored = text[max(told["text_offset"][counted[0]], len(prompt)) :]
         return Likelihood(sum(float(told["token_logprobs"][at]) for at in counted), len(counted), len(scored.encode()))
@@ -146,5 +147,9 @@ def _text(answered: Any, num: int, chat: bool) -> Text:
 
 
 def _at_once(ask: Callable[[Any], A], asked: Sequence[Any]) -> list[A]:
-    with ThreadPoolExecutor(AT_ONCE) as pool:
+    pool = ThreadPoolExecutor(AT_ONCE)
+    try:
         return list(pool.map(ask, asked))
+    finally:
+        # After a failure those that wait are not asked any more: each would be tried anew, and the service is down.
+        pool.shutdown(cancel_futures=True)

@@ -10,15 +10,18 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from cluster.arithmetic import settled
 from cluster.errors import InputError, ResourceError
 from cluster.imports import large_imports
 from cluster.storage import local_copy, open_storage
 from pipelines.evaluation import embeddings, scoring
+from pipelines.evaluation.asked import Asked, Query
 from pipelines.evaluation.items import Item, Likelihood, Row, Text, order
 
+EngineKind = Literal["vllm", "transformers"]
+Dtype = Literal["auto", "bfloat16", "float32"]
 GIB = 1 << 30
 
 ENVIRONMENT = {
@@ -45,15 +48,13 @@ class EngineSettings:
     kv_cache_gib: float
     seed: int
     num_weight_bytes: int
+    kind: EngineKind = "vllm"
+    dtype: Dtype = "auto"
 
-
-@dataclass(frozen=True)
-class _Query:
-    """Tokens to score, and from which of them on they count."""
-
-    tokens: list[int]
-    first: int
-    num_bytes: int
+    @property
+    def number_format(self) -> str:
+        """That of weights and activations, here."""
+        return settled(self.dtype, bool(self.num_gpus))
 
 
 class Scorer:
@@ -69,8 +70,8 @@ class Scorer:
         self.settings = settings
         self.folder = folder = str(local_copy(open_storage(settings.storage_uri), settings.model_folder))
         if not settings.num_gpus:
-            _check_memory(settings, is_quantized(folder))
-            _use_all_cores()
+            check_memory(settings, is_quantized(folder))
+            use_all_cores()
         with large_imports():
             from vllm import LLM
 
@@ -82,7 +83,7 @@ class Scorer:
         try:
             self.llm = LLM(
                 folder,
-                dtype=settled("auto", bool(settings.num_gpus)),
+                dtype=settings.number_format,
                 max_model_len=settings.max_model_len,
                 max_num_batched_tokens=max(MAX_BATCHED_TOKENS, settings.max_model_len),
                 max_num_seqs=64,
@@ -98,7 +99,7 @@ class Scorer:
                 f"vLLM cannot load it: {str(error).strip()[:500]}",
                 "mend the model folder or evaluate.max_model_len",
             ) from None
-        self.tokenizer = self.llm.get_tokenizer()
+        self.asked = Asked(self.llm.get_tokenizer(), folder, settings.max_model_len)
 
     def answer(self, items: Sequence[Item]) -> list[Row]:
         """One row for each item: see `pipelines.evaluation.rows`."""
@@ -106,12 +107,9 @@ class Scorer:
 
     def write(self, items: Sequence[Item]) -> list[Text]:
         """As `scoring.Engine` has it, likewise the two below."""
-        prompts, limits = [], []
-        for item in items:
-            room = self.settings.max_model_len - min(item.max_new_tokens, self.settings.max_model_len // 2)
-            tokens = self.tokenizer(self._prompt(item), add_special_tokens=False)["input_ids"]
-            prompts.append({"prompt_token_ids": tokens[-room:]})
-            limits.append(self._sampling(item, self.settings.max_model_len - room))
+        asked = [self.asked.prompt(item) for item in items]
+        prompts = [{"prompt_token_ids": tokens} for tokens, _ in asked]
+        limits = [self._sampling(item, most) for item, (_, most) in zip(items, asked, strict=True)]
         outputs = self.llm.generate(prompts, limits, use_tqdm=False)
         return [
             Text(tuple(one.text for one in output.outputs), sum(len(one.token_ids) for one in output.outputs))
@@ -119,23 +117,12 @@ class Scorer:
         ]
 
     def likelihoods(self, items: Sequence[Item]) -> list[tuple[Likelihood, ...]]:
-        queries = [[self._query(item.prompt, answer) for answer in item.answers] for item in items]
+        queries = [[self.asked.query(item.prompt, answer) for answer in item.answers] for item in items]
         nats = iter(self._log_likelihoods([query for group in queries for query in group]))
         return [tuple(Likelihood(next(nats), len(q.tokens) - q.first, q.num_bytes) for q in group) for group in queries]
 
     def vectors(self, words: Sequence[str]) -> Mapping[str, Sequence[float]]:
-        # As words stand inside a sentence: most tokenizers put the space at their head.
-        tokens = {word: self.tokenizer(f" {word}", add_special_tokens=False)["input_ids"] for word in words}
-        return embeddings.vectors(Path(self.folder), tokens)
-
-    def _prompt(self, item: Item) -> str:
-        if not item.chat:
-            return item.prompt
-        if not self.tokenizer.chat_template:
-            found = f"evaluation task {item.task} asks by the chat template, and the model has none"
-            raise InputError(self.folder, found, "give it one, or set `chat: false` in the task")
-        turns = [{"role": "user", "content": item.prompt}]
-        return str(self.tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=True))
+        return embeddings.vectors(Path(self.folder), self.asked.words(words))
 
     def _sampling(self, item: Item, max_tokens: int) -> Any:
         from vllm import SamplingParams
@@ -147,21 +134,7 @@ class Scorer:
         how = item.sampling
         return SamplingParams(n=how.num, temperature=how.temperature, top_p=how.top_p, seed=seed, max_tokens=max_tokens)
 
-    def _query(self, prompt: str, answer: str) -> _Query:
-        text = prompt + answer
-        encoded = self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
-        tokens, spans = list(encoded["input_ids"]), list(encoded["offset_mapping"])
-        # The first token of all has no probability of its own: text without a prompt gets the start token before it.
-        start = self.tokenizer.bos_token_id if self.tokenizer.bos_token_id is not None else self.tokenizer.eos_token_id
-        if not prompt and start is not None:
-            tokens, spans = [start, *tokens], [(0, 0), *spans]
-        keep = self.settings.max_model_len - 1  # the engine wants to write one token more
-        tokens, spans = tokens[-keep:], spans[-keep:]
-        first = next((i for i, (_, end) in enumerate(spans) if i and end > len(prompt)), len(tokens))
-        scored = text[max(spans[first][0], len(prompt)) :] if first < len(tokens) else ""
-        return _Query(tokens, first, len(scored.encode()))
-
-    def _log_likelihoods(self, queries: Sequence[_Query]) -> list[float]:
+    def _log_likelihoods(self, queries: Sequence[Query]) -> list[float]:
         """Of the counted tokens of each query, in nats. What answers have in common, their prompt, is computed once."""
         outputs = self._read(queries, from_cache=True)
         # A token that came out of the cache has no probability: where one of the counted did, read all of that query.
@@ -170,7 +143,7 @@ class Scorer:
             outputs[i] = output
         return [_sum(q, output.prompt_logprobs) for q, output in zip(queries, outputs, strict=True)]
 
-    def _read(self, queries: Sequence[_Query], from_cache: bool) -> list[Any]:
+    def _read(self, queries: Sequence[Query], from_cache: bool) -> list[Any]:
         """vLLM's outputs with the log-probability of each token that was not found in the prefix cache."""
         from vllm import SamplingParams
 
@@ -181,7 +154,7 @@ class Scorer:
         return list(self.llm.generate(prompts, told, use_tqdm=False)) if prompts else []
 
 
-def _sum(query: _Query, log_probabilities: Any) -> float:
+def _sum(query: Query, log_probabilities: Any) -> float:
     counted = range(query.first, len(query.tokens))
     # From the end: of a prompt that came in part out of the cache vLLM's GPU runner lists the rest alone, its CPU runner all.
     end = len(query.tokens)
@@ -194,11 +167,11 @@ def is_quantized(folder: str) -> bool:
     return "quantization_config" in json.loads(Path(folder, "config.json").read_text())
 
 
-def _check_memory(settings: EngineSettings, keeps_its_bytes: bool) -> None:
+def check_memory(settings: EngineSettings, keeps_its_bytes: bool) -> None:
     import psutil
 
     # Folders are kept in bfloat16; what is quantized stays so in memory.
-    widened = 2 if not keeps_its_bytes and settled("auto", on_gpu=False) == "float32" else 1
+    widened = 2 if not keeps_its_bytes and settings.number_format == "float32" else 1
     need = widened * settings.num_weight_bytes + settings.kv_cache_gib * GIB + OVERHEAD_BYTES
     free = psutil.virtual_memory().available
     if free < need:
@@ -209,7 +182,7 @@ def _check_memory(settings: EngineSettings, keeps_its_bytes: bool) -> None:
         )
 
 
-def _use_all_cores() -> None:
+def use_all_cores() -> None:
     """Ray limits OpenMP to the CPUs a task reserves, which here are bookkeeping."""
     import torch
 

@@ -11,28 +11,21 @@ from typing import Any
 from cluster import artifacts
 from cluster.arithmetic import settled
 from cluster.artifacts import Dataset, EvalReport, FileEntry, Score, Weights
-from cluster.errors import InputError, ResourceError, StageFailed
-from cluster.session import KEEP_MEMORY, check_gpus, on_pool
+from cluster.errors import InputError
+from cluster.session import check_gpus, on_pool
 from cluster.storage import Storage, local_copy, sha256_of, staged_folder
 from pipelines.config import EvaluateConfig
 from pipelines.evaluation.compare import scores_of
-from pipelines.evaluation.engine import ENVIRONMENT, EngineSettings, Scorer
 from pipelines.evaluation.items import ASKS, Item, Row, is_number
+from pipelines.evaluation.notes import notes
+from pipelines.evaluation.pool import answers, engine_settings, wait
 from pipelines.evaluation.rows import write_rows
 from pipelines.evaluation.safety import scorers, toxicity
 from pipelines.evaluation.strata import placed, with_strata
 from pipelines.evaluation.tasks import VERSION, build_items, file_digest, scorer_digest, takes_documents
-from pipelines.evaluation.written import is_unread
-from pipelines.progress import Bar, bar, say
+from pipelines.progress import bar, say
 from pipelines.task_config import ClassifierScorer, ToxicityTask
 
-FIRST_BATCH = 24
-"""Items given to the engine at once, at first."""
-BATCH_S = 30.0
-"""What later ones should take: a GPU is filled and hardly ever waits for a batch's last item, and progress still shows."""
-MOST_GROWTH = 8
-"""Times, from one batch to the next: the items of another task may be slower."""
-POLL_S = 2.0
 NEEDED = {kind: ("score", "nll") if "likelihood" in asked else ("score",) for kind, asked in ASKS.items()}
 """Figures every item of that kind must have."""
 
@@ -54,11 +47,12 @@ def evaluate(config: EvaluateConfig, model: Weights, dataset: Dataset, storage: 
     check_scorers(config)
     items = _items(config, dataset, storage)
     say("evaluate", f"{model.kind} {model.key}: {len(items)} items of {len(config.tasks)} tasks")
-    engine = engine_settings(config, storage.location, model.folder, model.num_weight_bytes)
+    engine = engine_settings(config, storage.location, model.folder, num_weight_bytes=model.num_weight_bytes)
     rows = answers(config, engine, items)
     rows = with_toxicity(config, rows)
     check_complete(f"{model.kind} {model.key}", items, rows)
-    _say_what_was_not_read(items, rows)
+    for note in notes(rows):
+        say("evaluate", note)
     report = EvalReport(key=key, inputs=inputs, config=settings, model=model.digest, scores=scores(config, rows))
     written = _write_items(storage, report, with_strata(items, rows))
     report = report.replace(files=(written,), took_s=time.monotonic() - began)
@@ -147,51 +141,16 @@ def read_documents(storage: Storage, dataset: Dataset) -> list[tuple[str, str]]:
     return sorted(documents)
 
 
-def answers(config: EvaluateConfig, engine: EngineSettings, items: Sequence[Item]) -> list[Row]:
-    """All items through one engine, in an actor that is killed at the end: that frees its memory."""
-    import ray
-
-    actor = (
-        ray.remote(Scorer)
-        .options(
-            num_cpus=0.5,  # bookkeeping: the engine uses the node's cores, and nothing else runs in this stage
-            num_gpus=config.num_gpus,
-            label_selector=on_pool(config.pool),
-            runtime_env={"env_vars": {**ENVIRONMENT, **({} if config.num_gpus else KEEP_MEMORY)}},
-        )
-        .remote()
-    )
-    rows: list[Row] = []
-    try:
-        with bar("evaluate", len(items), "items") as shown:
-            _wait(actor.start.remote(engine), shown, 0, "starting the engine")
-            at, size = 0, FIRST_BATCH
-            while batch := items[at : at + size]:
-                began = time.monotonic()
-                rows += _wait(actor.answer.remote(batch), shown, at, batch[0].task)
-                at, size = at + len(batch), next_size(len(batch), time.monotonic() - began)
-                shown.update(at, batch[0].task)
-    finally:
-        ray.kill(actor)
-    return rows
-
-
-def next_size(num_items: int, took_s: float) -> int:
-    """Items of the next batch, when the last one of `num_items` took `took_s`."""
-    return max(1, min(int(num_items * BATCH_S / max(took_s, 1e-3)), MOST_GROWTH * num_items))
-
-
 def check_scorers(config: EvaluateConfig) -> None:
-    """Before hours of writing: a word list that cannot be read, a token that is not set.
+    """Each scores a text before hours of writing.
 
     Raises:
         InputError: a scorer that cannot be used.
+        ResourceError: one that does not answer.
     """
     for task in config.tasks:
-        if isinstance(task, ToxicityTask) and not isinstance(
-            task.scorer, ClassifierScorer
-        ):  # whose folder the pool has
-            scorers.scorer(task.scorer)
+        if isinstance(task, ToxicityTask):
+            scorers.check(task.scorer)
 
 
 def with_toxicity(config: EvaluateConfig, rows: Sequence[Row]) -> list[Row]:
@@ -220,66 +179,29 @@ def _score_texts(config: EvaluateConfig, task: ToxicityTask, texts: Sequence[str
 
     run = ray.remote(scorers.score_texts).options(num_cpus=0.5, label_selector=on_pool(config.pool))
     with bar("evaluate", len(texts), "texts") as shown:
-        found: list[float] = _wait(run.remote(task.scorer, texts), shown, 0, task.name)
+        found: list[float] = wait(run.remote(task.scorer, texts), shown, 0, task.name)
     return found
 
 
-def engine_settings(config: EvaluateConfig, storage_uri: str, folder: str, num_weight_bytes: int) -> EngineSettings:
-    return EngineSettings(
-        storage_uri=storage_uri,
-        model_folder=folder,
-        max_model_len=config.max_model_len,
-        num_gpus=config.num_gpus,
-        kv_cache_gib=config.kv_cache_gib,
-        seed=config.seed,
-        num_weight_bytes=num_weight_bytes,
-    )
-
-
-def _wait(reference: Any, shown: Bar, completed: int, figures: str) -> Any:
-    """The result, with a sign of life meanwhile. Errors meant for people come through as they were raised."""
-    import ray
-    from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
-
-    try:
-        while not ray.wait([reference], timeout=POLL_S)[0]:
-            shown.update(completed, figures)
-        return ray.get(reference)
-    except RayTaskError as error:
-        if isinstance(error.cause, InputError | ResourceError):
-            raise error.cause from None
-        raise StageFailed(f"evaluate: the engine broke off: {error.cause!r}") from error
-    except (OutOfMemoryError, RayActorError) as error:
-        raise ResourceError(
-            "evaluate",
-            f"the engine's process died ({str(error).splitlines()[0]})",
-            "most often memory ran out: stop other work on that machine or lower evaluate.kv_cache_gib",
-        ) from None
-
-
 def check_complete(model: str, items: Sequence[Item], rows: Sequence[Row]) -> None:
-    """Raises InputError naming the first item without a finite answer: a hole is never counted as zero."""
+    """Raises InputError counting the items without a finite answer and naming the first: a hole is never counted as zero."""
     answered = {(row["task"], row["id"]): row for row in rows}
-    for item in items:
-        row = answered.get((item.task, item.id))
-        if row is None or not all(is_number(row[name]) for name in NEEDED[item.kind]):
-            raise InputError(
-                f"{model}, task {item.task}, item {item.id}",
-                "not answered" if row is None else "its score is not a finite number",
-                "the weights are damaged or training diverged: train again, with a lower learning_rate",
-            )
-
-
-def _say_what_was_not_read(items: Sequence[Item], rows: Sequence[Row]) -> None:
-    """An answer without a choice is not right, which a person should be able to tell from a wrong one."""
-    outputs = {(row["task"], row["id"]): row["output"] for row in rows}
-    found = [(item.task, outputs[item.task, item.id]) for item in items if is_unread(item, outputs[item.task, item.id])]
-    for task, count in Counter(task for task, _ in found).items():
-        empty = sum(name == task and not text.strip() for name, text in found)
-        say(
-            "evaluate",
-            f"{task}: no choice could be read from {count} answer(s), {empty} of them empty: counted as not right",
+    holes = [(item, row) for item in items if not _is_whole(item, row := answered.get((item.task, item.id)))]
+    if not holes:
+        return
+    first, row = holes[0]
+    found = "not answered" if row is None else "its score is not a finite number"
+    if len(holes) > 1:
+        tasks = Counter(item.task for item, _ in holes)
+        found += (
+            f"; nor have {len(holes) - 1} more ({', '.join(f'{task}: {num}' for task, num in tasks.items())} in all)"
         )
+    remedy = "the weights are damaged or training diverged: train again, with a lower learning_rate"
+    raise InputError(f"{model}, task {first.task}, item {first.id}", found, remedy)
+
+
+def _is_whole(item: Item, row: Row | None) -> bool:
+    return row is not None and all(is_number(row[name]) for name in NEEDED[item.kind])
 
 
 def scores(config: EvaluateConfig, rows: Sequence[Row]) -> tuple[Score, ...]:

@@ -118,6 +118,8 @@ def row_of(item: Item, **figures: Any) -> Row:
         "output": "",
         "samples": [],
         "figures": {},
+        "choice_nats": [],
+        "choice_bytes": [],
     }
     about: Row = {
         "task": item.task,
@@ -127,6 +129,11 @@ def row_of(item: Item, **figures: Any) -> Row:
         "wanted": _wanted(item),
     }
     return {**about, **empty, **figures}
+
+
+def told(likelihoods: Sequence[Likelihood]) -> Row:
+    """What a row keeps of all its choices: two engines are held against each other by it."""
+    return {"choice_nats": [one.nats for one in likelihoods], "choice_bytes": [one.num_bytes for one in likelihoods]}
 
 
 def order(*parts: object) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
-from pipelines.evaluation.items import Item, Likelihood, Reply, Row, row_of
+from pipelines.evaluation.items import Item, Likelihood, Reply, Row, row_of, told
 
 
 def row(item: Item, reply: Reply) -> Row:
@@ -14,6 +14,7 @@ def row(item: Item, reply: Reply) -> Row:
     figures: Row = {"nll": -gold.nats, "num_tokens": gold.num_tokens, "num_bytes": gold.num_bytes}
     if item.kind == "perplexity":
         return row_of(item, score=gold.per_byte, **figures)
+    figures |= told(reply.likelihoods)
     per_byte = [found.per_byte for found in reply.likelihoods]
     if not all(map(math.isfinite, per_byte)):  # a comparison with NaN would silently call it wrong
         return row_of(item, score=float("nan"), **figures)

@@ -29,6 +29,7 @@ from cluster.registry import Lineage
 from cluster.storage import Storage
 from pipelines.evaluation import explain, report_items
 from pipelines.evaluation.figures import TESTED
+from pipelines.evaluation.notes import notes
 from pipelines.evaluation.register import Register, Row, judge
 from pipelines.evaluation.report_items import Calibration, WorstItem
 
@@ -78,6 +79,8 @@ class RunReport(StrictModel):
     published: bool = False
     evidence: tuple[Evidence, ...] = ()
     scores: tuple[ModelScore, ...] = ()
+    notes: tuple[str, ...] = ()
+    """Answers that are none, on which figures rest."""
     differences: dict[str, tuple[Difference, ...]] = {}
     checks: tuple[Check, ...] = ()
     words: tuple[str, ...] = ()
@@ -151,6 +154,7 @@ def _report(storage: Storage, name: str, made: dict[str, Manifest], registers: S
         published=revision is not None,
         evidence=tuple(_evidence(made)),
         scores=tuple(_scores(made)),
+        notes=tuple(f"{model}: {note}" for model, one in items.items() for note in notes(list(one.rows.values()))),
         sizes=tuple(_sizes(made)),
         worst=tuple(report_items.worst(items)),
         calibrations=tuple(report_items.calibrations(items)),

@@ -13,7 +13,7 @@ from cluster.errors import ConfigError
 from cluster.registry import Lineage
 from pipelines.evaluation import plots
 from pipelines.evaluation.explain import MARKS
-from pipelines.evaluation.report import ModelScore, RunReport
+from pipelines.evaluation.report import Evidence, ModelScore, RunReport
 from pipelines.evaluation.report_items import Calibration, WorstItem
 
 STYLE = """
@@ -109,6 +109,8 @@ def _check(check: Check) -> tuple[str, ...]:
 
 
 def _scores(report: RunReport) -> Iterator[str]:
+    if report.notes:
+        yield f"<ul>{''.join(f'<li>{escape(note)}' for note in report.notes)}</ul>"
     for task in dict.fromkeys(one.score.task for one in report.scores):
         of_task = [one for one in report.scores if one.score.task == task]
         yield f"<h3>{escape(task)}</h3>"
@@ -243,9 +245,15 @@ def _node(node: Lineage) -> str:
 
 def _evidence(report: RunReport) -> Iterator[str]:
     rows = (
-        (escape(e.role), f"<code>{escape(e.path)}</code>", f"<code>{escape(e.digest)}</code>") for e in report.evidence
+        (escape(e.role), f"<code>{escape(e.path)}</code>{_through(e)}", f"<code>{escape(e.digest)}</code>")
+        for e in report.evidence
     )
     yield _table(("role", "file", "digest"), rows)
+
+
+def _through(evidence: Evidence) -> str:
+    """What computed with a folder's weights; manifests say what they are in the lineage."""
+    return f"<br><small>{escape(evidence.summary)}</small>" if evidence.kind == "folder" and evidence.summary else ""
 
 
 def _of(report: RunReport, role: str) -> str:

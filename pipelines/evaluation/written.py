@@ -34,7 +34,15 @@ def row(item: Item, reply: Reply) -> Row:
     """The item's row."""
     (text,) = reply.text.samples
     found = score(item, text)
-    return row_of(item, score=found.score, correct=found.correct, num_tokens=reply.text.num_tokens, output=text)
+    doubts = {"empty": float(not text.strip()), "unread": float(is_unread(item, text))}
+    return row_of(
+        item,
+        score=found.score,
+        correct=found.correct,
+        num_tokens=reply.text.num_tokens,
+        output=text,
+        figures={name: value for name, value in doubts.items() if value},
+    )
 
 
 def is_unread(item: Item, text: str) -> bool:

@@ -11,7 +11,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Protocol
+from typing import NoReturn, Protocol
 
 import httpx
 
@@ -26,6 +26,9 @@ SHIPPED_WORDS = Path(__file__).parents[1] / "words" / "insults.txt"
 CLASSIFIER_BATCH = 32
 RETRY_S = 0.5
 """Before the second try; twice as long before each further one."""
+GIVE_UP_AFTER = 3
+"""Requests in a row, each tried `max_tries` times: the service is down, and thousands of texts would each wait for it."""
+PROBE = "Good morning."
 
 
 class Scorer(Protocol):
@@ -53,6 +56,17 @@ def scorer(of: ScorerConfig) -> Scorer:
             return Classifier(of)
         case HttpScorer():
             return Service(of)
+
+
+def check(of: ScorerConfig) -> None:
+    """Before hours of writing: a word list that cannot be read, a key that is not set, a service that does not answer.
+
+    Raises:
+        InputError: its word list cannot be used.
+        ResourceError: it does not score.
+    """
+    if not isinstance(of, ClassifierScorer):  # whose folder the pool's machines have
+        scorer(of).score([PROBE])
 
 
 def score_texts(of: ScorerConfig, texts: Sequence[str]) -> list[float]:
@@ -136,25 +150,37 @@ class Service:
         scores: list[float] = []
         failures: Counter[str] = Counter()
         retried: Counter[str] = Counter()
+        in_a_row = num_asked = 0
         for some in _parts(texts, self.of.texts_per_request):
             found, reasons = self._patiently(some)
+            num_asked += len(some)
             retried.update(reasons)
+            in_a_row = in_a_row + 1 if found is None else 0
             if found is None:
                 failures[reasons[-1]] += len(some)
             scores += found or []
+            if in_a_row == GIVE_UP_AFTER:
+                break
         if failures:
-            why = ", ".join(f"{count} {reason}" for reason, count in failures.most_common())
-            raise ResourceError(
-                f"toxicity scorer {self.of.url}",
-                f"{failures.total()} of {len(texts)} texts could not be scored in {self.of.max_tries} tries each: {why}",
-                "mend the service, or raise the scorer's timeout_s or max_tries; nothing is scored zero for it",
-            )
+            self._give_up(failures, num_asked, len(texts))
         if retried:
             say(
                 "evaluate",
                 f"toxicity scorer: {retried.total()} request(s) failed first and then succeeded: {dict(retried)}",
             )
         return scores
+
+    def _give_up(self, failures: Counter[str], num_asked: int, num_texts: int) -> NoReturn:
+        why = ", ".join(f"{count} {reason}" for reason, count in failures.most_common())
+        left = num_texts - num_asked
+        unasked = (
+            f"; the other {left} were not asked for after {GIVE_UP_AFTER} requests in a row failed" if left else ""
+        )
+        raise ResourceError(
+            f"toxicity scorer {self.of.url}",
+            f"{failures.total()} of {num_texts} texts could not be scored in {self.of.max_tries} tries each: {why}{unasked}",
+            "mend the service, or raise the scorer's timeout_s or max_tries; nothing is scored zero for it",
+        )
 
     def _patiently(self, texts: list[str]) -> tuple[list[float] | None, list[str]]:
         """The scores, or None, and why each try before failed."""

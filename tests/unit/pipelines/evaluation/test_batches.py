@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.evaluation.evaluate import next_size
+from pipelines.evaluation.pool import next_size
+from pipelines.evaluation.reference import batches
 
 
 @pytest.mark.parametrize(
@@ -20,3 +21,10 @@ from pipelines.evaluation.evaluate import next_size
 )
 def test_a_batch_takes_about_half_a_minute(num_items: int, took_s: float, expected: int) -> None:
     assert next_size(num_items, took_s) == expected
+
+
+def test_what_is_padded_together_is_of_like_length_and_bounded() -> None:
+    lengths = [3, 100, 4, 90, 2000, 5]
+    found = list(batches(lengths, 200))
+    assert found == [[4], [1, 3], [5, 2, 0]], "one that is too long goes alone"
+    assert list(batches([], 200)) == []

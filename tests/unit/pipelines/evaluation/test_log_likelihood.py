@@ -6,11 +6,12 @@ from types import SimpleNamespace
 
 import pytest
 
-from pipelines.evaluation.engine import _Query, _sum
+from pipelines.evaluation.asked import Query
+from pipelines.evaluation.engine import _sum
 
 
 @pytest.mark.parametrize("num_cached", [0, 2], ids=["all tokens listed", "those from the cache left out"])
 def test_counted_tokens_are_found_from_the_end(num_cached: int) -> None:
     tokens = [11, 12, 13, 14, 15]
     told = [{token: SimpleNamespace(logprob=-float(token))} for token in tokens][num_cached:]
-    assert _sum(_Query(tokens, first=3, num_bytes=4), told) == -29.0
+    assert _sum(Query(tokens, first=3, num_bytes=4), told) == -29.0

@@ -1,0 +1,101 @@
+"""Items through an engine on the pool: an actor that lives as long as they take."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+from cluster.errors import InputError, ResourceError, StageFailed
+from cluster.session import KEEP_MEMORY, on_pool
+from pipelines.config import EvaluateConfig
+from pipelines.evaluation.engine import ENVIRONMENT, Dtype, EngineKind, EngineSettings, Scorer
+from pipelines.evaluation.items import Item, Row
+from pipelines.evaluation.reference import Reference
+from pipelines.progress import Bar, bar
+
+FIRST_BATCH = 24
+"""Items given to the engine at once, at first."""
+BATCH_S = 30.0
+"""What later ones should take: a GPU is filled and hardly ever waits for a batch's last item, and progress still shows."""
+MOST_GROWTH = 8
+"""Times, from one batch to the next: the items of another task may be slower."""
+POLL_S = 2.0
+
+
+def answers(config: EvaluateConfig, engine: EngineSettings, items: Sequence[Item]) -> list[Row]:
+    """All items through one engine, in an actor that is killed at the end: that frees its memory."""
+    import ray
+
+    actor = (
+        ray.remote(Reference if engine.kind == "transformers" else Scorer)
+        .options(
+            num_cpus=0.5,  # bookkeeping: the engine uses the node's cores, and nothing else runs in this stage
+            num_gpus=config.num_gpus,
+            label_selector=on_pool(config.pool),
+            runtime_env={"env_vars": {**ENVIRONMENT, **({} if config.num_gpus else KEEP_MEMORY)}},
+        )
+        .remote()
+    )
+    rows: list[Row] = []
+    try:
+        with bar("evaluate", len(items), "items") as shown:
+            wait(actor.start.remote(engine), shown, 0, "starting the engine")
+            at, size = 0, FIRST_BATCH
+            while batch := items[at : at + size]:
+                began = time.monotonic()
+                rows += wait(actor.answer.remote(batch), shown, at, batch[0].task)
+                at, size = at + len(batch), next_size(len(batch), time.monotonic() - began)
+                shown.update(at, batch[0].task)
+    finally:
+        ray.kill(actor)
+    return rows
+
+
+def next_size(num_items: int, took_s: float) -> int:
+    """Items of the next batch, when the last one of `num_items` took `took_s`."""
+    return max(1, min(int(num_items * BATCH_S / max(took_s, 1e-3)), MOST_GROWTH * num_items))
+
+
+def engine_settings(
+    config: EvaluateConfig,
+    storage_uri: str,
+    folder: str,
+    *,
+    num_weight_bytes: int,
+    kind: EngineKind = "vllm",
+    dtype: Dtype = "auto",
+) -> EngineSettings:
+    """What the recipe's pool gives an engine."""
+    return EngineSettings(
+        storage_uri=storage_uri,
+        model_folder=folder,
+        max_model_len=config.max_model_len,
+        num_gpus=config.num_gpus,
+        kv_cache_gib=config.kv_cache_gib,
+        seed=config.seed,
+        num_weight_bytes=num_weight_bytes,
+        kind=kind,
+        dtype=dtype,
+    )
+
+
+def wait(reference: Any, shown: Bar, completed: int, figures: str) -> Any:
+    """The result, with a sign of life meanwhile. Errors meant for people come through as they were raised."""
+    import ray
+    from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+
+    try:
+        while not ray.wait([reference], timeout=POLL_S)[0]:
+            shown.update(completed, figures)
+        return ray.get(reference)
+    except RayTaskError as error:
+        if isinstance(error.cause, InputError | ResourceError):
+            raise error.cause from None
+        raise StageFailed(f"evaluate: the engine broke off: {error.cause!r}") from error
+    except (OutOfMemoryError, RayActorError) as error:
+        raise ResourceError(
+            "evaluate",
+            f"the engine's process died ({str(error).splitlines()[0]})",
+            "most often memory ran out: stop other work on that machine or lower evaluate.kv_cache_gib",
+        ) from None
