@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor, wait
+from threading import Event
 from typing import Any, NoReturn, TypeVar
 from urllib.parse import urlsplit
 
@@ -146,10 +147,32 @@ def _text(answered: Any, num: int, chat: bool) -> Text:
     return Text(tuple(texts), int((answered.get("usage") or {}).get("completion_tokens") or 0))
 
 
+class _Left(Exception):
+    """Not asked any more."""
+
+
 def _at_once(ask: Callable[[Any], A], asked: Sequence[Any]) -> list[A]:
-    pool = ThreadPoolExecutor(AT_ONCE)
-    try:
-        return list(pool.map(ask, asked))
-    finally:
-        # After a failure those that wait are not asked any more: each would be tried anew, and the service is down.
-        pool.shutdown(cancel_futures=True)
+    """After a failure those that wait are not asked any more: each would be tried anew, and the service is down."""
+    failed = Event()
+
+    def one(what: Any) -> A:
+        if failed.is_set():
+            raise _Left
+        try:
+            return ask(what)
+        except BaseException:
+            failed.set()
+            raise
+
+    with ThreadPoolExecutor(AT_ONCE) as pool:
+        futures = [pool.submit(one, what) for what in asked]
+        try:
+            wait(futures)
+        except BaseException:  # Ctrl-C
+            failed.set()
+            raise
+    errors = (future.exception() for future in futures)
+    for error in errors:
+        if error is not None and not isinstance(error, _Left):
+            raise error
+    return [future.result() for future in futures]

@@ -18,7 +18,7 @@ from cluster.imports import large_imports
 from cluster.storage import local_copy, open_storage
 from pipelines.evaluation import embeddings, scoring
 from pipelines.evaluation.asked import Asked, Query
-from pipelines.evaluation.items import Item, Likelihood, Row, Text, order
+from pipelines.evaluation.items import Item, Likelihood, Row, Text, is_number, order
 
 EngineKind = Literal["vllm", "transformers"]
 Dtype = Literal["auto", "bfloat16", "float32"]
@@ -73,6 +73,7 @@ class Scorer:
             check_memory(settings, is_quantized(folder))
             use_all_cores()
         with large_imports():
+            from safetensors import SafetensorError
             from vllm import LLM
 
         memory: dict[str, Any] = (
@@ -93,7 +94,7 @@ class Scorer:
                 seed=settings.seed,
                 **memory,
             )
-        except (ValueError, OSError) as error:
+        except (ValueError, OSError, SafetensorError) as error:
             raise InputError(
                 folder,
                 f"vLLM cannot load it: {str(error).strip()[:500]}",
@@ -112,7 +113,11 @@ class Scorer:
         limits = [self._sampling(item, most) for item, (_, most) in zip(items, asked, strict=True)]
         outputs = self.llm.generate(prompts, limits, use_tqdm=False)
         return [
-            Text(tuple(one.text for one in output.outputs), sum(len(one.token_ids) for one in output.outputs))
+            Text(
+                tuple(one.text for one in output.outputs),
+                sum(len(one.token_ids) for one in output.outputs),
+                all(is_number(one.cumulative_logprob) for one in output.outputs),
+            )
             for output in outputs
         ]
 
@@ -128,11 +133,12 @@ class Scorer:
         from vllm import SamplingParams
 
         if item.sampling is None:
-            return SamplingParams(temperature=0, max_tokens=max_tokens)
+            return SamplingParams(temperature=0, max_tokens=max_tokens, logprobs=0)
         # Of the item alone: the same draws whatever else is in the batch.
         seed = int(order(self.settings.seed, item.task, item.id)[:8], 16)
         how = item.sampling
-        return SamplingParams(n=how.num, temperature=how.temperature, top_p=how.top_p, seed=seed, max_tokens=max_tokens)
+        drawn = {"n": how.num, "temperature": how.temperature, "top_p": how.top_p, "seed": seed}
+        return SamplingParams(**drawn, max_tokens=max_tokens, logprobs=0)
 
     def _log_likelihoods(self, queries: Sequence[Query]) -> list[float]:
         """Of the counted tokens of each query, in nats. What answers have in common, their prompt, is computed once."""

@@ -115,9 +115,11 @@ def _endpoint(wanted: _Wanted, url: str, served: tuple[str, str | None]) -> RunR
 
 
 def _table(report: RunReport) -> Table:
+    from pipelines.evaluation.figures import is_whole
+
     table = Table("task", "metric", "value", "95 % interval", "items", box=None, header_style="bold")
     for one in report.scores:
         score = one.score
-        interval = f"{score.ci_low:.4g} to {score.ci_high:.4g}"
+        interval = "" if is_whole(score.metric) else f"{score.ci_low:.4g} to {score.ci_high:.4g}"
         table.add_row(score.task, score.metric, f"{score.value:.4g}", interval, str(score.num_items))
     return table

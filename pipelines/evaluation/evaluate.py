@@ -163,7 +163,8 @@ def with_toxicity(config: EvaluateConfig, rows: Sequence[Row]) -> list[Row]:
     tasks = {task.name: task for task in config.tasks if isinstance(task, ToxicityTask)}
     done = list(rows)
     for task in tasks.values():
-        places = [at for at, row in enumerate(rows) if row["task"] == task.name]
+        # What an engine wrote of no numbers has a score that is none already.
+        places = [at for at, row in enumerate(rows) if row["task"] == task.name and row["score"] is None]
         texts = [text for at in places for text in rows[at]["samples"]]
         say("evaluate", f"{task.name}: {len(texts)} continuations to the {task.scorer.kind} scorer")
         scores = iter(_score_texts(config, task, texts))

@@ -97,6 +97,8 @@ class Text:
 
     samples: tuple[str, ...]
     num_tokens: int
+    is_sound: bool = True
+    """Whether the probabilities that the tokens were taken by are numbers: of NaN an engine writes its first token for ever."""
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,8 @@ class Reference:
             InputError: transformers refuses the model.
             ResourceError: too little memory.
         """
+        from safetensors import SafetensorError
+
         self.settings = settings
         self.folder = str(local_copy(open_storage(settings.storage_uri), settings.model_folder))
         if not settings.num_gpus:
@@ -31,7 +33,7 @@ class Reference:
             use_all_cores()
         try:
             self.network, tokenizer = _loaded(self.folder, settings)
-        except (ValueError, OSError, ImportError) as error:
+        except (ValueError, OSError, ImportError, SafetensorError) as error:
             found = f"transformers cannot load it: {str(error).strip()[:500]}"
             raise InputError(
                 self.folder, found, "mend the model folder, or leave out `--engine transformers`"
@@ -64,9 +66,9 @@ class Reference:
             found = self.network.generate(
                 prompt, attention_mask=torch.ones_like(prompt), generation_config=self._how(item, most)
             )
-        written = found[:, len(tokens) :].tolist()
+        written = found.sequences[:, len(tokens) :].tolist()
         texts = [self.asked.tokenizer.decode(one, skip_special_tokens=True) for one in written]
-        return Text(tuple(texts), sum(map(len, written)))
+        return Text(tuple(texts), sum(map(len, written)), not any(bool(step.isnan().any()) for step in found.logits))
 
     def _how(self, item: Item, max_new_tokens: int) -> Any:
         """Of the folder's own settings the ends of a text alone, as vLLM takes them."""
@@ -78,6 +80,7 @@ class Reference:
         if (drawn := item.sampling) is not None:
             how = {"do_sample": True, "temperature": drawn.temperature, "top_p": drawn.top_p, "top_k": 0}
             how["num_return_sequences"] = drawn.num
+        how |= {"return_dict_in_generate": True, "output_logits": True}
         return GenerationConfig(max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=pad, **how)
 
     def _log_likelihoods(self, queries: Sequence[Query]) -> list[float]:

@@ -13,6 +13,7 @@ from cluster.errors import ConfigError
 from cluster.registry import Lineage
 from pipelines.evaluation import plots
 from pipelines.evaluation.explain import MARKS
+from pipelines.evaluation.figures import is_whole
 from pipelines.evaluation.report import Evidence, ModelScore, RunReport
 from pipelines.evaluation.report_items import Calibration, WorstItem
 
@@ -84,10 +85,17 @@ def page(report: RunReport) -> str:
             f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>',
             f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
             f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style><h1>{title}</h1>',
-            *(f"<h2>{name}</h2>{''.join(parts) or '<p>none on record</p>'}" for name, parts in sections),
+            *_written(sections, "<p>none on record</p>" if report.outcome or report.revision else ""),
             "</html>\n",
         )
     )
+
+
+def _written(sections: Iterable[tuple[str, Iterator[str]]], nothing: str) -> Iterator[str]:
+    """With `nothing` for what is empty, or without it: an evaluation alone has no training to tell of."""
+    for name, parts in sections:
+        if text := "".join(parts) or nothing:
+            yield f"<h2>{name}</h2>{text}"
 
 
 def _verdict(report: RunReport) -> Iterator[str]:
@@ -121,6 +129,11 @@ def _scores(report: RunReport) -> Iterator[str]:
 def _metric(rows: Sequence[ModelScore]) -> Iterator[str]:
     """One metric of one task, of all models."""
     first = rows[0].score
+    if is_whole(first.metric):
+        cells = ((escape(r.model), f"{r.score.value:.4g}") for r in rows)
+        yield f"<p><b>{escape(first.metric)}</b> <small>of all {first.num_items:,} items at once</small>"
+        yield _table(("model", "value"), cells)
+        return
     better = "higher" if first.higher_is_better else "lower"
     yield f"<p><b>{escape(first.metric)}</b> <small>{better} is better; 95 % intervals over {first.num_items:,} items</small>"
     drawn = [plots.Interval(r.model, r.score.value, r.score.ci_low, r.score.ci_high) for r in rows]

@@ -44,7 +44,10 @@ def answer(engine: Engine, items: Sequence[Item]) -> list[Row]:
 
 
 def row(item: Item, reply: Reply) -> Row:
-    """By the item's family. A likelihood that is no number makes a score that is none, which stops the evaluation later."""
+    """By the item's family. A likelihood that is no number, or text written by such, makes a score that is none, which stops the
+    evaluation later."""
+    if not reply.text.is_sound:
+        return row_of(item, score=float("nan"))
     if not all(math.isfinite(found.nats) for found in reply.likelihoods) and item.kind not in (
         "perplexity",
         "multiple_choice",
