@@ -30,11 +30,24 @@ class TaskConfig(NamedTask):
     `prompt` and `answers` as a list, empty for a question that has none (qa), or `text` (perplexity). written_choice takes the
     files of multiple_choice. Without a path the items are built from the held-out documents (not qa, not written_choice)."""
     max_new_tokens: int = Field(48, ge=1)
+    chat: bool = False
+    """Ask by the model's chat template; false gives the prompt as it is. Of kinds for which the model writes."""
+    num_shots: int = Field(0, ge=0, le=100)
+    """Examples with their right answers before each prompt, the same for all items and models (Brown et al. 2020, arXiv
+    2005.14165, section 2: few-shot), chosen by the seed."""
+    shots_path: Location | None = None
+    """File that examples are taken from. Without it they are of `path`, and are then not asked."""
 
     @model_validator(mode="after")
     def _has_questions(self) -> TaskConfig:
         if self.kind in ("qa", "written_choice") and self.path is None:
             raise ValueError(f"a {self.kind} task needs a file with questions: `path:`")
+        if self.chat and self.kind in ("perplexity", "multiple_choice"):
+            raise ValueError(f"chat: a {self.kind} task asks for the likelihood of text as it is")
+        if self.num_shots and (self.kind == "perplexity" or self.path is None):
+            raise ValueError("num_shots: examples are of tasks that ask, by a file: `path:`")
+        if self.shots_path and not self.num_shots:
+            raise ValueError("shots_path: num_shots is 0")
         return self
 
 

@@ -22,10 +22,11 @@ from pipelines.evaluation.pool import answers, engine_settings, wait
 from pipelines.evaluation.rows import write_rows
 from pipelines.evaluation.safety import scorers, toxicity
 from pipelines.evaluation.strata import placed, with_strata
-from pipelines.evaluation.tasks import VERSION, build_items, file_digest, scorer_digest, takes_documents
+from pipelines.evaluation.tasks import VERSION, build_items, file_digest, scorer_digest, shots_digest, takes_documents
 from pipelines.progress import bar, say
-from pipelines.task_config import ClassifierScorer, ToxicityTask
+from pipelines.task_config import ClassifierScorer, TaskConfig, ToxicityTask
 
+AS_BEFORE = {"chat": False, "num_shots": 0, "shots_path": None}
 NEEDED = {kind: ("score", "nll") if "likelihood" in asked else ("score",) for kind, asked in ASKS.items()}
 """Figures every item of that kind must have."""
 
@@ -80,6 +81,12 @@ def _settings(config: EvaluateConfig) -> dict[str, Any]:
         settings["dtype"] = dtype
     for task, given in zip(settings["tasks"], config.tasks, strict=True):
         task["path"] = file_digest(given)
+        if isinstance(given, TaskConfig):
+            task["shots_path"] = shots_digest(given)
+            # Fields that came later, at what was done before: what is on record stays good.
+            for name, before in AS_BEFORE.items():
+                if task[name] == before:
+                    del task[name]
         if isinstance(given, ToxicityTask) and (path := getattr(given.scorer, "path", None)):
             task["scorer"]["path"] = scorer_digest(path)
     return settings

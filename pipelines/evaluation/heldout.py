@@ -49,7 +49,7 @@ def from_documents(task: TaskConfig, documents: Sequence[tuple[str, str]], seed:
         case "continuation":
             reference = task.max_new_tokens * CHARACTERS_PER_TOKEN
             items = [
-                Item(task.name, task.kind, p.id, p.head, (p.tail,), max_new_tokens=task.max_new_tokens)
+                Item(task.name, task.kind, p.id, p.head, (p.tail,), max_new_tokens=task.max_new_tokens, chat=task.chat)
                 for p in _passages(documents, PROMPT_CHARACTERS, reference)
             ]
         case "multiple_choice":

@@ -10,6 +10,7 @@ from string import ascii_uppercase
 
 from cluster.errors import InputError
 from cluster.storage import open_storage
+from pipelines.evaluation import shots
 from pipelines.evaluation.heldout import from_documents
 from pipelines.evaluation.items import Item, order
 from pipelines.evaluation.records import Record, index_of, label_of, read, records, spaced, text_of
@@ -41,6 +42,8 @@ def build_items(task: AnyTask, documents: Sequence[tuple[str, str]], seed: int) 
     if isinstance(task, WeatTask):
         return bias.word_items(task)
     items = _from_file(task, task.path) if task.path else from_documents(_of_text(task), documents, seed)
+    if isinstance(task, TaskConfig) and task.num_shots:
+        items = shots.shown(task, items, _from_file(task, task.shots_path) if task.shots_path else None, seed)
     return sorted(items, key=lambda item: order(seed, task.name, item.id))[: task.num_items]
 
 
@@ -52,6 +55,12 @@ def takes_documents(task: AnyTask) -> bool:
 def file_digest(task: AnyTask) -> str | None:
     """SHA-256 of the task's file: its content, not its place, decides whether a report is still good."""
     path = bias.words_file(task) if isinstance(task, WeatTask) else task.path
+    return hashlib.sha256(read(path)).hexdigest() if path else None
+
+
+def shots_digest(task: AnyTask) -> str | None:
+    """The same of the file that examples come from."""
+    path = task.shots_path if isinstance(task, TaskConfig) else None
     return hashlib.sha256(read(path)).hexdigest() if path else None
 
 
@@ -133,7 +142,9 @@ def _text_item(task: TaskConfig, where: str, name: str, record: Record) -> Item:
             return Item(task.name, task.kind, name, "", (text_of(where, record, "text"),))
         case "continuation":
             prompt, answer = text_of(where, record, "prompt"), spaced(record, text_of(where, record, "answer"))
-            return Item(task.name, task.kind, name, prompt, (answer,), max_new_tokens=task.max_new_tokens)
+            return Item(
+                task.name, task.kind, name, prompt, (answer,), max_new_tokens=task.max_new_tokens, chat=task.chat
+            )
         case "multiple_choice" | "written_choice":
             return _choice_item(task, where, name, record)
         case "qa":
@@ -144,7 +155,7 @@ def _question_item(task: TaskConfig, where: str, name: str, record: Record) -> I
     prompt, answers = text_of(where, record, "prompt"), record.get("answers")
     if not isinstance(answers, list) or not all(isinstance(a, str) and a.strip() for a in answers):
         raise InputError(where, "`answers` is not a list of texts", "list the right answers; [] says there is none")
-    return Item(task.name, task.kind, name, prompt, tuple(answers), max_new_tokens=task.max_new_tokens)
+    return Item(task.name, task.kind, name, prompt, tuple(answers), max_new_tokens=task.max_new_tokens, chat=task.chat)
 
 
 def _choice_item(task: TaskConfig, where: str, name: str, record: Record) -> Item:
@@ -159,4 +170,4 @@ def _choice_item(task: TaskConfig, where: str, name: str, record: Record) -> Ite
     shown = "\n".join(
         [prompt, *(f"{letter}. {c}" for letter, c in zip(ascii_uppercase, choices, strict=False)), "Answer:"]
     )
-    return Item(task.name, task.kind, name, shown, tuple(choices), gold, task.max_new_tokens)
+    return Item(task.name, task.kind, name, shown, tuple(choices), gold, task.max_new_tokens, chat=task.chat)

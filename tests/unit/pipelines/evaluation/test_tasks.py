@@ -5,7 +5,10 @@ from pathlib import Path
 
 import pytest
 
+from cluster.config import load_yaml
 from cluster.errors import InputError
+from pipelines.config import EvaluateConfig
+from pipelines.evaluation import standalone
 from pipelines.evaluation.heldout import NUM_CHOICES
 from pipelines.evaluation.records import records
 from pipelines.evaluation.tasks import build_items, file_digest
@@ -140,3 +143,9 @@ def test_files_that_no_row_could_be_written_of(tmp_path: Path, name: str, text: 
     (tmp_path / name).write_text(text)
     with pytest.raises(InputError, match=said):
         list(records(str(tmp_path / name)))
+
+
+def test_the_tasks_that_ship_are_good() -> None:
+    path = Path(__file__).parents[4] / "recipes" / "quickstart" / "tasks.yaml"
+    items = standalone.items_of(load_yaml(path, EvaluateConfig), str(path))
+    assert len({(item.task, item.id) for item in items}) == len(items) > 150
