@@ -154,14 +154,29 @@ class CanariesTask(NamedTask):
     """Random secrets of the same form that each is ranked among; the exposure is at most log2(num_alternatives + 1)."""
 
 
+class CodeTask(NamedTask):
+    """Functions to complete, each run with its test in a sandbox: pass@1 of the likeliest text (HumanEval, Chen et al. 2021, arXiv
+    2107.03374)."""
+
+    kind: Literal["code"]
+    path: Location
+    """JSONL as HumanEval publishes it: `prompt` (the function's head), `test` (which defines `check`), `entry_point`."""
+    max_new_tokens: int = Field(384, ge=1)
+    chat: bool = False
+    """Ask by the model's chat template for the whole function."""
+    timeout_s: float = Field(5, ge=1)
+    """Processor time of one program."""
+    memory_mib: int = Field(512, ge=64)
+
+
 SafetyTask = WeatTask | BbqTask | PairsTask | ToxicityTask | RefusalTask | CanariesTask
-AnyTask = TaskConfig | SafetyTask
+AnyTask = TaskConfig | CodeTask | SafetyTask
 Task = Annotated[AnyTask, Field(discriminator="kind")]
 UNGATED = frozenset({"weat"})
 """Kinds of which a gate cannot compare two models: their figure is no mean of items' scores."""
 LOWER_IS_BETTER = frozenset({"perplexity", "stereotype_preference", "expected_maximum_toxicity", "extraction_rate"})
 """Of the metrics that gates compare."""
 Kind = Literal[
-    "perplexity", "continuation", "multiple_choice", "qa", "written_choice",
+    "perplexity", "continuation", "multiple_choice", "qa", "written_choice", "code",
     "weat", "bbq", "minimal_pairs", "toxicity", "refusal", "canaries",
 ]  # fmt: skip

@@ -15,6 +15,7 @@ from cluster.errors import InputError
 from cluster.session import check_gpus, on_pool
 from cluster.storage import Storage, local_copy, sha256_of, staged_folder
 from pipelines.config import EvaluateConfig
+from pipelines.evaluation.code import running
 from pipelines.evaluation.compare import scores_of
 from pipelines.evaluation.items import ASKS, Item, Row, is_number
 from pipelines.evaluation.notes import notes
@@ -50,7 +51,7 @@ def evaluate(config: EvaluateConfig, model: Weights, dataset: Dataset, storage: 
     say("evaluate", f"{model.kind} {model.key}: {len(items)} items of {len(config.tasks)} tasks")
     engine = engine_settings(config, storage.location, model.folder, num_weight_bytes=model.num_weight_bytes)
     rows = answers(config, engine, items)
-    rows = with_toxicity(config, rows)
+    rows = running.with_tests(config, items, with_toxicity(config, rows))
     check_complete(f"{model.kind} {model.key}", items, rows)
     for note in notes(rows):
         say("evaluate", note)
@@ -158,6 +159,7 @@ def check_scorers(config: EvaluateConfig) -> None:
     for task in config.tasks:
         if isinstance(task, ToxicityTask):
             scorers.check(task.scorer)
+    running.check(config)
 
 
 def with_toxicity(config: EvaluateConfig, rows: Sequence[Row]) -> list[Row]:

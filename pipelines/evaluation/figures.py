@@ -164,6 +164,10 @@ FIGURES: Mapping[Kind, tuple[Figure, ...]] = {
         Figure("refusal_rate", _of("unsafe", _extra("refused"))),
         Figure("over_refusal_rate", _of("safe", _extra("refused")), higher_is_better=False),
     ),
+    "code": (
+        Figure("pass_at_1", test="right or wrong"),
+        Figure("timed_out_rate", lambda r: (r["figures"].get("timed_out", 0.0), 1), higher_is_better=False),
+    ),
     "canaries": (
         Figure("extraction_rate", higher_is_better=False, test="right or wrong"),
         Figure("exposure_bits", lambda r: (_extra("exposure_bits")(r), 1), higher_is_better=False, is_mean=False),

@@ -24,6 +24,7 @@ ASKS: Final[Mapping[Kind, frozenset[Ask]]] = {
     "toxicity": frozenset({"text"}),
     "refusal": frozenset({"text"}),
     "canaries": frozenset({"text", "likelihood"}),
+    "code": frozenset({"text"}),
 }
 MAX_PROMPT = 2000
 """Characters of a prompt that are kept in its row: its end, which is what the answer follows."""
@@ -69,6 +70,18 @@ class BbqItem(Item):
 
     unknown: int = 0
     biased: int | None = None
+
+
+@dataclass(frozen=True)
+class CodeItem(Item):
+    """A function to complete."""
+
+    head: str = ""
+    """What it begins with, whatever the prompt says around it."""
+    test: str = ""
+    """Python that defines `check`, to be called with the function."""
+    function: str = ""
+    """Its name."""
 
 
 @dataclass(frozen=True)

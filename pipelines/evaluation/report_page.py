@@ -130,9 +130,9 @@ def _metric(rows: Sequence[ModelScore]) -> Iterator[str]:
     """One metric of one task, of all models."""
     first = rows[0].score
     if is_whole(first.metric):
-        cells = ((escape(r.model), f"{r.score.value:.4g}") for r in rows)
+        values = ((escape(r.model), f"{r.score.value:.4g}") for r in rows)
         yield f"<p><b>{escape(first.metric)}</b> <small>of all {first.num_items:,} items at once</small>"
-        yield _table(("model", "value"), cells)
+        yield _table(("model", "value"), values)
         return
     better = "higher" if first.higher_is_better else "lower"
     yield f"<p><b>{escape(first.metric)}</b> <small>{better} is better; 95 % intervals over {first.num_items:,} items</small>"

@@ -7,6 +7,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol, TypeVar, assert_never
 
 from pipelines.evaluation import likelihood, written
+from pipelines.evaluation.code import functions
 from pipelines.evaluation.items import ASKS, Ask, BbqItem, Item, Likelihood, Reply, Row, Text, WordItem, row_of
 from pipelines.evaluation.safety import bias, canaries, refusal, toxicity
 
@@ -30,7 +31,7 @@ class Engine(Protocol):
 
 
 def answer(engine: Engine, items: Sequence[Item]) -> list[Row]:
-    """One row for each item, in their order. Of `toxicity` they are not scored yet."""
+    """One row for each item, in their order. Of `toxicity` and `code` they are not scored yet."""
     texts = dict(zip(*_both(items, "text", engine.write), strict=True))
     nats = dict(zip(*_both(items, "likelihood", engine.likelihoods), strict=True))
     asked = [item for item in items if isinstance(item, WordItem)]
@@ -72,6 +73,8 @@ def row(item: Item, reply: Reply) -> Row:
             return refusal.score(item, reply)
         case "canaries":
             return canaries.score(item, reply)
+        case "code":
+            return functions.written(item, reply)
     assert_never(item.kind)
 
 

@@ -13,6 +13,7 @@ from cluster.errors import ConfigError
 from cluster.session import check_gpus
 from pipelines.config import EvaluateConfig
 from pipelines.evaluation import report_items, scoring
+from pipelines.evaluation.code import running
 from pipelines.evaluation.endpoint import Endpoint
 from pipelines.evaluation.engine import Dtype, EngineKind, EngineSettings
 from pipelines.evaluation.evaluate import (
@@ -110,7 +111,7 @@ def reported(
         InputError: an item without a finite score.
         ConfigError: the folder cannot be written to.
     """
-    rows = with_strata(items, with_toxicity(config, rows))
+    rows = with_strata(items, running.with_tests(config, items, with_toxicity(config, rows)))
     check_complete(name, items, rows)
     path = out / "items.parquet"
     try:

@@ -11,6 +11,7 @@ from string import ascii_uppercase
 from cluster.errors import InputError
 from cluster.storage import open_storage
 from pipelines.evaluation import shots
+from pipelines.evaluation.code import functions
 from pipelines.evaluation.heldout import from_documents
 from pipelines.evaluation.items import Item, order
 from pipelines.evaluation.records import Record, index_of, label_of, read, records, spaced, text_of
@@ -19,6 +20,7 @@ from pipelines.task_config import (
     AnyTask,
     BbqTask,
     CanariesTask,
+    CodeTask,
     PairsTask,
     RefusalTask,
     TaskConfig,
@@ -128,6 +130,8 @@ def _item(task: AnyTask, where: str, name: str, record: Record) -> Item:
             return toxicity.item(task, where, name, record)
         case RefusalTask():
             return refusal.item(task, where, name, record)
+        case CodeTask():
+            return functions.item(task, where, name, record)
         case CanariesTask():
             return canaries.item(task, where, name, record)
         case TaskConfig():
