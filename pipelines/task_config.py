@@ -21,14 +21,15 @@ class NamedTask(StrictModel):
 class TaskConfig(NamedTask):
     """What a model knows and can do. Items come from the dataset's held-out documents, or from a JSONL file."""
 
-    kind: Literal["perplexity", "continuation", "multiple_choice", "qa", "written_choice"]
-    """`perplexity`: of text. `continuation`: generate what comes next, scored by chrF against what did. `multiple_choice`:
-    the most likely of several answers by log-likelihood per byte. `qa`: a short answer, by SQuAD 2.0's F1. `written_choice`:
-    the choices are shown with letters, and the letter is read from what the model writes."""
+    kind: Literal["perplexity", "continuation", "generation", "multiple_choice", "qa", "written_choice"]
+    """`perplexity`: of text. `continuation`: generate what comes next, scored by chrF against what did. `generation`: a
+    translation or summary, by chrF, corpus BLEU and ROUGE against its references. `multiple_choice`: the most likely of several
+    answers by log-likelihood per byte. `qa`: a short answer, by SQuAD 2.0's F1. `written_choice`: the choices are shown with
+    letters, and the letter is read from what the model writes."""
     path: Location | None = None
     """JSONL with `id`, `prompt` and `answer` (continuation), `prompt`, `choices` and `answer` as an index (multiple_choice),
-    `prompt` and `answers` as a list, empty for a question that has none (qa), or `text` (perplexity). written_choice takes the
-    files of multiple_choice. Without a path the items are built from the held-out documents (not qa, not written_choice)."""
+    `prompt` and `answers` as a list (generation; qa, empty for a question that has none), or `text` (perplexity). written_choice
+    takes the files of multiple_choice. Without a path perplexity, continuation and multiple_choice take the held-out documents."""
     max_new_tokens: int = Field(48, ge=1)
     chat: bool = False
     """Ask by the model's chat template; false gives the prompt as it is. Of kinds for which the model writes."""
@@ -40,7 +41,7 @@ class TaskConfig(NamedTask):
 
     @model_validator(mode="after")
     def _has_questions(self) -> TaskConfig:
-        if self.kind in ("qa", "written_choice") and self.path is None:
+        if self.kind in ("qa", "written_choice", "generation") and self.path is None:
             raise ValueError(f"a {self.kind} task needs a file with questions: `path:`")
         if self.chat and self.kind in ("perplexity", "multiple_choice"):
             raise ValueError(f"chat: a {self.kind} task asks for the likelihood of text as it is")
@@ -177,6 +178,6 @@ UNGATED = frozenset({"weat"})
 LOWER_IS_BETTER = frozenset({"perplexity", "stereotype_preference", "expected_maximum_toxicity", "extraction_rate"})
 """Of the metrics that gates compare."""
 Kind = Literal[
-    "perplexity", "continuation", "multiple_choice", "qa", "written_choice", "code",
+    "perplexity", "continuation", "multiple_choice", "qa", "written_choice", "generation", "code",
     "weat", "bbq", "minimal_pairs", "toxicity", "refusal", "canaries",
 ]  # fmt: skip

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Literal
 
 from pipelines.evaluation.items import Row
 from pipelines.evaluation.metrics import weat
+from pipelines.evaluation.metrics.corpus import NUM_BLEU, NUM_CHRF, bleu_of, chrf_of
 from pipelines.task_config import Kind
 
 if TYPE_CHECKING:
@@ -59,6 +60,11 @@ def _of(group: str, value: Callable[[Row], float]) -> Parts:
 
 def _extra(name: str) -> Callable[[Row], float]:
     return lambda row: float(row["figures"].get(name, math.nan))
+
+
+def _parts(name: str, num: int) -> Parts:
+    """What a row keeps as <name>_0, <name>_1, ..."""
+    return lambda row: tuple(_extra(f"{name}_{at}")(row) for at in range(num))
 
 
 def _score(row: Row) -> float:
@@ -139,6 +145,12 @@ FIGURES: Mapping[Kind, tuple[Figure, ...]] = {
         ),
     ),
     "continuation": (Figure("chrf", test="bounded", best=100),),
+    "generation": (
+        Figure("chrf", test="bounded", best=100),
+        Figure("corpus_chrf", _parts("chrf", NUM_CHRF), chrf_of, is_mean=False),
+        Figure("corpus_bleu", _parts("bleu", NUM_BLEU), bleu_of, is_mean=False),
+        *(Figure(name, lambda r, name=name: (_extra(name)(r), 1)) for name in ("rouge_1", "rouge_2", "rouge_l")),
+    ),
     "multiple_choice": (ACCURACY,),
     "qa": (Figure("f1", test="bounded"), Figure("exact_match", _right)),
     "written_choice": (ACCURACY,),

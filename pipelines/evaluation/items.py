@@ -18,6 +18,7 @@ ASKS: Final[Mapping[Kind, frozenset[Ask]]] = {
     "multiple_choice": frozenset({"likelihood"}),
     "qa": frozenset({"text"}),
     "written_choice": frozenset({"text"}),
+    "generation": frozenset({"text"}),
     "weat": frozenset({"vectors"}),
     "bbq": frozenset({"likelihood"}),
     "minimal_pairs": frozenset({"likelihood"}),

@@ -42,7 +42,7 @@ def _answer(item: Item) -> str:
     match item.kind:
         case "written_choice":
             return f" {ascii_uppercase[item.gold]}"
-        case "qa":
+        case "qa" | "generation":
             return f" {item.answers[0].strip()}"
         case _:
             return item.answers[item.gold]

@@ -151,7 +151,7 @@ def _text_item(task: TaskConfig, where: str, name: str, record: Record) -> Item:
             )
         case "multiple_choice" | "written_choice":
             return _choice_item(task, where, name, record)
-        case "qa":
+        case "qa" | "generation":
             return _question_item(task, where, name, record)
 
 
@@ -159,6 +159,8 @@ def _question_item(task: TaskConfig, where: str, name: str, record: Record) -> I
     prompt, answers = text_of(where, record, "prompt"), record.get("answers")
     if not isinstance(answers, list) or not all(isinstance(a, str) and a.strip() for a in answers):
         raise InputError(where, "`answers` is not a list of texts", "list the right answers; [] says there is none")
+    if task.kind == "generation" and not answers:
+        raise InputError(where, "`answers` is empty", "give at least one reference")
     return Item(task.name, task.kind, name, prompt, tuple(answers), max_new_tokens=task.max_new_tokens, chat=task.chat)
 
 

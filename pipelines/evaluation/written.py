@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 from pipelines.evaluation.items import Item, Reply, Row, row_of
-from pipelines.evaluation.metrics import choice, squad
+from pipelines.evaluation.metrics import choice, corpus, rouge, squad
 
 
 @dataclass(frozen=True)
@@ -14,6 +15,8 @@ class Written:
 
     score: float
     correct: bool | None = None
+    figures: Mapping[str, float] = field(default_factory=dict)
+    """What the task's other figures are summed of."""
 
 
 def score(item: Item, text: str) -> Written:
@@ -26,6 +29,8 @@ def score(item: Item, text: str) -> Written:
         case "written_choice":
             right = choice.read_choice(text, item.answers) == item.gold
             return Written(float(right), right)
+        case "generation":
+            return _generated(item.answers, text.strip())
         case _:
             return Written(_chrf(item.answers[0].strip(), text.strip()))
 
@@ -41,8 +46,19 @@ def row(item: Item, reply: Reply) -> Row:
         correct=found.correct,
         num_tokens=reply.text.num_tokens,
         output=text,
-        figures={name: value for name, value in doubts.items() if value},
+        figures={**found.figures, **{name: value for name, value in doubts.items() if value}},
     )
+
+
+def _generated(references: Sequence[str], text: str) -> Written:
+    """Against the nearest of its references."""
+    bleu, chrf = corpus.bleu_parts(text, references), corpus.chrf_parts(text, references)
+    overlaps = [rouge.score(text, reference) for reference in references]
+    figures = {f"{name}_{at}": part for name, of in (("bleu", bleu), ("chrf", chrf)) for at, part in enumerate(of)}
+    figures["rouge_1"] = max(one.rouge1 for one in overlaps)
+    figures["rouge_2"] = max(one.rouge2 for one in overlaps)
+    figures["rouge_l"] = max(one.rouge_l for one in overlaps)
+    return Written(corpus.chrf_score(chrf), None, figures)
 
 
 def is_unread(item: Item, text: str) -> bool:
