@@ -19,7 +19,7 @@ from pipelines.evaluation.compare import scores_of
 from pipelines.evaluation.items import CodeItem
 from pipelines.evaluation.scoring import answer
 from pipelines.evaluation.tasks import build_items
-from tests.unit.pipelines.evaluation.safety.world import FakeEngine, task_of
+from tests.unit.pipelines.evaluation.safety.world import FakeEngine, task, task_of
 
 MIB = 1 << 20
 HEAD = 'from typing import List\n\n\ndef total(numbers: List[int]) -> int:\n    """Add them up."""\n'
@@ -126,3 +126,12 @@ def test_humaneval_s_own_solutions_pass(shared_data: Callable[[str], Path], tmp_
     items, solutions = build_items(of, [], 0), {one["task_id"]: one["canonical_solution"] for one in problems}
     rows = with_tests(EvaluateConfig(tasks=(of,)), items, answer(FakeEngine(lambda item: [solutions[item.id]]), items))
     assert [row["id"] for row in rows if not row["correct"]] == []
+
+
+@confined
+def test_the_functions_that_ship_can_be_written() -> None:
+    path = Path(__file__).parents[4] / "recipes" / "quickstart" / "functions.jsonl"
+    solutions = {line["id"]: line["canonical_solution"] for line in map(json.loads, path.read_text().splitlines())}
+    items = build_items(task("code", path=str(path)), [], 0)
+    programs = [program(item, solutions[item.id]) for item in items if isinstance(item, CodeItem)]
+    assert [sandbox.run(one, 5, 256 * MIB).end for one in programs] == ["passed"] * len(solutions)
