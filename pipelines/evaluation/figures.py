@@ -62,6 +62,11 @@ def _extra(name: str) -> Callable[[Row], float]:
     return lambda row: float(row["figures"].get(name, math.nan))
 
 
+def _figure(name: str) -> Parts:
+    """A mean of what rows keep by that name."""
+    return lambda row: (_extra(name)(row), 1)
+
+
 def _parts(name: str, num: int) -> Parts:
     """What a row keeps as <name>_0, <name>_1, ..."""
     return lambda row: tuple(_extra(f"{name}_{at}")(row) for at in range(num))
@@ -149,7 +154,7 @@ FIGURES: Mapping[Kind, tuple[Figure, ...]] = {
         Figure("chrf", test="bounded", best=100),
         Figure("corpus_chrf", _parts("chrf", NUM_CHRF), chrf_of, is_mean=False),
         Figure("corpus_bleu", _parts("bleu", NUM_BLEU), bleu_of, is_mean=False),
-        *(Figure(name, lambda r, name=name: (_extra(name)(r), 1)) for name in ("rouge_1", "rouge_2", "rouge_l")),
+        *(Figure(name, _figure(name)) for name in ("rouge_1", "rouge_2", "rouge_l")),
     ),
     "multiple_choice": (ACCURACY,),
     "qa": (Figure("f1", test="bounded"), Figure("exact_match", _right)),
