@@ -125,9 +125,16 @@ def test_a_changed_items_file_is_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_on_record_is_said(storage: Storage) -> None:
-    page = report_page.page(RunReport(name="x", outcome=""))
+    page = report_page.page(RunReport(name="x", revision="x-1", outcome=""))
     assert "judged by no gate" in page
     assert page.count("none on record") == 8
+
+
+def test_an_evaluation_alone_has_no_empty_sections() -> None:
+    page = report_page.page(RunReport(name="x", notes=("letters: 3 of 4 answers are empty & <told>",)))
+    assert "none on record" not in page
+    assert "Training" not in page
+    assert "<li>letters: 3 of 4 answers are empty &amp; &lt;told&gt;" in page
 
 
 def test_the_card(found: RunReport) -> None:
