@@ -202,3 +202,18 @@ def test_as_a_user_types_it(tmp_path: Path) -> None:
     arguments = ["eval", "http://127.0.0.1:9/v1", str(tasks), "--key-env", "NO_SUCH_KEY"]
     with pytest.raises(ConfigError, match="no variable NO_SUCH_KEY"):
         CliRunner().invoke(app, arguments, catch_exceptions=False)
+
+
+def test_what_is_no_model_is_told_before_anything_is_loaded(tmp_path: Path) -> None:
+    tasks, file = tmp_path / "tasks.yaml", tmp_path / "model.bin"
+    file.write_bytes(b"x")
+    choice = task_of(tmp_path, "multiple_choice", CHOICES)
+    tasks.write_text(json.dumps({"tasks": [choice.model_dump()]}))
+    with pytest.raises(InputError, match=r"is a file that is not \.gguf"):
+        CliRunner().invoke(app, ["eval", str(file), str(tasks)], catch_exceptions=False)
+    arguments = ["eval", "http://127.0.0.1:9/v1", str(tasks), "--engine", "transformers"]
+    with pytest.raises(ConfigError, match="a service has its own"):
+        CliRunner().invoke(app, arguments, catch_exceptions=False)
+    bad = file.rename(tmp_path / "model.gguf")
+    with pytest.raises(InputError, match="cannot be read as a model"):
+        CliRunner().invoke(app, ["eval", str(bad), str(tasks), "--out", str(tmp_path / "out")], catch_exceptions=False)
