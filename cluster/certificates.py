@@ -10,6 +10,8 @@ from typing import NamedTuple
 from cluster.errors import ConfigError
 
 MAKE = "make a new pair, or name other files"
+HOST_KINDS = ("DNS", "IP Address")
+"""As Python's ssl calls them; an e-mail address or a URI names nobody that a client connects to."""
 
 
 class Shown(NamedTuple):
@@ -17,7 +19,7 @@ class Shown(NamedTuple):
 
     until: datetime
     names: frozenset[str]
-    """Hosts and addresses that it is for."""
+    """Hosts and addresses that it is for: never none."""
 
 
 def check_pair(where: str, certificate: Path, key: Path, authority: Path | None = None) -> Shown:
@@ -29,7 +31,7 @@ def check_pair(where: str, certificate: Path, key: Path, authority: Path | None 
 
     Raises:
         ConfigError: a file is missing, cannot be read or is no PEM, the key is another's or has a passphrase, or the certificate
-            is not valid now or not signed by the authority.
+            is not valid now, not signed by the authority, or names no host.
     """
     for file in filter(None, (certificate, key, authority)):
         try:
@@ -85,8 +87,11 @@ def _shown(where: str, certificate: Path, server: ssl.SSLContext, asking: ssl.SS
     except ssl.SSLError as error:
         raise ConfigError(f"{where}: {certificate}", f"no client would take it ({_reason(error)})", MAKE) from None
     shown = client.getpeercert() or {}
-    until = datetime.fromtimestamp(ssl.cert_time_to_seconds(str(shown["notAfter"])), UTC)
-    return Shown(until, frozenset(str(pair[1]) for pair in shown.get("subjectAltName", ())))
+    names = frozenset(str(pair[1]) for pair in shown.get("subjectAltName", ()) if pair[0] in HOST_KINDS)
+    if not names:  # `trusting` leaves the host's name out, so the handshake above does not ask for one
+        found = "names no host as subjectAltName, which is where clients look for one (RFC 9110, 4.3.4)"
+        raise ConfigError(f"{where}: {certificate}", found, "make one with DNS:HOST or IP:ADDRESS as subjectAltName")
+    return Shown(datetime.fromtimestamp(ssl.cert_time_to_seconds(str(shown["notAfter"])), UTC), names)
 
 
 def _reason(error: BaseException) -> str:

@@ -39,8 +39,10 @@ def _other_key(folder: Path) -> None:
         (_other_key, "key values mismatch"),
         (lambda folder: make_pair(folder, days=1, since=-2), "certificate has expired"),
         (lambda folder: make_pair(folder, days=2, since=1), "certificate is not yet valid"),
+        (lambda folder: make_pair(folder, hosts=()), "names no host as subjectAltName"),
+        (lambda folder: make_pair(folder, hosts=["spiffe://house/gateway"]), "names no host as subjectAltName"),
     ],
-    ids=["no-certificate", "no-key", "no-pem", "passphrase", "another-key", "expired", "early"],
+    ids=["no-certificate", "no-key", "no-pem", "passphrase", "another-key", "expired", "early", "nameless", "no-host"],
 )
 def test_a_pair_that_no_server_could_use_is_refused(spoil: Callable[[Path], object], says: str, tmp_path: Path) -> None:
     certificate, key = make_pair(tmp_path)
