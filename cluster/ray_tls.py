@@ -6,6 +6,8 @@ starts or joins the cluster. Ray takes what it finds: with a wrong file nodes wa
 
 from __future__ import annotations
 
+import socket
+import ssl
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -13,6 +15,7 @@ from cluster.certificates import Shown, check_pair
 from cluster.config import variable
 from cluster.errors import ConfigError
 
+PROBE_TIMEOUT_S = 5.0
 FILES = ("RAY_TLS_SERVER_CERT", "RAY_TLS_SERVER_KEY", "RAY_TLS_CA_CERT")
 
 
@@ -38,6 +41,41 @@ def check(hosts: Iterable[str]) -> Shown | None:
         remedy = "make one with these as subjectAltName, as IP:ADDRESS"
         raise ConfigError(f"{FILES[0]}: {certificate}", f"does not name {', '.join(absent)}", remedy)
     return shown
+
+
+def mismatch(address: str) -> tuple[str, str] | None:
+    """What keeps this process and the head at `address` (host:port) apart, and the remedy; None when that is not TLS.
+
+    Ray's own clients wait for as long as they wait for a head that is away, and say nothing else.
+    """
+    shown = _shown_at(address, authority=None)
+    if not is_on():
+        wanted = "set RAY_USE_TLS=1 and the cluster's " + ", ".join(FILES)
+        return ("speaks TLS, and RAY_USE_TLS is not on here", wanted) if shown is None else None
+    if shown is not None:
+        return f"speaks no TLS ({shown}), and RAY_USE_TLS is on here", "unset RAY_USE_TLS, or start the cluster with it"
+    if refused := _shown_at(address, authority=_file("RAY_TLS_CA_CERT")):
+        return f"shows a certificate that is not trusted here ({refused})", "use the cluster's RAY_TLS_CA_CERT"
+    return None
+
+
+def _shown_at(address: str, authority: Path | None) -> str | None:
+    """Why no handshake came about, None when it did; any certificate is good without `authority`."""
+    host, _, port = address.rpartition(":")
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_REQUIRED if authority else ssl.CERT_NONE
+    context.set_alpn_protocols(["h2"])  # gRPC hangs up without it
+    try:
+        if authority:
+            context.load_verify_locations(authority)
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=PROBE_TIMEOUT_S) as plain:
+            context.wrap_socket(plain).close()
+    except ssl.SSLCertVerificationError as error:
+        return error.verify_message
+    except OSError as error:  # ssl.SSLError and timeouts among them
+        return str(getattr(error, "reason", None) or error).replace("_", " ").lower()
+    return None
 
 
 def _file(name: str) -> Path:

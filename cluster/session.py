@@ -20,6 +20,7 @@ from typing import Any
 
 import psutil
 
+from cluster import ray_tls
 from cluster.config import home
 from cluster.errors import ClusterError, ResourceError
 from cluster.processes import end
@@ -89,6 +90,7 @@ def joined(address: str | None = None) -> Iterator[str]:
     Raises:
         ClusterError: the cluster named does not answer, or refuses the token.
         ResourceError: no room for a private one.
+        ConfigError: Ray's variables ask for TLS with files that cannot be used.
     """
     prepare_environment()
     import ray
@@ -184,7 +186,8 @@ def _ask_gcs(where: str, address: str) -> None:
         case AuthenticationError():
             raise ClusterError(where, "refuses our token", _TOKEN_REMEDY)
         case error:
-            raise ClusterError(where, f"does not answer as a Ray head ({_first_line(error)})", _REMEDY)
+            silent = f"does not answer as a Ray head ({_first_line(error)})", _REMEDY
+            raise ClusterError(where, *(ray_tls.mismatch(address) or silent))
 
 
 def _private_folder() -> Path:
@@ -202,6 +205,7 @@ def _remove(folder: Path) -> None:
 
 
 def _start_private(folder: Path) -> None:
+    ray_tls.check([PRIVATE_HOST])
     ensure_token()
     try:
         _init_patiently(folder)

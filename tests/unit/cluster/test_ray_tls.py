@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -10,6 +13,8 @@ from cluster import ray_tls
 from cluster.certificates import check_pair
 from cluster.errors import ConfigError
 from tests.unit.certificate_files import make_pair
+
+HOST = "127.0.0.1:0"
 
 
 @pytest.fixture
@@ -71,3 +76,43 @@ def test_a_certificate_for_servers_alone_is_refused(tmp_path: Path, monkeypatch:
     monkeypatch.setenv("RAY_USE_TLS", "1")
     with pytest.raises(ConfigError, match=r"is not valid .*purpose"):
         ray_tls.check(["127.0.0.1"])
+
+
+@pytest.fixture
+def grpc_head(files: dict[str, Path]) -> Iterator[Callable[[bool], str]]:
+    """Starts what answers as Ray's GCS does, with or without TLS, and gives its address."""
+    import grpc
+
+    servers: list[grpc.Server] = []
+
+    def start(with_tls: bool) -> str:
+        servers.append(server := grpc.server(ThreadPoolExecutor(1)))
+        certificate, key, authority = (files[name].read_bytes() for name in ray_tls.FILES)
+        secrets = grpc.ssl_server_credentials([(key, certificate)], authority, require_client_auth=True)
+        port = server.add_secure_port(HOST, secrets) if with_tls else server.add_insecure_port(HOST)
+        server.start()
+        return f"127.0.0.1:{port}"
+
+    yield start
+    for server in servers:
+        server.stop(None)
+
+
+def test_a_head_and_a_client_that_differ_in_tls_are_told(
+    grpc_head: Callable[[bool], str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    secure, plain = grpc_head(True), grpc_head(False)
+    assert ray_tls.mismatch(secure) is None
+    assert "speaks no TLS" in str(ray_tls.mismatch(plain))
+    monkeypatch.setenv("RAY_TLS_CA_CERT", str(make_pair(tmp_path, "other")[0]))
+    assert "not trusted here (self-signed certificate)" in str(ray_tls.mismatch(secure))
+    monkeypatch.setenv("RAY_USE_TLS", "0")
+    assert ray_tls.mismatch(plain) is None
+    assert "speaks TLS, and RAY_USE_TLS is not on here" in str(ray_tls.mismatch(secure))
+
+
+def test_who_says_nothing_is_not_taken_for_tls(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ray_tls, "PROBE_TIMEOUT_S", 0.1)
+    monkeypatch.delenv("RAY_USE_TLS", raising=False)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        assert ray_tls.mismatch(f"127.0.0.1:{silent.getsockname()[1]}") is None
