@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Self
 
 from cluster.errors import ClusterError
 from cluster.ports import free_port
+from cluster.processes import end
 from cluster.session import node_environment, object_store_bytes, visible_gpus
 from cluster.topology import HEAD, LocalNode
 
@@ -22,6 +25,9 @@ PORTS_PER_NODE = 10
 """Nodes that start at once look from different ports on."""
 
 START_TIMEOUT_S = 120.0
+
+TOO_SLOW = "timed out during startup"
+"""What `ray start` says of a node that took more than Ray's fixed 30 s (_private/node.py), as on a busy machine."""
 
 NODE_SETTINGS = {
     # A dead node is noticed after 3 s instead of 13 s; a node must be silent for 30 s to be taken for dead.
@@ -34,11 +40,12 @@ NODE_SETTINGS = {
 
 
 class Launches:
-    """The `ray start`s of one `up`. Those that are not done when the block ends are ended."""
+    """The `ray start`s of one `up`. Those that are not done when the block ends are ended; who was too slow gets one more try."""
 
     def __init__(self) -> None:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._logs: dict[str, Path] = {}
+        self._once_more: dict[str, Callable[[], None]] = {}
 
     def __enter__(self) -> Self:
         return self
@@ -50,6 +57,10 @@ class Launches:
 
     def start(self, node: LocalNode, *, number: int, folder: Path, options: Mapping[str, str]) -> None:
         """Start `node` in `folder`; `number` is its place in the topology, `options` where it belongs."""
+        self._run(node, number, folder, options)
+        self._once_more[node.pool] = partial(self._run, node, number, folder, options)
+
+    def _run(self, node: LocalNode, number: int, folder: Path, options: Mapping[str, str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         log = self._logs[node.pool] = folder / "start.log"
         with open(log, "wb") as output:
@@ -74,13 +85,22 @@ class Launches:
         """
         deadline = time.monotonic() + START_TIMEOUT_S
         while not ready():
-            for pool, process in self._processes.items():
-                if process.poll():
+            for pool in self._processes:
+                if self._processes[pool].poll() and not self._tries_again(pool):
                     raise self._error(pool, "did not start")
             if time.monotonic() > deadline:
                 slow = next(pool for pool, process in self._processes.items() if process.poll() is None)
                 raise self._error(slow, f"did not start within {START_TIMEOUT_S:.0f} s")
             time.sleep(0.1)
+
+    def _tries_again(self, pool: str) -> bool:
+        log = self._logs[pool]
+        if TOO_SLOW not in log.read_text(encoding="utf-8", errors="replace") or pool not in self._once_more:
+            return False
+        end(log.parent)
+        shutil.rmtree(log.parent, ignore_errors=True)
+        self._once_more.pop(pool)()
+        return True
 
     def _error(self, pool: str, found: str) -> ClusterError:
         log = self._logs[pool]
