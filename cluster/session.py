@@ -253,9 +253,15 @@ def on_pool(pool: str) -> dict[str, str]:
 
 def num_nodes(selector: dict[str, str]) -> int:
     """Living nodes with these labels. In a joined cluster."""
+    return len(node_hosts(selector))
+
+
+def node_hosts(selector: dict[str, str]) -> list[str]:
+    """Addresses of the living nodes with these labels. In a joined cluster."""
     import ray
 
-    return sum(node["Alive"] and selector.items() <= node.get("Labels", {}).items() for node in ray.nodes())
+    nodes = [node for node in ray.nodes() if node["Alive"] and selector.items() <= node.get("Labels", {}).items()]
+    return [str(node["NodeManagerAddress"]) for node in nodes]
 
 
 def check_gpus(pool: str, num_gpus: int, field: str) -> None:

@@ -1,14 +1,27 @@
-"""Where Serve listens, and whether it can."""
+"""Where Serve listens, and whether it can and does."""
 
 from __future__ import annotations
 
+import itertools
 import socket
+import time
+import urllib.error
+import urllib.request
 from typing import Any
 
 import psutil
 
 from cluster.errors import ResourceError
+from cluster.session import node_hosts
 from services.config import ServingConfig
+from services.serving import tls
+
+EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104  # compared, not bound
+
+
+def url_at(host: str, serving: ServingConfig) -> str:
+    """OpenAI's base URL of a gateway that listens on that host."""
+    return f"{'https' if serving.tls else 'http'}://{host}:{serving.port}/v1"
 
 
 def listen(serving: ServingConfig) -> None:
@@ -26,8 +39,8 @@ def listen(serving: ServingConfig) -> None:
         return
     check_free(serving)
     location = "Disabled" if serving.is_direct else "HeadOnly" if serving.on_loopback else "EveryNode"
-    tls = {"ssl_certfile": serving.tls.certificate, "ssl_keyfile": serving.tls.key} if serving.tls else {}
-    serve.start(proxy_location=location, http_options={"host": serving.host, "port": serving.port, **tls})
+    files = {"ssl_certfile": serving.tls.certificate, "ssl_keyfile": serving.tls.key} if serving.tls else {}
+    serve.start(proxy_location=location, http_options={"host": serving.host, "port": serving.port, **files})
 
 
 def _check_same_address(serving: ServingConfig, client: Any) -> None:
@@ -65,3 +78,39 @@ def num_listening(serving: ServingConfig) -> int:
     found = psutil.net_connections("tcp")
     here = (socket.getaddrinfo(serving.host, serving.port)[0][4][0], serving.port)
     return sum(one.status == psutil.CONN_LISTEN and tuple(one.laddr) == here for one in found)
+
+
+def wait_answering(serving: ServingConfig, selector: dict[str, str], timeout_s: float = 30.0) -> None:
+    """The proxy learns of a new application a moment after it runs.
+
+    Args:
+        selector: labels of the nodes on which gateways run.
+
+    Raises:
+        ResourceError: none answers.
+    """
+    deadline = time.monotonic() + timeout_s
+    for url in itertools.cycle(f"{url_at(host, serving)}/models" for host in _hosts(serving, selector)):
+        if (silent := _silent(url, serving)) is None:
+            return
+        if time.monotonic() > deadline:
+            raise ResourceError(url, f"the gateway does not answer ({silent})", "see `serinus status`")
+        time.sleep(0.2)
+
+
+def _hosts(serving: ServingConfig, selector: dict[str, str]) -> list[str]:
+    """Where one answers at least. Gateways that listen themselves may all be on other machines than this."""
+    if serving.is_direct and serving.host in EVERY_ADDRESS:
+        return node_hosts(selector)
+    return ["127.0.0.1" if serving.host in EVERY_ADDRESS else serving.host]
+
+
+def _silent(url: str, serving: ServingConfig) -> str | None:
+    """None: it answers, also if it asks for a key."""
+    try:
+        with urllib.request.urlopen(url, timeout=5, context=tls.trusted(serving)) as answer:  # noqa: S310  # our own
+            return None if answer.status == 200 else f"HTTP {answer.status}"
+    except urllib.error.HTTPError as error:
+        return None if error.code == 401 else str(error)
+    except OSError as error:
+        return str(error)

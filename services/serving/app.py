@@ -6,9 +6,6 @@ Call these from a process that has joined the cluster (cluster.session.joined). 
 from __future__ import annotations
 
 import logging
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,7 +21,7 @@ from cluster.telemetry import logger
 from services.config import ServingConfig
 from services.engines import num_running, take, tell
 from services.serving import tls
-from services.serving.address import check_free, listen, num_listening
+from services.serving.address import EVERY_ADDRESS, check_free, listen, num_listening, url_at, wait_answering
 from services.serving.engine import bundles, engine_of
 from services.serving.keys import publish_keys
 from services.serving.lora import attach_adapter, check_room
@@ -52,8 +49,7 @@ class ApplicationStatus(NamedTuple):
 
 def gateway_url(serving: ServingConfig) -> str:
     """Where clients on this machine reach the gateway: OpenAI's base URL."""
-    host = "127.0.0.1" if serving.host in ("0.0.0.0", "::") else serving.host  # noqa: S104  # compared, not bound
-    return f"{'https' if serving.tls else 'http'}://{host}:{serving.port}/v1"
+    return url_at("127.0.0.1" if serving.host in EVERY_ADDRESS else serving.host, serving)
 
 
 def deploy(name: str, revision: Revision, serving: ServingConfig, storage: Storage) -> None:
@@ -106,7 +102,7 @@ def wait_gateway(name: str, serving: ServingConfig, storage_uri: str) -> None:
     """The second half of deploy_gateway: return when it answers."""
     settings = _gateway_settings(name, serving, storage_uri)
     wait_running(GATEWAY, GATEWAY_TIMEOUT_S, enough=lambda overview: _replaced(overview, serving, settings))
-    _wait_answering(serving)
+    wait_answering(serving, _gateway_nodes(serving))
 
 
 def _gateway_settings(name: str, serving: ServingConfig, storage_uri: str) -> str:
@@ -300,20 +296,3 @@ def _check_resources(revision: Revision, serving: ServingConfig, selector: dict[
     most = {k: max((node["Resources"].get(k, 0) for node in matching), default=0) for k in needed}
     found = f"each engine worker needs {needed}, the largest node of pool {serving.pool} has {most}"
     raise ResourceError(f"revision {revision.revision}", found, "lower serve.engine.num_cpus or num_gpus, or add nodes")
-
-
-def _wait_answering(serving: ServingConfig, timeout_s: float = 30.0) -> None:
-    """The proxy learns of a new application a moment after it runs."""
-    url, deadline = f"{gateway_url(serving)}/models", time.monotonic() + timeout_s
-    trusted = tls.trusted(serving)
-    while True:
-        try:
-            with urllib.request.urlopen(url, timeout=5, context=trusted) as answer:  # noqa: S310  # our own
-                if answer.status == 200:
-                    return
-        except (OSError, urllib.error.URLError) as error:
-            if isinstance(error, urllib.error.HTTPError) and error.code == 401:
-                return  # it answers, and asks for a key
-            if time.monotonic() > deadline:
-                raise ResourceError(url, f"the gateway does not answer ({error})", "see `serinus status`") from None
-        time.sleep(0.2)
