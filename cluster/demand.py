@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -23,6 +24,12 @@ AWS_GPUS = {
 }  # fmt: skip
 """GPU of an instance family (AWS's pages of instance types)."""
 
+AWS_GIB_PER_CPU = {
+    "g4dn": 4, "g5": 4, "g6": 4, "gr6": 8, "g6e": 8, "p4d": 12, "p4de": 12,
+    "c": 2, "m": 4, "r": 8,
+}  # fmt: skip
+"""Memory for each vCPU of an instance family, or of all families with that first letter but c5n (AWS's pages of instance types)."""
+
 ACCELERATOR_LABEL = "ray.io/accelerator-type"
 
 
@@ -39,6 +46,8 @@ class Demand(StrictModel):
     """Of each; what one worker asks for must be on one node."""
     gpu_bytes: int = 0
     """What each of its GPUs must hold at least; 0 when that is not known."""
+    host_bytes: int = 0
+    """What each holds at least in its machine's own memory; 0 when that is not known."""
     memory_field: str = ""
     """What to change when it does not fit."""
 
@@ -96,6 +105,19 @@ def _of_one(topology: Topology, demand: Demand) -> Iterator[Finding]:
             f"a GPU of pool `{pool.name}` has {memory / GIB:.0f} GiB"
         )
         yield Finding(demand.memory_field or demand.field, found, "spread it over more GPUs, or use larger ones")
+    yield from _in_memory(pool, demand)
+
+
+def _in_memory(pool: Pool, demand: Demand) -> Iterator[Finding]:
+    """Ray places workers by CPUs and GPUs alone: so many as fit by these may come to one machine."""
+    memory, together = host_bytes(pool), max(per_node(pool, demand), 1)
+    if memory and together * demand.host_bytes > memory:
+        found = (
+            f"{together} of them may be on one node and hold {together * demand.host_bytes / GIB:.1f} GiB there, "
+            f"a node of pool `{pool.name}` has {memory / GIB:.0f} GiB of memory"
+        )
+        fewer = "let fewer share a node, by more CPUs for each, " if demand.host_bytes <= memory else ""
+        yield Finding(demand.memory_field or demand.field, found, f"{fewer}or use larger nodes".removeprefix("or "))
 
 
 def _together(topology: Topology, demands: Sequence[Demand]) -> Iterator[Finding]:
@@ -116,6 +138,20 @@ def gpu_bytes(pool: Pool) -> int | None:
     if kind is None and pool.instance_type:
         kind = AWS_GPUS.get(pool.instance_type.partition(".")[0])
     return GPU_MEMORY_GIB[kind] * GIB if kind in GPU_MEMORY_GIB else None
+
+
+def host_bytes(pool: Pool) -> int | None:
+    """Memory of one node of the pool: as declared, else that of the instance type where it is known."""
+    if pool.memory_bytes or not pool.instance_type:
+        return pool.memory_bytes
+    family, _, size = pool.instance_type.partition(".")
+    sized = re.fullmatch(r"(\d*)(x?)large", size)
+    general = family[:1] if re.fullmatch(r"[cmr]\d+[a-z]*(-flex)?", family) and family != "c5n" else ""
+    per_cpu = AWS_GIB_PER_CPU.get(family) or AWS_GIB_PER_CPU.get(general)
+    if not sized or not per_cpu:
+        return None
+    num_cpus = 4 * int(sized[1] or 1) if sized[2] else 2
+    return num_cpus * per_cpu * GIB
 
 
 def _amount(cpus: float, gpus: float) -> str:

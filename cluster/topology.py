@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from cluster.config import StrictModel, load_yaml
@@ -25,7 +25,9 @@ class Pool(StrictModel):
     max_nodes: int = 1
     labels: dict[str, str]
     resources: dict[str, int] = {}
-    """Custom resources, beside CPU and GPU."""
+    """Custom resources, beside CPU, GPU and memory."""
+    memory_bytes: int | None = None
+    """Of one node, where it is declared (`memory` among its resources)."""
     instance_type: str | None = None
     """As the cloud names the machine."""
     hosts: tuple[str, ...] = ()
@@ -71,6 +73,7 @@ def start_flags(pool: Pool) -> list[str]:
     """Options of `ray start` for a machine of that pool."""
     labels = ",".join(f"{name}={value}" for name, value in pool.labels.items())
     flags = [f"--num-cpus={pool.num_cpus}", f"--num-gpus={pool.num_gpus}", f"--labels={labels}"]
+    flags += [f"--memory={pool.memory_bytes}"] if pool.memory_bytes else []
     return flags + ([f"--resources={json.dumps(pool.resources)}"] if pool.resources else [])
 
 
@@ -104,7 +107,8 @@ def _local_pool(name: str, pool: LocalPool) -> Pool:
         min_nodes=len(pool.ips),
         max_nodes=len(pool.ips),
         labels={POOL_LABEL: name, **pool.labels},
-        resources={key: count for key, count in pool.resources.items() if key not in ("CPU", "GPU")},
+        resources=_custom(pool.resources),
+        memory_bytes=pool.resources.get("memory"),
         hosts=pool.ips,
     )
 
@@ -118,8 +122,14 @@ def _pool(node: NodeType) -> Pool:
         max_nodes=node.max_workers,
         labels=node.labels,
         instance_type=node.node_config.get("InstanceType"),
-        resources={name: count for name, count in node.resources.items() if name not in ("CPU", "GPU")},
+        resources=_custom(node.resources),
+        memory_bytes=node.resources.get("memory"),
     )
+
+
+def _custom(resources: Mapping[str, int]) -> dict[str, int]:
+    """Without those that Ray has options of their own for."""
+    return {name: count for name, count in resources.items() if name not in ("CPU", "GPU", "memory")}
 
 
 class LocalNode(StrictModel):

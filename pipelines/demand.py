@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from cluster.demand import Demand
+from cluster.demand import GIB, Demand
 from pipelines.config import LifecycleConfig, TrainConfig
 from pipelines.training.zero3 import host_bytes, state_bytes
 
@@ -20,6 +20,7 @@ def demands(recipe: LifecycleConfig, num_parameters: int | None = None) -> tuple
     """
     train, evaluate, quantize = recipe.train, recipe.evaluate, recipe.quantize
     weights = WEIGHT_BYTES * (num_parameters or 0)
+    cache = int(evaluate.kv_cache_gib * GIB) if num_parameters else 0
     engine = Demand(
         field="evaluate.num_gpus",
         stage="evaluate",
@@ -27,6 +28,7 @@ def demands(recipe: LifecycleConfig, num_parameters: int | None = None) -> tuple
         cpus=ENGINE_CPUS,
         gpus=evaluate.num_gpus,
         gpu_bytes=weights // max(evaluate.num_gpus, 1),
+        host_bytes=0 if evaluate.num_gpus else weights + cache,
     )
     return (
         Demand(field="data.pool", stage="clean", pool=recipe.data.pool, cpus=1),
@@ -39,6 +41,7 @@ def demands(recipe: LifecycleConfig, num_parameters: int | None = None) -> tuple
             cpus=train.cpus_per_worker,
             gpus=train.gpus_per_worker,
             gpu_bytes=_per_rank(num_parameters or 0, train),
+            host_bytes=host_bytes(num_parameters or 0, train) // train.num_workers,
             memory_field="train.zero",
         ),
         engine,

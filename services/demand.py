@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from cluster.demand import Demand
-from services.config import ServingConfig
+from cluster.demand import GIB, Demand
+from services.config import EngineConfig, ServingConfig
 
 LIVE = 2
 """Stable and canary."""
@@ -27,12 +27,23 @@ def demands(
         cpus=engine.num_cpus / spans,
         gpus=engine.num_gpus / spans,
         gpu_bytes=int(share / engine.gpu_memory_utilization) if engine.num_gpus else 0,
-        memory_field="serve.engine.num_gpus",
+        host_bytes=_in_memory(engine, share) if num_parameters and not engine.num_gpus else 0,
+        memory_field="serve.engine.num_gpus" if engine.num_gpus else "serve.replicas.min",
     )
     # One is loaded even where none are kept, to see that it answers.
     at_least = max(1, replicas.min) * spans
     revisions = LIVE + serving.keep_revisions
     return (
         worker.replace(count=at_least * revisions),
-        worker.replace(field="serve.replicas.max", count=max(1, replicas.max) * spans, gpu_bytes=0),
+        worker.replace(
+            field="serve.replicas.max",
+            count=max(1, replicas.max) * spans,
+            gpu_bytes=0,
+            memory_field="serve.replicas.max",
+        ),
     )
+
+
+def _in_memory(engine: EngineConfig, weights: float) -> int:
+    """Of a replica on CPUs: its weights and the cache that it takes at its start."""
+    return int(weights + engine.kv_cache_gib * GIB)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from cluster.demand import GIB, Demand, findings, gpu_bytes, nodes, per_node, stage_nodes
+from cluster.demand import GIB, Demand, findings, gpu_bytes, host_bytes, nodes, per_node, stage_nodes
 from cluster.topology import HEAD, POOL_LABEL, Pool, Topology
 
 
@@ -46,6 +46,8 @@ MISTAKES = [
     ("GPUs that no node has", Demand(field="f", stage="s", pool="data", gpus=1), "a node of pool `data` has 16 CPUs"),
     ("CPUs that no node has", Demand(field="f", stage="s", pool="serve", cpus=17), "asks for 17 CPUs on one node"),
     ("more nodes than the pool", Demand(field="f", stage="s", pool="train", count=17, gpus=1), "need 3 nodes of pool `train`"),
+    ("more memory than the machine", Demand(field="f", stage="s", pool="serve", host_bytes=65 * GIB), "has 64 GiB of memory"),
+    ("too many on one machine", Demand(field="f", stage="s", pool="serve", count=3, host_bytes=30 * GIB), "3 of them may be"),
     ("more memory than the GPU", Demand(field="f", stage="s", pool="serve", gpus=1, gpu_bytes=25 * GIB), "must hold 25.0 GiB"),
 ]  # fmt: skip
 
@@ -105,3 +107,31 @@ def test_the_nodes_of_a_stage_are_the_most_that_one_of_its_parts_needs() -> None
 )
 def test_a_gpus_memory_is_known_by_machine_or_label(changes: dict[str, object], gib: int | None) -> None:
     assert gpu_bytes(TOPOLOGY.pool("train").replace(**changes)) == (gib * GIB if gib else None)
+
+
+def test_workers_that_do_not_share_a_machine_may_fill_it() -> None:
+    apart = Demand(field="f", stage="s", pool="serve", count=3, cpus=9, host_bytes=60 * GIB)
+    assert findings(TOPOLOGY, [apart]) == []
+    unknown = Demand(field="f", stage="s", pool="data", host_bytes=10_000 * GIB)
+    assert findings(TOPOLOGY, [unknown]) == []
+
+
+@pytest.mark.parametrize(
+    ("changes", "gib"),
+    [
+        ({"instance_type": "m5.4xlarge"}, 64),
+        ({"instance_type": "m7i-flex.large"}, 8),
+        ({"instance_type": "c6gd.xlarge"}, 8),
+        ({"instance_type": "r6i.32xlarge"}, 1024),
+        ({"instance_type": "p4d.24xlarge"}, 1152),
+        ({"instance_type": "g6e.2xlarge"}, 64),
+        ({"instance_type": "c5n.xlarge"}, None),
+        ({"instance_type": "m5.metal"}, None),
+        ({"instance_type": "mac2.metal"}, None),
+        ({"instance_type": "x2idn.16xlarge"}, None),
+        ({"instance_type": None}, None),
+        ({"instance_type": "m5.large", "memory_bytes": 5 * GIB}, 5),
+    ],
+)
+def test_a_machines_memory_is_declared_or_known_by_its_type(changes: dict[str, object], gib: int | None) -> None:
+    assert host_bytes(TOPOLOGY.pool("data").replace(**changes)) == (gib * GIB if gib else None)

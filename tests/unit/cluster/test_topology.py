@@ -14,7 +14,7 @@ import yaml
 
 from cluster.errors import ConfigError
 from cluster.launcher import check_launcher
-from cluster.topology import HEAD, MIN_CPUS, POOL_LABEL, POOLS, load_topology, pool_of, scaled, share_gpus
+from cluster.topology import HEAD, MIN_CPUS, POOL_LABEL, POOLS, load_topology, pool_of, scaled, share_gpus, start_flags
 
 FILE = Path(__file__).resolve().parents[3] / "ray_cluster.yaml"
 ON_PREMISE = FILE.with_name("ray_cluster_on_premise.yaml")
@@ -169,6 +169,15 @@ def test_a_broken_topology_is_refused_with_file_and_field(
     assert where.startswith(f"{file}:")
     assert field in rest
     assert says in rest
+
+
+def test_declared_memory_reaches_ray_by_its_own_option(tmp_path: Path) -> None:
+    document = yaml.safe_load(ON_PREMISE.read_text(encoding="utf-8"))
+    document["provider"]["pools"]["data"]["resources"] = {"CPU": 2, "memory": 8 << 30, "disk": 1}
+    (tmp_path / "c.yaml").write_text(yaml.safe_dump(document), encoding="utf-8")
+    pool = load_topology(tmp_path / "c.yaml").pool("data")
+    assert (pool.memory_bytes, pool.resources) == (8 << 30, {"disk": 1})
+    assert start_flags(pool)[-2:] == [f"--memory={8 << 30}", '--resources={"disk": 1}']
 
 
 def test_on_two_cores_the_pools_overlap_and_a_trainer_fits() -> None:

@@ -43,3 +43,15 @@ def test_evaluation_holds_the_weights_on_its_gpus() -> None:
     two = loaded.replace(evaluate=loaded.evaluate.replace(num_gpus=2))
     held = [d.gpu_bytes for d in demands(two, 10**9) if d.field == "evaluate.num_gpus"]
     assert held == [10**9, 10**9], "bfloat16 over two GPUs, for trained and for quantized"
+
+
+def test_on_cpus_ranks_and_engines_are_held_by_the_machine() -> None:
+    loaded = recipe("quickstart.yaml")
+    held = {d.field: d.host_bytes for d in demands(loaded, 10**9) if d.host_bytes}
+    assert held["evaluate.num_gpus"] == 2 * 10**9 + int(loaded.evaluate.kv_cache_gib * 2**30)
+    assert held["train.num_workers"] >= 16 * 10**9 // loaded.train.num_workers
+    assert not any(d.host_bytes for d in demands(loaded)), "not known without the model's size"
+    gpus = recipe("gpu.yaml")
+    offloading = gpus.replace(train=gpus.train.replace(zero={"stage": 3, "offload_optimizer": True}))
+    held = {d.field: d.host_bytes for d in demands(offloading, 10**9)}
+    assert (held["train.num_workers"], held["evaluate.num_gpus"]) == (12 * 10**9 // 16, 0)

@@ -25,3 +25,11 @@ def test_a_replica_over_several_gpus_is_as_many_workers() -> None:
 
 def test_scaled_to_zero_still_loads_one() -> None:
     assert demands(ServingConfig.model_validate({"replicas": {"min": 0}, "keep_revisions": 0}))[0].count == 2
+
+
+def test_on_cpus_a_replica_holds_weights_and_cache_in_the_machines_memory() -> None:
+    serving = ServingConfig.model_validate({"engine": {"kv_cache_gib": 2}, "replicas": {"max": 3}})
+    least, most = demands(serving, 10**9, 2)
+    assert least.host_bytes == most.host_bytes == 2 * 10**9 + 2 * 2**30
+    assert (least.memory_field, most.memory_field) == ("serve.replicas.min", "serve.replicas.max")
+    assert demands(serving)[0].host_bytes == 0, "not known without the model's size"
