@@ -16,6 +16,9 @@ from cluster.errors import ConfigError
 POOL_LABEL = "serinus.io/pool"
 """Node label that tells the pools apart."""
 
+AUTOSCALED_LABEL = "serinus.io/autoscaled"
+"""Label of the head, "true" where Ray's autoscaler brings nodes of pools that have none: work waits for them there."""
+
 HEAD = "head"
 POOLS = ("data", "train", "serve")
 """Pools that stages and services ask for; each must be in the topology once."""

@@ -24,7 +24,7 @@ from cluster import ray_tls
 from cluster.config import home
 from cluster.errors import ClusterError, ResourceError
 from cluster.processes import end
-from cluster.topology import POOL_LABEL
+from cluster.topology import AUTOSCALED_LABEL, POOL_LABEL
 
 __all__ = ["ENVIRONMENT", "POOL_LABEL", "joined", "on_pool", "package_root", "prepare_environment"]
 
@@ -244,11 +244,18 @@ def _init_private(folder: Path) -> None:
 
 
 def on_pool(pool: str) -> dict[str, str]:
-    """Label selector for work on that pool; empty (anywhere) when no living node carries its label."""
-    import ray
+    """Label selector for work on that pool; empty (anywhere) when no living node carries its label and none will be brought."""
+    return {POOL_LABEL: pool} if num_nodes({POOL_LABEL: pool}) or lacks_node(pool) else {}
 
-    nodes = [node for node in ray.nodes() if node["Alive"]]
-    return {POOL_LABEL: pool} if any(node.get("Labels", {}).get(POOL_LABEL) == pool for node in nodes) else {}
+
+def lacks_node(pool: str) -> bool:
+    """Whether the pool has no living node, in a cluster whose autoscaler brings nodes where work waits for them."""
+    return not num_nodes({POOL_LABEL: pool}) and is_autoscaled()
+
+
+def is_autoscaled() -> bool:
+    """Whether the joined cluster gets more nodes where work waits for them."""
+    return num_nodes({AUTOSCALED_LABEL: "true"}) > 0
 
 
 def num_nodes(selector: dict[str, str]) -> int:
@@ -265,13 +272,16 @@ def node_hosts(selector: dict[str, str]) -> list[str]:
 
 
 def check_gpus(pool: str, num_gpus: int, field: str) -> None:
-    """Refuse at once what no node of the pool could ever hold: a task that waits for it would wait for ever.
+    """Refuse at once what no node of the pool could ever hold: a task that waits for it would wait for ever. Of nodes that are
+    still to be brought nothing is known here: `serinus cluster check` reads what they have.
 
     Raises:
         ResourceError: no living node of the pool has so many GPUs.
     """
     import ray
 
+    if lacks_node(pool):
+        return
     wanted = on_pool(pool)
     nodes = [n for n in ray.nodes() if n["Alive"] and wanted.items() <= n.get("Labels", {}).items()]
     most = max((int(n["Resources"].get("GPU", 0)) for n in nodes), default=0)

@@ -7,9 +7,29 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from cluster.config import StrictModel, load_yaml
-from cluster.launcher import HEAD, POOL_LABEL, POOLS, LauncherFile, LocalPool, LocalProvider, NodeType
+from cluster.launcher import (
+    AUTOSCALED_LABEL,
+    HEAD,
+    POOL_LABEL,
+    POOLS,
+    LauncherFile,
+    LocalPool,
+    LocalProvider,
+    NodeType,
+)
 
-__all__ = ["FILE_NAME", "HEAD", "MIN_CPUS", "POOLS", "POOL_LABEL", "LocalNode", "Pool", "Topology", "load_topology"]
+__all__ = [
+    "AUTOSCALED_LABEL",
+    "FILE_NAME",
+    "HEAD",
+    "MIN_CPUS",
+    "POOLS",
+    "POOL_LABEL",
+    "LocalNode",
+    "Pool",
+    "Topology",
+    "load_topology",
+]
 
 FILE_NAME = "ray_cluster.yaml"
 
@@ -120,7 +140,8 @@ def _pool(node: NodeType) -> Pool:
         num_gpus=node.resources.get("GPU", 0),
         min_nodes=node.min_workers,
         max_nodes=node.max_workers,
-        labels=node.labels,
+        # True of what the launcher starts alone: neither one machine nor a job's cluster on Kubernetes gets more nodes.
+        labels={name: value for name, value in node.labels.items() if name != AUTOSCALED_LABEL},
         instance_type=node.node_config.get("InstanceType"),
         resources=_custom(node.resources),
         memory_bytes=node.resources.get("memory"),

@@ -20,6 +20,7 @@ from cluster.artifacts import Dataset, FileEntry, Record, load
 from cluster.errors import InputError, ResourceError, StageFailed
 from cluster.session import on_pool
 from cluster.storage import Storage
+from cluster.waiting import wait_for_node
 from pipelines.config import DataConfig
 from pipelines.data.batch import TEXT_COLUMNS, schema
 from pipelines.data.claim import claim, release
@@ -67,7 +68,7 @@ def clean(config: DataConfig, storage: Storage) -> Dataset:
         ConfigError: a rule that cannot be applied.
         InputError: a source is missing or empty, or no document is kept (the excluded ones are on disk, with reasons).
         StageFailed: a file vanished while it was read.
-        ResourceError: no space left for the shards.
+        ResourceError: no space left for the shards, or no node to work on.
     """
     began_at = time.monotonic()
     compile_rules(config.rules)  # a bad rule or key is told before anything is read
@@ -77,6 +78,7 @@ def clean(config: DataConfig, storage: Storage) -> Dataset:
         say("clean", f"already made: {_counts(made)} ({made.location})")
         return made
     say("clean", f"{len(work.files)} files, {sum(file.num_bytes for file in work.files) / 1e6:.1f} MB")
+    wait_for_node("clean", config.pool, num_tasks=_num_blocks(work.files, len(parts_of(work.files))))
     with _told_apart(storage):
         blocks = _read_and_judge(work)
         dataset, record = _write(blocks, work, storage)

@@ -14,6 +14,7 @@ from cluster.artifacts import Dataset, EvalReport, FileEntry, Score, Weights
 from cluster.errors import InputError
 from cluster.session import check_gpus, on_pool
 from cluster.storage import Storage, local_copy, sha256_of, staged_folder
+from cluster.waiting import wait_for_node
 from pipelines.config import EvaluateConfig
 from pipelines.evaluation.code import running
 from pipelines.evaluation.compare import scores_of
@@ -44,6 +45,7 @@ def evaluate(config: EvaluateConfig, model: Weights, dataset: Dataset, storage: 
     if (found := artifacts.load(storage, EvalReport, key)) is not None:
         say("evaluate", f"already made for {model.kind} {model.key}")
         return found
+    wait_for_node("evaluate", config.pool, num_gpus=config.num_gpus)
     check_gpus(config.pool, config.num_gpus, "evaluate.num_gpus")
     check_model(local_copy(storage, model.folder), config.max_model_len)
     check_scorers(config)

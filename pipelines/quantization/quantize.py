@@ -17,6 +17,7 @@ from cluster.artifacts import Dataset, FileEntry, QuantizedModel, Weights
 from cluster.errors import InputError, ResourceError, StageFailed, UserError
 from cluster.session import check_gpus, on_pool
 from cluster.storage import Storage, local_copy, open_storage, sha256_of, staged_folder
+from cluster.waiting import wait_for_node
 from pipelines.config import QuantizeConfig
 from pipelines.model_size import linear_shapes
 from pipelines.progress import bar, say
@@ -65,6 +66,7 @@ def quantize(config: QuantizeConfig, model: Weights, dataset: Dataset, storage: 
     if (found := artifacts.load(storage, QuantizedModel, key)) is not None:
         say("quantize", f"already made for {model.kind} {model.key}: {config.label}")
         return found
+    wait_for_node("quantize", config.pool, num_gpus=config.num_gpus)
     check_gpus(config.pool, config.num_gpus, "quantize.num_gpus")
     folder = local_copy(storage, model.folder)
     _check_model(folder)

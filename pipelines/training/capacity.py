@@ -33,8 +33,9 @@ def check_capacity(config: TrainConfig, base: Weights, storage: Storage) -> None
     """
     model = _check_positions(config, base, storage)
     nodes = _pool_nodes(config)
-    _check_slots(config, nodes)
-    _check_memory(host_bytes(base.num_parameters, config), nodes)
+    if not session.is_autoscaled() or _slots(config, nodes) >= config.num_workers:  # else there are more nodes to come
+        _check_slots(config, nodes)
+        _check_memory(host_bytes(base.num_parameters, config), nodes)
     # A prediction refuses nothing, and says nothing of a configuration whose fields it does not know.
     with suppress(KeyError, TypeError, ValueError):
         _warn_of_memory(config, shape_of(model, base.num_parameters), nodes)
@@ -74,8 +75,12 @@ def num_slots(free: dict[str, float], config: TrainConfig) -> int:
     return int(min(by_cpu, by_gpu) + 1e-6)
 
 
+def _slots(config: TrainConfig, nodes: list[dict[str, Any]]) -> int:
+    return sum(num_slots(node["Resources"], config) for node in nodes)
+
+
 def _check_slots(config: TrainConfig, nodes: list[dict[str, Any]]) -> None:
-    total = sum(num_slots(node["Resources"], config) for node in nodes)
+    total = _slots(config, nodes)
     if total < config.num_workers:
         raise _too_few(config, total, "fit into")
     deadline = time.monotonic() + RELEASE_S

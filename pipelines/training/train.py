@@ -15,6 +15,7 @@ from cluster.artifacts import Checkpoint, Dataset, FileEntry, Incident, LossPoin
 from cluster.descent import annotations_of
 from cluster.errors import InputError, StageFailed
 from cluster.storage import LocalStorage, Storage, remove_folder
+from cluster.waiting import wait_for_node
 from pipelines import progress
 from pipelines.config import CausalConfig, InstructConfig, PreferenceConfig, TrainConfig
 from pipelines.training.capacity import check_capacity
@@ -88,6 +89,7 @@ def train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage
         return made
     begun = time.monotonic()
     check_trackers(config.trackers)
+    wait_for_node("train", config.pool, num_gpus=config.gpus_per_worker)
     check_capacity(config, base, storage)
     inputs = _inputs(config, dataset, base, storage)
     data = _data(config, inputs, storage)

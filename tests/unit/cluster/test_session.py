@@ -97,3 +97,24 @@ def test_gpus_are_those_the_user_left_visible(monkeypatch: pytest.MonkeyPatch) -
     for chosen, visible in (("", []), ("-1", []), ("3", ["3"]), ("2,GPU-1a", ["2", "GPU-1a"])):
         monkeypatch.setenv("CUDA_VISIBLE_DEVICES", chosen)
         assert session.visible_gpus() == visible
+
+
+@pytest.mark.parametrize(
+    ("living", "selector", "lacks"),
+    [
+        ([{}], {}, False),
+        ([{"serinus.io/pool": "head"}, {"serinus.io/pool": "data"}], {"serinus.io/pool": "data"}, False),
+        ([{"serinus.io/pool": "head"}, {"serinus.io/pool": "serve"}], {}, False),
+        ([{"serinus.io/pool": "head", "serinus.io/autoscaled": "true"}], {"serinus.io/pool": "data"}, True),
+    ],
+    ids=["private", "there", "not-there", "to-come"],
+)
+def test_work_goes_to_its_pool_where_that_has_nodes_or_gets_them(
+    living: list[dict[str, str]], selector: dict[str, str], lacks: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hosts(wanted: dict[str, str]) -> list[str]:
+        return ["host" for labels in living if wanted.items() <= labels.items()]
+
+    monkeypatch.setattr(session, "node_hosts", hosts)
+    assert session.on_pool("data") == selector
+    assert session.lacks_node("data") == lacks

@@ -14,7 +14,18 @@ import yaml
 
 from cluster.errors import ConfigError
 from cluster.launcher import check_launcher
-from cluster.topology import HEAD, MIN_CPUS, POOL_LABEL, POOLS, load_topology, pool_of, scaled, share_gpus, start_flags
+from cluster.topology import (
+    AUTOSCALED_LABEL,
+    HEAD,
+    MIN_CPUS,
+    POOL_LABEL,
+    POOLS,
+    load_topology,
+    pool_of,
+    scaled,
+    share_gpus,
+    start_flags,
+)
 
 FILE = Path(__file__).resolve().parents[3] / "ray_cluster.yaml"
 ON_PREMISE = FILE.with_name("ray_cluster_on_premise.yaml")
@@ -31,6 +42,12 @@ def test_the_shipped_file_has_a_head_without_cpus_and_every_pool() -> None:
     assert tuple(pool.name for pool in topology.pools) == POOLS
     assert [pool.num_gpus > 0 for pool in topology.pools] == [False, True, True]
     assert all(pool.labels[POOL_LABEL] == pool.name for pool in topology.pools)
+
+
+def test_only_what_the_launcher_starts_waits_for_its_autoscaler() -> None:
+    (head,) = [kind for kind in launcher()["available_node_types"].values() if kind["labels"][POOL_LABEL] == HEAD]
+    assert head["labels"][AUTOSCALED_LABEL] == "true"
+    assert load_topology(FILE).head.labels == {POOL_LABEL: HEAD}
 
 
 def test_ray_accepts_the_shipped_file() -> None:

@@ -1,0 +1,54 @@
+"""Pools of a cluster whose autoscaler brings nodes: asked for, and waited for with a word about what for, and not without end."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+from cluster.errors import ResourceError
+from cluster.progress import say
+from cluster.session import is_autoscaled, lacks_node, on_pool
+
+NODE_TIMEOUT_S = 1800.0
+"""A cloud's GPU machine with its environment comes within minutes; one that is sold out never does."""
+SAY_EVERY_S = 60.0
+
+
+def wait_for_node(
+    stage: str, pool: str, *, num_tasks: int = 1, num_gpus: int = 0, timeout_s: float = NODE_TIMEOUT_S
+) -> None:
+    """Ask for nodes that hold so many tasks at once, and return when the pool has one; at once where no autoscaler could bring any.
+
+    Raises:
+        ResourceError: none came within `timeout_s`.
+    """
+    if not is_autoscaled():
+        return
+    import ray
+
+    # Tasks that wait are what the autoscaler acts on, and Ray Data has none waiting: it starts what the nodes of now can hold. On
+    # nodes these take no time.
+    task = ray.remote(_nothing).options(num_cpus=1, num_gpus=num_gpus, label_selector=on_pool(pool), max_retries=-1)
+    asked = [task.remote() for _ in range(num_tasks)]
+    if lacks_node(pool):
+        _wait(stage, pool, asked, timeout_s)
+
+
+def _wait(stage: str, pool: str, asked: list[Any], timeout_s: float) -> None:
+    import ray
+
+    began = time.monotonic()
+    say(stage, f"pool `{pool}` has no node: waiting for the autoscaler to bring one")
+    while not ray.wait(asked, timeout=min(SAY_EVERY_S, timeout_s))[0]:
+        waited_s = time.monotonic() - began
+        if waited_s >= timeout_s:
+            for one in asked:
+                ray.cancel(one, force=True)
+            remedy = "see `ray status` on the head, and monitor.log there, for why the autoscaler brings none; then try again"
+            raise ResourceError(f"pool `{pool}`", f"no node came within {waited_s:.0f} s", remedy)
+        say(stage, f"still waiting for a node of pool `{pool}`, for {waited_s:.0f} s")
+    say(stage, f"pool `{pool}` has a node after {time.monotonic() - began:.0f} s")
+
+
+def _nothing() -> None:
+    """Runs where a node is."""
