@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shutil
 import subprocess
@@ -10,6 +11,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -38,13 +40,17 @@ class NetworkedCluster:
     def __init__(self) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="sn-", dir="/tmp"))  # sockets in it end at 107 characters
         self.network = Network("sn")
-        self._starts = 0
+        self._starts = itertools.count(1)
         for name in POOL_OF:
             self.network.add(name)
         self.document = self._declare()
+
+    def up(self) -> None:
+        """Start the head, then all others."""
         ensure_token()
-        for name in POOL_OF:
-            self.start(name)
+        self.start("head")
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(self.start, [name for name in POOL_OF if name != "head"]))
 
     def _declare(self) -> Any:
         """The on-premise file with these machines in it."""
@@ -78,8 +84,7 @@ class NetworkedCluster:
 
     def _try(self, name: str) -> str | None:
         """What was said, where it failed."""
-        self._starts += 1
-        folder = self.folder / name / str(self._starts)
+        folder = self.folder / name / str(next(self._starts))
         folder.mkdir(parents=True)
         kind = "head" if name == "head" else "worker"
         command = self.document[f"{kind}_start_ray_commands"][

@@ -31,6 +31,7 @@ from tests.integration.training_case import GOLDEN
 
 pytestmark = [
     pytest.mark.chaos,
+    pytest.mark.timeout(1_800),  # the first one has five nodes started for it
     pytest.mark.skipif(not os.environ.get("SERINUS_LONG"), reason="five nodes, twenty minutes: set SERINUS_LONG=1"),
     pytest.mark.skipif(not is_possible(), reason="needs to be root and `ip`, to make network namespaces"),
 ]
@@ -44,6 +45,7 @@ NUM_FILES, FILE_CHARACTERS = 24, 1_500_000
 def cluster() -> Iterator[NetworkedCluster]:
     cluster = NetworkedCluster()
     try:
+        cluster.up()
         yield cluster
     finally:
         cluster.close()
@@ -96,19 +98,6 @@ def report(what: str, clients: Clients, since: float, until: float) -> None:
     print(f"{what}: {len(seen)} requests, {len(lost)} lost, {len(broken)} streams broken, the longest {longest:.1f} s")
     assert len(seen) > 20
     assert lost == []
-
-
-def test_stages_run_on_the_machines_of_their_pools(
-    cluster: NetworkedCluster, serving: dict[str, list[str]], storage: LocalStorage, tiny_model: Path
-) -> None:
-    raw = Path(__file__).resolve().parents[2] / "recipes" / "quickstart" / "raw"
-    cleaned = cluster.ask("clean", str(storage.root / "quick"), str(raw))
-    trained = cluster.ask("train", str(storage.root / "quick"), str(tiny_model))
-    print(cleaned["tasks"], trained["actors"], serving)
-    assert set(cleaned["tasks"]) == {"data"}
-    assert set(trained["actors"]["RayTrainWorker"]) == {"train"}
-    assert serving == {"gateways": ["serve"] * NUM_GATEWAYS, "models": ["serve"] * NUM_MODELS}
-    assert trained["losses"] == pytest.approx(json.loads(GOLDEN.read_text()), rel=1e-3)
 
 
 @pytest.mark.usefixtures("serving")
@@ -177,6 +166,19 @@ def test_a_serve_machine_dies_under_load(cluster: NetworkedCluster, watch: Watch
         clients.wait_for(40)
     report("a serve machine killed", clients, since, time.time())
     print(f"noticed {noticed_s:.1f} s after, whole {back_s:.1f} s after a new machine had started ({started_s:.1f} s)")
+
+
+def test_stages_run_on_the_machines_of_their_pools(
+    cluster: NetworkedCluster, serving: dict[str, list[str]], storage: LocalStorage, tiny_model: Path
+) -> None:
+    raw = Path(__file__).resolve().parents[2] / "recipes" / "quickstart" / "raw"
+    cleaned = cluster.ask("clean", str(storage.root / "quick"), str(raw))
+    trained = cluster.ask("train", str(storage.root / "quick"), str(tiny_model))
+    print(cleaned["tasks"], trained["actors"], serving)
+    assert set(cleaned["tasks"]) == {"data"}
+    assert set(trained["actors"]["RayTrainWorker"]) == {"train"}
+    assert serving == {"gateways": ["serve"] * NUM_GATEWAYS, "models": ["serve"] * NUM_MODELS}
+    assert trained["losses"] == pytest.approx(json.loads(GOLDEN.read_text()), rel=1e-3)
 
 
 def test_the_data_machine_dies_while_it_cleans(cluster: NetworkedCluster, storage: LocalStorage, texts: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,43 @@ def test_a_job_can_be_stopped(up: Bench, folder: Path) -> None:
     said = up.run(code)
     assert "True\n" in said
     assert said.endswith("exit 130\n")
+
+
+MANY = """
+import time
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from cluster import jobs
+
+def submit(number):
+    job = jobs.submit(["python", "who.py", str(number)], working_dir=Path(FOLDER) / f"f{number % 5}")
+    return number, job, time.monotonic()
+
+began = time.monotonic()
+with ThreadPoolExecutor(NUM) as pool:
+    made = list(pool.map(submit, range(NUM)))
+taken = max(at for _, _, at in made) - began
+codes = [jobs.follow(job, out=lambda text: None) for _, job, _ in made]
+print("took", round(taken), "s to take,", round(time.monotonic() - began), "s to end")
+listed = {job.id: job.status for job in jobs.jobs()}
+for number, job, _ in made:
+    said = [line for line in jobs.log(job).splitlines() if line.startswith("i am")]
+    assert said == [f"i am {number} of f{number % 5}"], (number, job, said)
+print("ids", len({job for _, job, _ in made}), "exits", set(codes), "listed", {listed[job] for _, job, _ in made})
+"""
+
+
+@pytest.mark.skipif(
+    not os.environ.get("SERINUS_LONG"), reason="fifty jobs take minutes on two cores: set SERINUS_LONG=1"
+)
+def test_of_fifty_submissions_at_once_none_is_lost_or_taken_for_another(up: Bench, tmp_path: Path) -> None:
+    """From five folders, so that packages are made and shipped at once, too."""
+    for number in range(5):
+        (folder := tmp_path / f"f{number}").mkdir()
+        (folder / "who.py").write_text(f"import sys\nprint('i am', sys.argv[1], 'of f{number}')\n")
+    said = up.run(f"FOLDER, NUM = {str(tmp_path)!r}, 50\n{MANY}", timeout=1_500)
+    print(said)
+    assert said.endswith("ids 50 exits {0} listed {'SUCCEEDED'}\n")
 
 
 def test_what_cannot_be_done_is_told(up: Bench, folder: Path) -> None:

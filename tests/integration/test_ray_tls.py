@@ -18,6 +18,7 @@ from tests.unit.certificate_files import make_pair
 
 pytestmark = [
     pytest.mark.integration,
+    pytest.mark.timeout(1_200),
     pytest.mark.skipif(not os.environ.get("SERINUS_LONG"), reason="a cluster of its own, a minute: set SERINUS_LONG=1"),
 ]
 
