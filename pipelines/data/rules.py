@@ -31,19 +31,11 @@ PATTERNS: dict[str, tuple[tuple[str, str], ...]] = {
     "strip_bracketed_references": (
         (rf"([\p{{L}}\p{{N}}.;:!?)\"'’”%])(?:[ \t]*{REFERENCE})+|(,)(?:{REFERENCE})+", r"\1\2"),
     ),
-    # Indentation stays, for it means something in code and lists; so does one empty line, the paragraph break.
-    "collapse_white_space": (
-        (r"\r\n?", "\n"),
-        (r"([^\s\p{Zs}])[\t\p{Zs}]+", r"\1 "),
-        (r"(?m)[\t\p{Zs}]+$", ""),
-        (r"\n{3,}", "\n\n"),
-        (r"\A\n+|\n+\z", ""),
-    ),
 }
 """Built-in rules that are RE2 replacements, in order."""
 
-REPAIR = "repair_unicode"
-BUILT_IN = (REPAIR, *PATTERNS, "c4_lines")
+REPAIR, WHITE_SPACE, C4_LINES = "repair_unicode", "collapse_white_space", "c4_lines"
+BUILT_IN = (REPAIR, *PATTERNS, WHITE_SPACE, C4_LINES)
 
 # Zero-width space, word joiner, byte-order mark, soft hyphen, directional marks: no reader sees them, a tokenizer does.
 # Zero-width joiner and non-joiner stay: Persian, Indic scripts and emoji are spelt with them.
@@ -85,9 +77,35 @@ def _compile(config: RuleConfig) -> Rule:
 def _built_in(name: str) -> Rule:
     if name == REPAIR:
         return Rule(name, repair_column)
-    if name == "c4_lines":
+    if name == WHITE_SPACE:
+        return Rule(name, _collapse_white_space)
+    if name == C4_LINES:
         return Rule(name, _keep_c4_lines)
-    return Rule(name, _replacing(PATTERNS[name]))
+    return Rule(name, _replacing_where_hinted(name))
+
+
+def _replacing_where_hinted(name: str) -> Callable[[pa.Array], pa.Array]:
+    """RE2 goes through the texts alone that have what every match begins with: few, and found ten times faster."""
+    replace = _replacing(PATTERNS[name])
+
+    def apply(texts: pa.Array) -> pa.Array:
+        import pyarrow.compute as pc
+
+        from pipelines.data.kernels import spacing
+        from pipelines.data.kernels.characters import buffers
+
+        bit = spacing.ADDRESS if name == "strip_urls" else spacing.REFERENCE
+        hinted = spacing.hints(buffers(texts)) & bit > 0
+        return pc.replace_with_mask(texts, hinted, replace(texts.filter(hinted))) if hinted.any() else texts
+
+    return apply
+
+
+def _collapse_white_space(texts: pa.Array) -> pa.Array:
+    from pipelines.data.kernels.characters import array, buffers
+    from pipelines.data.kernels.spacing import collapsed
+
+    return array(collapsed(buffers(texts)))
 
 
 def _replacing(replacements: tuple[tuple[str, str], ...]) -> Callable[[pa.Array], pa.Array]:

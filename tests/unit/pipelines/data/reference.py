@@ -9,6 +9,15 @@ from collections.abc import Callable, Iterator, Sequence
 from pipelines.config import FilterConfig, FineWebConfig
 from pipelines.data.kernels.characters import BULLETS, TERMINALS
 
+WHITE_SPACE = (
+    (r"\r\n?", "\n"),
+    (r"([^\s\p{Zs}])[\t\p{Zs}]+", r"\1 "),
+    (r"(?m)[\t\p{Zs}]+$", ""),
+    (r"\n{3,}", "\n\n"),
+    (r"\A\n+|\n+\z", ""),
+)
+"""What `collapse_white_space` does, as RE2's replacements, one after the other."""
+
 STOP_WORDS = {"the", "be", "to", "of", "and", "that", "have", "with"}
 ELLIPSES = ("...", "…")
 
