@@ -102,7 +102,8 @@ def _score(
 ) -> None:
     """`counts` is zero for every feature, before and after; `logs` has log(1 + n) of every n.
 
-    A text without features scores 0 for every language. Features are added four at a time, each in its turn: the sums are those of one after the other.
+    A text without features scores 0 for every language. Features are added four at a time, each in its turn:
+    the sums are those of one after the other.
     """
     found = np.empty(len(states) + 1, np.int32)
     sums = np.empty(scores.shape[1], np.float32)
