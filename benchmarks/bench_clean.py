@@ -71,7 +71,7 @@ def by_reference(folder: Path) -> tuple[float, list[str]]:
     from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
     from pipelines.config import FilterConfig
-    from pipelines.data.rules import repair_unicode
+    from pipelines.data.repair import repair_unicode
     from tests.unit.pipelines.data.reference import first_objection
 
     identifier, config = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True), FilterConfig()

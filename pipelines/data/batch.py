@@ -18,7 +18,8 @@ from pipelines.data.document import Document
 from pipelines.data.inventory import SourceFile
 from pipelines.data.protect import protect_column, showing_more
 from pipelines.data.read import read_documents
-from pipelines.data.rules import REPAIR, Rule, compile_rules, repair_column
+from pipelines.data.repair import repair_column
+from pipelines.data.rules import REPAIR, Rule, compile_rules
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import re
-import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-import numpy as np
-from numpy.typing import NDArray
-
 from cluster.errors import ConfigError
 from pipelines.config import RuleConfig
+from pipelines.data.repair import repair_column
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -36,16 +32,6 @@ PATTERNS: dict[str, tuple[tuple[str, str], ...]] = {
 
 REPAIR, WHITE_SPACE, C4_LINES = "repair_unicode", "collapse_white_space", "c4_lines"
 BUILT_IN = (REPAIR, *PATTERNS, WHITE_SPACE, C4_LINES)
-
-# Zero-width space, word joiner, byte-order mark, soft hyphen, directional marks: no reader sees them, a tokenizer does.
-# Zero-width joiner and non-joiner stay: Persian, Indic scripts and emoji are spelt with them.
-INVISIBLE = "\u200b\u2060\ufeff\u00ad\u200e\u200f\u202a\u202b\u202c\u202d\u202e\u2066\u2067\u2068\u2069"
-LINE_BREAKS = "\u0085\u2028\u2029\v\f"
-REMOVED = dict.fromkeys((*range(0x20), *range(0x7F, 0xA0), *map(ord, INVISIBLE)))
-TRANSLATION = {**REMOVED, **{ord(c): "\n" for c in LINE_BREAKS}, ord("\n"): "\n", ord("\t"): "\t"}
-
-
-BROKEN_START = re.compile("^[ÃÂ] ", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -137,56 +123,3 @@ def _keep_c4_lines(texts: pa.Array) -> pa.Array:
     from pipelines.data.kernels.characters import array, buffers
 
     return array(kept_lines(buffers(texts)))
-
-
-def repair_column(texts: pa.Array) -> pa.Array:
-    """As `repair_unicode` of each text, which is asked only where the kernels cannot tell the answer."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    from pipelines.data.kernels import repair
-    from pipelines.data.kernels.characters import array, buffers
-
-    flags = repair.flags(buffers(texts), TRANSLATION)
-    slow = _beyond_kernels(texts, flags)
-    mapped = (flags & repair.MAPPED > 0) & ~slow
-    if mapped.any():
-        easy = array(repair.mapped(buffers(texts.filter(mapped)), TRANSLATION))
-        again = repair.flags(buffers(easy), TRANSLATION)
-        slow[np.flatnonzero(mapped)] = (again & repair.MAPPED > 0) | _beyond_kernels(easy, again)
-        texts = pc.replace_with_mask(texts, mapped & ~slow, easy.filter(~slow[mapped]))
-    repaired = map(repair_unicode, texts.filter(slow).to_pylist())
-    return pc.replace_with_mask(texts, slow, pa.array(repaired, pa.large_string()))
-
-
-def _beyond_kernels(texts: pa.Array, flags: NDArray[np.uint16]) -> NDArray[np.bool_]:
-    """Where more has to be done than to put single characters in the place of others."""
-    from pipelines.data.kernels import repair
-
-    beyond = flags & (repair.COMPLEX | repair.ENTITY) > 0
-    for i in np.flatnonzero(~beyond & (flags & (repair.SUSPECT | repair.UNSETTLED) > 0)).tolist():
-        text = texts[i].as_py()
-        beyond[i] = (flags[i] & repair.SUSPECT and _looks_broken(text)) or not unicodedata.is_normalized("NFC", text)
-    return beyond
-
-
-def _looks_broken(text: str) -> bool:
-    """Whether ftfy would find mojibake in a line of it."""
-    from ftfy.badness import is_bad
-
-    return is_bad(text) or bool(BROKEN_START.search(text))
-
-
-def repair_unicode(text: str) -> str:
-    """Mojibake undone (ftfy), invisible and control characters removed, line breaks made newlines, NFC.
-
-    Typographic quotes stay as they are. Removal comes before NFC: what stood apart may compose now.
-    """
-    from ftfy import fix_text
-
-    for _ in range(3):  # what was hidden between removed characters may be seen in the next round; two are the rule
-        repaired = fix_text(text, uncurl_quotes=False, normalization="NFC")
-        text = unicodedata.normalize("NFC", repaired.translate(TRANSLATION))
-        if text == repaired:
-            break
-    return text

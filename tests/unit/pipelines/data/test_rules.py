@@ -7,7 +7,8 @@ from hypothesis import strategies as st
 
 from cluster.errors import ConfigError
 from pipelines.config import BUILT_IN_RULES, DEFAULT_RULES, RuleConfig
-from pipelines.data.rules import BUILT_IN, compile_rules, repair_unicode
+from pipelines.data.repair import repair_unicode
+from pipelines.data.rules import BUILT_IN, compile_rules
 
 
 def apply(rule: RuleConfig | str, text: str) -> str:
