@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import gzip
 import io
 import json
 import zlib
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from functools import partial
 from itertools import count
 from typing import IO, TYPE_CHECKING, Any
 
@@ -70,11 +72,9 @@ def _jsonl(file: SourceFile, limit: int, part: int | None = None) -> Iterator[Do
             if len(line) > limit and not line.endswith(b"\n"):
                 offset += _skip_line(stream)
                 found = _too_large(file, number, offset - start, limit, f"at byte {start} of {file.name}")
+                yield replace(found, span=(start, offset))
             elif line.strip():
-                found = _from_json_text(file, number, line.rstrip(b"\r\n"))
-            else:
-                continue
-            yield replace(found, span=(start, offset))
+                yield _from_json_text(file, number, line.rstrip(b"\r\n"), (start, offset))
 
 
 def _skip_line(stream: IO[bytes]) -> int:
@@ -105,7 +105,7 @@ def _json(file: SourceFile, limit: int) -> Iterator[Document]:
             yield Document(file.name, raw, file.name, 1, "broken_json", str(error) or "nested too deeply")
         return
     for number, item in enumerate(value if isinstance(value, list) else [value], 1):
-        yield _limited(_from_value(file, number, item, json.dumps(item)), limit)
+        yield _limited(_from_value(file, number, item, partial(json.dumps, item)), limit)
 
 
 def _is_json(line: bytes) -> bool:
@@ -116,28 +116,40 @@ def _is_json(line: bytes) -> bool:
     return True
 
 
-def _from_json_text(file: SourceFile, number: int, line: bytes) -> Document:
-    raw = storable(line.decode("utf-8", "replace").strip())
+def _from_json_text(file: SourceFile, number: int, line: bytes, span: tuple[int, int]) -> Document:
     try:
-        value = json.loads(line.decode("utf-8-sig"))
+        value = json.loads(line.removeprefix(codecs.BOM_UTF8).decode())
     except (ValueError, RecursionError) as error:
         what = "not UTF-8" if isinstance(error, UnicodeDecodeError) else str(error) or "nested too deeply"
-        return Document(f"{file.name}#{number}", raw, file.name, number, "broken_json", f"line {number}: {what}")
-    return _from_value(file, number, value, raw)
+        name, raw = f"{file.name}#{number}", storable(line.decode("utf-8", "replace").strip())
+        return Document(name, raw, file.name, number, "broken_json", f"line {number}: {what}", span)
+    return _from_value(
+        file, number, value, lambda: line.decode("utf-8", "replace").strip(), span, escapes=b"\\u" in line
+    )
 
 
-def _from_value(file: SourceFile, number: int, value: Any, raw: str) -> Document:
+def _from_value(
+    file: SourceFile,
+    number: int,
+    value: Any,
+    raw: Callable[[], str],
+    span: tuple[int, int] | None = None,
+    *,
+    escapes: bool = True,
+) -> Document:
+    """`escapes`: its strings may be such as UTF-8 has no bytes for."""
     name = f"{file.name}#{number}"
     if not isinstance(value, dict):
         detail = f"{type(value).__name__} where an object with `{file.text_field}` belongs"
-        return Document(name, storable(raw), file.name, number, "missing_text", detail)
+        return Document(name, storable(raw()), file.name, number, "missing_text", detail, span)
     text = value.get(file.text_field)
     if not isinstance(text, str):
         known = ", ".join(map(repr, list(value)[:8])) or "none"
         detail = f"no text in `{file.text_field}`; fields: {known}"
-        return Document(name, storable(raw), file.name, number, "missing_text", storable(detail))
+        return Document(name, storable(raw()), file.name, number, "missing_text", storable(detail), span)
     given = value.get(file.id_field) if file.id_field else None
-    return Document(name if given is None else storable(str(given)), storable(text), file.name, number)
+    own = name if given is None else storable(str(given))
+    return Document(own, storable(text) if escapes else text, file.name, number, None, "", span)
 
 
 def _parquet(file: SourceFile, limit: int, part: int | None = None) -> Iterator[Document]:
@@ -165,7 +177,7 @@ def _parquet(file: SourceFile, limit: int, part: int | None = None) -> Iterator[
                         detail = f"row {row}: {storable(str(value)).splitlines()[0]}"
                         yield Document(f"{file.name}#{row}", "", file.name, row, "unreadable", detail)
                     else:
-                        yield _limited(_from_value(file, row, value, str(value)), limit)
+                        yield _limited(_from_value(file, row, value, partial(str, value)), limit)
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, UnicodeDecodeError, OSError) as error:
         if isinstance(error, OSError) and (error.errno is not None or "AWS Error" in str(error)):
             raise  # the disk or the network; Arrow reports damaged pages as OSError too, but without a number

@@ -80,10 +80,10 @@ def _rows(words: list[list[Points]]) -> tuple[NDArray[np.uint8], Uint64s]:
             bits[word, points] |= np.uint64(1 << bit)
     keys = np.bitwise_xor.reduce([row * FACTOR ** np.uint64(word) for word, row in enumerate(bits)])
     _, one_of_each, kinds = np.unique(keys, return_index=True, return_inverse=True)
-    places, kinds = np.ascontiguousarray(bits[:, one_of_each].T), kinds.reshape(-1).astype(np.uint8)
-    assert len(places) <= 256
-    assert (bits == places[kinds].T).all()
-    return kinds, places
+    rows = np.ascontiguousarray(bits[:, one_of_each].T)
+    assert len(rows) <= 256
+    assert (bits == rows[kinds.reshape(-1)].T).all()
+    return kinds.reshape(-1).astype(np.uint8), rows
 
 
 def _sequences(expression: re.Pattern[str]) -> Iterator[tuple[bool, list[Points]]]:
