@@ -33,6 +33,14 @@ class ZeroConfig(StrictModel):
     """Merged over the DeepSpeed dictionary last."""
 
 
+class ParallelConfig(StrictModel):
+    """Workers that hold one copy of the model together. The others hold further copies, each of which takes a part of a step."""
+
+    tensor: int = Field(1, ge=1)
+    """Of each matrix, a worker holds one in so many parts (Shoeybi et al. 2019, arXiv 1909.08053). They talk twice a layer
+    and direction: keep them on one machine."""
+
+
 class CausalConfig(StrictModel):
     """Every token of the dataset's documents from those before it."""
 
@@ -142,6 +150,8 @@ class TrainConfig(StrictModel):
     cpus_per_worker: float = Field(1, gt=0)
     pool: Pool = "train"
     zero: ZeroConfig = ZeroConfig()
+    """Shares out what copies of the model have in common."""
+    parallel: ParallelConfig = ParallelConfig()
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     """What matrices are multiplied in; weights and moments are stepped in float32 either way. `auto`: bfloat16, or float32 where a
     rank's CPU has no instructions for bfloat16; the model made is kept in bfloat16 all the same."""
@@ -150,7 +160,7 @@ class TrainConfig(StrictModel):
     sequence_length: int = Field(1024, ge=8)
     """Tokens."""
     sequences_per_worker: int = Field(8, ge=1)
-    """Per micro-batch; with dpo, pairs."""
+    """Per micro-batch; with dpo, pairs. With `parallel`, of the workers that hold one copy of the model together."""
     gradient_accumulation: int = Field(1, ge=1)
     sequences_per_step: int | None = Field(None, ge=1)
     """Over all workers and micro-batches. When given, the accumulation follows from it, and a run that was interrupted
@@ -232,6 +242,7 @@ class TrainConfig(StrictModel):
             raise ValueError(
                 "consolidation needs zero stage 1, 2 or 3: at stage 0 gradients are clipped where it cannot see"
             )
+        self._check_parallel()
         if self.sequences_per_step is not None:
             self._check_accumulation(self.sequences_per_step)
         if (self.zero.offload_parameters and self.zero.stage != 3) or (
@@ -243,21 +254,41 @@ class TrainConfig(StrictModel):
     def _check_accumulation(self, sequences_per_step: int) -> None:
         if self.gradient_accumulation != 1:
             raise ValueError("gradient_accumulation follows from sequences_per_step: leave one of them out")
-        at_once = self.num_workers * self.sequences_per_worker
-        if sequences_per_step % at_once:
+        if sequences_per_step % (self.replicas * self.sequences_per_worker):
+            how = "num_workers" if self.parallel.tensor == 1 else "(num_workers / parallel.tensor)"
             raise ValueError(
-                f"sequences_per_step ({sequences_per_step}) must be a multiple of num_workers x sequences_per_worker"
-                f" ({self.num_workers} x {self.sequences_per_worker})"
+                f"sequences_per_step ({sequences_per_step}) must be a multiple of {how} x sequences_per_worker"
+                f" ({self.replicas} x {self.sequences_per_worker})"
             )
+
+    def _check_parallel(self) -> None:
+        tensor = self.parallel.tensor
+        if self.num_workers % tensor:
+            raise ValueError(f"num_workers ({self.num_workers}) must be a multiple of parallel.tensor ({tensor})")
+        if tensor > 1 and self.lora:
+            raise ValueError(
+                "lora does not go with parallel.tensor: an adapter's matrices are not cut up; share the frozen weights out by"
+                " zero stage 3 instead"
+            )
+        if tensor > 1 and self.privacy:
+            raise ValueError(
+                "privacy does not go with parallel.tensor: no worker has the whole gradient of an example, whose length is to"
+                " be cut"
+            )
+
+    @property
+    def replicas(self) -> int:
+        """Copies of the model, each held by as many workers as `parallel` says; ZeRO shares out what they have in common."""
+        return self.num_workers // self.parallel.tensor
 
     @property
     def accumulation(self) -> int:
         """Micro-batches of an optimizer step."""
         if self.sequences_per_step is None:
             return self.gradient_accumulation
-        return self.sequences_per_step // (self.num_workers * self.sequences_per_worker)
+        return self.sequences_per_step // (self.replicas * self.sequences_per_worker)
 
     @property
     def total_sequences(self) -> int:
         """Sequences of an optimizer step over all workers."""
-        return self.num_workers * self.sequences_per_worker * self.accumulation
+        return self.replicas * self.sequences_per_worker * self.accumulation

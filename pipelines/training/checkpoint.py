@@ -11,7 +11,7 @@ from typing import Any
 from cluster.artifacts import Incident, LossPoint
 from cluster.config import StrictModel
 from cluster.errors import InputError
-from pipelines.training import layout, slices
+from pipelines.training import layout, parallel, slices
 from pipelines.training.guard import Kept
 from pipelines.training.slices import Slice, Values
 
@@ -72,15 +72,19 @@ def write(engine: Any, record: Record, folder: Path) -> None:
 
 
 def _own_slices(engine: Any) -> Iterator[tuple[Slice, Values]]:
-    if engine.zero_optimization_stage() == 0 and engine.global_rank > 0:
-        return  # rank 0 has the same
+    if engine.zero_optimization_stage() == 0 and parallel.replica(engine)[0] > 0:
+        return  # the first copy has the same
     states = layout.states(engine)
     for master in layout.masters(engine):
         flats = {"weights": master.tensor.detach(), **states.get(master.tensor, {})}
-        for piece in master.pieces:
+        for piece in (piece for piece in master.pieces if not piece.is_spare):
             for kind in slices.KINDS:
                 values = flats[kind].view(-1)[piece.at : piece.at + piece.num]
-                yield Slice(piece.name, kind, piece.start, piece.num), values.float().cpu().numpy()
+                yield _slice(piece, kind), values.float().cpu().numpy()
+
+
+def _slice(piece: layout.Piece, kind: str) -> Slice:
+    return Slice(piece.name, kind, piece.start, piece.num, piece.columns)
 
 
 def restore(engine: Any) -> Record:
@@ -147,13 +151,13 @@ def _read_master(reader: slices.Reader, master: layout.Master, step: int) -> dic
     flats = {"weights": master.tensor.detach(), **state}
     for piece in master.pieces:
         for kind, flat in flats.items():
-            values = reader.read(Slice(piece.name, kind, piece.start, piece.num))
+            values = reader.read(_slice(piece, kind))
             flat.view(-1)[piece.at : piece.at + piece.num].copy_(torch.from_numpy(values))
     return {"step": torch.tensor(float(step)), **state}
 
 
 def weights(engine: Any) -> dict[str, Any]:
-    """All weights, whole, on rank 0 (empty elsewhere). Every rank must call it: stage 3 gathers parameter by parameter.
+    """All weights, whole, on rank 0 (empty elsewhere). Every rank must call it: they are gathered parameter by parameter.
 
     A tensor under two names (tied embeddings) is one object under both, as transformers expects it for saving.
     """
@@ -162,7 +166,8 @@ def weights(engine: Any) -> dict[str, Any]:
     for name, tensor in engine.module.state_dict(keep_vars=True).items():
         if id(tensor) not in copies:
             with _gathered(tensor):
-                copies[id(tensor)] = tensor.detach().cpu().clone() if engine.global_rank == 0 else None
+                one = parallel.assembled(tensor)
+                copies[id(tensor)] = one.cpu().clone() if engine.global_rank == 0 else None
         if engine.global_rank == 0:
             whole[name] = copies[id(tensor)]
     return whole

@@ -10,6 +10,8 @@ from cluster.arithmetic import settled
 from pipelines.config import TrainConfig
 from pipelines.training.lora import add_adapter
 from pipelines.training.losses import check_boundaries
+from pipelines.training.parallel import check_heads, check_plan
+from pipelines.training.shape import shape_of
 from pipelines.training.zero3 import deepspeed_config
 
 
@@ -30,9 +32,15 @@ def build_engine(config: TrainConfig, folder: Path) -> Any:
     deepspeed.init_distributed(dist_backend="nccl" if config.gpus_per_worker else "gloo")
     config = config.replace(precision=common_precision(config))
     settings = deepspeed_config(config)
-    sharded_load = HfDeepSpeedConfig(settings) if config.zero.stage == 3 else None  # in force while it is referenced
+    whole = (
+        config.zero.stage < 3 or config.parallel.tensor > 1
+    )  # what is cut up between ranks of a copy is loaded whole
+    sharded_load = None if whole else HfDeepSpeedConfig(settings)  # in force while it is referenced
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, config.precision), local_files_only=True)
     model.config.use_cache = False
+    if config.parallel.tensor > 1:
+        check_plan(model)
+        check_heads(shape_of(model.config.to_dict()), config.parallel.tensor)
     adapter = add_adapter(model, config.lora) if config.lora else None
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()

@@ -7,19 +7,26 @@ norms would begin to decay (stage3.py, load_hp_checkpoint_state_from_checkpoint_
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
 from cluster.errors import ConfigError
+from pipelines.training.parallel import Cut, cut_of, member
+from pipelines.training.slices import Columns
 
 
 class Piece(NamedTuple):
-    """Values `start` to `start + num` of the parameter `name` stand from `at` on in a master tensor."""
+    """Values `start` to `start + num` of the parameter `name`, or of some of its columns, stand from `at` on in a master
+    tensor."""
 
     name: str
     start: int
     num: int
     at: int
+    columns: Columns | None = None
+    is_spare: bool = False
+    """Another rank of the same copy of the model has the same values (parallel.py)."""
 
 
 class Master(NamedTuple):
@@ -35,13 +42,28 @@ def masters(engine: Any) -> list[Master]:
     Raises:
         ConfigError: they are kept where they cannot be reached (NVMe).
     """
+    cuts, spare = {name: cut_of(parameter) for name, parameter in engine.module.named_parameters()}, member(engine) > 0
+    return [Master(one.tensor, tuple(_in_whole(p, cuts[p.name], spare) for p in one.pieces)) for one in _own(engine)]
+
+
+def _own(engine: Any) -> Iterator[Master]:
+    """Pieces of the parameters as this rank has them."""
     names = {id(parameter): name for name, parameter in engine.module.named_parameters()}
     optimizer = engine.optimizer
     if hasattr(optimizer, "fp32_partitioned_groups_flat"):
-        return list(_stage_3(optimizer, names))
+        return _stage_3(optimizer, names)
     if hasattr(optimizer, "bit16_groups"):
-        return list(_stage_1_and_2(optimizer.single_partition_of_fp32_groups, optimizer.bit16_groups, names))
-    return list(_stage_0(optimizer, names))
+        return _stage_1_and_2(optimizer.single_partition_of_fp32_groups, optimizer.bit16_groups, names)
+    return _stage_0(optimizer, names)
+
+
+def _in_whole(piece: Piece, cut: Cut | None, spare: bool) -> Piece:
+    """Where the piece of what the rank has stands in the whole parameter."""
+    if cut is None:
+        return piece._replace(is_spare=spare)
+    if cut.dim == 0:
+        return piece._replace(start=piece.start + cut.first * math.prod(cut.shape[1:]))
+    return piece._replace(columns=Columns(cut.first, cut.num, cut.shape[1]))
 
 
 def _stage_3(optimizer: Any, names: dict[int, str]) -> Iterator[Master]:

@@ -22,6 +22,7 @@ from pipelines.training.guard import WINDOW, Kept, data_step, suspects, trouble,
 from pipelines.training.lora import merged, save_adapter
 from pipelines.training.losses import Loss, loss_of
 from pipelines.training.packing import Share
+from pipelines.training.parallel import replica
 from pipelines.training.private_examples import Examples
 from pipelines.training.private_run import examples_of
 from pipelines.training.private_step import private_step
@@ -80,7 +81,7 @@ def _batches(engine: Any, config: TrainConfig, storage: Storage, what: Plan) -> 
     """Must come before a checkpoint is read: the model is still the one that preferences are measured against."""
     if what.terms is not None:
         return examples_of(engine, config, storage, what)
-    share = Share(engine.global_rank, engine.world_size, config.sequences_per_worker, config.accumulation)
+    share = Share(*replica(engine), config.sequences_per_worker, config.accumulation)
     match config.method:
         case CausalConfig():
             new = _packed(config, storage, what.tokens["dataset"])

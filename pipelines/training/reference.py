@@ -12,6 +12,7 @@ from cluster.storage import Storage
 from pipelines.training.batches import rows_batch
 from pipelines.training.examples import Examples
 from pipelines.training.losses import log_probabilities
+from pipelines.training.parallel import replica
 
 
 def reference(engine: Any, examples: Examples, storage: Storage, key: str, rows: int) -> NDArray[np.float32]:
@@ -40,12 +41,12 @@ def _computed(engine: Any, examples: Examples, rows: int) -> NDArray[np.float32]
     import torch
     import torch.distributed as dist
 
-    num = len(examples.ends)
+    num, (own_copy, copies) = len(examples.ends), replica(engine)
     scores = torch.zeros(num, device=engine.device)
     engine.eval()
     with torch.no_grad():
-        for first in range(0, num, rows * engine.world_size):
-            start = first + rows * engine.global_rank
+        for first in range(0, num, rows * copies):
+            start = first + rows * own_copy
             own = list(range(start, min(start + rows, num)))
             # A rank without rows takes part with the first one: at stage 3 all gather the weights together.
             inputs, labels, _ = rows_batch(examples, own or [0])
@@ -54,4 +55,5 @@ def _computed(engine: Any, examples: Examples, rows: int) -> NDArray[np.float32]
             scores[own] = found[: len(own)]
     engine.train()
     dist.all_reduce(scores)
+    scores /= engine.world_size // copies  # ranks of one copy found the same
     return np.asarray(scores.cpu().numpy())

@@ -20,15 +20,38 @@ Values = NDArray[np.float32]
 
 KINDS = ("weights", "exp_avg", "exp_avg_sq")
 """What is kept of a parameter: its float32 weights and AdamW's two moments, by torch's names."""
+AT_ONCE = 2**20
+"""Values that are looked up together; each takes some 40 bytes meanwhile."""
+
+
+class Columns(NamedTuple):
+    """Some of a matrix's columns."""
+
+    first: int
+    num: int
+    whole: int
+    """How many the matrix has."""
+
+    def places(self, start: int, stop: int) -> NDArray[np.int64]:
+        """Where values `start` to `stop` of these columns, flattened, stand in the flattened matrix."""
+        row, column = np.divmod(np.arange(start, stop), self.num)
+        return row * self.whole + self.first + column
+
+    def found(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
+        """The other way round; -1 for what stands in other columns."""
+        row, column = np.divmod(places, self.whole)
+        column -= self.first
+        return np.where((column >= 0) & (column < self.num), row * self.num + column, -1)
 
 
 class Slice(NamedTuple):
-    """Values `start` to `start + num` of a parameter, flattened."""
+    """Values `start` to `start + num` of a parameter, or of some of its columns, flattened."""
 
     name: str
     kind: str
     start: int
     num: int
+    columns: Columns | None = None
 
 
 class Placed(StrictModel):
@@ -38,6 +61,7 @@ class Placed(StrictModel):
     kind: str
     start: int
     num: int
+    columns: Columns | None = None
     at: int
 
 
@@ -67,6 +91,29 @@ def _append(file: BinaryIO, hashed: Any, values: Values) -> int:
     data = np.ascontiguousarray(values, dtype="<f4").data.cast("B")
     hashed.update(data)
     return file.write(data) // 4
+
+
+def _copy(own: Values, placed: Placed, values: Values, wanted: Slice) -> int:
+    """Fill in what both have, where both are counted alike. Returns how many values that are."""
+    low, high = max(placed.start, wanted.start), min(placed.start + placed.num, wanted.start + wanted.num)
+    if low >= high:
+        return 0
+    values[low - wanted.start : high - wanted.start] = own[low - placed.start : high - placed.start]
+    return high - low
+
+
+def _pick(own: Values, placed: Placed, values: Values, wanted: Slice) -> int:
+    """The same where one or both are columns of the matrix: value by value."""
+    num = 0
+    for start in range(0, wanted.num, AT_ONCE):
+        stop = min(start + AT_ONCE, wanted.num)
+        first, last = wanted.start + start, wanted.start + stop
+        places = wanted.columns.places(first, last) if wanted.columns else np.arange(first, last)
+        at = (placed.columns.found(places) if placed.columns else places) - placed.start
+        has = (at >= 0) & (at < placed.num)
+        values[start:stop][has] = own[at[has]]
+        num += int(has.sum())
+    return num
 
 
 class Reader:
@@ -102,13 +149,10 @@ class Reader:
         Raises:
             InputError: some are in none: the checkpoint is of another model.
         """
-        values, end, num = np.empty(wanted.num, dtype=np.float32), wanted.start + wanted.num, 0
+        values, num = np.empty(wanted.num, dtype=np.float32), 0
         for placed, file in self._found.get((wanted.name, wanted.kind), []):
-            low, high = max(placed.start, wanted.start), min(placed.start + placed.num, end)
-            if low < high:
-                at = placed.at - placed.start
-                values[low - wanted.start : high - wanted.start] = file[at + low : at + high]
-                num += high - low
+            own = file[placed.at : placed.at + placed.num]
+            num += (_copy if placed.columns == wanted.columns else _pick)(own, placed, values, wanted)
         if num != wanted.num:
             raise self._damaged("", f"holds {num} of {wanted.num} values asked for of {wanted.kind} of {wanted.name}")
         return values

@@ -32,7 +32,8 @@ def optimizer_step(engine: Any, batches: Batches, step: int, rate: float, loss_f
     micro_batches = batches.of_step(step)
     counts = torch.tensor([(b.num_targets, b.num_tokens, b.checksum) for b in micro_batches]).sum(0).to(engine.device)
     dist.all_reduce(counts)
-    num_targets, num_tokens, checksum = counts.tolist()
+    copies = engine.world_size // batches.share.world_size  # ranks with the same data: they hold one model together
+    num_targets, num_tokens, checksum = (counts // copies).tolist()
     # DeepSpeed divides by the ranks and the micro-batches, which hold different numbers of targets: undo that, so that
     # each target of the step weighs the same wherever it is computed.
     weight = num_targets / (batches.share.accumulation * batches.share.world_size)
@@ -43,4 +44,4 @@ def optimizer_step(engine: Any, batches: Batches, step: int, rate: float, loss_f
         engine.step()  # DeepSpeed updates the weights at the last micro-batch of the step
         total += loss.detach()
     dist.all_reduce(total)
-    return Step(float(total) / num_targets, num_tokens, checksum % 2**32)
+    return Step(float(total) / copies / num_targets, num_tokens, checksum % 2**32)

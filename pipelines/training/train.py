@@ -47,6 +47,7 @@ LAYOUT = {
     "gradient_accumulation",
     "sequences_per_step",
     "gradient_checkpointing",
+    "parallel",
 }
 """Fields that say which worker computes what. What is made differs by rounding alone as long as a step takes the same
 number of sequences, so that they may change as well; so may all of `zero` but `extra`, which can change anything."""

@@ -24,6 +24,9 @@ def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
         "steps_per_print": 2**31,
         "wall_clock_breakdown": False,
     }
+    if config.parallel.tensor > 1:
+        # The loss takes all logits. Left to itself DeepSpeed would give each rank those of its part of the vocabulary.
+        settings["tensor_parallel"] = {"autotp_size": config.parallel.tensor, "vocab_parallel_lm_head": False}
     return merge(settings, config.zero.extra)
 
 

@@ -6,37 +6,20 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 
 from pipelines.config import TrainConfig
-from pipelines.training.consolidation import signs
 from pipelines.training.draws import gaussian, poisson
 from pipelines.training.guard import data_step
-from pipelines.training.packing import Share, Stream, checksum, num_sequences, sequence_ids
+from pipelines.training.packing import Share, checksum, num_sequences, sequence_ids
 from pipelines.training.privacy import LOSS_SHARE
 from pipelines.training.schedule import learning_rate
-from tests.integration.training_ranks import END, SECRET, documents, old_batches, private, run_phases
+from tests.integration.training_plain import TOLERANCE, config, plain_losses
+from tests.integration.training_ranks import SECRET, documents, private, run_phases
 
 pytestmark = pytest.mark.integration
 
-TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-3}
 STAGES = (1, 2, 3)
-
-
-def config(**fields: Any) -> dict[str, Any]:
-    settings = {
-        "num_workers": 2,
-        "gpus_per_worker": 0,
-        "precision": "float32",
-        "num_steps": 16,
-        "warmup_steps": 3,
-        "sequence_length": 64,
-        "sequences_per_worker": 1,
-        "sequences_per_step": 4,
-        "learning_rate": 3e-3,
-    }
-    return TrainConfig.model_validate({**settings, **fields}).model_dump()
 
 
 PRIVATE = config(
@@ -45,75 +28,6 @@ PRIVATE = config(
 
 SPOILT = 8
 """The step, from 0, whose data makes the loss no number in one of the runs."""
-
-
-def single_documents(step: int, settings: TrainConfig) -> list[np.ndarray[Any, Any]]:
-    """What the step's sequences hold, cut where a document ends."""
-    stream = Stream([documents()])
-    num = num_sequences(len(stream), settings.sequence_length)
-    ids = sequence_ids(Share(0, 1, settings.total_sequences), step, 0, num, settings.seed)
-    sequences = [stream.sequence(i, settings.sequence_length) for i in ids]
-    return [part for s in sequences for part in np.split(s, np.flatnonzero(s == END) + 1) if len(part)]
-
-
-def plain_losses(model_folder: Path, settings: TrainConfig, left_out: tuple[int, ...] = ()) -> list[float]:
-    """One process, torch's AdamW on float32 masters, every document by itself: no packing, DeepSpeed or Ray."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    dtype = getattr(torch, settings.precision)
-    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=dtype)
-    weights = list(model.parameters())
-    masters = [weight.detach().float().clone() for weight in weights]
-    groups = [
-        {"params": [m for m in masters if m.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [m for m in masters if m.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer, losses = torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, eps=settings.eps), []
-    fisher, anchors = plain_fisher(model, settings), [master.clone() for master in masters]
-    for step in range(settings.num_steps):
-        parts = [torch.from_numpy(part) for part in single_documents(data_step(step, left_out), settings)]
-        tokens = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True)  # on the right, where no token looks
-        labels = torch.nn.utils.rnn.pad_sequence(parts, batch_first=True, padding_value=-100)
-        logits = model(input_ids=tokens).logits[:, :-1].float().transpose(1, 2)
-        loss = torch.nn.functional.cross_entropy(logits, labels[:, 1:])
-        loss.backward()
-        for master, weight in zip(masters, weights, strict=True):
-            master.grad, weight.grad = weight.grad.float(), None
-        torch.nn.utils.clip_grad_norm_(masters, settings.max_gradient_norm)
-        for master, important, anchor in zip(masters, fisher, anchors, strict=True):
-            master.grad += important * (master - anchor)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(settings, step)
-        optimizer.step()
-        for master, weight in zip(masters, weights, strict=True):
-            weight.data.copy_(master)
-        losses.append(loss.item())
-    return losses
-
-
-def plain_fisher(model: Any, settings: TrainConfig) -> list[Any]:
-    """The penalty's weight times Fisher's diagonal, from the gradients of single sequences; zeros without consolidation.
-
-    The sign that a sequence's loss gets decides which of its products with others are left in the estimate, so the
-    reference takes the signs of the two ranks.
-    """
-    import torch
-
-    total = [torch.zeros_like(weight, dtype=torch.float32) for weight in model.parameters()]
-    if settings.consolidation is None:
-        return total
-    ranks = [old_batches(settings, rank, 2) for rank in range(2)]
-    at_once = ranks[0].share.sequences_per_step
-    num_steps = settings.consolidation.num_sequences // at_once
-    for step in range(num_steps):
-        for rank in ranks:
-            for batch, sign in zip(rank.of_step(step), signs(rank, step), strict=True):
-                (sign * model(**batch.inputs, labels=batch.labels, use_cache=False).loss).backward()
-        for squares, weight in zip(total, model.parameters(), strict=True):
-            squares.add_(weight.grad.float() ** 2, alpha=settings.consolidation.weight / (num_steps * at_once))
-        model.zero_grad()
-    return total
 
 
 def case(precision: str, stage: int, num_workers: int = 2, **more: Any) -> dict[str, Any]:

@@ -78,8 +78,9 @@ Points = list[dict[str, Any]]
 def run_phases(phases: list[tuple[int, list[dict[str, Any]]]], model: Path, folder: Path) -> list[list[Points]]:
     """What each case of each phase (number of ranks, cases) came to.
 
-    Phases come one after the other. A case is a `config`, and maybe `load`, `save` and `save_at`, and `spoil`: a step whose
-    loss is no number.
+    Phases come one after the other; ranks that hold a copy of the model together need one of their own for each number of
+    them. A case is a `config`, and maybe `load`, `save` and `save_at`, `spoil`: a step whose loss is no number, `export`: a
+    folder for the model made, and `model`: another one to begin with.
     """
     given = folder / "phases.json"
     given.write_text(json.dumps({"model": str(model), "phases": phases}))
@@ -158,13 +159,14 @@ def _train_case(model: Path, case: dict[str, Any]) -> Points:
     from pipelines.training.checkpoint import Record
     from pipelines.training.consolidation import consolidate
     from pipelines.training.engine import build_engine
+    from pipelines.training.parallel import replica
 
-    config = TrainConfig.model_validate(case["config"])
+    config, model = TrainConfig.model_validate(case["config"]), Path(case.get("model", model))
     engine = build_engine(config, model)
-    ranks = engine.global_rank, engine.world_size
+    ranks = replica(engine)
     share = batches(config, *ranks)
     if asked := config.consolidation:
-        old = old_batches(config, engine.global_rank, engine.world_size)
+        old = old_batches(config, *ranks)
         consolidate(engine, old, asked.num_sequences, asked.weight)
     if "spoil" in case:
         loop.loss_of = lambda _: spoilt(share, case["spoil"])
@@ -175,6 +177,11 @@ def _train_case(model: Path, case: dict[str, Any]) -> Points:
         if done.step == case.get("save_at"):
             Path(case["save"]).mkdir(parents=True, exist_ok=True)
             checkpoint.write(engine, done, Path(case["save"]))
+    if "export" in case:
+        whole = checkpoint.weights(engine)
+        if engine.global_rank == 0:
+            Path(case["export"]).mkdir()
+            loop.save_model(engine.module, whole, model, Path(case["export"]))
     engine.destroy()
     loop.loss_of = losses.loss_of
     return [{**point.model_dump(), "incidents": len(done.incidents)} for point in done.losses]

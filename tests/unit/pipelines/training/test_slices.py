@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import InputError
-from pipelines.training.slices import KINDS, Reader, Slice, write
+from pipelines.training.slices import AT_ONCE, KINDS, Columns, Reader, Slice, write
 
 SIZES = {"embedding": 23, "norm": 3, "head": 8}
 
@@ -46,6 +46,53 @@ def test_any_number_of_ranks_reads_what_any_other_wrote(tmp_path: Path, writers:
         reader.verify(number)
     for part in (part for parts in shared_out(readers) for part in parts):
         np.testing.assert_array_equal(reader.read(part), value(part))
+
+
+ROWS, WIDTH = 5, 12
+"""Sides of the matrix that ranks share out by columns."""
+
+
+def by_columns(tensor: int, ranks: int) -> list[list[Slice]]:
+    """`tensor` ranks have equal parts of the columns (whole rows where that is 1), and of each the others a range of values."""
+    parts = []
+    for place in range(tensor):
+        columns = Columns(place * WIDTH // tensor, WIDTH // tensor, WIDTH) if tensor > 1 else None
+        size, width = ROWS * WIDTH // tensor, -(-ROWS * WIDTH // tensor // ranks)
+        for rank in range(ranks):
+            num = max(0, min(width, size - rank * width))
+            parts.append([Slice("matrix", kind, rank * width, num, columns) for kind in KINDS if num])
+    return parts
+
+
+def of_matrix(part: Slice) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
+    matrix = 1000.0 * KINDS.index(part.kind) + np.arange(ROWS * WIDTH, dtype=np.float32).reshape(ROWS, WIDTH)
+    if part.columns:
+        matrix = matrix[:, part.columns.first : part.columns.first + part.columns.num]
+    return matrix.flatten()[part.start : part.start + part.num].astype(np.float32)
+
+
+@pytest.mark.parametrize("at_once", [7, AT_ONCE])
+@given(st.sampled_from([1, 2, 3, 4]), st.integers(1, 4), st.sampled_from([1, 2, 3, 4]), st.integers(1, 4))
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
+def test_columns_of_a_matrix_are_put_together_anew(
+    tmp_path: Path, at_once: int, of: int, each: int, into: int, readers: int
+) -> None:
+    written = by_columns(of, each)
+    for rank, parts in enumerate(written):
+        write(tmp_path, rank, ((part, of_matrix(part)) for part in parts))
+    with pytest.MonkeyPatch.context() as smaller:
+        smaller.setattr("pipelines.training.slices.AT_ONCE", at_once)
+        reader = Reader(tmp_path, len(written))
+        for part in (part for parts in by_columns(into, readers) for part in parts):
+            np.testing.assert_array_equal(reader.read(part), of_matrix(part))
+
+
+def test_a_checkpoint_from_before_there_were_columns_is_read(tmp_path: Path) -> None:
+    written(tmp_path, 1)
+    index = tmp_path / "0.json"
+    index.write_text(index.read_text().replace(',"columns":null', ""))
+    part = Slice("head", "weights", 2, 5)
+    np.testing.assert_array_equal(Reader(tmp_path, 1).read(part), value(part))
 
 
 def test_a_changed_a_shortened_and_a_missing_file_are_named(tmp_path: Path) -> None:

@@ -106,6 +106,24 @@ def test_the_accumulation_follows_from_the_sequences_of_a_step() -> None:
         config(num_workers=1, gradient_accumulation=6, **asked)
 
 
+def test_workers_that_hold_a_copy_together_count_as_one_share_of_the_data() -> None:
+    settings = config(num_workers=8, parallel={"tensor": 4}, sequences_per_worker=2, sequences_per_step=12)
+    assert (settings.replicas, settings.accumulation, settings.total_sequences) == (2, 3, 12)
+    assert deepspeed_config(settings)["tensor_parallel"]["autotp_size"] == 4
+    assert "tensor_parallel" not in deepspeed_config(config())
+    assert config(num_workers=8, parallel={"tensor": 4}).total_sequences == 2 * 8
+    with pytest.raises(
+        ValueError, match=r"must be a multiple of \(num_workers / parallel.tensor\) x sequences_per_worker"
+    ):
+        config(num_workers=8, parallel={"tensor": 4}, sequences_per_worker=5, sequences_per_step=12)
+    with pytest.raises(ValueError, match=r"num_workers \(6\) must be a multiple of parallel.tensor \(4\)"):
+        config(num_workers=6, parallel={"tensor": 4})
+    for refused in ({"lora": {}}, {"privacy": {"noise_multiplier": 1.0}, "zero": {"stage": 1}}):
+        with pytest.raises(ValueError, match="does not go with parallel.tensor"):
+            config(parallel={"tensor": 2}, **refused)
+    assert config(parallel={"tensor": 1}, lora={}).replicas == 2
+
+
 def test_consolidation_is_refused_where_it_would_be_wrong() -> None:
     asked = {"dataset": "0" * 16, "weight": 10.0}
     assert config(consolidation=asked, zero={"stage": 1}).consolidation is not None
