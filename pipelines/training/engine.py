@@ -10,8 +10,8 @@ from cluster.arithmetic import settled
 from pipelines.config import TrainConfig
 from pipelines.training.lora import add_adapter
 from pipelines.training.losses import check_boundaries
-from pipelines.training.parallel import check_heads, check_plan
-from pipelines.training.shape import shape_of
+from pipelines.training.parallel import check_plan
+from pipelines.training.shape import check_heads, shape_of
 from pipelines.training.zero3 import deepspeed_config
 
 

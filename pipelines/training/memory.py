@@ -54,8 +54,8 @@ def memory(shape: Shape, config: TrainConfig, zero: ZeroConfig | None = None) ->
     """
     zero = zero or config.zero
     gpus = config.gpus_per_worker > 0
-    size, ranks = shape.num_parameters, config.num_workers
-    trained = trained_parameters(shape, config)
+    size, ranks = held_parameters(shape, config.parallel.tensor), config.replicas
+    trained = trained_parameters(shape, config) if config.lora else size
     width = 2 if settled(config.precision, gpus) == "bfloat16" else 4
     own = trained / (ranks if zero.stage >= 1 else 1)
     parts = {
@@ -76,6 +76,13 @@ def memory(shape: Shape, config: TrainConfig, zero: ZeroConfig | None = None) ->
     return Memory(
         **kept, activations=activations(shape, config, width), logits=logits(shape, config), buffers=buffers, host=host
     )
+
+
+def held_parameters(shape: Shape, tensor: int) -> float:
+    """Of a rank before ZeRO: with the others of its copy it shares out all but the embedding (parallel.py). An output head
+    that has its weights from there is not shared out either; norms count as if they were."""
+    embedding = shape.vocabulary * shape.hidden
+    return embedding + (shape.num_parameters - embedding) / tensor
 
 
 def _offloaded(zero: ZeroConfig) -> tuple[str, ...]:
@@ -106,20 +113,21 @@ def activations(shape: Shape, config: TrainConfig, width: int) -> float:
     """Bytes kept for the backward pass: of all layers; with gradient_checkpointing, each layer's input and all of one layer
     (Korthikanti et al., section 5: full recomputation)."""
     tokens = _tokens(config)
-    layer = tokens * _per_layer(shape, width)
+    layer = tokens * _per_layer(shape, width, config.parallel.tensor)
     outside = tokens * shape.hidden * (width + 4 + 2 * width)  # the embedding; the last norm
     if config.gradient_checkpointing:
         return outside + layer + shape.layers * tokens * shape.hidden * width
     return outside + shape.layers * layer
 
 
-def _per_layer(shape: Shape, width: int) -> float:
-    """Bytes a token. A norm keeps its input as float32, the normalised values and its output. Fused attention keeps query,
+def _per_layer(shape: Shape, width: int, tensor: int) -> float:
+    """Bytes a token. Attention and feed-forward block are shared out between the ranks of a copy, norms are not (Korthikanti
+    et al., section 4.2.1). A norm keeps its input as float32, the normalised values and its output. Fused attention keeps query,
     key, value (repeated for each head) and output, twice: once as the next module's input; no scores. A gated block keeps
     four tensors: gate, its activation, up, their product."""
     norms = 2 * shape.hidden * (4 + 2 * width)
     attention = 5 * shape.heads * shape.head * width
-    return norms + attention + 4 * shape.intermediate * width
+    return norms + (attention + 4 * shape.intermediate * width) / tensor
 
 
 def logits(shape: Shape, config: TrainConfig) -> float:

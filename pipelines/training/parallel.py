@@ -10,7 +10,6 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from cluster.errors import ConfigError
-from pipelines.training.shape import Shape
 
 
 class Cut(NamedTuple):
@@ -24,21 +23,6 @@ class Cut(NamedTuple):
     """The rank's first row or column."""
     num: int
     """How many it has."""
-
-
-def check_heads(shape: Shape, tensor: int) -> None:
-    """Make sure that attention can be cut into so many equal parts between its heads.
-
-    Raises:
-        ConfigError: one cannot.
-    """
-    for what, num in {"attention heads": shape.heads, "key-value heads": shape.kv_heads}.items():
-        if num % tensor:
-            raise ConfigError(
-                "train.parallel.tensor",
-                f"{tensor}, but the model has {num} {what}",
-                f"give a number that divides {num}, or share the model out by train.zero.stage 3 alone",
-            )
 
 
 def check_plan(model: Any) -> None:

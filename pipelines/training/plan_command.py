@@ -14,10 +14,10 @@ from rich.table import Table
 
 from cluster.storage import Storage, open_storage
 from cluster.topology import load_topology
-from pipelines.config import LifecycleConfig
+from pipelines.config import LifecycleConfig, TrainConfig
 from pipelines.training.memory import Memory
 from pipelines.training.plan import GIB, Plan, make_plan, rate_of, room_of, trouble
-from pipelines.training.shape import Shape, read_shape
+from pipelines.training.shape import Shape, check_heads, read_shape
 
 COLUMNS = {
     "parameters": "weights", "gradients": "grads", "masters": "master", "optimizer": "Adam",
@@ -65,10 +65,14 @@ def plan_recipe(
 
     Args:
         gib: of one rank's device, in place of what the pool's declaration says.
+
+    Raises:
+        ConfigError: the model's heads cannot be shared out as the recipe asks.
     """
     from cluster.errors import UserError
 
     declared, config = load_topology(topology), recipe.train
+    check_heads(shape, config.parallel.tensor)
     room = room_of(config, declared, _free_here() if not config.gpus_per_worker else None)
     if gib is not None:
         room = room._replace(num_bytes=gib * GIB, what="a rank's device, as given")
@@ -80,11 +84,20 @@ def plan_recipe(
 
 
 def warning(recipe: LifecycleConfig) -> str | None:
-    """For `serinus check`: that the training will probably not fit, where the model can be read here."""
+    """For `serinus check`: that the training will probably not fit, where the model can be read here.
+
+    Raises:
+        ConfigError: the model's heads cannot be shared out as the recipe asks.
+    """
     from cluster.errors import UserError
 
     try:
-        found = trouble(plan_recipe(recipe, read_shape(recipe.model.source), None, None, None))
+        shape = read_shape(recipe.model.source)
+    except UserError:
+        return None
+    check_heads(shape, recipe.train.parallel.tensor)
+    try:
+        found = trouble(plan_recipe(recipe, shape, None, None, None))
     except UserError:
         return None  # a model or cluster that is elsewhere: nothing can be said here
     return f"train.zero: {found[0]}\n  -> {found[1]}; all of it: serinus train plan" if found else None
@@ -123,9 +136,9 @@ def _show(plan: Plan, shape: Shape, recipe: LifecycleConfig, out: Console) -> No
     config = recipe.train
     out.print(
         f"{recipe.model.source}: {shape.num_parameters / 1e6:,.1f} M parameters ({shape.counted}); "
-        f"{config.num_workers} ranks, {config.precision}, {config.sequences_per_worker} x {config.sequence_length} tokens at once",
+        f"{_ranks(config)}, {config.precision}, {config.sequences_per_worker} x {config.sequence_length} tokens at once",
         markup=False,
-    )  # fmt: skip
+    )
     out.print(_table(plan))
     known = "is not known (--gib)" if plan.room.num_bytes is None else f"{plan.room.num_bytes / GIB:.2f} GiB"
     out.print(
@@ -135,6 +148,12 @@ def _show(plan: Plan, shape: Shape, recipe: LifecycleConfig, out: Console) -> No
     out.print(_time(plan), markup=False)
     if found := trouble(plan):
         out.print(f"does not fit: {found[0]}\n  -> {found[1]}", markup=False)
+
+
+def _ranks(config: TrainConfig) -> str:
+    tensor = config.parallel.tensor
+    copies = f" ({config.replicas} copies of the model, each on {tensor})" if tensor > 1 else ""
+    return f"{config.num_workers} ranks{copies}"
 
 
 def _table(plan: Plan) -> Table:

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.config import StrictModel
-from cluster.errors import InputError
+from cluster.errors import ConfigError, InputError
 from pipelines.model_size import gguf_fields, num_parameters
 
 HUB = "hf://"
@@ -103,6 +103,21 @@ def shape_of(config: dict[str, Any], counted: int | None = None) -> Shape:
     return (
         shape if counted else shape.replace(num_parameters=_count(shape, each, bool(config.get("tie_word_embeddings"))))
     )
+
+
+def check_heads(shape: Shape, tensor: int) -> None:
+    """Make sure that attention can be cut into so many equal parts between its heads.
+
+    Raises:
+        ConfigError: one cannot.
+    """
+    for what, num in {"attention heads": shape.heads, "key-value heads": shape.kv_heads}.items():
+        if num % tensor:
+            raise ConfigError(
+                "train.parallel.tensor",
+                f"{tensor}, but the model has {num} {what}",
+                f"give a number that divides {num}, or share the model out by train.zero.stage 3 alone",
+            )
 
 
 def _count(shape: Shape, expert: int, tied: bool) -> int:

@@ -75,7 +75,7 @@ def state_bytes(num_parameters: int, config: TrainConfig) -> int:
     """
     width, states = (4, 8) if settled(config.precision, config.gpus_per_worker > 0) == "float32" else (2, 12)
     states += 8 if config.consolidation else 0  # Fisher's diagonal and the old weights, shared out like the moments
-    ranks = config.num_workers
+    ranks = config.replicas  # what shares out a copy of the model adds little: its embedding is counted once
     copies = {"weights": ranks, "gradients": ranks, "states": ranks}
     for part, from_stage in (("states", 1), ("gradients", 2), ("weights", 3)):
         if config.zero.stage >= from_stage:

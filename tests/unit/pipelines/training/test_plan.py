@@ -14,14 +14,14 @@ from typer.testing import CliRunner
 
 from cluster.artifacts import Checkpoint, Ledger, save
 from cluster.config import load_yaml
-from cluster.errors import InputError
+from cluster.errors import ConfigError, InputError
 from cluster.storage import LocalStorage
 from cluster.topology import load_topology
 from pipelines.config import TrainConfig, ZeroConfig
 from pipelines.training import memory as formulas
 from pipelines.training.memory import memory
 from pipelines.training.plan import GIB, Rate, Room, make_plan, rate_of, room_of, trouble
-from pipelines.training.plan_command import warning
+from pipelines.training.plan_command import plan_recipe, warning
 from pipelines.training.shape import read_shape, shape_of
 from serinus import Recipe, app
 
@@ -54,6 +54,27 @@ def test_parameters_are_counted_from_the_configuration_alone() -> None:
 def test_states_are_those_of_the_zero_paper(stage: int, per_parameter: float) -> None:
     shape = shape_of(SEVEN)
     assert memory(shape, config(zero={"stage": stage})).states == per_parameter * shape.num_parameters
+
+
+@pytest.mark.parametrize(("stage", "per_parameter"), [(0, 16), (1, 4 + 12 / 2), (3, 16 / 2)])
+def test_ranks_of_a_copy_share_out_all_but_the_embedding_and_zero_the_rest(stage: int, per_parameter: float) -> None:
+    shape, embedding = shape_of(SEVEN), 32000 * 4096
+    found = memory(shape, config(zero={"stage": stage}, parallel={"tensor": 2}))
+    assert found.states == per_parameter * (embedding + (shape.num_parameters - embedding) / 2)
+    whole = memory(shape, config(zero={"stage": stage}))
+    assert found.activations < 0.8 * whole.activations
+    assert found.logits == whole.logits
+
+
+def test_heads_that_cannot_be_shared_out_are_told_by_plan_and_check(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({**SEVEN, "num_key_value_heads": 2}))
+    recipe = load_yaml(ROOT / "recipes" / "quickstart.yaml", Recipe)
+    train = recipe.train.replace(num_workers=4, parallel={"tensor": 4})
+    asked = recipe.replace(model=recipe.model.replace(source=str(tmp_path)), train=train)
+    with pytest.raises(ConfigError, match=r"train.parallel.tensor.*4, but the model has 2 key-value heads"):
+        warning(asked)
+    with pytest.raises(ConfigError, match="2 key-value heads"):
+        plan_recipe(asked, read_shape(str(tmp_path)), None, None, None)
 
 
 def test_offloaded_states_lie_on_the_host_where_there_is_one_apart() -> None:

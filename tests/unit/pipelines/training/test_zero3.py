@@ -119,7 +119,7 @@ def test_workers_that_hold_a_copy_together_count_as_one_share_of_the_data() -> N
     with pytest.raises(ValueError, match=r"num_workers \(6\) must be a multiple of parallel.tensor \(4\)"):
         config(num_workers=6, parallel={"tensor": 4})
     for refused in ({"lora": {}}, {"privacy": {"noise_multiplier": 1.0}, "zero": {"stage": 1}}):
-        with pytest.raises(ValueError, match="does not go with parallel.tensor"):
+        with pytest.raises(ValueError, match=r"does not go with parallel\.tensor"):
             config(parallel={"tensor": 2}, **refused)
     assert config(parallel={"tensor": 1}, lora={}).replicas == 2
 
