@@ -1,5 +1,7 @@
 """What `serinus train plan` predicts of memory, beside what ranks on CPUs then take: `python benchmarks/bench_train_plan.py`.
 
+With a word behind it only configurations that have it in their name: `bench_train_plan.py tensor`.
+
 A random Llama of about 30 M parameters, three optimizer steps in each configuration; gloo, one process a rank, forked from one
 that has imported torch and DeepSpeed. Compared:
 - states: bytes of the tensors that stay (weights, float32 masters, Adam's moments), counted on each rank; gradients are left
@@ -14,6 +16,7 @@ import json
 import multiprocessing
 import os
 import socket
+import sys
 import tempfile
 from pathlib import Path
 from typing import Any
@@ -29,6 +32,7 @@ CASES: tuple[dict[str, Any], ...] = (
     {"num_workers": 2, "zero": {"stage": 2}, "precision": "bfloat16"},
     {"num_workers": 2, "zero": {"stage": 3}, "precision": "float32"},
     {"num_workers": 2, "zero": {"stage": 3}, "precision": "float32", "gradient_checkpointing": True},
+    {"num_workers": 2, "parallel": {"tensor": 2}, "zero": {"stage": 1}, "precision": "float32"},
 )
 
 
@@ -48,6 +52,7 @@ def rank(number: int, port: int, case: dict[str, Any], folder: Path, out: Path) 
     from pipelines.training.engine import build_engine
     from pipelines.training.loop import train_steps
     from pipelines.training.packing import Share, Stream
+    from pipelines.training.parallel import replica
 
     names = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": case["num_workers"], "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "127.0.0.1"})
@@ -55,7 +60,7 @@ def rank(number: int, port: int, case: dict[str, Any], folder: Path, out: Path) 
     engine = build_engine(config, folder)
     Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew (man 5 proc): loading is not what is predicted
     tokens = np.random.default_rng(0).integers(3, 8000, 40_000).astype("<u2")
-    share = Share(engine.global_rank, engine.world_size, config.sequences_per_worker, 1)
+    share = Share(*replica(engine), config.sequences_per_worker, 1)
     batches = Batches(Packed(Stream([tokens]), config.sequence_length, 0), share, 0)
     for _ in train_steps(engine, config, batches, Record(), Reported()):
         pass
@@ -124,19 +129,23 @@ def main() -> None:
         print(
             f"{shape.num_parameters / 1e6:.1f} M parameters; MiB a rank: predicted / measured (ratio); process before the model"
         )
-        for case in CASES:
+        for case in (case for case in CASES if "".join(sys.argv[1:]) in name_of(case)):
             found = measure(case, folder)
             planned = memory(shape, settings(case))
             states = planned.states - planned.gradients
             held = max(one["states"] for one in found)
             peak = max(one["peak"] - one["before"] for one in found)
             before = max(one["before"] for one in found)
-            how = " checkpointing" if case.get("gradient_checkpointing") else ""
-            name = f"{case['num_workers']} x ZeRO {case['zero']['stage']} {case['precision']}{how}"
             print(
-                f"{name:36} states {_pair(states, held)}   peak {_pair(planned.peak, peak)}   {before / MIB:5.0f}",
+                f"{name_of(case):36} states {_pair(states, held)}   peak {_pair(planned.peak, peak)}   {before / MIB:5.0f}",
                 flush=True,
             )
+
+
+def name_of(case: dict[str, Any]) -> str:
+    how = " checkpointing" if case.get("gradient_checkpointing") else ""
+    how += f" tensor {case['parallel']['tensor']}" if "parallel" in case else ""
+    return f"{case['num_workers']} x ZeRO {case['zero']['stage']} {case['precision']}{how}"
 
 
 def _pair(predicted: float, measured: float) -> str:
