@@ -39,6 +39,14 @@ class ParallelConfig(StrictModel):
     tensor: int = Field(1, ge=1)
     """Of each matrix, a worker holds one in so many parts (Shoeybi et al. 2019, arXiv 1909.08053). They talk twice a layer
     and direction: keep them on one machine."""
+    pipeline: int = Field(1, ge=1)
+    """A worker holds the layers of one of so many stages (Narayanan et al. 2020, arXiv 2006.09503), and hands micro-batches on
+    to the next. With zero stage 1, and at least as many micro-batches a step."""
+
+    @property
+    def workers(self) -> int:
+        """That hold one copy."""
+        return self.tensor * self.pipeline
 
 
 class CausalConfig(StrictModel):
@@ -242,9 +250,9 @@ class TrainConfig(StrictModel):
             raise ValueError(
                 "consolidation needs zero stage 1, 2 or 3: at stage 0 gradients are clipped where it cannot see"
             )
-        self._check_parallel()
-        if self.sequences_per_step is not None:
+        if self.num_workers % self.parallel.workers == 0 and self.sequences_per_step is not None:
             self._check_accumulation(self.sequences_per_step)
+        self._check_parallel()
         if (self.zero.offload_parameters and self.zero.stage != 3) or (
             self.zero.offload_optimizer and self.zero.stage == 0
         ):
@@ -255,16 +263,19 @@ class TrainConfig(StrictModel):
         if self.gradient_accumulation != 1:
             raise ValueError("gradient_accumulation follows from sequences_per_step: leave one of them out")
         if sequences_per_step % (self.replicas * self.sequences_per_worker):
-            how = "num_workers" if self.parallel.tensor == 1 else "(num_workers / parallel.tensor)"
+            how = "num_workers" if self.parallel.workers == 1 else f"(num_workers / {self.parallel.workers})"
             raise ValueError(
                 f"sequences_per_step ({sequences_per_step}) must be a multiple of {how} x sequences_per_worker"
                 f" ({self.replicas} x {self.sequences_per_worker})"
             )
 
     def _check_parallel(self) -> None:
-        tensor = self.parallel.tensor
-        if self.num_workers % tensor:
-            raise ValueError(f"num_workers ({self.num_workers}) must be a multiple of parallel.tensor ({tensor})")
+        tensor, pipeline = self.parallel.tensor, self.parallel.pipeline
+        if self.num_workers % self.parallel.workers:
+            what = " x ".join(f"parallel.{n} ({k})" for n, k in (("tensor", tensor), ("pipeline", pipeline)) if k > 1)
+            raise ValueError(f"num_workers ({self.num_workers}) must be a multiple of {what}")
+        if pipeline > 1:
+            self._check_pipeline(pipeline)
         if tensor > 1 and self.lora:
             raise ValueError(
                 "lora does not go with parallel.tensor: an adapter's matrices are not cut up; share the frozen weights out by"
@@ -276,10 +287,29 @@ class TrainConfig(StrictModel):
                 " be cut"
             )
 
+    def _check_pipeline(self, pipeline: int) -> None:
+        if self.parallel.tensor > 1:
+            raise ValueError("parallel.pipeline does not go with parallel.tensor yet: leave one of them out")
+        if self.zero.stage != 1 or self.zero.offload_optimizer:
+            raise ValueError(
+                "parallel.pipeline needs zero: {stage: 1}: a step's micro-batches add up their gradients before anything is"
+                " shared out"
+            )
+        fields = ("lora", "privacy", "consolidation")
+        if found := [name for name in fields if getattr(self, name)] + ["dpo"] * (self.method.kind == "dpo"):
+            raise ValueError(
+                f"{found[0]} does not go with parallel.pipeline: it needs gradients or answers of a whole model"
+            )
+        if self.accumulation < pipeline:
+            raise ValueError(
+                f"parallel.pipeline ({pipeline}) needs as many micro-batches a step, or stages would wait: there are"
+                f" {self.accumulation}; raise gradient_accumulation or sequences_per_step"
+            )
+
     @property
     def replicas(self) -> int:
         """Copies of the model, each held by as many workers as `parallel` says; ZeRO shares out what they have in common."""
-        return self.num_workers // self.parallel.tensor
+        return self.num_workers // self.parallel.workers
 
     @property
     def accumulation(self) -> int:

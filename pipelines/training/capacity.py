@@ -17,7 +17,7 @@ from cluster.storage import LocalStorage, Storage
 from pipelines.config import TrainConfig
 from pipelines.progress import say
 from pipelines.training.plan import GIB, Room, host_room, make_plan, trouble
-from pipelines.training.shape import Shape, check_heads, shape_of
+from pipelines.training.shape import Shape, check_parallel, shape_of
 from pipelines.training.zero3 import disk_bytes, host_bytes
 
 RELEASE_S = 30.0
@@ -29,7 +29,7 @@ def check_capacity(config: TrainConfig, base: Weights, storage: Storage) -> None
 
     Raises:
         ResourceError: too few CPUs or GPUs in the pool, clearly too little memory or disk.
-        ConfigError: the sequences are longer than the model's positions, or its heads cannot be shared out.
+        ConfigError: the sequences are longer than the model's positions, or workers cannot hold it together as asked.
     """
     model = _check_positions(config, base, storage)
     nodes = _pool_nodes(config)
@@ -39,7 +39,7 @@ def check_capacity(config: TrainConfig, base: Weights, storage: Storage) -> None
     # A prediction refuses nothing, and says nothing of a configuration whose fields it does not know.
     with suppress(KeyError, TypeError, ValueError):
         shape = shape_of(model, base.num_parameters)
-        check_heads(shape, config.parallel.tensor)
+        check_parallel(shape, config.parallel)
         _warn_of_memory(config, shape, nodes)
     _check_disk(disk_bytes(base.num_parameters, config), storage)
 

@@ -11,7 +11,7 @@ from typing import Any
 from cluster.artifacts import Incident, LossPoint
 from cluster.config import StrictModel
 from cluster.errors import InputError
-from pipelines.training import layout, parallel, slices
+from pipelines.training import layout, parallel, pipeline, slices
 from pipelines.training.guard import Kept
 from pipelines.training.slices import Slice, Values
 
@@ -161,6 +161,8 @@ def weights(engine: Any) -> dict[str, Any]:
 
     A tensor under two names (tied embeddings) is one object under both, as transformers expects it for saving.
     """
+    if hasattr(engine, "stages"):
+        return pipeline.gathered(engine)
     whole: dict[str, Any] = {}
     copies: dict[int, Any] = {}
     for name, tensor in engine.module.state_dict(keep_vars=True).items():

@@ -11,7 +11,8 @@ from pipelines.config import TrainConfig
 from pipelines.training.lora import add_adapter
 from pipelines.training.losses import check_boundaries
 from pipelines.training.parallel import check_plan
-from pipelines.training.shape import check_heads, shape_of
+from pipelines.training.pipeline import Stages, check_frame, cut, schedule
+from pipelines.training.shape import check_parallel, shape_of
 from pipelines.training.zero3 import deepspeed_config
 
 
@@ -40,7 +41,10 @@ def build_engine(config: TrainConfig, folder: Path) -> Any:
     model.config.use_cache = False
     if config.parallel.tensor > 1:
         check_plan(model)
-        check_heads(shape_of(model.config.to_dict()), config.parallel.tensor)
+    if config.parallel.workers > 1:
+        check_parallel(shape_of(model.config.to_dict()), config.parallel)
+    if config.parallel.pipeline > 1:
+        return _pipelined(model, config, settings)
     adapter = add_adapter(model, config.lora) if config.lora else None
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
@@ -55,6 +59,25 @@ def build_engine(config: TrainConfig, folder: Path) -> Any:
     packed = config.method.kind != "dpo" and config.privacy is None
     if packed and not config.attend_across_documents:
         check_boundaries(engine)
+    return engine
+
+
+def _pipelined(model: Any, config: TrainConfig, settings: dict[str, Any]) -> Any:
+    """The engine of this rank's stage of the model; `engine.schedule` goes through a step (pipeline.py)."""
+    import deepspeed
+
+    check_frame(model)
+    if not config.attend_across_documents:
+        check_boundaries(model)  # while it is whole
+    stages = Stages(config.parallel.pipeline)
+    cut(model, stages)
+    if config.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    groups = decay_groups(model, config.weight_decay)
+    engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=settings, mpu=stages)
+    engine.train()
+    engine.adapter, engine.stages = None, stages
+    engine.schedule = schedule(engine, stages, config.sequences_per_worker, config.sequence_length, config.accumulation)
     return engine
 
 

@@ -23,6 +23,7 @@ from pipelines.training.lora import merged, save_adapter
 from pipelines.training.losses import Loss, loss_of
 from pipelines.training.packing import Share
 from pipelines.training.parallel import replica
+from pipelines.training.pipeline import pipelined_step
 from pipelines.training.private_examples import Examples
 from pipelines.training.private_run import examples_of
 from pipelines.training.private_step import private_step
@@ -147,6 +148,8 @@ def train_steps(
 def _one_step(engine: Any, batches: Batches | Examples, step: int, rate: float, loss_function: Loss) -> Step:
     if isinstance(batches, Examples):
         return private_step(engine, batches, step, rate, loss_function)
+    if hasattr(engine, "stages"):
+        return pipelined_step(engine, batches, step, rate)
     return optimizer_step(engine, batches, step, rate, loss_function)
 
 

@@ -25,12 +25,15 @@ def loss_of(method: MethodConfig) -> Loss:
 
 def next_token(engine: Any, batch: Batch) -> Any:
     """Negative log-likelihood of the targets given what stands before them, in nats, summed in float32."""
+    output = engine(**batch.inputs)
+    return summed(output.logits, batch.labels) + _balance(engine.module.config, output) * batch.num_targets
+
+
+def summed(logits: Any, labels: Any) -> Any:
+    """The same of logits, for labels of the same rows."""
     from torch.nn.functional import cross_entropy
 
-    output = engine(**batch.inputs)
-    logits = output.logits.float().flatten(0, 1)
-    total = cross_entropy(logits, _next(batch.labels).flatten(), ignore_index=NO_TARGET, reduction="sum")
-    return total + _balance(engine.module.config, output) * batch.num_targets
+    return cross_entropy(logits.float().flatten(0, 1), _next(labels).flatten(), ignore_index=NO_TARGET, reduction="sum")
 
 
 def preference(engine: Any, batch: Batch, beta: float) -> Any:
@@ -75,7 +78,8 @@ def check_boundaries(engine: Any) -> None:
     """
     import torch
 
-    half, vocabulary = 8, engine.module.config.get_text_config().vocab_size
+    config = getattr(engine, "module", engine).config  # of an engine, or of a model as transformers loads it
+    half, vocabulary = 8, config.get_text_config().vocab_size
     first, other, last = (torch.arange(half) * step % vocabulary for step in (1, 3, 7))
     tokens = torch.stack([torch.cat([first, last]), torch.cat([other, last])]).to(engine.device)
     places = torch.arange(half).repeat(2).expand(2, -1).to(engine.device)

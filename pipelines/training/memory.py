@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import NamedTuple
 
 from cluster.arithmetic import settled
-from pipelines.config import TrainConfig, ZeroConfig
+from pipelines.config import ParallelConfig, TrainConfig, ZeroConfig
 from pipelines.training.shape import Shape
 
 BUCKET = 5e8
@@ -54,7 +54,7 @@ def memory(shape: Shape, config: TrainConfig, zero: ZeroConfig | None = None) ->
     """
     zero = zero or config.zero
     gpus = config.gpus_per_worker > 0
-    size, ranks = held_parameters(shape, config.parallel.tensor), config.replicas
+    size, ranks = held_parameters(shape, config.parallel), config.replicas
     trained = trained_parameters(shape, config) if config.lora else size
     width = 2 if settled(config.precision, gpus) == "bfloat16" else 4
     own = trained / (ranks if zero.stage >= 1 else 1)
@@ -78,11 +78,14 @@ def memory(shape: Shape, config: TrainConfig, zero: ZeroConfig | None = None) ->
     )
 
 
-def held_parameters(shape: Shape, tensor: int) -> float:
-    """Of a rank before ZeRO: with the others of its copy it shares out all but the embedding (parallel.py). An output head
-    that has its weights from there is not shared out either; norms count as if they were."""
+def held_parameters(shape: Shape, parallel: ParallelConfig) -> float:
+    """Of a rank before ZeRO. Parts of matrices: all but the embedding is shared out (parallel.py), an output head that has its
+    weights from there neither; norms count as if they were. Stages: the layers are, and the first has the embedding, the
+    last the head (pipeline.py)."""
     embedding = shape.vocabulary * shape.hidden
-    return embedding + (shape.num_parameters - embedding) / tensor
+    if parallel.pipeline > 1:
+        return embedding + (shape.num_parameters - 2 * embedding) / parallel.pipeline
+    return embedding + (shape.num_parameters - embedding) / parallel.tensor
 
 
 def _offloaded(zero: ZeroConfig) -> tuple[str, ...]:
@@ -111,7 +114,8 @@ def _buckets(trained: float, size: float, zero: ZeroConfig, width: int, gpus: bo
 
 def activations(shape: Shape, config: TrainConfig, width: int) -> float:
     """Bytes kept for the backward pass: of all layers; with gradient_checkpointing, each layer's input and all of one layer
-    (Korthikanti et al., section 5: full recomputation)."""
+    (Korthikanti et al., section 5: full recomputation). The first of several stages has a part of the layers and as many
+    micro-batches under way as there are stages: the same."""
     tokens = _tokens(config)
     layer = tokens * _per_layer(shape, width, config.parallel.tensor)
     outside = tokens * shape.hidden * (width + 4 + 2 * width)  # the embedding; the last norm

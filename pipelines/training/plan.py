@@ -94,6 +94,8 @@ def make_plan(shape: Shape, config: TrainConfig, room: Room, rate: Rate | None) 
     ladder = [z for z in LADDER if config.gpus_per_worker or not z.offload_optimizer]
     same = ("stage", "offload_optimizer", "offload_parameters")
     different = [z for z in ladder if any(getattr(z, field) != getattr(own, field) for field in same)]
+    if config.parallel.pipeline > 1:
+        different = []
     if config.consolidation:
         different = [z for z in different if z.stage > 0]
     options = [_option(shape, config, zero, room, zero is own) for zero in sorted([*different, own], key=_order)]

@@ -17,7 +17,7 @@ from cluster.topology import load_topology
 from pipelines.config import LifecycleConfig, TrainConfig
 from pipelines.training.memory import Memory
 from pipelines.training.plan import GIB, Plan, make_plan, rate_of, room_of, trouble
-from pipelines.training.shape import Shape, check_heads, read_shape
+from pipelines.training.shape import Shape, check_parallel, read_shape
 
 COLUMNS = {
     "parameters": "weights", "gradients": "grads", "masters": "master", "optimizer": "Adam",
@@ -67,12 +67,12 @@ def plan_recipe(
         gib: of one rank's device, in place of what the pool's declaration says.
 
     Raises:
-        ConfigError: the model's heads cannot be shared out as the recipe asks.
+        ConfigError: the model cannot be held by several workers as the recipe asks.
     """
     from cluster.errors import UserError
 
     declared, config = load_topology(topology), recipe.train
-    check_heads(shape, config.parallel.tensor)
+    check_parallel(shape, config.parallel)
     room = room_of(config, declared, _free_here() if not config.gpus_per_worker else None)
     if gib is not None:
         room = room._replace(num_bytes=gib * GIB, what="a rank's device, as given")
@@ -87,7 +87,7 @@ def warning(recipe: LifecycleConfig) -> str | None:
     """For `serinus check`: that the training will probably not fit, where the model can be read here.
 
     Raises:
-        ConfigError: the model's heads cannot be shared out as the recipe asks.
+        ConfigError: the model cannot be held by several workers as the recipe asks.
     """
     from cluster.errors import UserError
 
@@ -95,7 +95,7 @@ def warning(recipe: LifecycleConfig) -> str | None:
         shape = read_shape(recipe.model.source)
     except UserError:
         return None
-    check_heads(shape, recipe.train.parallel.tensor)
+    check_parallel(shape, recipe.train.parallel)
     try:
         found = trouble(plan_recipe(recipe, shape, None, None, None))
     except UserError:
@@ -151,8 +151,8 @@ def _show(plan: Plan, shape: Shape, recipe: LifecycleConfig, out: Console) -> No
 
 
 def _ranks(config: TrainConfig) -> str:
-    tensor = config.parallel.tensor
-    copies = f" ({config.replicas} copies of the model, each on {tensor})" if tensor > 1 else ""
+    together = config.parallel.workers
+    copies = f" ({config.replicas} copies of the model, each on {together})" if together > 1 else ""
     return f"{config.num_workers} ranks{copies}"
 
 

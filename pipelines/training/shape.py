@@ -9,6 +9,7 @@ from typing import Any
 
 from cluster.config import StrictModel
 from cluster.errors import ConfigError, InputError
+from pipelines.config import ParallelConfig
 from pipelines.model_size import gguf_fields, num_parameters
 
 HUB = "hf://"
@@ -105,12 +106,17 @@ def shape_of(config: dict[str, Any], counted: int | None = None) -> Shape:
     )
 
 
-def check_heads(shape: Shape, tensor: int) -> None:
-    """Make sure that attention can be cut into so many equal parts between its heads.
+def check_parallel(shape: Shape, parallel: ParallelConfig) -> None:
+    """Make sure that so many workers can hold a copy of the model together: attention is cut between its heads, stages
+    between layers.
 
     Raises:
         ConfigError: one cannot.
     """
+    tensor = parallel.tensor
+    if parallel.pipeline > shape.layers:
+        found = f"{parallel.pipeline} stages, but the model has {shape.layers} layers"
+        raise ConfigError("train.parallel.pipeline", found, f"set it to {shape.layers} or less")
     for what, num in {"attention heads": shape.heads, "key-value heads": shape.kv_heads}.items():
         if num % tensor:
             raise ConfigError(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
-from pipelines.training.batches import Batches
+from pipelines.training.batches import Batch, Batches
 from pipelines.training.losses import Loss
 
 
@@ -20,8 +20,16 @@ class Step(NamedTuple):
     """Spent by now, of private runs."""
 
 
-def optimizer_step(engine: Any, batches: Batches, step: int, rate: float, loss_function: Loss) -> Step:
-    """One optimizer step over all ranks."""
+class Counts(NamedTuple):
+    """Of an optimizer step, over all ranks."""
+
+    num_targets: int
+    num_tokens: int
+    checksum: int
+
+
+def prepared(engine: Any, batches: Batches, step: int, rate: float) -> tuple[list[Batch], Counts]:
+    """This rank's micro-batches of that step. From here on dropout draws that step's and the optimizer has its rate."""
     import torch
     import torch.distributed as dist
 
@@ -29,14 +37,27 @@ def optimizer_step(engine: Any, batches: Batches, step: int, rate: float, loss_f
     torch.manual_seed(batches.seed_of(step))
     for group in engine.optimizer.param_groups:
         group["lr"] = rate
-    micro_batches = batches.of_step(step)
-    counts = torch.tensor([(b.num_targets, b.num_tokens, b.checksum) for b in micro_batches]).sum(0).to(engine.device)
+    found = batches.of_step(step)
+    counts = torch.tensor([(b.num_targets, b.num_tokens, b.checksum) for b in found]).sum(0).to(engine.device)
     dist.all_reduce(counts)
-    copies = engine.world_size // batches.share.world_size  # ranks with the same data: they hold one model together
-    num_targets, num_tokens, checksum = (counts // copies).tolist()
+    num_targets, num_tokens, checksum = (counts // ranks_of_a_copy(engine, batches)).tolist()
+    return found, Counts(num_targets, num_tokens, checksum % 2**32)
+
+
+def ranks_of_a_copy(engine: Any, batches: Batches) -> int:
+    """They hold the model together (parallel.py, pipeline.py), and have the same data."""
+    return int(engine.world_size // batches.share.world_size)
+
+
+def optimizer_step(engine: Any, batches: Batches, step: int, rate: float, loss_function: Loss) -> Step:
+    """One optimizer step over all ranks."""
+    import torch
+    import torch.distributed as dist
+
+    micro_batches, counts = prepared(engine, batches, step, rate)
     # DeepSpeed divides by the ranks and the micro-batches, which hold different numbers of targets: undo that, so that
     # each target of the step weighs the same wherever it is computed.
-    weight = num_targets / (batches.share.accumulation * batches.share.world_size)
+    weight = counts.num_targets / (batches.share.accumulation * batches.share.world_size)
     total = torch.zeros(1, device=engine.device)
     for batch in micro_batches:
         loss = loss_function(engine, batch.to(engine.device))
@@ -44,4 +65,5 @@ def optimizer_step(engine: Any, batches: Batches, step: int, rate: float, loss_f
         engine.step()  # DeepSpeed updates the weights at the last micro-batch of the step
         total += loss.detach()
     dist.all_reduce(total)
-    return Step(float(total) / copies / num_targets, num_tokens, checksum % 2**32)
+    mean = float(total) / ranks_of_a_copy(engine, batches) / counts.num_targets
+    return Step(mean, counts.num_tokens, counts.checksum)

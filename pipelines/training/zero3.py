@@ -13,7 +13,8 @@ def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
     settings: dict[str, Any] = {
         "train_micro_batch_size_per_gpu": config.sequences_per_worker,
         # A private step comes as one gradient that is cut and has its noise (private_step.py).
-        "gradient_accumulation_steps": 1 if config.privacy else config.accumulation,
+        # A pipeline's schedule goes through all micro-batches of a step by itself (pipeline.py).
+        "gradient_accumulation_steps": 1 if config.privacy or config.parallel.pipeline > 1 else config.accumulation,
         "gradient_clipping": 0.0 if config.privacy else config.max_gradient_norm,
         "optimizer": _optimizer(config),
         "bf16": {"enabled": config.precision == "bfloat16"},
@@ -48,7 +49,9 @@ def _sharding(config: TrainConfig) -> dict[str, Any]:
     sharding: dict[str, Any] = {"stage": zero.stage}
     pinned = config.gpus_per_worker > 0
     if zero.stage >= 1:
-        sharding |= {"contiguous_gradients": True, "overlap_comm": pinned}
+        # Behind a pipeline's schedule all gradients are there already: there is nothing to overlap.
+        behind = config.parallel.pipeline > 1
+        sharding |= {"contiguous_gradients": not behind, "overlap_comm": pinned and not behind}
     if zero.offload_optimizer:
         sharding["offload_optimizer"] = {"device": "cpu", "pin_memory": pinned}
     if zero.offload_parameters:

@@ -66,6 +66,14 @@ def test_ranks_of_a_copy_share_out_all_but_the_embedding_and_zero_the_rest(stage
     assert found.logits == whole.logits
 
 
+def test_a_stage_has_its_layers_and_one_side_of_the_vocabulary() -> None:
+    shape, embedding = shape_of(SEVEN), 32000 * 4096
+    given = config(zero={"stage": 1}, parallel={"pipeline": 2}, num_workers=4, gradient_accumulation=4)
+    size = embedding + (shape.num_parameters - 2 * embedding) / 2
+    assert memory(shape, given).states == (4 + 12 / 2) * size
+    assert [option.name for option in make_plan(shape, given, Room(None, ""), None).options] == ["1"]
+
+
 def test_heads_that_cannot_be_shared_out_are_told_by_plan_and_check(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(json.dumps({**SEVEN, "num_key_value_heads": 2}))
     recipe = load_yaml(ROOT / "recipes" / "quickstart.yaml", Recipe)
@@ -73,6 +81,11 @@ def test_heads_that_cannot_be_shared_out_are_told_by_plan_and_check(tmp_path: Pa
     asked = recipe.replace(model=recipe.model.replace(source=str(tmp_path)), train=train)
     with pytest.raises(ConfigError, match=r"train.parallel.tensor.*4, but the model has 2 key-value heads"):
         warning(asked)
+    layers = asked.replace(
+        train=train.replace(parallel={"pipeline": 40}, num_workers=40, zero={"stage": 1}, gradient_accumulation=40)
+    )
+    with pytest.raises(ConfigError, match="40 stages, but the model has 32 layers"):
+        warning(layers)
     with pytest.raises(ConfigError, match="2 key-value heads"):
         plan_recipe(asked, read_shape(str(tmp_path)), None, None, None)
 

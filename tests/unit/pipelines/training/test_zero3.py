@@ -112,9 +112,7 @@ def test_workers_that_hold_a_copy_together_count_as_one_share_of_the_data() -> N
     assert deepspeed_config(settings)["tensor_parallel"]["autotp_size"] == 4
     assert "tensor_parallel" not in deepspeed_config(config())
     assert config(num_workers=8, parallel={"tensor": 4}).total_sequences == 2 * 8
-    with pytest.raises(
-        ValueError, match=r"must be a multiple of \(num_workers / parallel.tensor\) x sequences_per_worker"
-    ):
+    with pytest.raises(ValueError, match=r"must be a multiple of \(num_workers / 4\) x sequences_per_worker"):
         config(num_workers=8, parallel={"tensor": 4}, sequences_per_worker=5, sequences_per_step=12)
     with pytest.raises(ValueError, match=r"num_workers \(6\) must be a multiple of parallel.tensor \(4\)"):
         config(num_workers=6, parallel={"tensor": 4})
@@ -122,6 +120,25 @@ def test_workers_that_hold_a_copy_together_count_as_one_share_of_the_data() -> N
         with pytest.raises(ValueError, match=r"does not go with parallel\.tensor"):
             config(parallel={"tensor": 2}, **refused)
     assert config(parallel={"tensor": 1}, lora={}).replicas == 2
+
+
+def test_stages_hand_on_the_micro_batches_of_a_step() -> None:
+    asked = {"parallel": {"pipeline": 2}, "zero": {"stage": 1}, "num_workers": 4, "gradient_accumulation": 3}
+    settings = config(**asked)
+    assert (settings.replicas, settings.total_sequences) == (2, 2 * 8 * 3)
+    made = deepspeed_config(settings)
+    assert made["gradient_accumulation_steps"] == 1, "a step's gradients come all at once"
+    assert made["zero_optimization"] == {"stage": 1, "contiguous_gradients": False, "overlap_comm": False}
+    for more, said in (
+        ({"zero": {"stage": 3}}, r"needs zero: \{stage: 1\}"),
+        ({"gradient_accumulation": 1}, "as many micro-batches a step"),
+        ({"num_workers": 3}, r"must be a multiple of parallel.pipeline \(2\)"),
+        ({"parallel": {"pipeline": 2, "tensor": 2}}, "does not go with parallel.tensor yet"),
+        ({"lora": {}}, "lora does not go with parallel.pipeline"),
+        ({"method": {"kind": "dpo", "path": "x"}}, "dpo does not go with parallel.pipeline"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            config(**{**asked, **more})
 
 
 def test_consolidation_is_refused_where_it_would_be_wrong() -> None:

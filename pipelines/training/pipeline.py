@@ -1,0 +1,214 @@
+"""Pipeline parallelism: ranks that hold one copy of the model together, each some of its layers (Huang et al. 2019, arXiv
+1811.06965). torch.distributed.pipelining passes the micro-batches of a step on from stage to stage, one forward and one backward in
+turn (Narayanan et al. 2020, arXiv 2006.09503, PipeDream-Flush); DeepSpeed's ZeRO stage 1 then reduces and steps what each rank has.
+
+A stage is the model itself with the layers of others left out: they hand on what they are given. So parameters keep their
+names, and a checkpoint does not know of stages. Ranks beside each other form a copy.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cluster.errors import ConfigError
+from pipelines.training.batches import Batches
+from pipelines.training.losses import summed
+from pipelines.training.step import Step, prepared
+
+
+def check_frame(model: Any) -> None:
+    """Make sure that the model is a row of layers between an embedding and an output head, and nothing else.
+
+    Without embedding, layers and head it must hand on exactly what it is given: some models scale what comes in or goes out.
+
+    Raises:
+        ConfigError: it is not.
+    """
+    import torch
+
+    def refused(found: str) -> ConfigError:
+        return ConfigError(
+            "train.parallel.pipeline", found, "leave it out and share the model out by train.zero.stage 3"
+        )
+
+    if {*(model.config.base_model_pp_plan or ())} != {"embed_tokens", "layers", "norm"}:
+        raise refused(f"a {model.config.model_type} model cannot be cut between layers by transformers' plan")
+    if model.config.tie_word_embeddings:
+        raise refused("the first and the last stage of this model would share the weights of embedding and output head")
+    given = torch.randn(1, 4, model.config.hidden_size)
+    with torch.device("meta"):
+        frame = type(model)(model.config)
+    leave_out(frame, range(0), is_last=False)
+    frame.model.rotary_emb = model.model.rotary_emb
+    with torch.no_grad():
+        if not torch.equal(frame(inputs_embeds=given, use_cache=False).logits, given):
+            raise refused(
+                f"a {model.config.model_type} model changes what goes into its first layer or out of its last one"
+            )
+
+
+def leave_out(model: Any, kept: range, *, is_last: bool) -> None:
+    """Put what hands on its input in the place of all layers but those, and of norm and head unless they are the stage's."""
+    from torch import nn
+
+    decoder = model.model
+    for number, layer in enumerate(decoder.layers):
+        if number not in kept:
+            decoder.layers[number] = _handing_on(layer)
+    if 0 not in kept:
+        decoder.embed_tokens = None
+    if not is_last:
+        decoder.norm, model.lm_head = nn.Identity(), nn.Identity()
+
+
+def _handing_on(layer: Any) -> Any:
+    """In a layer's place; with what the model asks of a layer before it calls it."""
+    from torch import nn
+
+    class HandingOn(nn.Module):
+        attention_type = getattr(layer, "attention_type", None)
+
+        def forward(self, hidden_states: Any, *_: Any, **__: Any) -> Any:
+            return hidden_states
+
+    return HandingOn()
+
+
+def layers_of(stage: int, num_stages: int, num_layers: int) -> range:
+    """As even as can be."""
+    return range(stage * num_layers // num_stages, (stage + 1) * num_layers // num_stages)
+
+
+class Stages:
+    """Who is who, in the words in which DeepSpeed asks (`mpu`): ranks of the same stage hold copies of the same parameters."""
+
+    def __init__(self, num_stages: int) -> None:
+        import torch.distributed as dist
+
+        self.num, size = num_stages, dist.get_world_size()
+        self._copy, self.stage = divmod(dist.get_rank(), num_stages)
+        self.copies = size // num_stages
+        beside = [dist.new_group(range(n * num_stages, (n + 1) * num_stages)) for n in range(self.copies)]
+        across = [dist.new_group(range(n, size, num_stages)) for n in range(num_stages)]
+        self.chain, self._across = beside[self._copy], across[self.stage]
+
+    def get_model_parallel_group(self) -> Any:
+        return self.chain
+
+    def get_model_parallel_rank(self) -> int:
+        return self.stage
+
+    def get_model_parallel_world_size(self) -> int:
+        return self.num
+
+    def get_data_parallel_group(self) -> Any:
+        return self._across
+
+    def get_data_parallel_rank(self) -> int:
+        return self._copy
+
+    def get_data_parallel_world_size(self) -> int:
+        return self.copies
+
+
+def cut(model: Any, stages: Stages) -> None:
+    """Leave this rank's stage of the model, and tell DeepSpeed that no other rank of the copy has its parameters: each
+    counts in the norm of gradients."""
+    kept = layers_of(stages.stage, stages.num, len(model.model.layers))
+    leave_out(model, kept, is_last=stages.stage == stages.num - 1)
+    for parameter in model.parameters():
+        parameter.model_parallel = True
+
+
+def schedule(engine: Any, stages: Stages, sequences: int, length: int, num_micro_batches: int) -> Any:
+    """torch's schedule of one optimizer step.
+
+    Args:
+        sequences: of a micro-batch.
+        length: of a sequence, in tokens.
+    """
+    import torch
+    from torch import nn
+    from torch.distributed.pipelining import PipelineStage, Schedule1F1B
+
+    class Stage(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.model = engine.module
+
+        def forward(self, given: Any, **more: Any) -> Any:
+            what = {"input_ids" if stages.stage == 0 else "inputs_embeds": given}
+            return self.model(**what, **more, use_cache=False).logits
+
+    config, dtype = engine.module.config, engine.module.dtype
+    hidden = torch.empty(sequences, length, config.hidden_size, dtype=dtype, device="meta")
+    tokens = torch.empty(sequences, length, dtype=torch.long, device="meta")
+    logits = torch.empty(sequences, length, config.vocab_size, dtype=dtype, device="meta")
+    given = tokens if stages.stage == 0 else hidden.requires_grad_()
+    made = logits if stages.stage == stages.num - 1 else hidden
+    stage = PipelineStage(
+        Stage(),
+        stages.stage,
+        stages.num,
+        engine.device,
+        input_args=given,
+        output_args=made.requires_grad_(),
+        group=stages.chain,
+    )
+    return Schedule1F1B(stage, num_micro_batches, loss_fn=_loss, scale_grads=False)
+
+
+def _loss(logits: Any, labels: Any, weight: float) -> Any:
+    return summed(logits, labels) / weight
+
+
+def pipelined_step(engine: Any, batches: Batches, step: int, rate: float) -> Step:
+    """One optimizer step over all ranks; the loss is that of the next token."""
+    import torch
+    import torch.distributed as dist
+
+    micro_batches, counts = prepared(engine, batches, step, rate)
+    weight = counts.num_targets / batches.share.world_size
+    parts = [batch.to(engine.device) for batch in micro_batches]
+    inputs = {name: torch.cat([part.inputs[name] for part in parts]) for name in parts[0].inputs}
+    ids, stages, losses = inputs.pop("input_ids"), engine.stages, list[Any]()
+    first, last = [ids] * (stages.stage == 0), stages.stage == stages.num - 1
+    target = torch.cat([part.labels for part in parts]) if last else None
+    engine.schedule.step(
+        *first,
+        target=target,
+        losses=losses if last else None,
+        return_outputs=False,
+        loss_kwargs={"weight": weight},
+        **inputs,
+    )
+    engine.allreduce_gradients()
+    engine.step()
+    total = (
+        torch.stack([loss.detach() for loss in losses]).sum()[None] if last else torch.zeros(1, device=engine.device)
+    )
+    dist.all_reduce(total)
+    return Step(float(total) * weight / counts.num_targets, counts.num_tokens, counts.checksum)
+
+
+def gathered(engine: Any) -> dict[str, Any]:
+    """The weights of all stages on rank 0, in the host's memory; empty elsewhere. Every rank must call it."""
+    import torch
+    import torch.distributed as dist
+
+    stages, own = engine.stages, {name: tensor.detach() for name, tensor in engine.module.state_dict().items()}
+    told: list[dict[str, Any]] = [{} for _ in range(stages.num)]
+    dist.all_gather_object(told, {name: (tensor.shape, tensor.dtype) for name, tensor in own.items()}, stages.chain)
+    if engine.global_rank >= stages.num:
+        return {}  # the first copy has the same
+    if stages.stage > 0:
+        for tensor in own.values():
+            dist.send(tensor.contiguous(), dst=0)
+        return {}
+    whole = {name: tensor.cpu().clone() for name, tensor in own.items()}
+    for stage in range(1, stages.num):
+        for name, (shape, dtype) in told[stage].items():
+            received = torch.empty(shape, dtype=dtype, device=engine.device)
+            dist.recv(received, src=stage)
+            whole[name] = received.cpu()
+    return whole

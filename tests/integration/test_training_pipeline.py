@@ -1,0 +1,69 @@
+"""Ranks that hold some layers each learn what one plain process learns, and go on from others' checkpoints."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipelines.config import TrainConfig
+from tests.integration.training_plain import TOLERANCE, config, plain_losses, plain_run
+from tests.integration.training_ranks import run_phases
+
+pytestmark = [
+    pytest.mark.integration,
+    pytest.mark.skipif("SERINUS_LONG" not in os.environ, reason="takes minutes: SERINUS_LONG=1 runs it"),
+]
+
+
+@pytest.fixture(scope="module")
+def untied(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tests' tiny model with three layers and an output head of its own."""
+    import torch
+    from transformers import AutoConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("untied") / "model"
+    shutil.copytree(tiny_model, folder)
+    asked = AutoConfig.from_pretrained(folder)
+    asked.tie_word_embeddings, asked.num_hidden_layers = False, 3
+    torch.manual_seed(0)
+    LlamaForCausalLM(asked).save_pretrained(folder)
+    return folder
+
+
+def staged(pipeline: int, num_workers: int, **fields: Any) -> dict[str, Any]:
+    return config(**{"parallel": {"pipeline": pipeline}, "num_workers": num_workers, "zero": {"stage": 1}, **fields})
+
+
+def test_stages_learn_what_one_process_does_and_others_take_over(untied: Path, tmp_path: Path) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    kept, again, made = (str(tmp_path / name) for name in ("kept", "again", "made"))
+    two = [
+        {"config": staged(2, 2), "save": kept, "save_at": 6, "export": made},
+        {"config": staged(2, 2, precision="bfloat16")},
+        {"config": staged(2, 2, gradient_checkpointing=True)},
+        {"config": staged(2, 2, attend_across_documents=True)},
+    ]
+    four = [{"config": staged(2, 4), "load": kept, "save": again, "save_at": 11}]
+    one = [{"config": config(num_workers=1, zero={"stage": 3}), "load": again}]
+    [found, [copies], [alone]] = run_phases([(2, two), (4, four), (1, one)], untied, tmp_path)
+    wanted, model = plain_run(untied, TrainConfig.model_validate(config()))
+    for points in (found[0], found[2], copies, alone):
+        assert [point["loss"] for point in points] == pytest.approx(wanted, rel=TOLERANCE["float32"])
+    narrow = plain_losses(untied, TrainConfig.model_validate(config(precision="bfloat16")))
+    assert [point["loss"] for point in found[1]] == pytest.approx(narrow, rel=TOLERANCE["bfloat16"])
+    assert found[3][0]["loss"] != pytest.approx(wanted[0], rel=1e-4)
+
+    exported, tokens = AutoModelForCausalLM.from_pretrained(made), torch.arange(3, 67)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(exported(tokens).logits, model(tokens).logits, rtol=1e-3, atol=1e-3)
+
+
+def test_a_model_that_is_no_row_of_layers_is_refused(tiny_model: Path, tmp_path: Path) -> None:
+    with pytest.raises(AssertionError, match=r"train\.parallel\.pipeline: the first and the last stage of this model"):
+        run_phases([(2, [{"config": staged(2, 2)}])], tiny_model, tmp_path)
