@@ -24,22 +24,19 @@ from pipelines.config.gate import DEFAULT_REQUIREMENTS, Comparison, GateConfig, 
 from pipelines.config.lifecycle import LifecycleConfig
 from pipelines.config.privacy import BudgetConfig, PrivacyConfig
 from pipelines.config.quantization import QuantizeConfig, Stratum
+from pipelines.config.sharing import ParallelConfig, ZeroConfig
 from pipelines.config.stages import STAGES, Pool, Stage
+from pipelines.config.trackers import MlflowConfig, TrackersConfig, WandbConfig
 from pipelines.config.training import (
     CausalConfig,
     ConsolidationConfig,
     InstructConfig,
     LoraConfig,
     MethodConfig,
-    MlflowConfig,
     ModelConfig,
-    ParallelConfig,
     PreferenceConfig,
     ReplayConfig,
-    TrackersConfig,
     TrainConfig,
-    WandbConfig,
-    ZeroConfig,
 )
 
 __all__ = [

@@ -8,7 +8,9 @@ from pydantic import Field, model_validator
 
 from cluster.config import Location, StrictModel
 from pipelines.config.privacy import PrivacyConfig
+from pipelines.config.sharing import ParallelConfig, ZeroConfig
 from pipelines.config.stages import Pool
+from pipelines.config.trackers import TrackersConfig
 
 
 class ModelConfig(StrictModel):
@@ -20,33 +22,6 @@ class ModelConfig(StrictModel):
     """Of the hub's repository; ignored for files."""
     trust_remote_code: Literal[False] = False
     """Never: code from a model folder is not run."""
-
-
-class ZeroConfig(StrictModel):
-    """DeepSpeed's sharding (Rajbhandari et al. 2020, arXiv 1910.02054)."""
-
-    stage: Literal[0, 1, 2, 3] = 3
-    offload_optimizer: bool = False
-    """Keep optimizer states in CPU memory."""
-    offload_parameters: bool = False
-    extra: dict[str, Any] = {}
-    """Merged over the DeepSpeed dictionary last."""
-
-
-class ParallelConfig(StrictModel):
-    """Workers that hold one copy of the model together. The others hold further copies, each of which takes a part of a step."""
-
-    tensor: int = Field(1, ge=1)
-    """Of each matrix, a worker holds one in so many parts (Shoeybi et al. 2019, arXiv 1909.08053). They talk twice a layer
-    and direction: keep them on one machine."""
-    pipeline: int = Field(1, ge=1)
-    """A worker holds the layers of one of so many stages (Narayanan et al. 2020, arXiv 2006.09503), and hands micro-batches on
-    to the next. With zero stage 1, and at least as many micro-batches a step."""
-
-    @property
-    def workers(self) -> int:
-        """That hold one copy."""
-        return self.tensor * self.pipeline
 
 
 class CausalConfig(StrictModel):
@@ -112,28 +87,6 @@ class LoraConfig(StrictModel):
     @property
     def scaling(self) -> float:
         return self.alpha / self.rank
-
-
-class MlflowConfig(StrictModel):
-    tracking_uri: str
-    """A server's address, or a folder as file:... Name and password come from MLFLOW_TRACKING_USERNAME and
-    MLFLOW_TRACKING_PASSWORD."""
-    experiment: str = "serinus"
-
-
-class WandbConfig(StrictModel):
-    """Weights & Biases; the key comes from WANDB_API_KEY or `wandb login`."""
-
-    project: str = "serinus"
-    entity: str | None = None
-    mode: Literal["online", "offline"] = "online"
-
-
-class TrackersConfig(StrictModel):
-    """Beside TensorBoard's event files, which are always written."""
-
-    mlflow: MlflowConfig | None = None
-    wandb: WandbConfig | None = None
 
 
 class TrainConfig(StrictModel):
@@ -288,8 +241,6 @@ class TrainConfig(StrictModel):
             )
 
     def _check_pipeline(self, pipeline: int) -> None:
-        if self.parallel.tensor > 1:
-            raise ValueError("parallel.pipeline does not go with parallel.tensor yet: leave one of them out")
         if self.zero.stage != 1 or self.zero.offload_optimizer:
             raise ValueError(
                 "parallel.pipeline needs zero: {stage: 1}: a step's micro-batches add up their gradients before anything is"

@@ -69,12 +69,12 @@ def _pipelined(model: Any, config: TrainConfig, settings: dict[str, Any]) -> Any
     check_frame(model)
     if not config.attend_across_documents:
         check_boundaries(model)  # while it is whole
-    stages = Stages(config.parallel.pipeline)
+    stages = Stages(config.parallel.pipeline, config.parallel.tensor)
     cut(model, stages)
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     groups = decay_groups(model, config.weight_decay)
-    engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=settings, mpu=stages)
+    engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=settings, mpu=stages.mpu)
     engine.train()
     engine.adapter, engine.stages = None, stages
     engine.schedule = schedule(engine, stages, config.sequences_per_worker, config.sequence_length, config.accumulation)

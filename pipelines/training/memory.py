@@ -84,7 +84,7 @@ def held_parameters(shape: Shape, parallel: ParallelConfig) -> float:
     last the head (pipeline.py)."""
     embedding = shape.vocabulary * shape.hidden
     if parallel.pipeline > 1:
-        return embedding + (shape.num_parameters - 2 * embedding) / parallel.pipeline
+        return embedding + (shape.num_parameters - 2 * embedding) / parallel.workers
     return embedding + (shape.num_parameters - embedding) / parallel.tensor
 
 

@@ -69,6 +69,12 @@ def cut_of(parameter: Any) -> Cut | None:
     return Cut(found["partition_dim"], found["logical_shape"], sum(sizes[:place]), sizes[place])
 
 
+def whole_shape(parameter: Any) -> tuple[int, ...]:
+    """Its sides when it is assembled."""
+    cut = cut_of(parameter)
+    return tuple(parameter.shape) if cut is None else cut.shape
+
+
 def assembled(parameter: Any) -> Any:
     """The whole of a parameter. Every rank of a copy must call it; inside stage 3's gathering, where that is on."""
     own, cut = parameter.detach(), cut_of(parameter)

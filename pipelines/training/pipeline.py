@@ -13,6 +13,7 @@ from typing import Any
 from cluster.errors import ConfigError
 from pipelines.training.batches import Batches
 from pipelines.training.losses import summed
+from pipelines.training.parallel import assembled, whole_shape
 from pipelines.training.step import Step, prepared
 
 
@@ -80,44 +81,39 @@ def layers_of(stage: int, num_stages: int, num_layers: int) -> range:
 
 
 class Stages:
-    """Who is who, in the words in which DeepSpeed asks (`mpu`): ranks of the same stage hold copies of the same parameters."""
+    """Who is who: rank (copy x stages + stage) x tensor + part. DeepSpeed is told by the groups that it asks for."""
 
-    def __init__(self, num_stages: int) -> None:
+    def __init__(self, num: int, tensor: int) -> None:
+        import numpy as np
         import torch.distributed as dist
+        from deepspeed.utils import groups
 
-        self.num, size = num_stages, dist.get_world_size()
-        self._copy, self.stage = divmod(dist.get_rank(), num_stages)
-        self.copies = size // num_stages
-        beside = [dist.new_group(range(n * num_stages, (n + 1) * num_stages)) for n in range(self.copies)]
-        across = [dist.new_group(range(n, size, num_stages)) for n in range(num_stages)]
-        self.chain, self._across = beside[self._copy], across[self.stage]
+        self.num, self.tensor, rank = num, tensor, dist.get_rank()
+        self.stage = rank // tensor % num
+        ranks = np.arange(dist.get_world_size()).reshape(-1, num, tensor)
+        self.chain = _own_group(np.moveaxis(ranks, 1, 2).reshape(-1, num).tolist(), rank)
+        # Ranks with the same parameters; those with parts of the same matrices; those whose gradients make up one norm.
+        groups._DATA_PARALLEL_GROUP = _own_group(ranks.reshape(len(ranks), -1).T.tolist(), rank)
+        groups._TENSOR_MODEL_PARALLEL_GROUP = _own_group(ranks.reshape(-1, tensor).tolist(), rank)
+        groups._MODEL_PARALLEL_GROUP = _own_group(ranks.reshape(len(ranks), -1).tolist(), rank)
+        self.mpu = groups
 
-    def get_model_parallel_group(self) -> Any:
-        return self.chain
+    @property
+    def is_last(self) -> bool:
+        return self.stage == self.num - 1
 
-    def get_model_parallel_rank(self) -> int:
-        return self.stage
 
-    def get_model_parallel_world_size(self) -> int:
-        return self.num
+def _own_group(all_ranks: list[list[int]], rank: int) -> Any:
+    """Make all those groups, as every rank must, and give the one with `rank` in it."""
+    import torch.distributed as dist
 
-    def get_data_parallel_group(self) -> Any:
-        return self._across
-
-    def get_data_parallel_rank(self) -> int:
-        return self._copy
-
-    def get_data_parallel_world_size(self) -> int:
-        return self.copies
+    made = [dist.new_group(ranks) for ranks in all_ranks]
+    return next(group for group, ranks in zip(made, all_ranks, strict=True) if rank in ranks)
 
 
 def cut(model: Any, stages: Stages) -> None:
-    """Leave this rank's stage of the model, and tell DeepSpeed that no other rank of the copy has its parameters: each
-    counts in the norm of gradients."""
-    kept = layers_of(stages.stage, stages.num, len(model.model.layers))
-    leave_out(model, kept, is_last=stages.stage == stages.num - 1)
-    for parameter in model.parameters():
-        parameter.model_parallel = True
+    """Leave this rank's stage of the model."""
+    leave_out(model, layers_of(stages.stage, stages.num, len(model.model.layers)), is_last=stages.is_last)
 
 
 def schedule(engine: Any, stages: Stages, sequences: int, length: int, num_micro_batches: int) -> Any:
@@ -145,7 +141,7 @@ def schedule(engine: Any, stages: Stages, sequences: int, length: int, num_micro
     tokens = torch.empty(sequences, length, dtype=torch.long, device="meta")
     logits = torch.empty(sequences, length, config.vocab_size, dtype=dtype, device="meta")
     given = tokens if stages.stage == 0 else hidden.requires_grad_()
-    made = logits if stages.stage == stages.num - 1 else hidden
+    made = logits if stages.is_last else hidden
     stage = PipelineStage(
         Stage(),
         stages.stage,
@@ -172,7 +168,7 @@ def pipelined_step(engine: Any, batches: Batches, step: int, rate: float) -> Ste
     parts = [batch.to(engine.device) for batch in micro_batches]
     inputs = {name: torch.cat([part.inputs[name] for part in parts]) for name in parts[0].inputs}
     ids, stages, losses = inputs.pop("input_ids"), engine.stages, list[Any]()
-    first, last = [ids] * (stages.stage == 0), stages.stage == stages.num - 1
+    first, last = [ids] * (stages.stage == 0), stages.is_last
     target = torch.cat([part.labels for part in parts]) if last else None
     engine.schedule.step(
         *first,
@@ -188,7 +184,7 @@ def pipelined_step(engine: Any, batches: Batches, step: int, rate: float) -> Ste
         torch.stack([loss.detach() for loss in losses]).sum()[None] if last else torch.zeros(1, device=engine.device)
     )
     dist.all_reduce(total)
-    return Step(float(total) * weight / counts.num_targets, counts.num_tokens, counts.checksum)
+    return Step(float(total) / stages.tensor * weight / counts.num_targets, counts.num_tokens, counts.checksum)
 
 
 def gathered(engine: Any) -> dict[str, Any]:
@@ -196,19 +192,23 @@ def gathered(engine: Any) -> dict[str, Any]:
     import torch
     import torch.distributed as dist
 
-    stages, own = engine.stages, {name: tensor.detach() for name, tensor in engine.module.state_dict().items()}
+    stages, own = engine.stages, engine.module.state_dict(keep_vars=True)
     told: list[dict[str, Any]] = [{} for _ in range(stages.num)]
-    dist.all_gather_object(told, {name: (tensor.shape, tensor.dtype) for name, tensor in own.items()}, stages.chain)
-    if engine.global_rank >= stages.num:
-        return {}  # the first copy has the same
-    if stages.stage > 0:
-        for tensor in own.values():
-            dist.send(tensor.contiguous(), dst=0)
+    dist.all_gather_object(
+        told, {name: (whole_shape(tensor), tensor.dtype) for name, tensor in own.items()}, stages.chain
+    )
+    whole, sends = {}, engine.global_rank in range(stages.tensor, stages.tensor * stages.num, stages.tensor)
+    for name, tensor in own.items():
+        one = assembled(tensor).contiguous()
+        if sends:
+            dist.send(one, dst=0)
+        elif engine.global_rank == 0:
+            whole[name] = one.cpu().clone()
+    if engine.global_rank > 0:
         return {}
-    whole = {name: tensor.cpu().clone() for name, tensor in own.items()}
     for stage in range(1, stages.num):
         for name, (shape, dtype) in told[stage].items():
             received = torch.empty(shape, dtype=dtype, device=engine.device)
-            dist.recv(received, src=stage)
+            dist.recv(received, src=stage * stages.tensor)
             whole[name] = received.cpu()
     return whole

@@ -64,6 +64,24 @@ def test_stages_learn_what_one_process_does_and_others_take_over(untied: Path, t
         torch.testing.assert_close(exported(tokens).logits, model(tokens).logits, rtol=1e-3, atol=1e-3)
 
 
+def test_parts_of_matrices_of_some_layers_of_two_copies(untied: Path, tmp_path: Path) -> None:
+    """Eight ranks: two copies, of two stages each, of two ranks each."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    kept, made = str(tmp_path / "kept"), str(tmp_path / "made")
+    both: dict[str, Any] = {"parallel": {"tensor": 2, "pipeline": 2}}
+    eight = [{"config": staged(2, 8, **both), "save": kept, "save_at": 6}]
+    four = [{"config": staged(2, 4, **both), "load": kept, "export": made}]
+    [[copies], [one]] = run_phases([(8, eight), (4, four)], untied, tmp_path)
+    wanted, model = plain_run(untied, TrainConfig.model_validate(config()))
+    for points in (copies, one):
+        assert [point["loss"] for point in points] == pytest.approx(wanted, rel=TOLERANCE["float32"])
+    exported, tokens = AutoModelForCausalLM.from_pretrained(made), torch.arange(3, 67)[None]
+    with torch.no_grad():
+        torch.testing.assert_close(exported(tokens).logits, model(tokens).logits, rtol=1e-3, atol=1e-3)
+
+
 def test_a_model_that_is_no_row_of_layers_is_refused(tiny_model: Path, tmp_path: Path) -> None:
     with pytest.raises(AssertionError, match=r"train\.parallel\.pipeline: the first and the last stage of this model"):
         run_phases([(2, [{"config": staged(2, 2)}])], tiny_model, tmp_path)

@@ -126,6 +126,7 @@ def test_stages_hand_on_the_micro_batches_of_a_step() -> None:
     asked = {"parallel": {"pipeline": 2}, "zero": {"stage": 1}, "num_workers": 4, "gradient_accumulation": 3}
     settings = config(**asked)
     assert (settings.replicas, settings.total_sequences) == (2, 2 * 8 * 3)
+    assert config(**{**asked, "parallel": {"pipeline": 2, "tensor": 2}}).replicas == 1
     made = deepspeed_config(settings)
     assert made["gradient_accumulation_steps"] == 1, "a step's gradients come all at once"
     assert made["zero_optimization"] == {"stage": 1, "contiguous_gradients": False, "overlap_comm": False}
@@ -133,7 +134,6 @@ def test_stages_hand_on_the_micro_batches_of_a_step() -> None:
         ({"zero": {"stage": 3}}, r"needs zero: \{stage: 1\}"),
         ({"gradient_accumulation": 1}, "as many micro-batches a step"),
         ({"num_workers": 3}, r"must be a multiple of parallel.pipeline \(2\)"),
-        ({"parallel": {"pipeline": 2, "tensor": 2}}, "does not go with parallel.tensor yet"),
         ({"lora": {}}, "lora does not go with parallel.pipeline"),
         ({"method": {"kind": "dpo", "path": "x"}}, "dpo does not go with parallel.pipeline"),
     ):
