@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any
 
@@ -150,6 +151,23 @@ def test_preferences_by_the_same_loop(storage: LocalStorage, tiny_model: Path) -
     _file(storage, "dpo", [{"prompt": "Is 2 even?", "answer": "yes"}])
     with pytest.raises(InputError, match=r"does not fit train\.method dpo"):
         train(config, dataset, base, storage)
+
+
+@pytest.mark.skipif("SERINUS_LONG" not in os.environ, reason="takes minutes: SERINUS_LONG=1 runs it")
+def test_two_ranks_of_one_copy_are_the_same_run(storage: LocalStorage, tiny_model: Path) -> None:
+    dataset, base = small_dataset(storage), base_model(storage, tiny_model)
+    together = small_run(parallel={"tensor": 2}, sequences_per_worker=4)
+    assert train_key(together, dataset, base) == train_key(small_run(), dataset, base)
+    made = train(together, dataset, base, storage)
+    assert [point.loss for point in made.losses] == pytest.approx(json.loads(GOLDEN.read_text()), rel=1e-3)
+    assert made.losses[-1].num_tokens == 8 * 4 * 64
+    assert _shapes(storage.root / made.folder) == _shapes(storage.root / base.folder)
+
+    pairs = [{"prompt": f"Is {n} even?", "chosen": f"yes {n % 7}", "rejected": f"no no {n % 5}"} for n in range(24)]
+    method = _file(storage, "dpo", pairs)
+    preferring = train(together.replace(method=method, attend_across_documents=False), dataset, base, storage)
+    assert preferring.losses[0].loss == pytest.approx(math.log(2), rel=1e-4)  # the reference is the model itself
+    assert preferring.losses[-1].loss < 0.5
 
 
 def test_an_adapter_is_trained_on_a_frozen_base(storage: LocalStorage, tiny_model: Path) -> None:
