@@ -167,7 +167,8 @@ def pipelined_step(engine: Any, batches: Batches, step: int, rate: float) -> Ste
     weight = counts.num_targets / batches.share.world_size
     parts = [batch.to(engine.device) for batch in micro_batches]
     inputs = {name: torch.cat([part.inputs[name] for part in parts]) for name in parts[0].inputs}
-    ids, stages, losses = inputs.pop("input_ids"), engine.stages, list[Any]()
+    losses: list[Any] = []
+    ids, stages = inputs.pop("input_ids"), engine.stages
     first, last = [ids] * (stages.stage == 0), stages.is_last
     target = torch.cat([part.labels for part in parts]) if last else None
     engine.schedule.step(

@@ -20,8 +20,6 @@ Values = NDArray[np.float32]
 
 KINDS = ("weights", "exp_avg", "exp_avg_sq")
 """What is kept of a parameter: its float32 weights and AdamW's two moments, by torch's names."""
-AT_ONCE = 2**20
-"""Values that are looked up together; each takes some 40 bytes meanwhile."""
 
 
 class Columns(NamedTuple):
@@ -31,17 +29,6 @@ class Columns(NamedTuple):
     num: int
     whole: int
     """How many the matrix has."""
-
-    def places(self, start: int, stop: int) -> NDArray[np.int64]:
-        """Where values `start` to `stop` of these columns, flattened, stand in the flattened matrix."""
-        row, column = np.divmod(np.arange(start, stop), self.num)
-        return row * self.whole + self.first + column
-
-    def found(self, places: NDArray[np.int64]) -> NDArray[np.int64]:
-        """The other way round; -1 for what stands in other columns."""
-        row, column = np.divmod(places, self.whole)
-        column -= self.first
-        return np.where((column >= 0) & (column < self.num), row * self.num + column, -1)
 
 
 class Slice(NamedTuple):
@@ -103,17 +90,31 @@ def _copy(own: Values, placed: Placed, values: Values, wanted: Slice) -> int:
 
 
 def _pick(own: Values, placed: Placed, values: Values, wanted: Slice) -> int:
-    """The same where one or both are columns of the matrix: value by value."""
-    num = 0
-    for start in range(0, wanted.num, AT_ONCE):
-        stop = min(start + AT_ONCE, wanted.num)
-        first, last = wanted.start + start, wanted.start + stop
-        places = wanted.columns.places(first, last) if wanted.columns else np.arange(first, last)
-        at = (placed.columns.found(places) if placed.columns else places) - placed.start
-        has = (at >= 0) & (at < placed.num)
-        values[start:stop][has] = own[at[has]]
-        num += int(has.sum())
+    """The same where one or both are columns of the matrix: row by row."""
+    num, columns = 0, placed.columns or wanted.columns
+    assert columns is not None, "else both are counted alike"
+    whole = Columns(0, columns.whole, columns.whole)
+    has, asks = placed.columns or whole, wanted.columns or whole
+    rows, others = _rows(placed, has), _rows(wanted, asks)
+    for row in range(max(rows.start, others.start), min(rows.stop, others.stop)):
+        # What is to be added to a place among the part's values for the place in the flattened matrix.
+        at, to = (part.first + row * (part.whole - part.num) for part in (has, asks))
+        low = max(placed.start + at, wanted.start + to, row * columns.whole + max(has.first, asks.first))
+        high = min(
+            placed.start + placed.num + at,
+            wanted.start + wanted.num + to,
+            row * columns.whole + min(has.first + has.num, asks.first + asks.num),
+        )
+        if low < high:
+            start = low - at - placed.start
+            values[low - to - wanted.start : high - to - wanted.start] = own[start : start + high - low]
+            num += high - low
     return num
+
+
+def _rows(part: Placed | Slice, columns: Columns) -> range:
+    """Those that have values in it."""
+    return range(part.start // columns.num, -(-(part.start + part.num) // columns.num))
 
 
 class Reader:

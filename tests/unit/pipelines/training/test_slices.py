@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from cluster.errors import InputError
-from pipelines.training.slices import AT_ONCE, KINDS, Columns, Reader, Slice, write
+from pipelines.training.slices import KINDS, Columns, Reader, Slice, write
 
 SIZES = {"embedding": 23, "norm": 3, "head": 8}
 
@@ -71,20 +71,15 @@ def of_matrix(part: Slice) -> np.ndarray[tuple[int], np.dtype[np.float32]]:
     return matrix.flatten()[part.start : part.start + part.num].astype(np.float32)
 
 
-@pytest.mark.parametrize("at_once", [7, AT_ONCE])
 @given(st.sampled_from([1, 2, 3, 4]), st.integers(1, 4), st.sampled_from([1, 2, 3, 4]), st.integers(1, 4))
-@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=30)
-def test_columns_of_a_matrix_are_put_together_anew(
-    tmp_path: Path, at_once: int, of: int, each: int, into: int, readers: int
-) -> None:
+@settings(suppress_health_check=[HealthCheck.function_scoped_fixture], max_examples=60)
+def test_columns_of_a_matrix_are_put_together_anew(tmp_path: Path, of: int, each: int, into: int, readers: int) -> None:
     written = by_columns(of, each)
     for rank, parts in enumerate(written):
         write(tmp_path, rank, ((part, of_matrix(part)) for part in parts))
-    with pytest.MonkeyPatch.context() as smaller:
-        smaller.setattr("pipelines.training.slices.AT_ONCE", at_once)
-        reader = Reader(tmp_path, len(written))
-        for part in (part for parts in by_columns(into, readers) for part in parts):
-            np.testing.assert_array_equal(reader.read(part), of_matrix(part))
+    reader = Reader(tmp_path, len(written))
+    for part in (part for parts in by_columns(into, readers) for part in parts):
+        np.testing.assert_array_equal(reader.read(part), of_matrix(part))
 
 
 def test_a_checkpoint_from_before_there_were_columns_is_read(tmp_path: Path) -> None:
