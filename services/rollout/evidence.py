@@ -1,8 +1,6 @@
 """The records of a rollout's requests: gathered until the next look, judged, and kept for good as Parquet.
 
-    rollouts/<name>/<id>/evidence-<number>.parquet    a row per record, with the number and moment of the look that saw it
-    rollouts/<name>/<id>/scores-<number>.parquet      the same for paired scores
-    rollouts/<name>/<id>/judge.arrow                  what the judge made of them up to some look: a bookmark (snapshot.py)
+    rollouts/<name>/<id>/judge.arrow    what the judge made of the looks in storage (looks.py) up to some: a bookmark (snapshot.py)
 
 A record belongs to the stretch of one weight (window) in which it was looked at: no gateway's clock, however far off, moves it to
 another. The look's number stands with each row, so that the same blocks, and with them the same e-values, come back from storage.
@@ -10,25 +8,18 @@ another. The look's number stands with each row, so that the same blocks, and wi
 
 from __future__ import annotations
 
-import heapq
-import io
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping
 from datetime import datetime
-from itertools import groupby
-from typing import TYPE_CHECKING, Any
 
 from cluster.storage import Storage
 from services.config import RolloutConfig
 from services.contract import PairedScore, RequestRecord, Role
 from services.rollout.findings import Evidence
 from services.rollout.judge import Judge, Look
+from services.rollout.looks import Row, alone, columns, keys_of, on_copies, stored_looks, write_rows
 from services.rollout.snapshot import Snapshot, pack, unpack
 from services.rollout.status import RolloutStatus, folder
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 RECENT_FILES = 40
 """Of a snapshot, whose requests are remembered after a restart: three minutes at the pace of `loop.FLUSH_S`; a gateway takes a
@@ -39,14 +30,6 @@ MAX_KNOWN = 50_000
 
 DEATH = datetime.min
 """In place of a moment."""
-
-
-@dataclass(frozen=True)
-class _Row:
-    look: int
-    window: int
-    looked_at: datetime
-    seen: RequestRecord | PairedScore
 
 
 def _identity(request_id: str, at: datetime, replica: str | None) -> tuple[str, datetime]:
@@ -69,9 +52,9 @@ class EvidenceStore:
         self._records: list[RequestRecord] = []
         self._scores: list[PairedScore] = []
         self._known_items: set[str] = set()
-        self._unwritten: dict[str, list[_Row]] = {"evidence": [], "scores": []}
+        self._unwritten: dict[str, list[Row]] = {"evidence": [], "scores": []}
         self._lock = threading.Lock()
-        self._num_files = {kind: len(_keys(storage, self._folder, kind)) for kind in ("evidence", "scores")}
+        self._num_files = {kind: len(keys_of(storage, self._folder, kind)) for kind in ("evidence", "scores")}
         restored = _fitting(storage, self._folder, status.config)
         self._remember_recent(restored.num_files)
         self._judge = restored.judge
@@ -84,14 +67,14 @@ class EvidenceStore:
     def _remember_recent(self, num_files: Mapping[str, int]) -> None:
         """Of what is in the snapshot, that which gateways may tell again, since its receipt was lost with the controller."""
         evidence, scores = (
-            _keys(self._storage, self._folder, kind)[: num_files[kind]] for kind in ("evidence", "scores")
+            keys_of(self._storage, self._folder, kind)[: num_files[kind]] for kind in ("evidence", "scores")
         )
         for key in evidence[-RECENT_FILES:]:
-            columns = _columns(self._storage, key, "role", "request_id", "at", "replica")
-            for role, request_id, at, replica in zip(*columns, strict=True):
+            found = columns(self._storage, key, "role", "request_id", "at", "replica")
+            for role, request_id, at, replica in zip(*found, strict=True):
                 self._known[role][_identity(request_id, at, replica)] = None
         for key in scores:  # all: an item counts once in a rollout, and there are thousands at most
-            self._known_items |= set(_columns(self._storage, key, "item")[0])
+            self._known_items |= set(columns(self._storage, key, "item")[0])
 
     def add(self, records: Iterable[RequestRecord]) -> None:
         """Take in what gateways tell; a record told twice, since its receipt was lost, counts once. One of another rollout does not
@@ -135,11 +118,11 @@ class EvidenceStore:
         window = status.window if status.weight_applied_at else max(1, status.window - 1)
         judge = self._judge.enter(window)
         if records or scores:
-            number, alone = judge.look + 1, _alone(status, window)
-            look = Look(number, window, now, alone, tuple(records), tuple(scores), _on_copies(status, window))
+            number, copies = judge.look + 1, on_copies(status, window)
+            look = Look(number, window, now, alone(status, window), tuple(records), tuple(scores), copies)
             judge = judge.see(look)
-            self._unwritten["evidence"] += [_Row(number, window, now, one) for one in records]
-            self._unwritten["scores"] += [_Row(number, window, now, one) for one in scores]
+            self._unwritten["evidence"] += [Row(number, window, now, one) for one in records]
+            self._unwritten["scores"] += [Row(number, window, now, one) for one in scores]
         self._judge = judge
         return judge.evidence
 
@@ -161,38 +144,10 @@ class EvidenceStore:
         rows = list(self._unwritten[kind])
         if not rows:
             return
-        import pyarrow.parquet as pq
-
-        buffer = io.BytesIO()
-        pq.write_table(_table(rows, _SCHEMAS[kind]()), buffer, compression="zstd")
-        self._storage.write(f"{self._folder}/{kind}-{self._num_files[kind] + 1:06d}.parquet", buffer.getvalue())
+        key = f"{self._folder}/{kind}-{self._num_files[kind] + 1:06d}.parquet"
+        write_rows(self._storage, key, kind, rows)
         self._num_files[kind] += 1
         del self._unwritten[kind][: len(rows)]
-
-
-def stored_looks(
-    storage: Storage,
-    status: RolloutStatus,
-    after: Mapping[str, int] | None = None,
-    until: Mapping[str, int] | None = None,
-) -> Iterator[Look]:
-    """The looks that were written, in order, as they were; between those numbers of files of each kind where given."""
-    where = folder(status.name, status.id)
-    # Each file's rows are in the order of their looks, so that no more than a file of each kind is in memory.
-    models: dict[str, type[RequestRecord] | type[PairedScore]] = {"evidence": RequestRecord, "scores": PairedScore}
-    keys = {kind: _keys(storage, where, kind)[(after or {}).get(kind, 0) :] for kind in models}
-    kinds = (_stored(storage, keys[kind], model) for kind, model in models.items())
-    for number, group in groupby(heapq.merge(*kinds, key=lambda row: row.look), key=lambda row: row.look):
-        seen = list(group)
-        yield Look(
-            number=number,
-            window=seen[0].window,
-            at=seen[0].looked_at,
-            alone=_alone(status, seen[0].window),
-            records=tuple(row.seen for row in seen if isinstance(row.seen, RequestRecord)),
-            scores=tuple(row.seen for row in seen if isinstance(row.seen, PairedScore)),
-            copies=_on_copies(status, seen[0].window),
-        )
 
 
 def _fitting(storage: Storage, where: str, config: RolloutConfig) -> Snapshot:
@@ -203,97 +158,17 @@ def _fitting(storage: Storage, where: str, config: RolloutConfig) -> Snapshot:
     found = unpack(blob.content, config) if blob else None
     if found is None:
         return nothing
-    keys = {kind: _keys(storage, where, kind) for kind in nothing.num_files}
+    keys = {kind: keys_of(storage, where, kind) for kind in nothing.num_files}
     if any(len(keys[kind]) < found.num_files.get(kind, 0) for kind in keys):
         return nothing
     last, first = [0], []
     for kind, present in keys.items():
         number = found.num_files.get(kind, 0)
-        last += _columns(storage, present[number - 1], "look")[0][-1:] if number else []
-        first += _columns(storage, present[number], "look")[0][:1] if number < len(present) else []
+        last += columns(storage, present[number - 1], "look")[0][-1:] if number else []
+        first += columns(storage, present[number], "look")[0][:1] if number < len(present) else []
     fits = max(last) == found.judge.look and all(look > found.judge.look for look in first)
     return found if fits else nothing
 
 
-def _columns(storage: Storage, key: str, *names: str) -> list[list[Any]]:
-    """Those of a file; nothing but None for one that it has not, being older than the column."""
-    import pyarrow.parquet as pq
-
-    blob = storage.read(key)
-    assert blob is not None, f"{key} was there a moment ago"
-    file = pq.ParquetFile(io.BytesIO(blob.content))
-    table = file.read(columns=[name for name in names if name in file.schema_arrow.names])
-    nothing = [None] * len(table)
-    return [table[name].to_pylist() if name in table.column_names else nothing for name in names]
-
-
 def _snapshot_key(where: str) -> str:
     return f"{where}/judge.arrow"
-
-
-def stored_scores(storage: Storage, status: RolloutStatus) -> list[PairedScore]:
-    """The paired scores that were written, in the order in which they counted."""
-    rows = _stored(storage, _keys(storage, folder(status.name, status.id), "scores"), PairedScore)
-    return [row.seen for row in rows if isinstance(row.seen, PairedScore)]
-
-
-def _alone(status: RolloutStatus, window: int) -> bool:
-    """Whether nobody was on stable in that stretch."""
-    return status.decisions[window - 1].weight_percent >= 100
-
-
-def _on_copies(status: RolloutStatus, window: int) -> bool:
-    """Whether copied requests were all the canary got in that stretch, in a rollout that is to be judged by them."""
-    return status.config.begins_with_copies and status.decisions[window - 1].weight_percent == 0
-
-
-def _keys(storage: Storage, where: str, kind: str) -> list[str]:
-    keys = (key for key in storage.list(where) if key.endswith(".parquet"))
-    return sorted(key for key in keys if key.rsplit("/", 1)[1].startswith(f"{kind}-"))
-
-
-def _stored(storage: Storage, keys: list[str], model: type[RequestRecord] | type[PairedScore]) -> Iterator[_Row]:
-    import pyarrow.parquet as pq
-
-    for key in keys:
-        blob = storage.read(key)
-        assert blob is not None, f"{key} was there a moment ago"
-        row: dict[str, Any]
-        for row in pq.read_table(io.BytesIO(blob.content)).to_pylist():
-            place = {name: row.pop(name) for name in ("look", "window", "looked_at")}
-            seen: RequestRecord | PairedScore = model(**row)
-            yield _Row(**place, seen=seen)
-
-
-def _table(rows: list[_Row], fields: list[tuple[str, pa.DataType]]) -> pa.Table:
-    import pyarrow as pa
-
-    moment = pa.timestamp("us", tz="UTC")
-    # What the schema does not name (`owner`) is left out.
-    schema = pa.schema([("look", pa.int32()), ("window", pa.int32()), ("looked_at", moment), *fields, ("at", moment)])
-    places = ({"look": row.look, "window": row.window, "looked_at": row.looked_at, **dict(row.seen)} for row in rows)
-    return pa.Table.from_pylist(list(places), schema=schema)
-
-
-def _record_fields() -> list[tuple[str, pa.DataType]]:
-    import pyarrow as pa
-
-    texts = [(name, pa.string()) for name in ("request_id", "revision", "role", "outcome", "replica", "shadow")]
-    numbers = [(name, pa.float64()) for name in ("bucket", "ttft_s", "duration_s", "tpot_s")]
-    counts = ("status", "num_output_chunks", "prompt_tokens", "cached_tokens", "output_tokens")
-    return [
-        *texts,
-        *numbers,
-        *((name, pa.int32()) for name in counts),
-        ("failed_over", pa.bool_()),
-        ("cold", pa.bool_()),
-    ]
-
-
-def _score_fields() -> list[tuple[str, pa.DataType]]:
-    import pyarrow as pa
-
-    return [("item", pa.string()), ("stable", pa.float64()), ("canary", pa.float64())]
-
-
-_SCHEMAS: dict[str, Callable[[], list[tuple[str, Any]]]] = {"evidence": _record_fields, "scores": _score_fields}

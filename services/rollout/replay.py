@@ -8,8 +8,8 @@ from datetime import datetime
 
 from cluster.errors import InputError
 from cluster.storage import Storage
-from services.rollout.evidence import stored_looks
 from services.rollout.judge import Judge, Look
+from services.rollout.looks import stored_looks
 from services.rollout.policy import as_decision, decide
 from services.rollout.status import ANALYSIS, Decision, RolloutStatus, current_key, read_rollout_status
 

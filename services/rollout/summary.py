@@ -5,8 +5,8 @@ from __future__ import annotations
 from cluster.config import StrictModel
 from cluster.storage import Storage
 from services.rollout.decay_watch import WatchStatus, read_watch
-from services.rollout.evidence import stored_scores
 from services.rollout.feedback import FeedbackCounts, feedback
+from services.rollout.looks import stored_scores
 from services.rollout.probes import load
 from services.rollout.status import RolloutStatus
 

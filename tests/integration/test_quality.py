@@ -186,7 +186,7 @@ def _ended(world: World) -> bool:
 
 
 def test_probes_are_no_evidence_of_users(world: World) -> None:
-    from services.rollout.evidence import stored_looks
+    from services.rollout.looks import stored_looks
 
     status = controller.status(world.storage, NAME)
     assert status is not None

@@ -14,8 +14,8 @@ from services.config import RolloutConfig, StepConfig
 from services.contract import RequestRecord, Traffic
 from services.rollout.counting import Answer, Users, until_harm
 from services.rollout.errors import ErrorTest
-from services.rollout.evidence import stored_looks
 from services.rollout.findings import Finding
+from services.rollout.looks import stored_looks
 from services.rollout.plan import plan
 from services.rollout.policy import harm_level, level_of
 from services.rollout.rates import BOUND_SHARE

@@ -10,9 +10,10 @@ from cluster.storage import LocalStorage
 from services.config import RolloutConfig
 from services.contract import Outcome, PairedScore, RequestRecord, Role
 from services.rollout import evidence as module
-from services.rollout.evidence import EvidenceStore, stored_looks, stored_scores
+from services.rollout.evidence import EvidenceStore
 from services.rollout.findings import Evidence
 from services.rollout.gateways import LIVE_S, SETTLE_S, Gateways
+from services.rollout.looks import stored_looks, stored_scores
 from services.rollout.status import Decision, RolloutStatus
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
