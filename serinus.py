@@ -57,6 +57,14 @@ class Recipe(LifecycleConfig):
     rollout: RolloutConfig = RolloutConfig()
     notify: NotifyConfig = NotifyConfig()
 
+    @property
+    def caveats(self) -> tuple[str, ...]:
+        """What these settings cannot do, for whoever checks a recipe."""
+        if not self.rollout.feedback or self.serve.admission.keys:
+            return self.rollout.caveats
+        who = "without serve.admission.keys a user is whoever a client says it is, so that one client can vote as many"
+        return (*self.rollout.caveats, f"rollout.feedback: {who}, and take a canary out")
+
     @model_validator(mode="after")
     def _copies_to_judge_by(self) -> Recipe:
         if self.rollout.begins_with_copies and not 0 < self.serve.shadow.percent < 100:
@@ -153,7 +161,7 @@ def check(recipe: RecipePath) -> None:
     out.print(f"{recipe}: good. {len(found.data.sources)} source(s), {found.train.num_steps} steps, "
               f"{len(found.evaluate.tasks)} task(s), {len(found.rollout.steps)} rollout step(s) for {found.name}")  # fmt: skip
     training = train_plan.warning(found)
-    for doubt in (*((training,) if training else ()), *found.rollout.caveats):
+    for doubt in (*((training,) if training else ()), *found.caveats):
         out.print(f"but: {doubt}", markup=False)
     if (until := tls.check(found.serve)) and until < datetime.now(UTC) + RENEW_BEFORE:
         out.print(f"but: serve.tls.certificate holds until {until:%Y-%m-%d %H:%M} UTC alone: renew it", markup=False)

@@ -19,6 +19,7 @@ FEEDBACK = "serinus_feedback"
 EVIDENCE_LOST = "serinus_evidence_lost"
 ROLLOUT_TURN, ROLLOUT_WEIGHT = "serinus_rollout_turn_timestamp_seconds", "serinus_rollout_weight_percent"
 ROLLOUT_WAITS, DECAY_PHASE = "serinus_rollout_waits_seconds", "serinus_decay_phase"
+ROLLOUT_VOTES, ROLLOUT_VOTES_DOWN = "serinus_rollout_votes", "serinus_rollout_votes_down_share"
 
 REVISION_LABELS = ("model", "revision", "role")
 """`model` is the public name."""

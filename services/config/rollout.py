@@ -10,9 +10,11 @@ from pydantic import Field, field_validator, model_validator
 from cluster.config import StrictModel
 from services.config.probes import ProbesConfig
 
-Metric = Literal["errors", "ttft", "tpot", "quality"]
-"""What a canary is judged by: harmful answers, time to the first token, time per output token, paired scores."""
+Metric = Literal["errors", "ttft", "tpot", "quality", "feedback"]
+"""What a canary is judged by: harmful answers, time to the first token, time per output token, paired scores; where a recipe asks
+for it, users' thumbs."""
 METRICS: Final[tuple[Metric, ...]] = ("errors", "ttft", "tpot", "quality")
+"""Those of every rollout."""
 
 
 class StepConfig(StrictModel):
@@ -33,6 +35,7 @@ class StepConfig(StrictModel):
     """Effect to be excluded at this step, where it is not the rollout's: a small step proves little in good time."""
     latency_effect_ratio: float | None = Field(default=None, gt=1)
     quality_effect_percent: float | None = Field(default=None, gt=0, lt=100)
+    down_effect_percent: float | None = Field(default=None, gt=0, lt=100)
 
     @model_validator(mode="before")
     @classmethod
@@ -45,8 +48,9 @@ class StepConfig(StrictModel):
 
     @model_validator(mode="after")
     def _no_waits_of_copies(self) -> StepConfig:
-        if self.weight_percent == 0 and {"ttft", "tpot"} & set(self.prove):
-            raise ValueError("copies tell nothing of waits: a step at 0 % cannot prove ttft or tpot")
+        if self.weight_percent == 0 and {"ttft", "tpot", "feedback"} & set(self.prove):
+            told = "copies tell nothing of waits, and nobody votes on them"
+            raise ValueError(f"{told}: a step at 0 % cannot prove ttft, tpot or feedback")
         return self
 
     @model_validator(mode="after")
@@ -99,6 +103,15 @@ class RolloutConfig(StrictModel):
     """Margin: points of mean score the canary may lose on the same items."""
     quality_effect_percent: float = Field(5.0, gt=0, lt=100)
     """Effect: a loss of so many points must not pass unseen."""
+    feedback: bool = False
+    """Whether users' thumbs (`POST /v1/feedback`) are a fifth metric of the verdict. Off: they are counted and shown. On, each
+    metric has a fifth of alpha instead of a quarter, and users can take a canary out by their votes: docs/rollouts.md says when
+    that is wise."""
+    max_down_increase_percent: float = Field(5.0, ge=0, lt=100)
+    """Margin: thumbs down the canary may have above stable's share, in percentage points. Few vote and tastes differ: another
+    tone alone, or a longer answer, moves the share by a few points."""
+    down_effect_percent: float = Field(15.0, gt=0, lt=100)
+    """Effect: so many more points of thumbs down must not pass unseen, as from 10 to 25 %."""
     alpha: float = Field(0.01, gt=0, lt=0.5)
     """Chance that a canary within all margins is ever rolled back, over the whole rollout, all looks and metrics together."""
     beta: float = Field(0.05, gt=0, lt=0.5)
@@ -133,11 +146,22 @@ class RolloutConfig(StrictModel):
     @model_validator(mode="after")
     def _effects_beyond_margins(self) -> RolloutConfig:
         fields: dict[Metric, str] = {"errors": "error_effect_percent", "ttft": "latency_effect_ratio",
-                                     "quality": "quality_effect_percent"}  # fmt: skip
+                                     "quality": "quality_effect_percent", "feedback": "down_effect_percent"}  # fmt: skip
         for metric, field in fields.items():
             if min(self.effects(metric)) <= self.margin(metric):
                 raise ValueError(f"{field} must lie beyond the margin: no test tells the two apart")
         return self
+
+    @model_validator(mode="after")
+    def _votes_to_prove_by(self) -> RolloutConfig:
+        if not self.feedback and any("feedback" in step.prove for step in self.steps):
+            raise ValueError("a step is to prove feedback, and votes do not count: set rollout.feedback: true")
+        return self
+
+    @property
+    def metrics(self) -> tuple[Metric, ...]:
+        """All that this rollout is judged by."""
+        return (*METRICS, "feedback") if self.feedback else METRICS
 
     @property
     def begins_with_copies(self) -> bool:
@@ -151,6 +175,8 @@ class RolloutConfig(StrictModel):
                 return self.max_error_increase_percent / 100
             case "quality":
                 return self.max_quality_drop_percent / 100
+            case "feedback":
+                return self.max_down_increase_percent / 100
             case _:
                 return self.max_latency_ratio
 
@@ -161,6 +187,8 @@ class RolloutConfig(StrictModel):
                 return ((step and step.error_effect_percent) or self.error_effect_percent) / 100
             case "quality":
                 return ((step and step.quality_effect_percent) or self.quality_effect_percent) / 100
+            case "feedback":
+                return ((step and step.down_effect_percent) or self.down_effect_percent) / 100
             case _:
                 return (step and step.latency_effect_ratio) or self.latency_effect_ratio
 

@@ -18,12 +18,13 @@ from services.rollout.acts import Applications
 from services.rollout.applications import RayApplications
 from services.rollout.courier import check_receivers
 from services.rollout.decay_watch import DecayWatch, read_watch
-from services.rollout.feedback import FeedbackBook, Thumb, TooManyVotes
+from services.rollout.feedback import FeedbackBook, TooManyVotes
 from services.rollout.loop import Loop
 from services.rollout.measures import Measures, figures
 from services.rollout.notifier import Notifier
 from services.rollout.probes import ProbeAnswer, ProbeTask
 from services.rollout.status import RolloutStatus, read_status
+from services.rollout.votes import Thumb
 
 log = logger("rollout")
 
@@ -148,7 +149,9 @@ class Controller:
             return {"refused": str(error)}
         if found is None:
             return None
-        return {"revision": found[0].revision, "role": found[0].role, "before": found[1]}
+        if found.evidence is not None:
+            self._loop.vote(found.evidence)
+        return {"revision": found.vote.revision, "role": found.vote.role, "before": found.before}
 
     def start(
         self, config: RolloutConfig, revision_id: str, keep_revisions: int, who: str, probe_items: str = ""

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Final
 
 from rich.table import Table
 
-from services.config import RolloutConfig
+from services.config import Metric, RolloutConfig
 from services.rollout.status import Decision, RolloutStatus
 
 if TYPE_CHECKING:
     from services.rollout.plan import Proof, StepPlan
     from services.rollout.replay import Replayed
+
+
+UNITS: Final[dict[Metric, str]] = {"quality": " items", "feedback": " votes"}
+"""Of what a proof takes, where it is not canary requests."""
 
 
 def decision_line(decision: Decision) -> str:
@@ -54,7 +58,7 @@ def plan(config: RolloutConfig, steps: tuple[StepPlan, ...]) -> Iterator[Table |
 def _add_step(table: Table, config: RolloutConfig, step: StepPlan) -> None:
     first = (f"{step.weight_percent:g} %" if step.weight_percent else "copies", f"{step.canary_per_s:.3g}")
     for proof in step.proofs:
-        unit = " items" if proof.metric == "quality" else ""
+        unit = UNITS.get(proof.metric, "")
         passes = f"{proof.requests_to_pass}{unit}" if proof.requests_to_pass else "not asked"
         table.add_row(*first, proof.metric, _effect(proof), f"{proof.requests_to_fail}{unit}", passes)
         first = ("", "")

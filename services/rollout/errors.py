@@ -1,9 +1,10 @@
-"""Harmful answers: is the canary's rate above stable's by more than the margin? Pure; any number of rollouts at once."""
+"""Harmful answers (or thumbs down, see votes.py): is the canary's rate above stable's by more than the margin? Pure; any number
+of rollouts at once."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Final
+from typing import Final, NamedTuple
 
 import numpy as np
 
@@ -11,10 +12,21 @@ from services.rollout.late import LATE_SHARE, LateHarm
 from services.rollout.rates import Alternatives, Block, RateTest, mix_beginnings
 from services.rollout.sequential import Array, growth, mix
 
-PRIOR_RATE, PRIOR_REQUESTS = 0.005, 50.0
-"""What stable's rate is taken for before anything is known, and for how many requests that counts. Costs power if wrong."""
+PRIOR_RATE: Final = 0.005
 LEAST_RATE: Final = 1e-4
-"""Nor is it aimed at less than this: far below the margin it makes no difference to power."""
+
+
+class Prior(NamedTuple):
+    """What stable's rate is taken for before anything is known. Costs power if wrong."""
+
+    rate: float
+    number: float
+    """Of requests that it counts for."""
+    least: float
+    """Nor is it aimed at less than this: far below the margin it makes no difference to power."""
+
+
+PRIOR: Final = Prior(PRIOR_RATE, 50.0, LEAST_RATE)
 HARM_SCALES: Final = (0.4, 0.7, 1.2, 3.0)
 """Alternatives, as multiples of what the declared effect is beyond the margin. The test is aimed below the effect: rollouts
 unlucky enough to be found late look as if the effect were smaller."""
@@ -36,11 +48,14 @@ class ErrorTest:
     """Effects that passing excludes."""
     rates: RateTest
     late: LateHarm
+    prior: Prior = PRIOR
 
     @staticmethod
-    def start(margin: float, effect: float, excluded: tuple[float, ...], num_rollouts: int = 1) -> ErrorTest:
+    def start(
+        margin: float, effect: float, excluded: tuple[float, ...], num_rollouts: int = 1, prior: Prior = PRIOR
+    ) -> ErrorTest:
         rates = RateTest.start((num_rollouts,), len(HARM_WEIGHTS), len(excluded), len(GOOD_WEIGHTS))
-        return ErrorTest(margin, effect, excluded, rates, LateHarm.start(num_rollouts, len(HARM_WEIGHTS)))
+        return ErrorTest(margin, effect, excluded, rates, LateHarm.start(num_rollouts, len(HARM_WEIGHTS)), prior)
 
     def take(self, stable: tuple[Array, Array], canary: tuple[Array, Array], alone: float | None = None) -> ErrorTest:
         """Take in what came between two looks: (requests, harmful ones) of each side."""
@@ -58,8 +73,9 @@ class ErrorTest:
     def stable_rate(self) -> Array:
         """Of the blocks before, drawn towards the prior."""
         seen = self.rates.closed
-        rate: Array = (seen.hits_stable + PRIOR_RATE * PRIOR_REQUESTS) / (seen.num_stable + PRIOR_REQUESTS)
-        return np.maximum(rate, LEAST_RATE)
+        prior = self.prior
+        rate: Array = (seen.hits_stable + prior.rate * prior.number) / (seen.num_stable + prior.number)
+        return np.maximum(rate, prior.least)
 
     @property
     def alternatives(self) -> Alternatives:

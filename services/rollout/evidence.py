@@ -9,7 +9,7 @@ another. The look's number stands with each row, so that the same blocks, and wi
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 
 from cluster.storage import Storage
@@ -17,9 +17,10 @@ from services.config import RolloutConfig
 from services.contract import PairedScore, RequestRecord, Role
 from services.rollout.findings import Evidence
 from services.rollout.judge import Judge, Look
-from services.rollout.looks import Row, alone, columns, keys_of, on_copies, stored_looks, write_rows
+from services.rollout.looks import MODELS, Row, Seen, alone, columns, keys_of, on_copies, stored_looks, write_rows
 from services.rollout.snapshot import Snapshot, pack, unpack
 from services.rollout.status import RolloutStatus, folder
+from services.rollout.votes import Ballot, UserVote
 
 RECENT_FILES = 40
 """Of a snapshot, whose requests are remembered after a restart: three minutes at the pace of `loop.FLUSH_S`; a gateway takes a
@@ -52,9 +53,10 @@ class EvidenceStore:
         self._records: list[RequestRecord] = []
         self._scores: list[PairedScore] = []
         self._known_items: set[str] = set()
-        self._unwritten: dict[str, list[Row]] = {"evidence": [], "scores": []}
+        self._ballot = Ballot() if status.config.feedback else None
+        self._unwritten: dict[str, list[Row]] = {kind: [] for kind in MODELS}
         self._lock = threading.Lock()
-        self._num_files = {kind: len(keys_of(storage, self._folder, kind)) for kind in ("evidence", "scores")}
+        self._num_files = {kind: len(keys_of(storage, self._folder, kind)) for kind in MODELS}
         restored = _fitting(storage, self._folder, status.config)
         self._remember_recent(restored.num_files)
         self._judge = restored.judge
@@ -62,19 +64,24 @@ class EvidenceStore:
             for record in look.records:
                 self._note(record)
             self._known_items |= {score.item for score in look.scores}
+            self._know_voters(vote.bucket for vote in look.votes)
             self._judge = self._judge.see(look)
 
     def _remember_recent(self, num_files: Mapping[str, int]) -> None:
         """Of what is in the snapshot, that which gateways may tell again, since its receipt was lost with the controller."""
-        evidence, scores = (
-            keys_of(self._storage, self._folder, kind)[: num_files[kind]] for kind in ("evidence", "scores")
-        )
+        evidence, scores, votes = (keys_of(self._storage, self._folder, kind)[: num_files[kind]] for kind in MODELS)
         for key in evidence[-RECENT_FILES:]:
             found = columns(self._storage, key, "role", "request_id", "at", "replica")
             for role, request_id, at, replica in zip(*found, strict=True):
                 self._known[role][_identity(request_id, at, replica)] = None
         for key in scores:  # all: an item counts once in a rollout, and there are thousands at most
             self._known_items |= set(columns(self._storage, key, "item")[0])
+        for key in votes:  # so does a user
+            self._know_voters(columns(self._storage, key, "bucket")[0])
+
+    def _know_voters(self, buckets: Iterable[float]) -> None:
+        if self._ballot is not None:
+            self._ballot.know(buckets)
 
     def add(self, records: Iterable[RequestRecord]) -> None:
         """Take in what gateways tell; a record told twice, since its receipt was lost, counts once. One of another rollout does not
@@ -95,6 +102,13 @@ class EvidenceStore:
                     self._known_items.add(score.item)
                     self._scores.append(score)
 
+    def add_vote(self, vote: UserVote) -> None:
+        """Take in a user's vote, where votes are evidence. One on another rollout's answer is none, however late it comes."""
+        ours = vote.rollout in (self._id, None) and vote.revision == self._revisions[vote.role]
+        if self._ballot is not None and ours:
+            with self._lock:
+                self._ballot.add(vote)
+
     def scored(self) -> frozenset[str]:
         """Names of the items that count."""
         with self._lock:
@@ -114,15 +128,16 @@ class EvidenceStore:
         """The evidence with what came since the last look, in the stretch that `status` is in."""
         with self._lock:
             (records, self._records), (scores, self._scores) = (self._records, []), (self._scores, [])
+            votes = self._ballot.take() if self._ballot is not None else []
         # Until every gateway applies a new weight, what comes in still belongs to the stretch before.
         window = status.window if status.weight_applied_at else max(1, status.window - 1)
         judge = self._judge.enter(window)
-        if records or scores:
-            number, copies = judge.look + 1, on_copies(status, window)
-            look = Look(number, window, now, alone(status, window), tuple(records), tuple(scores), copies)
-            judge = judge.see(look)
-            self._unwritten["evidence"] += [Row(number, window, now, one) for one in records]
-            self._unwritten["scores"] += [Row(number, window, now, one) for one in scores]
+        if records or scores or votes:
+            number, seen = judge.look + 1, (tuple(records), tuple(scores), tuple(votes))
+            judge = judge.see(Look(number, window, now, alone(status, window), *seen, copies=on_copies(status, window)))
+            kinds: dict[str, Sequence[Seen]] = {"evidence": records, "scores": scores, "votes": votes}
+            for kind, rows in kinds.items():
+                self._unwritten[kind] += [Row(number, window, now, one) for one in rows]
         self._judge = judge
         return judge.evidence
 
@@ -153,7 +168,7 @@ class EvidenceStore:
 def _fitting(storage: Storage, where: str, config: RolloutConfig) -> Snapshot:
     """The stored snapshot if it fits the evidence: it ends with the look that its files end with, and the next file begins with
     a later one. Otherwise, where there is no doubt, the judge that has seen nothing."""
-    nothing = Snapshot(Judge.start(config), {"evidence": 0, "scores": 0})
+    nothing = Snapshot(Judge.start(config), dict.fromkeys(MODELS, 0))
     blob = storage.read(_snapshot_key(where))
     found = unpack(blob.content, config) if blob else None
     if found is None:

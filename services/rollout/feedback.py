@@ -1,10 +1,10 @@
 """What users say of answers: who may judge which, one vote a request, counted per revision and kept for good.
 
-    rollouts/<name>/<rollout>/feedback-000001.jsonl    a line per vote, beside the rollout under way or the last one
+    rollouts/<name>/<rollout>/feedback-000001.jsonl    a line per vote, beside the rollout that placed the user
     rollouts/<name>/before/feedback-000001.jsonl       where there was none yet
 
 A gateway tells of every request that reached a revision; which one answered is therefore known here, whichever gateway
-replica the vote comes to. Votes are no part of the verdict (docs/rollouts.md says why).
+replica the vote comes to. What of it is evidence is decided elsewhere (votes.py).
 """
 
 from __future__ import annotations
@@ -13,16 +13,16 @@ import threading
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any, NamedTuple
 
 from pydantic import Field
 
 from cluster.config import StrictModel
 from cluster.errors import StageFailed
 from cluster.storage import Storage
+from services.contract import Role
 from services.rollout.status import current_key, folder
-
-Thumb = Literal["up", "down"]
+from services.rollout.votes import Thumb, UserVote
 
 MAX_KNOWN = 200_000
 """Answers that can still be judged; the oldest are forgotten first. About 100 MB at most, with ids of 64 characters."""
@@ -60,10 +60,23 @@ class TooManyVotes(StageFailed):
     """The vote on that answer was changed too often."""
 
 
+class Taken(NamedTuple):
+    """A vote that was taken."""
+
+    vote: Vote
+    before: Thumb | None
+    """The thumb it replaces."""
+    evidence: UserVote | None
+    """What it is to the verdict. Nothing, where stable answered in a canary's place: the answer is stable's, the wait was not."""
+
+
 @dataclass(slots=True)
 class _Answer:
     revision: str
     role: str
+    bucket: float
+    rollout: str | None
+    failed_over: bool
     thumb: Thumb | None = None
     num_written: int = 0
     """Of the votes on that request id, whoever answered it: an id can be used again."""
@@ -79,8 +92,10 @@ class FeedbackBook:
         """The votes that are not written yet, the last one of each request."""
         self._num_bytes = 0
         self._flushed_at = now
-        self._next = ("", 0)
-        """The folder written to last, and the number of its next file."""
+        self._rollouts: dict[tuple[str, str], str | None] = {}
+        """Of these: the rollout that placed the user."""
+        self._next: dict[str, int] = {}
+        """The number of the next file of each folder that was written to."""
         self._lock = threading.Lock()
 
     def note(self, records: Iterable[dict[str, Any]]) -> None:
@@ -93,14 +108,12 @@ class FeedbackBook:
                 known = self._answers.pop(place, None)  # to the end: the newest are kept
                 thumb = known.thumb if known and known.revision == record["revision"] else None
                 num_written = known.num_written if known else 0
-                self._answers[place] = _Answer(record["revision"], record["role"], thumb, num_written)
+                self._answers[place] = _answer(record, thumb, num_written)
             while len(self._answers) > MAX_KNOWN:
                 del self._answers[next(iter(self._answers))]
 
-    def vote(
-        self, owner: str, request_id: str, thumb: Thumb, correction: str | None, at: datetime
-    ) -> tuple[Vote, Thumb | None] | None:
-        """The vote and the thumb it replaces; None when `owner` has no such answer (any more).
+    def vote(self, owner: str, request_id: str, thumb: Thumb, correction: str | None, at: datetime) -> Taken | None:
+        """None when `owner` has no such answer (any more).
 
         Raises:
             TooManyVotes: see the class.
@@ -116,8 +129,9 @@ class FeedbackBook:
             vote = Vote(request_id=request_id, revision=found.revision, role=found.role, thumb=thumb,
                         correction=correction, at=at)  # fmt: skip
             self._hold(place, (vote.model_dump_json() + "\n").encode())
+            self._rollouts[place] = found.rollout
             before, found.thumb = found.thumb, thumb
-            return vote, before
+            return Taken(vote, before, None if found.failed_over else _evidence(vote, found))
 
     def _hold(self, place: tuple[str, str], line: bytes) -> None:
         """In the place of one that is not written yet."""
@@ -129,28 +143,31 @@ class FeedbackBook:
     def flush(self, now: datetime) -> float | None:
         """Write what is due; returns the seconds until something is, None when there is nothing to write."""
         with self._lock:
-            lines = dict(self._lines)
+            lines, rollouts = dict(self._lines), dict(self._rollouts)
         if not lines:
             return None
         due_s = FLUSH_S - (now - self._flushed_at) / timedelta(seconds=1)
         if due_s > 0:
             return due_s
-        where = _where(self._storage, self._name)
-        if self._next[0] != where:  # only then: the folder grows with each file, and this process alone writes them
-            self._next = where, len(_files(self._storage, where)) + 1
-        number = self._next[1]
-        self._storage.write(f"{where}/feedback-{number:06d}.jsonl", b"".join(lines.values()))
-        self._next = where, number + 1
-        self._written(lines)
+        for rollout in dict.fromkeys(rollouts.values()):
+            self._write(rollout, {place: line for place, line in lines.items() if rollouts[place] == rollout})
         self._flushed_at = now
         return None
+
+    def _write(self, rollout: str | None, lines: dict[tuple[str, str], bytes]) -> None:
+        where = folder(self._name, rollout or "before") if rollout is not None else _where(self._storage, self._name)
+        if where not in self._next:  # only then: the folder grows with each file, and this process alone writes them
+            self._next[where] = len(_files(self._storage, where)) + 1
+        self._storage.write(f"{where}/feedback-{self._next[where]:06d}.jsonl", b"".join(lines.values()))
+        self._next[where] += 1
+        self._written(lines)
 
     def _written(self, lines: dict[tuple[str, str], bytes]) -> None:
         """Votes are kept until storage has them, and those that came meanwhile until it has these."""
         with self._lock:
             for place, line in lines.items():
                 if self._lines[place] is line:
-                    del self._lines[place]
+                    del self._lines[place], self._rollouts[place]
                     self._num_bytes -= len(line)
                 if (answer := self._answers.get(place)) is not None:
                     answer.num_written += 1
@@ -170,6 +187,17 @@ def feedback(storage: Storage, name: str, rollout_id: str | None = None) -> dict
     for vote in last.values():
         counts[vote.revision] = _plus(counts.get(vote.revision, FeedbackCounts()), vote)
     return counts
+
+
+def _answer(record: dict[str, Any], thumb: Thumb | None, num_written: int) -> _Answer:
+    of_request = (record["revision"], record["role"], record["bucket"], record.get("rollout"))
+    return _Answer(*of_request, bool(record.get("failed_over")), thumb, num_written)
+
+
+def _evidence(vote: Vote, answer: _Answer) -> UserVote:
+    role: Role = "canary" if vote.role == "canary" else "stable"
+    return UserVote(request_id=vote.request_id, revision=vote.revision, role=role, bucket=answer.bucket,
+                    thumb=vote.thumb, at=vote.at, rollout=answer.rollout)  # fmt: skip
 
 
 def _plus(counts: FeedbackCounts, vote: Vote) -> FeedbackCounts:

@@ -14,6 +14,7 @@ from services.contract import PairedScore, RequestRecord
 from services.rollout.evidence import EvidenceStore
 from services.rollout.probes import ProbeTask
 from services.rollout.status import RolloutStatus, read_status
+from services.rollout.votes import UserVote
 
 FLUSH_S = 5.0
 """Evidence is written at least so often: what a killed controller can lose."""
@@ -55,6 +56,12 @@ class Intake:
             if task is None or task.id != rollout_id:
                 return
         following[1].add_scores([PairedScore.model_validate(score) for score in scores])
+
+    def vote(self, vote: UserVote) -> None:
+        """Take in what a user says of an answer; until the rollout is decided and after that alike, for the record."""
+        following = self._following
+        if following is not None:
+            following[1].add_vote(vote)
 
     def probe_task(self) -> ProbeTask | None:
         """What the rollout under way wants asked of both revisions; None without one, or without probes."""

@@ -16,12 +16,14 @@ import numpy as np
 
 from services.config import RolloutConfig
 from services.contract import PairedScore, RequestRecord, Role
+from services.rollout import votes
 from services.rollout.counting import Tally, answers, until_harm, while_well
 from services.rollout.errors import ErrorTest
 from services.rollout.findings import Counts, Evidence, Finding
 from services.rollout.latency import LatencyTest, Waits, stratum
 from services.rollout.policy import harm_level
 from services.rollout.quality import QualityTest
+from services.rollout.votes import UserVote
 
 Harms = tuple[tuple[str, int], ...]
 """How answers were harmful, and how many; the most frequent first."""
@@ -39,6 +41,7 @@ class Look:
     """Everybody is on the canary: its errors are held against stable's past, and its waits are not judged."""
     records: tuple[RequestRecord, ...] = ()
     scores: tuple[PairedScore, ...] = ()
+    votes: tuple[UserVote, ...] = ()
     copies: bool = False
     """Nobody is on the canary: it is judged by its replies to copied requests."""
 
@@ -62,6 +65,8 @@ class Judge:
     ttft: LatencyTest
     tpot: LatencyTest
     quality: QualityTest
+    votes: ErrorTest
+    """Of thumbs down among users who vote; only where the recipe asks for it does anything come here."""
     look: int = 0
     window: int = 0
     stable: Counts = field(default_factory=Counts)
@@ -88,6 +93,7 @@ class Judge:
             LatencyTest.start(*waits, c.latency_floor_s),
             LatencyTest.start(*waits, c.tpot_floor_s),
             QualityTest.start(c.margin("quality"), c.effect("quality"), c.effects("quality")),
+            votes.start(c),
         )
 
     def enter(self, window: int) -> Judge:
@@ -130,6 +136,7 @@ class Judge:
             harmed={role: frozenset(users) for role, users in harmed.items()},
             failing={role: frozenset(users) for role, users in failing.items()},
             quality=judge.quality.take(np.zeros(len(scores), int), scores) if len(scores) else judge.quality,
+            votes=judge.votes.take(*votes.tally(look.votes)) if look.votes else judge.votes,
         )
         if look.copies:  # waits are not judged: an idle canary answers sooner, and its cache is cold
             return judge._copied(errors, proofs)
@@ -177,6 +184,8 @@ class Judge:
         ]
         if self.config.begins_with_copies:
             findings.append(_of_errors(self.copies, self.copy_proofs, ratio, self.copy_harms, copies=True))
+        if self.config.feedback:
+            findings.append(_of_votes(self.votes, ratio))
         return Evidence(look=self.look, stable=self.stable, canary=self.canary, findings=tuple(findings))
 
 
@@ -240,6 +249,10 @@ def _of_errors(test: ErrorTest, proofs: ErrorTest, ratio: float, harms: Harms, c
         stable=float(seen.hits_stable[0] / max(1, seen.num_stable[0])),
         canary=float(seen.hits_canary[0, 0] / max(1, seen.num_canary[0])),
     )
+
+
+def _of_votes(test: ErrorTest, ratio: float) -> Finding:
+    return _of_errors(test, test, ratio, ()).replace(metric="feedback")
 
 
 def _of_waits(metric: str, test: LatencyTest, ratio: float) -> Finding:

@@ -2,6 +2,7 @@
 
 rollouts/<name>/<id>/evidence-<number>.parquet    a row per request's record
 rollouts/<name>/<id>/scores-<number>.parquet      a row per paired score
+rollouts/<name>/<id>/votes-<number>.parquet       a row per user's vote that counts, where votes are evidence
 """
 
 from __future__ import annotations
@@ -12,15 +13,23 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Final
 
 from cluster.storage import Storage
 from services.contract import PairedScore, RequestRecord
 from services.rollout.judge import Look
 from services.rollout.status import RolloutStatus, folder
+from services.rollout.votes import UserVote
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+Seen = RequestRecord | PairedScore | UserVote
+MODELS: Final[dict[str, type[RequestRecord] | type[PairedScore] | type[UserVote]]] = {
+    "evidence": RequestRecord, "scores": PairedScore, "votes": UserVote
+}  # fmt: skip
+"""Kinds of rows, each with files of its own."""
 
 
 @dataclass(frozen=True)
@@ -30,7 +39,7 @@ class Row:
     look: int
     window: int
     looked_at: datetime
-    seen: RequestRecord | PairedScore
+    seen: Seen
 
 
 def stored_looks(
@@ -42,9 +51,8 @@ def stored_looks(
     """The looks that were written, in order, as they were; between those numbers of files of each kind where given."""
     where = folder(status.name, status.id)
     # Each file's rows are in the order of their looks, so that no more than a file of each kind is in memory.
-    models: dict[str, type[RequestRecord] | type[PairedScore]] = {"evidence": RequestRecord, "scores": PairedScore}
-    keys = {kind: keys_of(storage, where, kind)[(after or {}).get(kind, 0) :] for kind in models}
-    kinds = (_stored(storage, keys[kind], model) for kind, model in models.items())
+    keys = {kind: keys_of(storage, where, kind)[(after or {}).get(kind, 0) :] for kind in MODELS}
+    kinds = (_stored(storage, keys[kind], model) for kind, model in MODELS.items())
     for number, group in groupby(heapq.merge(*kinds, key=lambda row: row.look), key=lambda row: row.look):
         seen = list(group)
         yield Look(
@@ -54,6 +62,7 @@ def stored_looks(
             alone=alone(status, seen[0].window),
             records=tuple(row.seen for row in seen if isinstance(row.seen, RequestRecord)),
             scores=tuple(row.seen for row in seen if isinstance(row.seen, PairedScore)),
+            votes=tuple(row.seen for row in seen if isinstance(row.seen, UserVote)),
             copies=on_copies(status, seen[0].window),
         )
 
@@ -92,7 +101,7 @@ def keys_of(storage: Storage, where: str, kind: str) -> list[str]:
     return sorted(key for key in keys if key.rsplit("/", 1)[1].startswith(f"{kind}-"))
 
 
-def _stored(storage: Storage, keys: list[str], model: type[RequestRecord] | type[PairedScore]) -> Iterator[Row]:
+def _stored(storage: Storage, keys: list[str], model: type[Seen]) -> Iterator[Row]:
     import pyarrow.parquet as pq
 
     for key in keys:
@@ -101,8 +110,7 @@ def _stored(storage: Storage, keys: list[str], model: type[RequestRecord] | type
         row: dict[str, Any]
         for row in pq.read_table(io.BytesIO(blob.content)).to_pylist():
             place = {name: row.pop(name) for name in ("look", "window", "looked_at")}
-            seen: RequestRecord | PairedScore = model(**row)
-            yield Row(**place, seen=seen)
+            yield Row(**place, seen=model(**row))
 
 
 def write_rows(storage: Storage, key: str, kind: str, rows: list[Row]) -> None:
@@ -145,4 +153,13 @@ def _score_fields() -> list[tuple[str, pa.DataType]]:
     return [("item", pa.string()), ("stable", pa.float64()), ("canary", pa.float64())]
 
 
-_SCHEMAS: dict[str, Callable[[], list[tuple[str, Any]]]] = {"evidence": _record_fields, "scores": _score_fields}
+def _vote_fields() -> list[tuple[str, pa.DataType]]:
+    import pyarrow as pa
+
+    texts = [(name, pa.string()) for name in ("request_id", "revision", "role", "thumb")]
+    return [*texts, ("bucket", pa.float64())]
+
+
+_SCHEMAS: dict[str, Callable[[], list[tuple[str, Any]]]] = {
+    "evidence": _record_fields, "scores": _score_fields, "votes": _vote_fields
+}  # fmt: skip

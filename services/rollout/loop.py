@@ -26,6 +26,7 @@ from services.rollout.intake import Intake
 from services.rollout.policy import Hold, Rollback, as_decision, decide, measure
 from services.rollout.probes import ProbeTask
 from services.rollout.status import ANALYSIS, Decision, RolloutStatus, read_status, write_status
+from services.rollout.votes import UserVote
 from services.rollout.waiting import CheckProbes, WaitingRoom
 
 log = logger("rollout")
@@ -71,6 +72,10 @@ class Loop:
     def score(self, scores: list[dict[str, Any]], rollout_id: str | None = None) -> None:
         """See `Intake.score`."""
         self._intake.score(scores, rollout_id)
+
+    def vote(self, vote: UserVote) -> None:
+        """See `Intake.vote`."""
+        self._intake.vote(vote)
 
     def probe_task(self) -> ProbeTask | None:
         """See `Intake.probe_task`."""

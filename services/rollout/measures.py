@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from datetime import datetime
 from typing import NamedTuple, get_args
 
+from services.contract import Role
 from services.rollout.decay_watch import WatchPhase, WatchStatus
 from services.rollout.status import RolloutStatus
 
@@ -20,6 +22,10 @@ class Figures(NamedTuple):
     """Since the newest decision, while not all gateways apply it: it waits for replicas or for a gateway."""
     decay: WatchPhase | None
     """Of the watch over stable."""
+    votes: Mapping[str, float]
+    """Users' votes that count as evidence in the rollout under way, by role; none where they are no part of its verdict."""
+    votes_down: Mapping[str, float]
+    """The share of thumbs down among them."""
 
 
 def figures(status: RolloutStatus | None, watch: WatchStatus | None, now: datetime) -> Figures:
@@ -29,7 +35,15 @@ def figures(status: RolloutStatus | None, watch: WatchStatus | None, now: dateti
     if under_way is not None and under_way.weight_applied_at is None and under_way.decisions:
         waits_s = max(0.0, (now - under_way.decisions[-1].at).total_seconds())
     weight = under_way.weight_percent if under_way is not None else 0.0
-    return Figures(now.timestamp(), weight, waits_s, watch.phase if watch is not None else None)
+    numbers = _newest(under_way)
+    votes, down = ({role: numbers[name] for role in get_args(Role) if (name := f"feedback_{role}_{kind}") in numbers}
+                   for kind in ("counted", "down"))  # fmt: skip
+    return Figures(now.timestamp(), weight, waits_s, watch.phase if watch is not None else None, votes, down)
+
+
+def _newest(status: RolloutStatus | None) -> Mapping[str, float]:
+    """What the newest look rested on."""
+    return status.last_look.numbers if status is not None and status.last_look is not None else {}
 
 
 class Measures:
@@ -44,11 +58,19 @@ class Measures:
         self._turn = Gauge(names.ROLLOUT_TURN, "When the controller last took its turn, in Unix seconds", ("model",))
         self._weight = Gauge(names.ROLLOUT_WEIGHT, "The canary's share of users in percent", ("model",))
         self._waits = Gauge(names.ROLLOUT_WAITS, "How long the newest decision is not in force everywhere", ("model",))
+        of_role = ("model", "role")
+        self._votes = Gauge(
+            names.ROLLOUT_VOTES, "Users' votes that count as evidence in the rollout under way", of_role
+        )
+        self._down = Gauge(names.ROLLOUT_VOTES_DOWN, "Share of thumbs down among them", of_role)
         self._decay = Gauge(names.DECAY_PHASE, "1 for the phase that the watch over stable is in", ("model", "phase"))
 
     def tell(self, found: Figures) -> None:
         self._turn.set(found.turn_at, self._labels)
         self._weight.set(found.weight_percent, self._labels)
         self._waits.set(found.waits_s, self._labels)
+        for role in get_args(Role):
+            self._votes.set(found.votes.get(role, 0.0), {**self._labels, "role": role})
+            self._down.set(found.votes_down.get(role, 0.0), {**self._labels, "role": role})
         for phase in get_args(WatchPhase):
             self._decay.set(float(phase == found.decay), {**self._labels, "phase": phase})

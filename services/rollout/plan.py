@@ -15,12 +15,13 @@ import numpy as np
 
 from cluster.errors import ConfigError
 from services.config import Metric, RolloutConfig, StepConfig
-from services.rollout import errors, latency, quality
+from services.rollout import errors, latency, quality, votes
 from services.rollout.findings import Finding
 from services.rollout.late import LATE_SHARE
 from services.rollout.policy import level_of
 from services.rollout.rates import START_WEIGHTS
 from services.rollout.sequential import Array, bet, growth
+from services.rollout.wording import OF_THEIR_OWN
 
 LATENCY_SPREAD: Final = 0.6
 """Assumed standard deviation of the logarithm of waits for prompts of one length: the 95th percentile is 2.7 times the median.
@@ -33,13 +34,13 @@ LONELY_RATIO: Final = 1e6
 
 @dataclass(frozen=True)
 class Proof:
-    """What one metric takes at one step."""
+    """What one metric takes at one step. Items, for quality, and users' votes on the canary, for feedback, in place of requests."""
 
     metric: Metric
     effect: float
     """In the margin's unit: a difference of shares, a ratio of waits, a drop of the mean score."""
     requests_to_pass: int | None
-    """Canary requests (items, for quality) until a canary as good as stable has passed; None when the step does not ask."""
+    """Canary requests until a canary as good as stable has passed; None when the step does not ask."""
     requests_to_fail: int
     """Until a canary worse by the effect is rolled back."""
 
@@ -53,7 +54,8 @@ class StepPlan:
     """Requests to it, or copies of requests at 0 %."""
     proofs: tuple[Proof, ...]
     duration_s: float
-    """Until a canary as good as stable has passed. Items of quality probes come on a schedule of their own and are left out."""
+    """Until a canary as good as stable has passed. Items of quality probes and users' votes come on schedules of their own and are
+    left out."""
     fits: bool
     """Shorter than the step's time limit."""
 
@@ -80,24 +82,34 @@ def _step(
 ) -> StepPlan:
     ratio = (1 - share) / share if share < 1 else LONELY_RATIO
     waits = (_waits(config, step, ratio),) if step.weight_percent else ()
-    proofs = (_errors(config, step, ratio, stable_error_rate), *waits, _scores(config, step))
-    asked = [proof.requests_to_pass or 0 for proof in proofs if proof.metric != "quality"]
+    thumbs = (_thumbs(config, step, ratio),) if config.feedback and step.weight_percent else ()
+    proofs = (_errors(config, step, ratio, stable_error_rate), *waits, _scores(config, step), *thumbs)
+    asked = [proof.requests_to_pass or 0 for proof in proofs if proof.metric not in OF_THEIR_OWN]
     canary_per_s = rate_per_s * share
     duration_s = max(step.min_duration_s, max(step.min_requests, *asked) / canary_per_s)
     return StepPlan(step.weight_percent, canary_per_s, proofs, duration_s, duration_s <= config.step_timeout_s)
 
 
 def _errors(config: RolloutConfig, step: StepConfig, ratio: float, rate: float) -> Proof:
-    effect, margin = config.effect("errors", step), config.margin("errors")
-    aims = errors.alternatives(np.array(rate), margin, config.effect("errors"), (effect,))
+    return _rates("errors", config, step, ratio, rate)
+
+
+def _thumbs(config: RolloutConfig, step: StepConfig, ratio: float) -> Proof:
+    """Votes of users, each counted once: how many of them vote is not known beforehand."""
+    return _rates("feedback", config, step, ratio, votes.PRIOR.rate)
+
+
+def _rates(metric: Metric, config: RolloutConfig, step: StepConfig, ratio: float, rate: float) -> Proof:
+    effect, margin = config.effect(metric, step), config.margin(metric)
+    aims = errors.alternatives(np.array(rate), margin, config.effect(metric), (effect,))
     worse = min(rate + effect, 1.0)
     found = growth(ratio, (rate, worse), (rate, aims.harmful), margin, "at_most")
     passed = growth(ratio, (rate, rate), (rate, aims.good[0]), effect, "at_least")
     return Proof(
-        "errors",
+        metric,
         effect,
-        _until(passed, errors.GOOD_WEIGHTS, config.beta) if "errors" in step.prove else None,
-        _until(found, errors.HARM_WEIGHTS, _harm_threshold(config, "errors", copies=step.weight_percent == 0)),
+        _until(passed, errors.GOOD_WEIGHTS, config.beta) if metric in step.prove else None,
+        _until(found, errors.HARM_WEIGHTS, _harm_threshold(config, metric, copies=step.weight_percent == 0)),
     )
 
 
@@ -139,7 +151,7 @@ def _scores(config: RolloutConfig, step: StepConfig) -> Proof:
 
 def _harm_threshold(config: RolloutConfig, metric: Metric, copies: bool = False) -> float:
     """Level that is left for the first stretch's evidence."""
-    share = START_WEIGHTS[0] * (1 - LATE_SHARE if metric == "errors" else 1.0)
+    share = START_WEIGHTS[0] * (1 - LATE_SHARE if metric in ("errors", "feedback") else 1.0)
     return level_of(config, Finding(metric=metric, copies=copies)) * share
 
 

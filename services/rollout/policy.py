@@ -1,8 +1,8 @@
 """What to do about a rollout, as a pure function of (configuration, status, evidence, now).
 
 Each metric has two e-values (see `sequential`): against "no worse than the margin allows", over the whole rollout, and against
-"worse by the effect", since the step began (for quality: since the rollout began). The first at 1/alpha rolls back, at any moment;
-the second at 1/beta proves the step.
+"worse by the effect", since the step began (for quality and feedback: since the rollout began). The first at 1/alpha rolls back, at
+any moment; the second at 1/beta proves the step.
 """
 
 from __future__ import annotations
@@ -13,14 +13,18 @@ from datetime import datetime
 from typing import ClassVar, Final, Literal
 
 from cluster.config import StrictModel
-from services.config import METRICS, Metric, RolloutConfig, StepConfig
+from services.config import Metric, RolloutConfig, StepConfig
+from services.rollout import wording
 from services.rollout.findings import Evidence, Finding
 from services.rollout.rates import BOUND_SHARE
 from services.rollout.status import Decision, RolloutStatus, Verdict
 
 MIN_CANARY_REQUESTS: Final = 3
 """Fewer never fail a canary, whatever the test says: one user's retries are no evidence."""
-REASONS: Final[dict[Metric, str]] = {"errors": "error_rate", "ttft": "latency", "tpot": "tpot", "quality": "quality"}
+MIN_CANARY_VOTES: Final = 10
+"""Nor do fewer users by their votes: three who agree beforehand must not be enough where hardly anybody is displeased."""
+REASONS: Final[dict[Metric, str]] = {"errors": "error_rate", "ttft": "latency", "tpot": "tpot", "quality": "quality",
+                                     "feedback": "feedback"}  # fmt: skip
 COPIES_SHARE: Final = 0.25
 """Of the level for errors, what replies to copied requests may spend where a rollout begins with them. They are to find what is
 badly broken, which takes few; users have the larger part."""
@@ -41,7 +45,7 @@ class Outcome(StrictModel):
 
 def harm_level(config: RolloutConfig) -> float:
     """Each metric's share of alpha: they share it equally, so that all together keep it (Bonferroni)."""
-    return config.alpha / len(METRICS)
+    return config.alpha / len(config.metrics)
 
 
 def level_of(config: RolloutConfig, finding: Finding) -> float:
@@ -133,6 +137,9 @@ def measure(evidence: Evidence) -> dict[str, float]:
         name = "copies" if finding.copies else finding.metric
         numbers[f"{name}_canary_counted"] = float(finding.num_canary)
         numbers[f"{name}_harm_e_value"] = _plain(finding.log_harm)
+        if finding.metric == "feedback":
+            numbers["feedback_stable_counted"] = float(finding.num_stable)
+            numbers |= {"feedback_canary_down": finding.canary, "feedback_stable_down": finding.stable}
         for effect, value in zip(finding.effects, finding.log_pass, strict=True):
             numbers[f"{name}_pass_e_value_{effect:g}"] = _plain(value)
     return numbers
@@ -166,62 +173,32 @@ def _outcome(config: RolloutConfig, step: StepConfig, finding: Finding, rate: fl
     if growth <= 0:
         return Outcome(metric=finding.metric, verdict="inconclusive")
     needed = math.ceil(lacking / growth)
-    known = rate > 0 and finding.metric != "quality"  # when items come is the probes' schedule
+    known = rate > 0 and finding.metric not in wording.OF_THEIR_OWN
     return Outcome(
         metric=finding.metric, verdict="inconclusive", needed=needed, wait_s=needed / rate if known else None
     )
 
 
 def _fails(config: RolloutConfig, finding: Finding) -> bool:
-    enough = finding.num_canary >= MIN_CANARY_REQUESTS
-    return enough and finding.log_harm >= -math.log(level_of(config, finding))
+    least = MIN_CANARY_VOTES if finding.metric == "feedback" else MIN_CANARY_REQUESTS
+    return finding.num_canary >= least and finding.log_harm >= -math.log(level_of(config, finding))
 
 
 def _failure(config: RolloutConfig, evidence: Evidence, numbers: dict[str, float], alone: bool) -> Rollback | None:
     for finding in evidence.findings:
         if _fails(config, finding):
             past = " before, nobody is on it now" if alone and finding.metric == "errors" else ""
-            message = (
-                f"{_found(finding)}{past}; {_allowed(config, finding.metric)} (e = {_plain(finding.log_harm):.3g})"
-            )
+            e_value = f"(e = {_plain(finding.log_harm):.3g})"
+            message = f"{wording.found(finding)}{past}; {wording.allowed(config, finding.metric)} {e_value}"
             return Rollback("failed", REASONS[finding.metric], message, numbers)
     return None
-
-
-def _found(finding: Finding) -> str:
-    match finding.metric:
-        case "errors":
-            kinds = f" ({', '.join(f'{number} {kind}' for kind, number in finding.harms)})" if finding.harms else ""
-            return (
-                f"{finding.canary:.2%} of {finding.num_canary} {_answers(finding.copies)} harmful{kinds}, "
-                f"stable {finding.stable:.2%} of {finding.num_stable}"
-            )
-        case "quality":
-            return f"canary scores {finding.canary * 100:+.1f} points on {finding.num_canary} items"
-        case _:
-            late = f"{finding.canary:.1%} of {finding.num_canary} canary answers late"
-            return f"{finding.metric}: {late}, stable {finding.stable:.1%}"
-
-
-def _answers(copies: bool) -> str:
-    return "replies to copied requests" if copies else "canary answers"
-
-
-def _allowed(config: RolloutConfig, metric: Metric) -> str:
-    match metric:
-        case "errors":
-            return f"{config.max_error_increase_percent:g} points more are allowed"
-        case "quality":
-            return f"{config.max_quality_drop_percent:g} points less are allowed"
-        case _:
-            return f"{config.max_latency_ratio:g} times stable's waits are allowed"
 
 
 def _missing(config: RolloutConfig, step: StepConfig, evidence: Evidence, elapsed_s: float) -> str:
     """What the step still lacks to pass, for people; empty when nothing."""
     lacks = []
     if (requests := step.min_requests - evidence.canary.num_counted) > 0:
-        lacks.append(f"{requests} more {_requests(step)}")
+        lacks.append(f"{requests} more {wording.requests(step)}")
     if evidence.stable.num_requests == 0 and step.weight_percent < 100:
         lacks.append("requests to stable to compare with")
     if elapsed_s < step.min_duration_s:
@@ -230,15 +207,11 @@ def _missing(config: RolloutConfig, step: StepConfig, evidence: Evidence, elapse
         lacks.append(found)
     told = {finding.metric for finding in evidence.findings if finding.num_stable}
     for outcome in outcomes(config, step, evidence, elapsed_s):
-        # Models that tell no waits at all cannot be asked to prove them; items are asked for until they come.
-        asked = outcome.metric in step.prove and (outcome.metric in told or outcome.metric in {"errors", "quality"})
+        # Models that tell no waits at all cannot be asked to prove them; the others are asked for until they come.
+        asked = outcome.metric in step.prove and (outcome.metric in told or outcome.metric not in {"ttft", "tpot"})
         if asked and outcome.verdict != "passed":
             lacks.append(_proof(config, step, outcome))
     return ", ".join(lacks)
-
-
-def _requests(step: StepConfig) -> str:
-    return "canary requests" if step.weight_percent else "copied requests"
 
 
 def _rise_of_all(config: RolloutConfig, step: StepConfig, evidence: Evidence) -> str:
@@ -260,21 +233,13 @@ def _rise_of_all(config: RolloutConfig, step: StepConfig, evidence: Evidence) ->
 
 
 def _proof(config: RolloutConfig, step: StepConfig, outcome: Outcome) -> str:
-    effect = config.effect(outcome.metric, step)
-    match outcome.metric:
-        case "errors":
-            what = f"proof that errors are not up by {effect * 100:g} points"
-        case "quality":
-            what = f"proof that scores are not down by {effect * 100:g} points"
-        case _:
-            what = f"proof that {outcome.metric} is not {effect:g} times stable's"
-    unit = "items" if outcome.metric == "quality" else _requests(step)
+    what, unit = wording.proof(outcome.metric, config.effect(outcome.metric, step), step)
     about = f"about {outcome.needed} more {unit}" if outcome.needed else f"more {unit}"
     return f"{what} ({about}" + (f", {outcome.wait_s:.0f} s)" if outcome.wait_s else ")")
 
 
 def _next(config: RolloutConfig, step: int, evidence: Evidence, numbers: dict[str, float]) -> Promote | SetWeight:
-    answers = _answers(copies=config.steps[step].weight_percent == 0)
+    answers = wording.answers(copies=config.steps[step].weight_percent == 0)
     found = (
         f"{evidence.canary.num_harmful} of {evidence.canary.num_requests} {answers} harmful, stable "
         f"{evidence.stable.num_harmful} of {evidence.stable.num_requests}"

@@ -18,12 +18,12 @@ from typing import Any, Final, TypeVar
 import numpy as np
 
 from services.config import RolloutConfig
-from services.rollout import counting, errors, findings, judge, late, latency, policy, quality, rates, sequential
+from services.rollout import counting, errors, findings, judge, late, latency, policy, quality, rates, sequential, votes
 from services.rollout.findings import Counts
 from services.rollout.judge import Judge
 from services.rollout.sequential import Array
 
-FORMAT: Final = "serinus judge 2"
+FORMAT: Final = "serinus judge 3"
 T = TypeVar("T")
 
 
@@ -130,6 +130,6 @@ def _digest(config: RolloutConfig) -> str:
 def _code() -> str:
     """Of all that makes the state: another formula, or another numpy, makes another judge of the same evidence."""
     hashed = hashlib.sha256(np.__version__.encode())
-    for module in (counting, errors, findings, judge, late, latency, policy, quality, rates, sequential):
+    for module in (counting, errors, findings, judge, late, latency, policy, quality, rates, sequential, votes):
         hashed.update(Path(str(module.__file__)).read_bytes())
     return hashed.hexdigest()

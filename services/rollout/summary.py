@@ -6,7 +6,9 @@ from cluster.config import StrictModel
 from cluster.storage import Storage
 from services.rollout.decay_watch import WatchStatus, read_watch
 from services.rollout.feedback import FeedbackCounts, feedback
+from services.rollout.findings import Finding
 from services.rollout.looks import stored_scores
+from services.rollout.policy import level_of
 from services.rollout.probes import load
 from services.rollout.status import RolloutStatus
 
@@ -21,12 +23,27 @@ class ProbesSummary(StrictModel):
     canary: float = 0.0
 
 
+class VotesSummary(StrictModel):
+    """Users' votes as evidence, at the newest decision or look. Shares of thumbs down are in [0, 1]."""
+
+    num_stable: int
+    num_canary: int
+    stable: float
+    canary: float
+    e_value: float
+    """Against "no more thumbs down than the margin allows"."""
+    fails_at: float
+    """The e-value that rolls back."""
+
+
 class QualitySummary(StrictModel):
     """Beside a rollout's status."""
 
     probes: ProbesSummary | None = None
     feedback: dict[str, FeedbackCounts] = {}
-    """By revision, since that rollout began."""
+    """By revision, since that rollout began: all votes."""
+    votes: VotesSummary | None = None
+    """Those that count as evidence, where a rollout is judged by them and they have come."""
     decay: WatchStatus | None = None
 
 
@@ -36,7 +53,23 @@ def summary(storage: Storage, status: RolloutStatus) -> QualitySummary:
     return QualitySummary(
         probes=_probes(storage, status) if status.probe_items else None,
         feedback=feedback(storage, status.name, status.id),
+        votes=_votes(status),
         decay=watch[0] if watch else None,
+    )
+
+
+def _votes(status: RolloutStatus) -> VotesSummary | None:
+    looks = [status.decisions[-1], *([status.last_look] if status.last_look else [])]
+    numbers = max(looks, key=lambda decision: decision.at).numbers
+    if "feedback_harm_e_value" not in numbers:
+        return None
+    return VotesSummary(
+        num_stable=int(numbers["feedback_stable_counted"]),
+        num_canary=int(numbers["feedback_canary_counted"]),
+        stable=numbers["feedback_stable_down"],
+        canary=numbers["feedback_canary_down"],
+        e_value=numbers["feedback_harm_e_value"],
+        fails_at=1 / level_of(status.config, Finding(metric="feedback")),
     )
 
 
@@ -58,6 +91,11 @@ def lines(found: QualitySummary) -> list[str]:
         share = counts.down / (counts.up + counts.down)
         told.append(
             f"feedback on {revision}: {counts.up} up, {counts.down} down ({share:.1%}), {counts.corrected} corrected"
+        )
+    if (votes := found.votes) is not None:
+        told.append(
+            f"users' votes as evidence: canary {votes.canary:.1%} down of {votes.num_canary}, stable {votes.stable:.1%} of "
+            f"{votes.num_stable}; e = {votes.e_value:.3g}, rolled back from {votes.fails_at:.0f} on"
         )
     if (watch := found.decay) is not None:
         told += _decay(watch)

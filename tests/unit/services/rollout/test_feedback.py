@@ -12,12 +12,15 @@ from cluster.storage import LocalStorage
 from services.rollout import actor
 from services.rollout import feedback as module
 from services.rollout.feedback import FLUSH_S, MAX_REVOTES, FeedbackBook, FeedbackCounts, TooManyVotes, feedback
+from services.rollout.votes import UserVote
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 
 
-def record(request_id: str, revision: str = "m-1", owner: str = "", role: str = "stable") -> dict[str, object]:
-    return {"request_id": request_id, "revision": revision, "role": role, "owner": owner}
+def record(
+    request_id: str, revision: str = "m-1", owner: str = "", role: str = "stable", **more: object
+) -> dict[str, object]:
+    return {"request_id": request_id, "revision": revision, "role": role, "owner": owner, "bucket": 0.5, **more}
 
 
 def at(seconds: float) -> datetime:
@@ -33,7 +36,11 @@ def test_a_vote_finds_the_revision_that_answered(book: FeedbackBook) -> None:
     book.note([record("a", "m-2", role="canary"), record("a", "m-1"), record("b", "m-2", role="canary")])
     found = book.vote("", "a", "down", None, NOW)
     assert found is not None
-    assert (found[0].revision, found[0].role, found[1]) == ("m-1", "stable", None)  # it failed over: stable answered
+    assert (found.vote.revision, found.vote.role, found.before) == (
+        "m-1",
+        "stable",
+        None,
+    )  # it failed over: stable answered
     assert book.vote("", "unknown", "up", None, NOW) is None
 
 
@@ -42,7 +49,7 @@ def test_only_the_key_that_asked_may_judge_and_ids_of_others_do_not_collide(book
     assert book.vote("bob", "a", "down", None, NOW) is None
     found = book.vote("alice", "a", "down", None, NOW)
     assert found is not None
-    assert found[0].revision == "m-1"
+    assert found.vote.revision == "m-1"
 
 
 def test_the_last_vote_counts_and_corrections_are_kept(book: FeedbackBook, storage: LocalStorage) -> None:
@@ -51,7 +58,7 @@ def test_the_last_vote_counts_and_corrections_are_kept(book: FeedbackBook, stora
         book.vote("", str(n), "down" if n < 4 else "up", None, NOW)
     changed = book.vote("", "0", "up", "Paris", NOW)
     assert changed is not None
-    assert changed[1] == "down"
+    assert changed.before == "down"
     assert book.flush(at(1)) == pytest.approx(FLUSH_S - 1)
     assert book.flush(at(FLUSH_S)) is None
     book.vote("", "1", "up", None, NOW)
@@ -72,6 +79,35 @@ def test_votes_lie_with_the_rollout(book: FeedbackBook, storage: LocalStorage) -
     book.flush(at(FLUSH_S))
     assert feedback(storage, "m", "r7") == feedback(storage, "m") == {"m-1": FeedbackCounts(up=1)}
     assert feedback(storage, "m", "r6") == {}
+
+
+def test_a_vote_belongs_to_the_rollout_that_placed_its_user_however_late_it_comes(
+    book: FeedbackBook, storage: LocalStorage
+) -> None:
+    """One of the candidate's first rollout comes during its second, one on an answer of before both, one of now."""
+    book.note([record("a", "m-2", role="canary", rollout="r1"), record("b", rollout=""), record("c", rollout="r2")])
+    storage.write("rollouts/m/current", b"r2")
+    for request_id in "abc":
+        book.vote("", request_id, "down", None, NOW)
+    assert book.flush(at(FLUSH_S)) is None
+    assert feedback(storage, "m", "r1") == {"m-2": FeedbackCounts(down=1)}
+    assert feedback(storage, "m", "before") == feedback(storage, "m", "r2") == {"m-1": FeedbackCounts(down=1)}
+    assert book.flush(at(2 * FLUSH_S)) is None
+    assert len(written(storage)) == 3
+
+
+def test_what_is_evidence_of_a_vote(book: FeedbackBook) -> None:
+    """Who was placed where, by which rollout; nothing where stable answered in a canary's place."""
+    book.note([record("a", "m-2", role="canary", rollout="r1", bucket=0.25), record("b", "m-2", role="canary")])
+    book.note([record("b", failed_over=True, rollout="r1")])
+    taken = book.vote("", "a", "down", "Paris", NOW)
+    assert taken is not None
+    assert taken.evidence == UserVote(
+        request_id="a", revision="m-2", role="canary", bucket=0.25, thumb="down", at=NOW, rollout="r1"
+    )
+    other = book.vote("", "b", "down", None, NOW)
+    assert other is not None
+    assert (other.vote.revision, other.evidence) == ("m-1", None)
 
 
 def test_the_oldest_answers_are_forgotten_first(book: FeedbackBook, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,7 +21,7 @@ def world(tmp_path: Path) -> World:
 
 
 def test_without_a_rollout_only_the_turn_is_told() -> None:
-    assert figures(None, None, NOW) == (NOW.timestamp(), 0.0, 0.0, None)
+    assert figures(None, None, NOW) == (NOW.timestamp(), 0.0, 0.0, None, {}, {})
 
 
 def test_a_decision_waits_until_all_gateways_apply_it_and_an_ended_rollout_has_no_weight(world: World) -> None:
@@ -35,6 +35,20 @@ def test_a_decision_waits_until_all_gateways_apply_it_and_an_ended_rollout_has_n
     world.run(40)
     assert world.status.phase == "promoted"
     assert figures(world.status, None, later)[1:3] == (0.0, 0.0)
+
+
+def test_votes_are_told_while_they_are_evidence_in_a_rollout_under_way(world: World) -> None:
+    world.start()
+    world.run(3)
+    status = world.status
+    assert status.last_look is not None
+    assert figures(status, None, NOW).votes == {}
+    numbers = {f"feedback_{side}_{kind}": number for side, kind, number in (
+        ("stable", "counted", 90.0), ("canary", "counted", 10.0), ("stable", "down", 0.1), ("canary", "down", 0.3)
+    )}  # fmt: skip
+    found = figures(status.replace(last_look=status.last_look.replace(numbers=numbers)), None, NOW)
+    assert (found.votes, found.votes_down) == ({"stable": 90, "canary": 10}, {"stable": 0.1, "canary": 0.3})
+    assert figures(status.replace(phase="promoted", ended_at=NOW), None, NOW).votes == {}
 
 
 def test_the_phase_of_the_watch_is_told() -> None:

@@ -20,9 +20,10 @@ from services.rollout.evidence import RECENT_FILES, EvidenceStore
 from services.rollout.judge import Judge, Look
 from services.rollout.snapshot import Snapshot, pack, unpack
 from services.rollout.status import Decision, RolloutStatus
+from services.rollout.votes import UserVote
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
-CONFIG = RolloutConfig()
+CONFIG = RolloutConfig(feedback=True)
 OUTCOMES: tuple[Outcome, ...] = ("ok", "ok", "ok", "empty", "stream_error", "cancelled")
 
 RECORDS = st.builds(
@@ -50,6 +51,16 @@ RECORDS = st.builds(
 )
 SCORES = st.builds(PairedScore, item=st.just("i"), stable=st.floats(0, 1), canary=st.floats(0, 1), at=st.just(NOW))
 
+VOTES = st.builds(
+    UserVote,
+    request_id=st.just("r"),
+    revision=st.just("m"),
+    role=st.sampled_from(["stable", "canary"]),
+    bucket=st.floats(0, 0.99),
+    thumb=st.sampled_from(["up", "down"]),
+    at=st.just(NOW),
+)
+
 
 def crowd(number: int, num_stable: int) -> list[RequestRecord]:
     """Enough of stable's waits for limits to be taken from them, and one answer of the canary."""
@@ -65,8 +76,8 @@ def some_looks(draw: st.DrawFn) -> list[Look]:
     for number in range(1, draw(st.integers(2, 8))):
         window += draw(st.sampled_from([0, 0, 1, 3]))
         records = [*crowd(number, draw(st.sampled_from([0, 30]))), *draw(st.lists(RECORDS, max_size=12))]
-        scores = tuple(draw(st.lists(SCORES, max_size=3)))
-        found.append(Look(number, window, NOW, draw(st.booleans()), tuple(records), scores))
+        scores, votes = (tuple(draw(st.lists(kind, max_size=3))) for kind in (SCORES, VOTES))
+        found.append(Look(number, window, NOW, draw(st.booleans()), tuple(records), scores, votes))
     return found
 
 
@@ -105,6 +116,7 @@ def test_nothing_the_judge_knows_is_left_out() -> None:
         "ttft",
         "tpot",
         "quality",
+        "votes",
         "harmed",
         "failing",
     }
