@@ -12,7 +12,7 @@ from __future__ import annotations
 import argparse
 import math
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -26,6 +26,7 @@ from services.rollout.findings import Finding
 from services.rollout.policy import MIN_CANARY_VOTES, level_of
 
 Array = NDArray[np.float64]
+Sides = tuple[Array, Array]
 Bools = NDArray[np.bool_]
 CONFIG = RolloutConfig(feedback=True)
 LEVEL = level_of(CONFIG, Finding(metric="feedback"))
@@ -35,7 +36,7 @@ GOOD, BAD = 0.10, 0.25
 """Shares of thumbs down."""
 DAY = tuple((weight, 7200.0) for weight, _ in SCHEDULE)
 """Two hours a step."""
-NUM_USERS, CHUNK, LOOK_S = 50_000, 500, 120.0
+NUM_USERS, CHUNK, LOOK_S = 50_000, 1000, 120.0
 CROWDS = {
     "even": "all alike",
     "often": "a twentieth casts half of the votes and is hard to please",
@@ -43,53 +44,74 @@ CROWDS = {
     "keys": "twenty keys, each with a share of its own",
 }
 WAYS = ("serinus: a user counts once", "a user counts once on each side", "every vote counts")
-THRESHOLD = "a threshold (50 votes, +10 points, 3 minutes)"
+THRESHOLD = "a threshold (50 votes, +10 points, 3 times)"
 
 
 @dataclass
 class Crowd:
-    """Users of each rollout: their places, and of what share of the answers they dislike. Zeal is alike in all rollouts."""
+    """Users by kind (the last axis), in each rollout: how many are where, and whose vote has counted."""
 
-    place: Array
     dislike: Array
+    """Share of the answers that each dislikes, rollouts x kinds."""
     zeal: Array
-    """Adds up to 1."""
+    """Share of all votes that one user of the kind casts."""
+    stable: Array
+    stable_seen: Array
+    canary: Array
+    canary_seen: Array
+    """On whichever side the vote was."""
+    canary_seen_here: Array
 
     @staticmethod
     def draw(generator: np.random.Generator, num: int, kind: str) -> Crowd:
-        size = 20 if kind == "keys" else NUM_USERS
-        dislike, zeal = np.full((num, size), GOOD), np.ones(size)
+        sizes, votes_of = np.array([float(NUM_USERS)]), np.array([1.0])
+        dislike = np.full((num, 1), GOOD)
         match kind:
             case "often":  # 17.5 % and 2.5 %: 10 % of all votes
-                many = size // 20
-                zeal[:many], dislike[:] = size / many - 1, GOOD / 4
-                dislike[:, :many] = 1.75 * GOOD
+                sizes, votes_of = NUM_USERS * np.array([0.05, 0.95]), np.array([0.5, 0.5])
+                dislike = np.tile([1.75 * GOOD, GOOD / 4], (num, 1))
             case "few":
-                zeal[:10], dislike[:, :10] = (size - 10) / 20, 1.0
+                sizes, votes_of = np.array([10.0, NUM_USERS - 10]), np.array([1 / 3, 2 / 3])
+                dislike = np.tile([1.0, GOOD], (num, 1))
             case "keys":
-                dislike = generator.beta(1, 9, (num, size))
-        return Crowd(generator.random((num, size)), dislike, zeal / zeal.sum())
+                sizes, votes_of = np.ones(20), np.full(20, 1 / 20)
+                dislike = generator.beta(1, 9, (num, 20))
+        none = np.zeros(dislike.shape)
+        return Crowd(dislike, votes_of / sizes, none + sizes, none, none, none, none)
 
+    def move(self, generator: np.random.Generator, share: float) -> None:
+        """That share of stable's users goes to the canary."""
+        seen = generator.binomial(self.stable_seen.astype(int), share)
+        fresh = generator.binomial((self.stable - self.stable_seen).astype(int), share)
+        self.stable, self.stable_seen = self.stable - seen - fresh, self.stable_seen - seen
+        self.canary, self.canary_seen = self.canary + seen + fresh, self.canary_seen + seen
 
-def ballots(
-    crowd: Crowd, generator: np.random.Generator, num_votes: Array, weight: float, worse: float
-) -> Iterator[Array]:
-    """The votes of one look, of all rollouts: rollout, user, whether on the canary, whether thumbs down."""
-    rollout = np.repeat(np.arange(len(num_votes)), num_votes)
-    user = np.searchsorted(np.cumsum(crowd.zeal), generator.random(len(rollout))).clip(max=len(crowd.zeal) - 1)
-    canary = crowd.place[rollout, user] < weight
-    share = crowd.dislike[rollout, user]
-    share = np.where(canary, share + (1 - share) * (worse - GOOD) / (1 - GOOD), share)
-    yield from (rollout, user, canary, generator.random(len(rollout)) < share)
+    def vote(self, generator: np.random.Generator, num_votes: Array, worse: float) -> dict[str, tuple[Sides, Sides]]:
+        """(votes, thumbs down) of both sides that count in each way, of a look with `num_votes` of all users."""
+        each = num_votes[:, None] * self.zeal
+        at_all = 1 - np.exp(-each)
 
+        def first(unseen: Array) -> Array:
+            return generator.binomial(unseen.astype(int), at_all).astype(float)
 
-def fresh(known: Bools, rollout: Array, user: Array) -> Bools:
-    """Which votes are their user's first, by `known` (rollouts x users, changed) and within the look."""
-    first = np.zeros(len(rollout), bool)
-    first[np.unique(rollout * known.shape[1] + user, return_index=True)[1]] = True
-    first &= ~known[rollout, user]
-    known[rollout, user] = True
-    return first
+        new_stable = first(self.stable - self.stable_seen)
+        new_canary = first(self.canary - self.canary_seen)
+        new_here = new_canary + first(self.canary_seen - self.canary_seen_here)
+        self.stable_seen = self.stable_seen + new_stable
+        self.canary_seen = self.canary_seen + new_canary
+        self.canary_seen_here = self.canary_seen_here + new_here
+        every = (generator.poisson(side * each).astype(float) for side in (self.stable, self.canary))
+        worse_dislike = self.dislike + (1 - self.dislike) * (worse - GOOD) / (1 - GOOD)
+
+        def sides(stable: Array, canary: Array) -> tuple[Sides, Sides]:
+            down = (
+                generator.binomial(number.astype(int), share).sum(axis=1)
+                for number, share in ((stable, self.dislike), (canary, worse_dislike))
+            )
+            return (stable.sum(axis=1), next(down)), (canary.sum(axis=1), next(down))
+
+        counted = ((new_stable, new_canary), (new_stable, new_here), tuple(every))
+        return {way: sides(*pair) for way, pair in zip(WAYS, counted, strict=True)}
 
 
 @dataclass(frozen=True)
@@ -103,37 +125,27 @@ class Scenario:
 def simulate(trace: Trace, generator: np.random.Generator, num: int, given: Scenario) -> dict[str, Outcome]:
     """Needed are votes on the canary that count; harmed, thumbs down it got in all."""
     crowd = Crowd.draw(generator, num, given.crowd)
-    anywhere, there, here = (np.zeros(crowd.place.shape, bool) for _ in range(3))
     tests = {way: votes.start(CONFIG, num) for way in WAYS}
     stopped, harmed = ({way: np.full(num, np.inf) for way in (*WAYS, THRESHOLD)} for _ in range(2))
-    down_all, watch = np.zeros(num), Threshold(num)
+    down_all, watch, before = np.zeros(num), Threshold(num), 0.0
     for _, weight, first, last in looks(trace, generator, num, LOOK_S, given.schedule):
-        drawn = generator.binomial(last - first, VOTED)
-        rollout, user, canary, down = ballots(crowd, generator, drawn, weight, given.worse)
-        once = fresh(anywhere, rollout, user)
-        each_side = np.where(canary, False, True)
-        each_side[canary] = fresh(here, rollout[canary], user[canary])
-        each_side[~canary] = fresh(there, rollout[~canary], user[~canary])
-        down_all += np.bincount(rollout[canary & down], minlength=num)
-        for way, chosen in zip(WAYS, (once, each_side, np.ones(len(rollout), bool)), strict=True):
-            sides = [_count(rollout, chosen & side, down, num) for side in (~canary, canary)]
+        if weight > before:
+            crowd.move(generator, (weight - before) / (1 - before))
+            before = weight
+        found = crowd.vote(generator, generator.binomial(last - first, VOTED), given.worse)
+        every = found[WAYS[-1]]
+        down_all += every[1][1]
+        for way, sides in found.items():
             tests[way] = test = tests[way].take(*sides)
             seen = test.rates.closed.num_canary
             fails = (test.log_harm >= -math.log(LEVEL)) & (seen >= MIN_CANARY_VOTES)
             _stop(fails, seen, down_all, stopped[way], harmed[way])
-        watch.see(*(_count(rollout, side, down, num) for side in (~canary, canary)))
+        watch.see(*every)
         _stop(watch.fails, watch.seen, down_all, stopped[THRESHOLD], harmed[THRESHOLD])
     fixed = np.full(num, fixed_binomial(GOOD + CONFIG.margin("feedback"), BAD, LEVEL))
     return {
         way: Outcome(stopped[way], np.where(np.isinf(harmed[way]), down_all, harmed[way]), fixed) for way in stopped
     }
-
-
-def _count(rollout: Array, chosen: Bools, down: Bools, num: int) -> tuple[Array, Array]:
-    return (
-        np.bincount(rollout[chosen], minlength=num).astype(float),
-        np.bincount(rollout[chosen & down], minlength=num).astype(float),
-    )
 
 
 def _stop(fails: Bools, seen: Array, down: Array, stopped: Array, harmed: Array) -> None:
@@ -142,7 +154,7 @@ def _stop(fails: Bools, seen: Array, down: Array, stopped: Array, harmed: Array)
 
 
 class Threshold:
-    """Every minute: are thumbs down, over all votes of the rollout, up by ten points? Three minutes in a row."""
+    """At each look: are thumbs down, over all votes of the rollout, up by ten points? Three times in a row."""
 
     def __init__(self, num: int) -> None:
         self._sides = np.zeros((4, num))
@@ -174,6 +186,8 @@ def run(traces: list[Trace], num: int, seed: int, given: Scenario) -> dict[str, 
 def report(many: Callable[[str, float], dict[str, Outcome]], chosen: list[str]) -> None:
     for crowd in chosen:
         report_null(f"{CROWDS[crowd]}: no effect", many(crowd, GOOD))
+        border = GOOD + CONFIG.margin("feedback")
+        report_null(f"{CROWDS[crowd]}: as many more as the margin allows", many(crowd, border))
         found = many(crowd, BAD)
         found = {"serinus": found.pop(WAYS[0]), **found}
         report_harm(f"{CROWDS[crowd]}: thumbs down 10 % -> 25 %", found, "votes", "thumbs down")
@@ -198,7 +212,7 @@ def main() -> None:
     )
 
     def many(crowd: str, worse: float) -> dict[str, Outcome]:
-        seed = 1000 * given.seed + 2 * list(CROWDS).index(crowd) + (worse > GOOD)
+        seed = 1000 * given.seed + 10 * list(CROWDS).index(crowd) + round(20 * worse)
         return run(traces, given.rollouts, seed, Scenario(crowd, worse, schedule))
 
     report(many, [given.crowd] if given.crowd else list(CROWDS))

@@ -220,7 +220,10 @@ def test_votes_and_a_rollouts_last_probe_wake_nobody(tmp_path: Path, monkeypatch
     stirred: list[bool] = []
     monkeypatch.setattr(one, "_stir", lambda: stirred.append(True))
     one.record("g", 1, [record("a")])
+    told: list[UserVote] = []
+    monkeypatch.setattr(one._loop, "vote", told.append)
     assert one.feedback("", "a", "up", None) == {"revision": "m-1", "role": "stable", "before": None}
+    assert [(vote.request_id, vote.thumb) for vote in told] == [("a", "up")]
     one.probes_finished(("rollout", "r", 0))
     assert stirred == []
     one.probes_finished(("decay", "r", 1))
