@@ -13,7 +13,7 @@ import argparse
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import peer_judges as peers
@@ -34,6 +34,7 @@ from numpy.typing import NDArray
 from scipy import stats
 
 from services.rollout.errors import HARM_WEIGHTS, ErrorTest
+from services.rollout.late import LATE_SHARE, LateHarm
 from services.rollout.latency import NUM_STRATA, LatencyTest, Waits
 from services.rollout.policy import MIN_CANARY_REQUESTS, harm_level
 from services.rollout.quality import QualityTest
@@ -141,6 +142,9 @@ def _over(requests: Array, bad: Array, minutes: int) -> Array:
     return (hits[:, minutes:] - hits[:, :-minutes]) / np.maximum(total[:, minutes:] - total[:, :-minutes], 1)
 
 
+LATE_WAYS = ("serinus", "without beginnings within a step")
+
+
 # --- errors that begin late -----------------------------------------------------------------------------------------------
 
 
@@ -148,8 +152,7 @@ def simulate_late(trace: Trace, generator: np.random.Generator, num: int, worse:
     """Ours with and without evidence that begins within a step. Needed are the canary's requests since LATE_S, when its rate
     becomes `worse`; infinite where it was never rolled back. Negative: rolled back before, when it was as good as stable."""
     test = ErrorTest.start(CONFIG.margin("errors"), CONFIG.effect("errors"), CONFIG.effects("errors"), num)
-    ways = ("serinus", "without beginnings within a step")
-    stopped, harmed = ({way: np.full(num, np.inf) for way in ways} for _ in range(2))
+    stopped, harmed = ({way: np.full(num, np.inf) for way in LATE_WAYS} for _ in range(2))
     seen, before, hits, weight_before = np.zeros(num), np.zeros(num), np.zeros(num), LATE_SCHEDULE[0][0]
     for now, weight, first, last in looks(trace, generator, num, 5.0, LATE_SCHEDULE):
         if weight != weight_before:
@@ -160,15 +163,79 @@ def simulate_late(trace: Trace, generator: np.random.Generator, num: int, worse:
         test = test.take((stable, generator.binomial(stable, BASE_RATE)), (canary, bad))
         before = before + (canary if now < LATE_S else 0)
         seen, hits = seen + canary, hits + (bad if now >= LATE_S else 0)
-        for way, log_harm in zip(ways, (test.log_harm, _without_late(test)), strict=True):
+        for way, log_harm in zip(LATE_WAYS, (test.log_harm, _without_late(test)), strict=True):
             new = fails(log_harm) & np.isinf(stopped[way])
             stopped[way], harmed[way] = np.where(new, seen, stopped[way]), np.where(new, hits, harmed[way])
     fixed = np.full(num, fixed_binomial(BASE_RATE + CONFIG.margin("errors"), WORSE_RATE, LEVEL))
-    return {way: Outcome(stopped[way] - before, np.minimum(harmed[way], hits), fixed) for way in ways}
+    return {way: Outcome(stopped[way] - before, np.minimum(harmed[way], hits), fixed) for way in LATE_WAYS}
 
 
 def _without_late(test: ErrorTest) -> Array:
     return mix_beginnings(mix(test.rates.harm_by_beginning, HARM_WEIGHTS))
+
+
+LATE_LOOK = 50
+"""Requests (items: a fifth) between two looks, where waits and scores are simulated without a trace's pauses."""
+GOOD_LOOKS, LATE_LOOKS = 80, 200
+"""2,000 canary requests, or 800 items, as good as stable; then so many that are not."""
+
+
+def simulate_late_waits(trace: Trace, generator: np.random.Generator, num: int, slower: str) -> dict[str, Outcome]:
+    """As `simulate_late`, for waits at 50 %: `slower` from the middle on. Needed are the canary's requests since then."""
+    test = LatencyTest.start(
+        CONFIG.margin("ttft"), CONFIG.effect("ttft"), CONFIG.effects("ttft"), CONFIG.latency_floor_s, num
+    )
+    model, late = WaitModel(trace), _Late(num)
+    rollout = np.repeat(np.arange(num), LATE_LOOK)
+    for look in range(GOOD_LOOKS + LATE_LOOKS):
+        tokens, canary = generator.choice(trace.tokens, len(rollout)), generator.random(len(rollout)) < 0.5
+        seconds = model.stable_s(tokens, generator)
+        if look >= GOOD_LOOKS:
+            seconds[canary] = model.canary_s(tokens[canary], seconds[canary], slower)
+        test = test.take(Waits(rollout * NUM_STRATA + stratum(tokens), canary, seconds, np.zeros(len(rollout), bool)))
+        begun = replace(test, late=LateHarm.start(num, test.late.log_harm.shape[1]))
+        if late.see(look, np.bincount(rollout[canary], minlength=num), test.log_harm, begun.log_harm):
+            break
+    return late.outcomes(fixed_waits(trace, slower, LEVEL) if slower != "no" else 0)
+
+
+def simulate_late_quality(trace: Trace, generator: np.random.Generator, num: int, drop: float) -> dict[str, Outcome]:
+    """The same for scores, of items."""
+    late, size = _Late(num), LATE_LOOK // 5
+    terms = CONFIG.margin("quality"), CONFIG.effect("quality"), CONFIG.effects("quality")
+    tests = [QualityTest.start(*terms, num, late_share=share) for share in (LATE_SHARE, 0.0)]
+    for look in range(GOOD_LOOKS + LATE_LOOKS):
+        drawn = generator.random((num, size))
+        down = DISCORDANT + (drop if look >= GOOD_LOOKS else 0.0)
+        differences = np.where(drawn < down, -1.0, np.where(drawn > 1 - DISCORDANT, 1.0, 0.0)).ravel()
+        tests = [test.take(np.repeat(np.arange(num), size), differences) for test in tests]
+        if late.see(look, np.full(num, size), *(test.log_harm for test in tests)):
+            break
+    return late.outcomes(fixed_quality(LEVEL))
+
+
+class _Late:
+    """When each rollout was rolled back, with and without evidence that begins within a step."""
+
+    def __init__(self, num: int) -> None:
+        self.seen, self.before = np.zeros(num), np.zeros(num)
+        self.stopped = {way: np.full(num, np.inf) for way in LATE_WAYS}
+
+    def see(self, look: int, number: Array, *log_harms: Array) -> bool:
+        """Whether all are rolled back."""
+        self.seen = self.seen + number
+        self.before = self.before + (number if look < GOOD_LOOKS else 0)
+        for way, log_harm in zip(LATE_WAYS, log_harms, strict=True):
+            new = fails(log_harm) & np.isinf(self.stopped[way])
+            self.stopped[way] = np.where(new, self.seen, self.stopped[way])
+        return bool(all(np.isfinite(stopped).all() for stopped in self.stopped.values()))
+
+    def outcomes(self, fixed: int) -> dict[str, Outcome]:
+        num = len(self.seen)
+        return {
+            way: Outcome(at - self.before, np.minimum(at, self.seen) - self.before, np.full(num, float(fixed)))
+            for way, at in self.stopped.items()
+        }
 
 
 # --- errors, where users are few ------------------------------------------------------------------------------------------
@@ -339,7 +406,9 @@ NUM_ITEMS = 4000
 
 
 def simulate_quality(trace: Trace, generator: np.random.Generator, num: int, drop: float) -> dict[str, Outcome]:
-    test = QualityTest.start(CONFIG.margin("quality"), CONFIG.effect("quality"), CONFIG.effects("quality"), num)
+    test = QualityTest.start(
+        CONFIG.margin("quality"), CONFIG.effect("quality"), CONFIG.effects("quality"), num, late_share=LATE_SHARE
+    )
     stopped, size = np.full(num, np.inf), 8
     for start in range(0, NUM_ITEMS, size):
         drawn = generator.random((num, size))
@@ -478,11 +547,25 @@ def with_late_effects(many: Callable[..., dict[str, Outcome]]) -> None:
                 many(15, simulate_errors, BASE_RATE + CONFIG.margin("errors")))  # fmt: skip
 
 
+def with_late_waits_and_scores(many: Callable[..., dict[str, Outcome]]) -> None:
+    """The same for waits and scores; the false alarms are of canaries that never become worse."""
+    terms = (
+        ("ttft +30 % for all requests", simulate_late_waits, "all", "no", "canary requests"),
+        ("ttft +30 % for the slowest tenth only", simulate_late_waits, "tail", None, "canary requests"),
+        ("Accuracy -5 points", simulate_late_quality, 0.05, 0.0, "items"),
+    )
+    for number, (title, simulate, worse, none, unit) in enumerate(terms):
+        found = many(20 + 2 * number, simulate, worse)
+        report_harm(f"{title}, from the middle on", found, unit, f"{unit} from then on")
+        if none is not None:
+            report_null("The same without harm", many(21 + 2 * number, simulate, none))
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--rollouts", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=1)
-    parser.add_argument("--only", choices=("keys", "late"), help="twenty keys alone, or harm that begins late")
+    parser.add_argument("--only", choices=("keys", "late", "late waits"), help="twenty keys, or harm that begins late")
     given = parser.parse_args()
     traces = load_traces(np.random.default_rng(given.seed))
     began = time.monotonic()
@@ -495,10 +578,12 @@ def main() -> None:
 
     if given.only == "late":
         with_late_effects(many)
+    if given.only == "late waits":
+        with_late_waits_and_scores(many)
     if given.only is None:
         without_effect(many)
         with_effects(many)
-    if given.only != "late":
+    if given.only in (None, "keys"):
         report_keys(many)
     print(f"\ntook {time.monotonic() - began:.0f} s")
 

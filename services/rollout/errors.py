@@ -8,7 +8,7 @@ from typing import Final, NamedTuple
 
 import numpy as np
 
-from services.rollout.late import LATE_SHARE, LateHarm
+from services.rollout.late import LateHarm, beside
 from services.rollout.rates import Alternatives, Block, RateTest, mix_beginnings
 from services.rollout.sequential import Array, growth, mix
 
@@ -86,7 +86,7 @@ class ErrorTest:
         """Log e-value against "not worse than the margin allows", over the whole rollout."""
         early = mix_beginnings(mix(self.rates.harm_by_beginning, HARM_WEIGHTS))
         late = mix(self.late.log_harm, HARM_WEIGHTS)
-        return mix(np.stack([early, late], axis=-1), (1 - LATE_SHARE, LATE_SHARE))
+        return beside(early, late)
 
     @property
     def log_pass(self) -> Array:

@@ -20,6 +20,7 @@ from services.rollout import votes
 from services.rollout.counting import Tally, answers, until_harm, while_well
 from services.rollout.errors import ErrorTest
 from services.rollout.findings import Counts, Evidence, Finding
+from services.rollout.late import LATE_SHARE
 from services.rollout.latency import LatencyTest, Waits, stratum
 from services.rollout.policy import harm_level
 from services.rollout.quality import QualityTest
@@ -92,7 +93,7 @@ class Judge:
             errors,
             LatencyTest.start(*waits, c.latency_floor_s),
             LatencyTest.start(*waits, c.tpot_floor_s),
-            QualityTest.start(c.margin("quality"), c.effect("quality"), c.effects("quality")),
+            QualityTest.start(c.margin("quality"), c.effect("quality"), c.effects("quality"), late_share=LATE_SHARE),
             votes.start(c),
         )
 

@@ -18,13 +18,15 @@ from typing import Final
 
 import numpy as np
 
-from services.rollout.sequential import Array
+from services.rollout.sequential import Array, mix
 
 LATE_SHARE: Final = 0.1
 """Of the evidence of harm. Harm from the beginning pays 0.1 nats of the 7 or so that it takes."""
 FIRST_REQUESTS, NUM_DOUBLINGS = 100.0, 16
 """Each doubling of the canary's requests from the first 100 to 6.5 million gets as much of the stake as any other, since nobody
 knows how long a step is. Later beginnings are not watched for."""
+FIRST_ITEMS, NUM_ITEM_DOUBLINGS = 50.0, 8
+"""The same for scored items, of which there are thousands at most: to 12,750."""
 
 
 @dataclass(frozen=True)
@@ -34,25 +36,38 @@ class LateHarm:
     log_wealth: Array
     num_canary: Array
     """Canary requests so far, axis rollout."""
+    first: float = FIRST_REQUESTS
+    num_doublings: int = NUM_DOUBLINGS
 
     @staticmethod
-    def start(num_rollouts: int, num_harmful: int) -> LateHarm:
-        return LateHarm(np.full((num_rollouts, num_harmful), -np.inf), np.zeros(num_rollouts))
+    def start(
+        num_rollouts: int, num_harmful: int, first: float = FIRST_REQUESTS, num_doublings: int = NUM_DOUBLINGS
+    ) -> LateHarm:
+        log_wealth = np.full((num_rollouts, num_harmful), -np.inf)
+        return LateHarm(log_wealth, np.zeros(num_rollouts), first, num_doublings)
 
     def take(self, log_e: Array, num_canary: Array) -> LateHarm:
         """Take in a block's log e-values (0 where none was closed), after which there were `num_canary` canary requests in all."""
         with np.errstate(divide="ignore"):
-            stake = np.log(invested(num_canary) - invested(self.num_canary))
+            stake = np.log(self._invested(num_canary) - self._invested(self.num_canary))
         return replace(self, log_wealth=np.logaddexp(self.log_wealth, stake[:, None]) + log_e, num_canary=num_canary)
 
     @property
     def log_harm(self) -> Array:
         """Log e-values, axes as the state's."""
         with np.errstate(divide="ignore"):
-            held_back = np.log(1 - invested(self.num_canary))
+            held_back = np.log(1 - self._invested(self.num_canary))
         return np.asarray(np.logaddexp(self.log_wealth, held_back[:, None]))
 
+    def _invested(self, num_canary: Array) -> Array:
+        return invested(num_canary, self.first, self.num_doublings)
 
-def invested(num_canary: Array) -> Array:
+
+def invested(num_canary: Array, first: float = FIRST_REQUESTS, num_doublings: int = NUM_DOUBLINGS) -> Array:
     """Share of the stake that is at work after so many canary requests."""
-    return np.asarray(np.minimum(1.0, np.log2(1 + num_canary / FIRST_REQUESTS) / NUM_DOUBLINGS))
+    return np.asarray(np.minimum(1.0, np.log2(1 + num_canary / first) / num_doublings))
+
+
+def beside(early: Array, late: Array, share: float = LATE_SHARE) -> Array:
+    """Log e-value of the evidence that began with the rollout or a step and of that which may begin anywhere, which has `share`."""
+    return mix(np.stack([early, late], axis=-1), (1 - share, share))

@@ -16,6 +16,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from services.rollout.late import LateHarm, beside
 from services.rollout.rates import Alternatives, Block, RateTest, mix_beginnings
 from services.rollout.sequential import Array, growth, mix
 
@@ -87,6 +88,8 @@ class LatencyTest:
     """Cells x quantiles; infinite while too little is known."""
     alternatives: Alternatives
     rates: RateTest
+    late: LateHarm
+    """Of all strata pooled; its alternatives are those of each quantile in turn."""
 
     @staticmethod
     def start(
@@ -102,13 +105,20 @@ class LatencyTest:
         )
         rates = RateTest.start(shape, len(HARM_WEIGHTS), len(excluded), len(GOOD_WEIGHTS))
         histogram, limits_s = np.zeros((shape[0], NUM_BINS)), np.full(shape, np.inf)
-        return LatencyTest(margin, effect, excluded, floor_s, histogram, limits_s, empty, rates)
+        late = LateHarm.start(num_rollouts, len(QUANTILES) * len(HARM_WEIGHTS))
+        return LatencyTest(margin, effect, excluded, floor_s, histogram, limits_s, empty, rates, late)
 
     def take(self, waits: Waits) -> LatencyTest:
         """Take in a look's waits: counted against limits from earlier looks, then remembered for later ones."""
         test = self._refreshed(np.unique(waits.cell))
         rates = test.rates.take(test._count(waits), test.alternatives)
-        return replace(test, rates=rates, histogram=test._remember(waits))
+        added = test._by_rollout(rates.log_harm - test.rates.log_harm).sum(axis=1)  # rollout, quantile, alternative
+        # By all that came, also those who gave up, of whom what they waited says whether they count.
+        num_canary = test.late.num_canary + np.bincount(
+            waits.cell[waits.canary] // NUM_STRATA, minlength=len(test.late.num_canary)
+        )
+        late = test.late.take(added.reshape(len(added), -1), num_canary)
+        return replace(test, rates=rates, late=late, histogram=test._remember(waits))
 
     def restart(self) -> LatencyTest:
         return replace(self, rates=self.rates.restart())
@@ -194,7 +204,8 @@ class LatencyTest:
         pooled = mix(evidence.sum(axis=1), HARM_WEIGHTS)
         single = mix(mix(evidence, HARM_WEIGHTS), np.full((NUM_STRATA, 1, 1), 1 / NUM_STRATA), axis=1)
         both = mix(np.stack([pooled, single], axis=-1), (POOLED_WEIGHT, 1 - POOLED_WEIGHT))
-        return mix(mix_beginnings(both), QUANTILE_WEIGHTS)
+        late = self.late.log_harm.reshape(-1, len(QUANTILES), len(HARM_WEIGHTS))
+        return mix(beside(mix_beginnings(both), mix(late, HARM_WEIGHTS)), QUANTILE_WEIGHTS)
 
     @property
     def log_pass(self) -> Array:

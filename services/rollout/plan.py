@@ -151,8 +151,7 @@ def _scores(config: RolloutConfig, step: StepConfig) -> Proof:
 
 def _harm_threshold(config: RolloutConfig, metric: Metric, copies: bool = False) -> float:
     """Level that is left for the first stretch's evidence."""
-    share = START_WEIGHTS[0] * (1 - LATE_SHARE if metric in ("errors", "feedback") else 1.0)
-    return level_of(config, Finding(metric=metric, copies=copies)) * share
+    return level_of(config, Finding(metric=metric, copies=copies)) * START_WEIGHTS[0] * (1 - LATE_SHARE)
 
 
 def _until(growths: Array, weights: tuple[float, ...], level: float) -> int:

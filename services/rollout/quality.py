@@ -8,6 +8,7 @@ from typing import Final
 import numpy as np
 from numpy.typing import NDArray
 
+from services.rollout.late import FIRST_ITEMS, NUM_ITEM_DOUBLINGS, LateHarm, beside
 from services.rollout.rates import START_WEIGHTS, mix_beginnings
 from services.rollout.sequential import Array, bet, log_e_mean, mix
 
@@ -40,6 +41,9 @@ class QualityTest:
     log_pass_by_bet: Array
     """Axes F, B: evidence since the rollout began. An item is asked once in a rollout, and what it shows of the answers does not
     depend on the weight, so a proof stays one at later steps."""
+    late: LateHarm
+    late_share: float = 0.0
+    """Of the evidence of harm, what may begin anywhere; none where the test is of one short round."""
     num_beginnings: int = 1
     scales: tuple[float, ...] = HARM_SCALES
     weights: tuple[float, ...] = HARM_WEIGHTS
@@ -51,6 +55,7 @@ class QualityTest:
         excluded: tuple[float, ...],
         num_rollouts: int = 1,
         *,
+        late_share: float = 0.0,
         scales: tuple[float, ...] = HARM_SCALES,
         weights: tuple[float, ...] = HARM_WEIGHTS,
     ) -> QualityTest:
@@ -66,6 +71,8 @@ class QualityTest:
             np.zeros((num_rollouts, len(scales))),
             np.zeros((num_rollouts, len(START_WEIGHTS), len(scales))),
             np.zeros((num_rollouts, len(excluded), len(GOOD_SCALES))),
+            LateHarm.start(num_rollouts, len(scales), FIRST_ITEMS, NUM_ITEM_DOUBLINGS),
+            late_share,
             scales=scales,
             weights=weights,
         )
@@ -91,12 +98,14 @@ class QualityTest:
             for drop, bets in zip(self.excluded, self._good_bets, strict=True)
         ]
         passed = np.stack(good, axis=1) if good else np.zeros((len(differences), 0, len(GOOD_SCALES)))
+        added, num_items = self._sums(rollout, harm), self.num_items + self._sums(rollout, np.ones(len(differences)))
         return replace(
             self,
-            num_items=self.num_items + self._sums(rollout, np.ones(len(differences))),
+            num_items=num_items,
+            late=self.late.take(added, num_items),
             total=self.total + self._sums(rollout, differences),
             squares=self.squares + self._sums(rollout, differences**2),
-            log_harm_by_bet=self.log_harm_by_bet + self._sums(rollout, harm),
+            log_harm_by_bet=self.log_harm_by_bet + added,
             log_pass_by_bet=self.log_pass_by_bet + self._sums(rollout, passed),
         )
 
@@ -129,7 +138,8 @@ class QualityTest:
         """Log e-value against "not worse than the margin allows", over the whole rollout."""
         reached = min(self.num_beginnings, len(START_WEIGHTS))
         since = self.log_harm_by_bet[:, None] - self.log_harm_before[:, :reached]
-        return mix_beginnings(mix(since, self.weights))
+        early = mix_beginnings(mix(since, self.weights))
+        return beside(early, mix(self.late.log_harm, self.weights), self.late_share)
 
     @property
     def log_pass(self) -> Array:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import math
+from dataclasses import replace
 
 import numpy as np
 import pytest
 
+from services.rollout import latency
 from services.rollout.errors import HARM_WEIGHTS, ErrorTest
-from services.rollout.late import LateHarm, invested
-from services.rollout.latency import NUM_STRATA, LatencyTest, Waits
+from services.rollout.late import LATE_SHARE, LateHarm, invested
+from services.rollout.latency import NUM_STRATA, QUANTILES, LatencyTest, Waits
 from services.rollout.quality import QualityTest
 from services.rollout.sequential import mix
 
@@ -60,6 +62,64 @@ def test_the_stake_is_put_in_bit_by_bit_and_never_more_than_there_is() -> None:
     for number in (50.0, 50.0, 400.0, 1e8, 1e9):  # without news it stays what it was at the beginning
         late = late.take(np.zeros((1, 1)), np.array([number]))
         assert late.log_harm[0, 0] == pytest.approx(0, abs=1e-12)
+
+
+def late_waits(test: LatencyTest) -> np.ndarray:
+    by_quantile = test.late.log_harm.reshape(-1, len(QUANTILES), len(latency.HARM_WEIGHTS))
+    return mix(mix(by_quantile, latency.HARM_WEIGHTS), latency.QUANTILE_WEIGHTS)
+
+
+def draw_waits(generator: np.random.Generator, num: int, each: int, ratio: float) -> Waits:
+    """Half of each rollout's at the canary, of prompts of two lengths."""
+    rollout = np.repeat(np.arange(num), each)
+    canary, place = generator.random(len(rollout)) < 0.5, generator.integers(1, 3, len(rollout))
+    seconds = np.exp(0.5 * generator.standard_normal(len(rollout))) * place * np.where(canary, ratio, 1.0)
+    return Waits(rollout * NUM_STRATA + place, canary, seconds, np.zeros(len(rollout), bool))
+
+
+def test_evidence_of_slowness_that_begins_anywhere_keeps_the_level_by_itself() -> None:
+    generator, test, highest = np.random.default_rng(6), LatencyTest.start(1.1, 1.3, (1.3,), 0.01, NUM), -np.inf
+    for _ in range(60):
+        test = test.take(draw_waits(generator, NUM, 40, 1.1))
+        highest = np.maximum(highest, late_waits(test))
+    assert (highest >= math.log(20)).mean() <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / NUM)
+    assert (highest > 0.5).any()  # it is at work
+
+
+def test_slowness_that_begins_after_thousands_of_good_answers_is_found_sooner() -> None:
+    generator, num = np.random.default_rng(7), 20
+    test, found = (
+        LatencyTest.start(1.1, 1.3, (1.3,), 0.01, num),
+        {"with": np.full(num, np.inf), "without": np.full(num, np.inf)},
+    )
+    for look in range(200):
+        test = test.take(draw_waits(generator, num, 100, 1.0 if look < 120 else 1.6))
+        ways = {
+            "with": test.log_harm,
+            "without": replace(test, late=LateHarm.start(num, test.late.log_harm.shape[1])).log_harm,
+        }
+        for way, log_harm in ways.items():
+            found[way] = np.where((log_harm >= math.log(400)) & np.isinf(found[way]), look, found[way])
+    assert (found["with"] >= 120).all()
+    assert np.isfinite(found["with"]).all()
+    assert found["with"].mean() < found["without"].mean()
+
+
+def test_evidence_of_lower_scores_that_begins_anywhere_keeps_the_level_and_finds_them_sooner() -> None:
+    generator, num, found = np.random.default_rng(8), NUM, {}
+    for share in (0.0, LATE_SHARE, 1.0):
+        test = QualityTest.start(0.01, 0.05, (0.05,), num, late_share=share)
+        highest, at = np.zeros(num), np.full(num, np.inf)
+        for look in range(200):
+            drop = 0.01 if share == 1.0 or look < 100 else 0.15
+            drawn = generator.random((num, 10))
+            differences = np.where(drawn < 0.05 + drop, -1.0, np.where(drawn > 0.95, 1.0, 0.0))
+            test = test.take(np.repeat(np.arange(num), 10), differences.ravel())
+            highest = np.maximum(highest, test.log_harm)
+            at = np.where((test.log_harm >= math.log(400)) & np.isinf(at) & (look >= 100), look, at)
+        found[share] = (highest >= math.log(20)).mean(), np.median(at)
+    assert found[1.0][0] <= 0.05 + 3 * math.sqrt(0.05 * 0.95 / num)
+    assert found[LATE_SHARE][1] < found[0.0][1] < np.inf
 
 
 def test_a_canary_worse_by_the_effect_passes_with_at_most_beta() -> None:

@@ -122,6 +122,7 @@ def test_nothing_the_judge_knows_is_left_out() -> None:
     }
     assert {path.removeprefix("ttft.") for path in paths if path.startswith("ttft.")} == {
         *("histogram", "limits_s", "rates.log_harm", "rates.log_harm_before", "rates.log_pass", "rates.num_beginnings"),
+        *("late.log_wealth", "late.num_canary"),
         *(f"alternatives.{part}" for part in ("stable", "harmful", "good", "pass_margin")),
         *(f"rates.{block}.{part}" for block in ("pending", "closed") for part in
           ("num_stable", "hits_stable", "num_canary", "hits_canary")),
