@@ -106,7 +106,9 @@ def scene(served: Served, tiny_model: Path, tmp_path_factory: pytest.TempPathFac
     webhook = WebhookConfig(url=f"http://127.0.0.1:{listener.server_port}/")
     publish_receivers(served.storage, NAME, NotifyConfig(webhooks=(webhook,)))
     actors = [controller.ensure_controller(NAME, served.storage.location)]
-    yield Scene(served, tiny_model, tmp_path_factory.mktemp("decay"), listener)
+    scene = Scene(served, tiny_model, tmp_path_factory.mktemp("decay"), listener)
+    yield scene
+    detach(served.storage, NAME, scene.good.revision)
     publish_receivers(served.storage, NAME, NotifyConfig())
     actors.append(prober.ensure_prober(NAME, served.storage.location))
     for actor in actors:
