@@ -133,7 +133,7 @@ def test_a_promoted_model_is_watched_and_replaced_when_it_decays_but_not_for_a_p
 
 
 def test_votes_come_through_the_controller(scene: Scene) -> None:
-    record = {"request_id": "r1", "revision": STABLE, "role": "stable", "owner": "alice"}
+    record = {"request_id": "r1", "revision": STABLE, "role": "stable", "bucket": 0.5, "owner": "alice"}
     scene.controller.record("gateway", 1, [record])
     assert scene.controller.feedback("alice", "r1", "down", None) == {
         "revision": STABLE, "role": "stable", "before": None
