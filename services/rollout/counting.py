@@ -34,11 +34,14 @@ class Tally:
 
     num: int = 0
     harms: Counter[str] = field(default_factory=Counter)
+    harmed: set[float] = field(default_factory=set)
+    """Whose answers were harmful."""
 
     def add(self, answer: Answer) -> None:
         self.num += 1
         if answer.harm:
             self.harms[answer.harm] += 1
+            self.harmed.add(answer.user)
 
     @property
     def arrays(self) -> tuple[Array, Array]:

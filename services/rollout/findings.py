@@ -50,6 +50,8 @@ class Finding(StrictModel):
     stable: float = 0.0
     canary: float = 0.0
     """Harmful share; share beyond the limit of the highest quantile; for quality the mean difference is the canary's."""
+    num_users: int | None = None
+    """Different users whose answers of the canary were harmful and count, in the whole rollout; for errors."""
     harms: tuple[tuple[str, int], ...] = ()
     """How the canary's answers were harmful, for errors; the most frequent first."""
 

@@ -79,6 +79,8 @@ class Judge:
     harms: Harms = ()
     """Of the canary's answers that count for harm, in the whole rollout."""
     copy_harms: Harms = ()
+    carriers: dict[str, frozenset[float]] = field(default_factory=lambda: {"users": frozenset(), "copies": frozenset()})
+    """Users who show harm of the canary, in the whole rollout: by its answers to them, and by its replies to copies."""
 
     @staticmethod
     def start(config: RolloutConfig) -> Judge:
@@ -149,6 +151,7 @@ class Judge:
             copies=self.copies.take(errors["stable"].arrays, errors["canary"].arrays),
             copy_proofs=self.copy_proofs.take(proofs["stable"].arrays, proofs["canary"].arrays),
             copy_harms=_more(self.copy_harms, errors["canary"]),
+            carriers={**self.carriers, "copies": self.carriers["copies"] | errors["canary"].harmed},
         )
 
     def _served(
@@ -163,6 +166,7 @@ class Judge:
             errors=self.errors.take(errors["stable"].arrays, errors["canary"].arrays, alone),
             proofs=self.proofs.take(proofs["stable"].arrays, proofs["canary"].arrays, alone),
             harms=_more(self.harms, errors["canary"]),
+            carriers={**self.carriers, "users": self.carriers["users"] | errors["canary"].harmed},
         )
         if alone is not None:  # waits are not judged: stable's were under a part of this load
             return judge
@@ -178,13 +182,14 @@ class Judge:
         """What decisions rest on."""
         ratio = self.stable.num_requests / max(1, self.canary.num_requests)
         findings = [
-            _of_errors(self.errors, self.proofs, ratio, self.harms),
+            _of_errors(self.errors, self.proofs, ratio, self.harms).replace(num_users=len(self.carriers["users"])),
             _of_waits("ttft", self.ttft, ratio),
             _of_waits("tpot", self.tpot, ratio),
             _of_scores(self.quality),
         ]
         if self.config.begins_with_copies:
-            findings.append(_of_errors(self.copies, self.copy_proofs, ratio, self.copy_harms, copies=True))
+            by_copies = _of_errors(self.copies, self.copy_proofs, ratio, self.copy_harms, copies=True)
+            findings.append(by_copies.replace(num_users=len(self.carriers["copies"])))
         if self.config.feedback:
             findings.append(_of_votes(self.votes, ratio))
         return Evidence(look=self.look, stable=self.stable, canary=self.canary, findings=tuple(findings))

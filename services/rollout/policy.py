@@ -21,6 +21,8 @@ from services.rollout.status import Decision, RolloutStatus, Verdict
 
 MIN_CANARY_REQUESTS: Final = 3
 """Fewer never fail a canary, whatever the test says: one user's retries are no evidence."""
+MIN_HARMED_USERS: Final = 3
+"""Nor do errors that fewer different users show: one whose first answer at each step happens to fail is one user."""
 MIN_CANARY_VOTES: Final = 10
 """Nor do fewer users by their votes: three who agree beforehand must not be enough where hardly anybody is displeased."""
 REASONS: Final[dict[Metric, str]] = {"errors": "error_rate", "ttft": "latency", "tpot": "tpot", "quality": "quality",
@@ -181,6 +183,8 @@ def _outcome(config: RolloutConfig, step: StepConfig, finding: Finding, rate: fl
 
 def _fails(config: RolloutConfig, finding: Finding) -> bool:
     least = MIN_CANARY_VOTES if finding.metric == "feedback" else MIN_CANARY_REQUESTS
+    if finding.num_users is not None and finding.num_users < MIN_HARMED_USERS:
+        return False
     return finding.num_canary >= least and finding.log_harm >= -math.log(level_of(config, finding))
 
 

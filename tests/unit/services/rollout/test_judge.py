@@ -15,7 +15,7 @@ from services.rollout.errors import ErrorTest
 from services.rollout.findings import Finding
 from services.rollout.judge import Judge, Look
 from services.rollout.latency import NUM_STRATA, stratum
-from services.rollout.policy import harm_level
+from services.rollout.policy import _fails, harm_level
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CONFIG = RolloutConfig()
@@ -292,6 +292,20 @@ def test_a_canary_that_breaks_after_many_good_answers_is_out_within_a_dozen_bad_
     for _ in range(12):
         test = test.take((np.array([19.0]), np.array([0.0])), (np.array([1.0]), np.array([1.0])))
     assert test.log_harm[0] > FAILS
+
+
+def test_errors_need_three_users_over_the_whole_rollout() -> None:
+    """A key whose only answer at each step fails, and that is well in between, is one user, whatever the test says."""
+    judge = Judge.start(CONFIG)
+    for window in range(1, 7):
+        bad, well = [*users("stable", 50, 10 + window), record("canary", 0.5, "empty")], record("canary", 0.5)
+        judge = judged(bad, [well], window=window, judge=judge)
+    alone = found(judge, "errors")
+    assert (alone.num_canary, alone.num_users) == (6, 1)
+    assert alone.log_harm > FAILS
+    assert not _fails(CONFIG, alone)
+    two_more = [[*users("stable", 50, 30), record("canary", user, "empty")] for user in (0.6, 0.7)]
+    assert _fails(CONFIG, found(judged(*two_more, window=7, judge=judge), "errors"))
 
 
 @pytest.mark.parametrize("failing", [1, 2])

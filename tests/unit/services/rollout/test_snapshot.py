@@ -118,6 +118,7 @@ def test_nothing_the_judge_knows_is_left_out() -> None:
         "quality",
         "votes",
         "harmed",
+        "carriers",
         "failing",
     }
     assert {path.removeprefix("ttft.") for path in paths if path.startswith("ttft.")} == {
