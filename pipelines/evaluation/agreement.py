@@ -112,15 +112,25 @@ def _report_of(folder: Path, digest: str) -> RunReport:
     raise InputError(str(folder), "holds no report on its items.parquet", REMEDY)
 
 
-def agreement(first: Evaluation, second: Evaluation) -> Agreement:
-    """Of the tasks and items of both.
+def agreement(first: Evaluation, second: Evaluation, tasks: Sequence[str] = ()) -> Agreement:
+    """Of the tasks and items of both, or of these tasks alone.
 
     Raises:
         InputError: they were not asked the same.
     """
+    if tasks:
+        first, second = _only(first, tasks), _only(second, tasks)
     _check_same(first, second)
-    tasks = tuple(_task(score, first, second) for score in _leading(first.report))
-    return Agreement(first=first.label, second=second.label, tasks=tasks)
+    found = tuple(_task(score, first, second) for score in _leading(first.report))
+    return Agreement(first=first.label, second=second.label, tasks=found)
+
+
+def _only(of: Evaluation, tasks: Sequence[str]) -> Evaluation:
+    known = {one.score.task for one in of.report.scores}
+    if missing := sorted(set(tasks) - known):
+        raise InputError(of.folder, f"has no task {missing[0]!r}", f"name one of {', '.join(sorted(known))}")
+    report = of.report.replace(scores=tuple(one for one in of.report.scores if one.score.task in tasks))
+    return of._replace(report=report, rows={at: row for at, row in of.rows.items() if at[0] in tasks})
 
 
 def _check_same(first: Evaluation, second: Evaluation) -> None:

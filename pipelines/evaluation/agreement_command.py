@@ -23,13 +23,14 @@ def register(app: typer.Typer, out: Console) -> None:
     def compare(
         first: Annotated[Path, typer.Argument(help="folder that `serinus eval --out` wrote")],
         second: Annotated[Path, typer.Argument(help="another one, of the same tasks")],
+        task: Annotated[list[str] | None, typer.Option(help="this task alone; may be given several times")] = None,
         written: Annotated[Path | None, typer.Option("--out", help="also write what is found, as JSON")] = None,
     ) -> None:
         """Hold two evaluations of the same items against each other; exit code 1 where an item comes out differently."""
         from cluster.errors import ConfigError
         from pipelines.evaluation.agreement import agreement, read
 
-        found = agreement(read(first), read(second))
+        found = agreement(read(first), read(second), task or ())
         if written is not None:
             try:
                 written.write_text(found.model_dump_json(indent=1), encoding="utf-8")

@@ -86,6 +86,9 @@ def test_what_was_not_asked_the_same_is_refused(tmp_path: Path) -> None:
     fewer = evaluated(tmp_path / "b", engine(), of[:2])
     with pytest.raises(InputError, match=r"1 item\(s\) are in one of them alone \(first perplexity/t\)"):
         agreement(read(first), read(fewer))
+    assert [one.task for one in agreement(read(first), read(fewer), ["qa"]).tasks] == ["qa"]
+    with pytest.raises(InputError, match="has no task 'perplexity'"):
+        agreement(read(first), read(fewer), ["perplexity"])
     changed = task_of(tmp_path, "qa", [{**QUESTIONS[0], "prompt": "Where?"}, QUESTIONS[1]]).replace(name="qa")
     second = evaluated(tmp_path / "c", engine(), (of[0], changed, of[2]))
     with pytest.raises(InputError, match=r"1 item\(s\) have another prompt \(first qa/q\)"):
