@@ -65,6 +65,8 @@ def as_folder(source: Path, storage: Storage) -> Path:
     Raises:
         InputError: as `import_model`.
     """
+    # transformers imports Ray where it is installed, and Ray reads then whether it is to show a token.
+    session.prepare_environment()
     return local_copy(storage, import_model(ModelConfig(source=str(source)), storage).folder)
 
 
