@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 
 from cluster.errors import InputError
 from cluster.storage import LocalStorage
-from pipelines.base_model import import_model
+from pipelines.base_model import as_folder, import_model
 from pipelines.config import ModelConfig
 
 
@@ -97,3 +98,14 @@ def test_a_tokenizer_without_an_end_token(tiny_model: Path, tmp_path: Path, stor
 
 def _header_bytes(path: Path) -> int:
     return 8 + int.from_bytes(path.read_bytes()[:8], "little")
+
+
+def test_ray_s_environment_is_set_before_a_file_is_read(
+    tmp_path: Path, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """transformers may import Ray, and one that was imported without shows no token to the cluster that is started next."""
+    monkeypatch.delenv("RAY_AUTH_MODE", raising=False)
+    (tmp_path / "model.gguf").write_bytes(b"junk")
+    with pytest.raises(InputError, match="cannot be read as a model"):
+        as_folder(tmp_path / "model.gguf", storage)
+    assert os.environ["RAY_AUTH_MODE"] == "token"
