@@ -16,7 +16,7 @@ from cluster.storage import LocalStorage
 from cluster.topology import POOL_LABEL
 from services.config import ServingConfig
 from tests.chaos.networked_world import PORT
-from tests.chaos.serving_world import GATEWAY, NAME, NUM_GATEWAYS, ONE, OTHER, Thinking, of, replicas
+from tests.chaos.serving_world import CONFIG, GATEWAY, NAME, NUM_GATEWAYS, ONE, OTHER, Thinking, of, replicas
 
 
 def pools() -> dict[str, str]:
@@ -71,6 +71,14 @@ def watch() -> None:
         time.sleep(0.2)
 
 
+def rollout(folder: str) -> str:
+    """Begins one whose steps wait longer than a cut lasts; returns its id."""
+    from services.rollout import controller
+
+    patient = CONFIG.replace(step_timeout_s=300)
+    return controller.start_rollout(LocalStorage(folder), NAME, OTHER, patient, keep_revisions=9, who="test")
+
+
 def metrics() -> list[str]:
     """Where each node's metrics are."""
     import ray
@@ -123,7 +131,14 @@ def actors() -> dict[str, list[str]]:
     return kinds
 
 
-PROGRAMS: dict[str, Any] = {"serve": serve, "watch": watch, "metrics": metrics, "clean": clean, "train": train}
+PROGRAMS: dict[str, Any] = {
+    "serve": serve,
+    "watch": watch,
+    "rollout": rollout,
+    "metrics": metrics,
+    "clean": clean,
+    "train": train,
+}
 
 
 def main(what: str, *words: str) -> None:

@@ -23,7 +23,7 @@ from services.rollout.status import RolloutStatus
 from tests.chaos.network import is_possible
 from tests.chaos.networked_world import NetworkedCluster, Watch, told
 from tests.chaos.prometheus import IS_INSTALLED, Prometheus
-from tests.chaos.serving_world import CONFIG, NAME, NUM_GATEWAYS, OTHER
+from tests.chaos.serving_world import NAME, NUM_GATEWAYS
 from tests.chaos.test_train_kill import registered, wait_for
 from tests.integration.clients import Clients
 from tests.integration.gateway_world import eventually
@@ -37,7 +37,6 @@ pytestmark = [
 ]
 CUT_S = 30.0
 NUM_MODELS = 4
-PATIENT = CONFIG.replace(step_timeout_s=300)
 NUM_FILES, FILE_CHARACTERS = 24, 1_500_000
 
 
@@ -107,7 +106,7 @@ def test_serve_is_cut_from_the_head_during_a_rollout(
     """Both serve machines: nobody there reaches the head, clients reach them."""
     with Clients(cluster.url("serve"), NAME, num=4, pause_s=0.2) as clients:
         clients.wait_for(20)
-        controller.start_rollout(storage, NAME, OTHER, PATIENT, keep_revisions=9, who="test")
+        cluster.ask("rollout", str(storage.root))
         wait_for(lambda: controller.status(storage, NAME).weight_applied_at is not None, "the canary's first share")
         since = time.time()
         with cluster.network.cut("head", "serve"), cluster.network.cut("head", "serve2"):
