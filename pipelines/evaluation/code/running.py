@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from cluster.session import on_pool
+from cluster.session import on_pool, prepare_environment
 from pipelines.config import EvaluateConfig
 from pipelines.evaluation.code import sandbox
 from pipelines.evaluation.code.functions import program
@@ -56,6 +56,7 @@ def run_all(task: CodeTask, programs: Sequence[str]) -> list[Outcome]:
 
 def _there(config: EvaluateConfig, what: str, function: Callable[..., T], *arguments: object) -> T:
     """Called on the pool where a cluster is joined: what a model wrote has no place on the head."""
+    prepare_environment()  # Ray reads at its import whether it is to show a token
     import ray
 
     if not ray.is_initialized():
