@@ -18,7 +18,7 @@ from services.config import Metric, RolloutConfig, StepConfig
 from services.rollout import errors, latency, quality, votes
 from services.rollout.findings import Finding
 from services.rollout.late import LATE_SHARE
-from services.rollout.policy import level_of
+from services.rollout.policy import MIN_CANARY_REQUESTS, MIN_CANARY_VOTES, level_of
 from services.rollout.rates import START_WEIGHTS
 from services.rollout.sequential import Array, bet, growth
 from services.rollout.wording import OF_THEIR_OWN
@@ -81,8 +81,9 @@ def _step(
     config: RolloutConfig, step: StepConfig, share: float, rate_per_s: float, stable_error_rate: float
 ) -> StepPlan:
     ratio = (1 - share) / share if share < 1 else LONELY_RATIO
-    waits = (_waits(config, step, ratio),) if step.weight_percent else ()
-    thumbs = (_thumbs(config, step, ratio),) if config.feedback and step.weight_percent else ()
+    compared = 0 < step.weight_percent < 100  # copies tell neither; at 100 % nobody waits or votes on stable
+    waits = (_waits(config, step, ratio),) if compared else ()
+    thumbs = (_thumbs(config, step, ratio),) if config.feedback and compared else ()
     proofs = (_errors(config, step, ratio, stable_error_rate), *waits, _scores(config, step), *thumbs)
     asked = [proof.requests_to_pass or 0 for proof in proofs if proof.metric not in OF_THEIR_OWN]
     canary_per_s = rate_per_s * share
@@ -105,11 +106,13 @@ def _rates(metric: Metric, config: RolloutConfig, step: StepConfig, ratio: float
     worse = min(rate + effect, 1.0)
     found = growth(ratio, (rate, worse), (rate, aims.harmful), margin, "at_most")
     passed = growth(ratio, (rate, rate), (rate, aims.good[0]), effect, "at_least")
+    least = MIN_CANARY_VOTES if metric == "feedback" else MIN_CANARY_REQUESTS
+    to_fail = _until(found, errors.HARM_WEIGHTS, _harm_threshold(config, metric, copies=step.weight_percent == 0))
     return Proof(
         metric,
         effect,
         _until(passed, errors.GOOD_WEIGHTS, config.beta) if metric in step.prove else None,
-        _until(found, errors.HARM_WEIGHTS, _harm_threshold(config, metric, copies=step.weight_percent == 0)),
+        max(least, to_fail),
     )
 
 

@@ -10,7 +10,7 @@ import pytest
 from services.config import RolloutConfig, StepConfig
 from services.rollout.errors import ErrorTest
 from services.rollout.plan import plan
-from services.rollout.policy import harm_level
+from services.rollout.policy import MIN_CANARY_REQUESTS, MIN_CANARY_VOTES, harm_level
 
 CONFIG = RolloutConfig(steps=(StepConfig(weight_percent=5, min_requests=10, min_duration_s=30),))
 
@@ -71,3 +71,20 @@ def test_at_everybody_nothing_is_proven_by_comparison() -> None:
     assert CONFIG.replace(steps=(half,)).caveats == ()
     (caveat,) = CONFIG.replace(steps=(half, whole)).caveats
     assert "proves nothing" in caveat
+
+
+def test_no_plan_promises_harm_sooner_than_the_policy_acts_on_it() -> None:
+    step = StepConfig(weight_percent=5, error_effect_percent=95, down_effect_percent=85)
+    blatant = RolloutConfig(feedback=True, error_effect_percent=95, down_effect_percent=85, steps=(step,))
+    (found,) = plan(blatant, 50)
+    to_fail = {proof.metric: proof.requests_to_fail for proof in found.proofs}
+    assert to_fail["errors"] >= MIN_CANARY_REQUESTS
+    assert to_fail["feedback"] == MIN_CANARY_VOTES  # five would do for the test alone
+
+
+def test_at_everybody_no_plan_speaks_of_what_is_not_judged_there() -> None:
+    half, whole = plan(
+        RolloutConfig(feedback=True, steps=(StepConfig(weight_percent=50), StepConfig(weight_percent=100))), 50
+    )
+    assert [proof.metric for proof in half.proofs] == ["errors", "ttft", "quality", "feedback"]
+    assert [proof.metric for proof in whole.proofs] == ["errors", "quality"]
