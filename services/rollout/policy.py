@@ -106,9 +106,13 @@ def decide(config: RolloutConfig, status: RolloutStatus, evidence: Evidence, now
     numbers = measure(evidence)
     if failure := _failure(config, evidence, numbers, alone=status.weight_percent >= 100):
         return failure
-    if status.held:
-        return Hold("inconclusive", "held", f"held at {status.weight_percent:g} % by a person", numbers)
     step = config.steps[status.step]
+    if status.held:  # until a person ends it, and where users are few harm does not: whoever holds it has to see it
+        rise = _rise_of_all(config, step, evidence)
+        message = f"held at {status.weight_percent:g} % by a person" + (
+            f"; to pass it would need {rise}" if rise else ""
+        )
+        return Hold("inconclusive", "held", message, numbers)
     # A step begins when its weight is in force: minutes without a controller are no minutes without evidence.
     began_at = max(status.step_started_at, status.weight_applied_at or status.step_started_at)
     elapsed_s = (now - began_at).total_seconds()

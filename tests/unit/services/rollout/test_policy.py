@@ -134,6 +134,11 @@ def test_a_step_that_proves_nothing_does_not_pass_on_failures_either() -> None:
     assert "100.00% of all canary requests" in failing.message
 
 
+def test_who_holds_a_canary_that_fails_is_told_so() -> None:
+    assert judge(seen(100, 200), held=True).message == "held at 1 % by a person"
+    assert "100.00% of all canary requests" in judge(seen(100, 200, harmful=100), held=True).message
+
+
 def test_the_next_step_is_named() -> None:
     passed = judge(seen(20, 200))
     assert isinstance(passed, SetWeight)
