@@ -63,4 +63,6 @@ class Evidence(StrictModel):
     """Number of the last look that saw records."""
     stable: Counts = Counts()
     canary: Counts = Counts()
+    stable_before: Counts = Counts()
+    """What stable answered in the newest stretch before in which it had requests: all there is when everybody is on the canary."""
     findings: tuple[Finding, ...] = ()

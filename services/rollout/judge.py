@@ -72,6 +72,8 @@ class Judge:
     window: int = 0
     stable: Counts = field(default_factory=Counts)
     canary: Counts = field(default_factory=Counts)
+    before: Counts = field(default_factory=Counts)
+    """Stable's, of the newest stretch before in which it had requests."""
     harmed: dict[Role, frozenset[float]] = field(default_factory=_nobody)
     """Users that met harm in this stretch, or whose last answer before it was harmful."""
     failing: dict[Role, frozenset[float]] = field(default_factory=_nobody)
@@ -106,9 +108,9 @@ class Judge:
         # Who has had no good answer since the last harm counts on neither side: it fails on any revision, or is known to fail here.
         # Else each stretch would count a key that always fails once more, and a few such keys condemn the canary they are on.
         still = frozenset().union(*self.failing.values())
-        begun = replace(
-            self, window=window, stable=Counts(), canary=Counts(), harmed={"stable": still, "canary": still}
-        )
+        before = self.stable if self.stable.num_requests else self.before
+        harmed: dict[Role, frozenset[float]] = {"stable": still, "canary": still}
+        begun = replace(self, window=window, stable=Counts(), canary=Counts(), before=before, harmed=harmed)
         # Once for each stretch, though nobody looked at some: the state depends on the window's number, not on who looked when.
         for _ in range(window - max(self.window, 1)):
             begun = replace(
@@ -192,7 +194,8 @@ class Judge:
             findings.append(by_copies.replace(num_users=len(self.carriers["copies"])))
         if self.config.feedback:
             findings.append(_of_votes(self.votes, ratio))
-        return Evidence(look=self.look, stable=self.stable, canary=self.canary, findings=tuple(findings))
+        sides = {"stable": self.stable, "canary": self.canary, "stable_before": self.before}
+        return Evidence(look=self.look, **sides, findings=tuple(findings))
 
 
 def _counts(record: RequestRecord, copies: bool) -> bool:

@@ -226,16 +226,18 @@ def _rise_of_all(config: RolloutConfig, step: StepConfig, evidence: Evidence) ->
     """Harmful answers over all requests where they are up by the effect, whatever is proven, or asked to be.
 
     Two failures of two are no proof of harm, and no reason to bring it more users. And a user who gets no good answer at all counts
-    once: a canary that fails all requests of one back end would pass on the others'.
+    once: a canary that fails all requests of one back end would pass on the others'. When everybody is on the canary it is held
+    against what stable answered before: two keys that fail four times in five would else promote it.
     """
-    stable, canary = evidence.stable, evidence.canary
+    past = step.weight_percent >= 100
+    stable, canary = evidence.stable_before if past else evidence.stable, evidence.canary
     if not (stable.num_requests and canary.num_requests):
         return ""
     shares = [side.num_harmful / side.num_requests for side in (stable, canary)]
     if shares[1] - shares[0] < config.effect("errors", step):
         return ""
     return (
-        f"fewer harmful answers: {shares[1]:.2%} of all canary requests, stable {shares[0]:.2%}; "
+        f"fewer harmful answers: {shares[1]:.2%} of all canary requests, stable {shares[0]:.2%}{' before' if past else ''}; "
         "too few requests or users carry them to call it the canary's fault"
     )
 

@@ -56,7 +56,7 @@ def pack(snapshot: Snapshot) -> bytes:
         "window": found.window,
         "harms": found.harms,
         "copy_harms": found.copy_harms,
-        "counts": {side: getattr(found, side).model_dump() for side in ("stable", "canary")},
+        "counts": {side: getattr(found, side).model_dump() for side in ("stable", "canary", "before")},
         "num_files": dict(snapshot.num_files),
     }
     table = table.replace_schema_metadata({"serinus": json.dumps(head)})
@@ -79,10 +79,11 @@ def unpack(content: bytes, config: RolloutConfig) -> Snapshot | None:
             return None
         columns = (table[name].to_pylist() for name in ("path", "shape", "values"))
         arrays = {path: np.array(values, float).reshape(shape) for path, shape, values in zip(*columns, strict=True)}
-        stable, canary = (Counts.model_validate(head["counts"][side]) for side in ("stable", "canary"))
+        named = ("stable", "canary", "before")
+        stable, canary, before = (Counts.model_validate(head["counts"][side]) for side in named)
         harms, copy_harms = (tuple((k, int(n)) for k, n in head[name]) for name in ("harms", "copy_harms"))
         filled = _filled(Judge.start(config), arrays, "")
-        restored = replace(filled, look=int(head["look"]), window=int(head["window"]), stable=stable, canary=canary,
+        restored = replace(filled, look=int(head["look"]), window=int(head["window"]), stable=stable, canary=canary, before=before,
                            harms=harms, copy_harms=copy_harms)  # fmt: skip
         return Snapshot(restored, {kind: int(number) for kind, number in head["num_files"].items()})
     except (pa.ArrowException, KeyError, TypeError, ValueError):

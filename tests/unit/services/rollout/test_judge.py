@@ -8,14 +8,14 @@ from datetime import UTC, datetime
 import numpy as np
 import pytest
 
-from services.config import Metric, RolloutConfig
+from services.config import Metric, RolloutConfig, StepConfig
 from services.contract import Outcome, PairedScore, RequestRecord, Role
 from services.rollout.counting import Answer, while_well
 from services.rollout.errors import ErrorTest
 from services.rollout.findings import Finding
 from services.rollout.judge import Judge, Look
 from services.rollout.latency import NUM_STRATA, stratum
-from services.rollout.policy import _fails, harm_level
+from services.rollout.policy import _fails, _rise_of_all, harm_level
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 CONFIG = RolloutConfig()
@@ -318,3 +318,19 @@ def test_keys_that_send_most_and_always_fail_condemn_no_canary(failing: int) -> 
         judge = judged(*looks, window=window, judge=judge)
     assert judge.canary.num_harmful >= 300
     assert found(judge, "errors").log_harm < FAILS
+
+
+@pytest.mark.parametrize(("share", "passes"), [(1, False), (40, True)])
+def test_two_keys_whose_answers_fail_promote_no_canary_that_has_everybody(share: int, passes: bool) -> None:
+    """Too few users to roll it back, and nobody on stable beside it: every second answer fails, or one in eighty."""
+    half = [record("stable", 0.7), record("canary", 0.2)] * 50
+    whole = [record("canary", user, "empty" if k % share == 0 and user < 0.5 else "ok")
+             for k in range(120) for user in (0.2, 0.7)]  # fmt: skip
+    judge = judged(half, window=1)
+    # The stretch of a weight that was written over before anybody was asked under it, and a late answer of stable's.
+    for window, alone, records in ((2, False, []), (3, True, whole), (3, True, [record("stable", 0.7, "empty")])):
+        judge = judged(records, window=window, alone=alone, judge=judge)
+    assert found(judge, "errors").num_users == 1
+    rise = _rise_of_all(CONFIG, StepConfig(weight_percent=100), judge.evidence)
+    assert (rise == "") == passes, rise
+    assert passes or "50.00% of all canary requests, stable 0.00% before" in rise
