@@ -21,12 +21,24 @@ from cluster.processes import end
 HEAD = "machine-head"
 RAY = [sys.executable, "-c", "import sys; from ray.scripts.scripts import main; sys.exit(main())", "start"]
 STORE_BYTES = 256 << 20
+TRIES = 'for _ in 1 2 3 4 5; do rm -f "$0/ray_current_cluster"; "$@" && exit 0; done; exit 1'
+"""A busy machine needs more than Ray's fixed 30 s for a node at times."""
 
 
 def start_command(host: str, folder: Path, *options: str) -> list[str]:
-    """`ray start` of one of several nodes of a machine."""
+    """`ray start` of one of several nodes of a machine, tried again where it fails."""
     own = [f"--node-ip-address={host}", f"--temp-dir={folder}", "--min-worker-port=0", "--max-worker-port=0"]
-    return [*RAY, "--disable-usage-stats", f"--object-store-memory={STORE_BYTES}", *own, *options]
+    return [
+        "bash",
+        "-c",
+        TRIES,
+        str(folder),
+        *RAY,
+        "--disable-usage-stats",
+        f"--object-store-memory={STORE_BYTES}",
+        *own,
+        *options,
+    ]
 
 
 class LoopbackProvider(NodeProvider):

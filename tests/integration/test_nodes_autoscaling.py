@@ -100,7 +100,7 @@ def head() -> Iterator[tuple[str, Path]]:
     ]
     try:
         command = start_command(HEAD_HOST, folder / "head", *options)
-        subprocess.run(command, env=environment, cwd=REPOSITORY, check=True, timeout=PATIENCE_S)
+        subprocess.run(command, env=environment, cwd=REPOSITORY, check=True, timeout=2 * PATIENCE_S)
         yield address, folder
     finally:
         end(folder)
