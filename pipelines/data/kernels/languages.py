@@ -8,10 +8,13 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.data.kernels.characters import Buffers
+from pipelines.data.kernels.characters import NUM_CODE_POINTS, Buffers, decode
 from pipelines.data.kernels.compiled import kernel
 
 Floats = NDArray[np.float32]
+
+LAST_CASED = 0x20000
+"""No capital and no small letter has a code point above."""
 
 LANES = 8
 """Texts gone through at a time; more win nothing."""
@@ -65,6 +68,35 @@ def probabilities(texts: Buffers) -> Floats:
         scores[:, first] += scores[:, twin]
         scores[:, twin] = 0
     return scores
+
+
+def in_capitals(texts: Buffers) -> NDArray[np.bool_]:
+    """As str.isupper of each text."""
+    found = np.zeros(len(texts), np.bool_)
+    _in_capitals(texts.data, texts.offsets, _cases(), found)
+    return found
+
+
+@cache
+def _cases() -> NDArray[np.uint8]:
+    """Of each code point: 2 where it makes a text no text in capitals, 1 where it is a capital."""
+    found = np.zeros(NUM_CODE_POINTS, np.uint8)
+    for character in map(chr, range(LAST_CASED)):
+        if character.isupper():
+            found[ord(character)] = 1
+        elif character.islower() or character.istitle():
+            found[ord(character)] = 2
+    return found
+
+
+@kernel
+def _in_capitals(data: Any, offsets: Any, cases: Any, found: Any) -> None:
+    for text in range(len(offsets) - 1):
+        i, end, seen = offsets[text], offsets[text + 1], 0
+        while i < end and seen < 2:  # most texts have a small letter soon
+            c, i = decode(data, i)
+            seen = max(seen, cases[c])
+        found[text] = seen == 1
 
 
 @kernel

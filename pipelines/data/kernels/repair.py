@@ -25,7 +25,7 @@ before; it occurs in mojibake; is a letter there; is a letter that means mojibak
 ENTITY, SUSPECT = 128, 256
 """Bits of a text beside COMPLEX, MAPPED and UNSETTLED: something like an HTML entity; signs of mojibake."""
 
-DELETED = 0
+DELETED, NEWLINE, RETURN = 0, 0x0A, 0x0D
 BEFORE_ANYTHING = "ÂÃÎÐ"
 """Before any other clue, letter or not, these may be the first half of a broken character."""
 
@@ -54,7 +54,7 @@ def _tables(removed: tuple[tuple[int, str | None], ...]) -> tuple[NDArray[np.uin
         single = len(target) <= 1 and len(target.encode()) <= len(chr(point).encode())
         bits[point] |= MAPPED if single else COMPLEX
         targets[point] = ord(target) if single and target else DELETED
-    for point in (0x0D, 0x1B, *range(0x80, 0xA0)):  # ftfy looks at what stands behind it, or takes it for a letter
+    for point in (0x1B, *range(0x80, 0xA0)):  # ftfy looks at what stands behind it, or takes it for a letter
         bits[point] |= COMPLEX
     for point in range(0xC0, 0x30000):
         if unicodedata.combining(chr(point)) or 0x1160 <= point < 0x1200:
@@ -155,6 +155,8 @@ def _map(data: Any, offsets: Any, bits: Any, targets: Any, out: Any, bounds: Any
                     out[num] = data[k]
                     num += 1
                 continue
+            if c == RETURN and i < end and data[i] == NEWLINE:
+                continue  # the two are one line break
             c = targets[c]
             if c == DELETED:
                 continue

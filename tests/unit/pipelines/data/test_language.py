@@ -1,16 +1,22 @@
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Callable
 from functools import cache
 from pathlib import Path
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
+from hypothesis import strategies as st
 from py3langid.langid import MODEL_FILE, LanguageIdentifier
 
-from pipelines.data.language import PREFIX_CHARACTERS, identify
+from pipelines.data.kernels import languages
+from pipelines.data.kernels.characters import buffers
+from pipelines.data.language import PREFIX_CHARACTERS, _may_compose, identify
 from tests.unit.pipelines.data.strategies import column, columns
+from tests.unit.pipelines.data.strategies import texts as texts_of_any_kind
 
 ENGLISH = "The weather in the mountains was better than anybody had expected, and they stayed for another week."
 
@@ -64,3 +70,11 @@ def test_answers_as_py3langid_does_in_75_languages(shared_data: Callable[[str], 
     assert [language for language, _ in found] == [classify(text)[0] for text in texts]
     right = sum(language == file.stem for (language, _), file in zip(found, files, strict=True))
     assert right >= 66  # of 75; the model does not know all of them
+
+
+@settings(max_examples=200, deadline=None)
+@given(st.lists(st.one_of(st.text(alphabet="AZÄΩЖ 1.ǅªⅧაᲐ𐐀𐐨az", max_size=6), texts_of_any_kind), max_size=6))
+def test_kernels_see_capitals_and_what_may_compose(texts: list[str]) -> None:
+    assert languages.in_capitals(buffers(column(texts))).tolist() == list(map(str.isupper, texts))
+    composed = [unicodedata.normalize("NFC", text) != text for text in texts]
+    assert not (np.array(composed, np.bool_) & ~_may_compose(column(texts))).any()
