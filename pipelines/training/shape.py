@@ -13,6 +13,7 @@ from pipelines.config import ParallelConfig
 from pipelines.model_size import gguf_fields, num_parameters
 
 HUB = "hf://"
+ALONE = "leave it out and share the model out by train.zero.stage 3"
 
 
 class Shape(StrictModel):
@@ -31,6 +32,8 @@ class Shape(StrictModel):
     head: int
     """Size of an attention head."""
     experts: int = 1
+    tied: bool = False
+    """The output head has its weights from the embedding, as far as config.json says so."""
 
     @property
     def linears(self) -> tuple[tuple[int, int], ...]:
@@ -85,7 +88,7 @@ def shape_of(config: dict[str, Any], counted: int | None = None) -> Shape:
     """
     config = {**config, **config.get("text_config", {})}
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
-    experts = config.get("num_local_experts") or config.get("num_experts") or 1
+    experts = config.get("num_local_experts") or config.get("num_experts") or config.get("n_routed_experts") or 1
     width = config.get("moe_intermediate_size") if experts > 1 else None
     shape = Shape(
         num_parameters=counted or 0,
@@ -99,21 +102,26 @@ def shape_of(config: dict[str, Any], counted: int | None = None) -> Shape:
         kv_heads=config.get("num_key_value_heads") or heads,
         head=config.get("head_dim") or hidden // heads,
         experts=experts if experts > 1 else 1,
+        tied=bool(config.get("tie_word_embeddings")),
     )
     each = width or config["intermediate_size"]
-    return (
-        shape if counted else shape.replace(num_parameters=_count(shape, each, bool(config.get("tie_word_embeddings"))))
-    )
+    return shape if counted else shape.replace(num_parameters=_count(shape, each))
 
 
 def check_parallel(shape: Shape, parallel: ParallelConfig) -> None:
     """Make sure that so many workers can hold a copy of the model together: attention is cut between its heads, stages
-    between layers.
+    between layers. What config.json does not say is found when the model is loaded (parallel.py, pipeline.py).
 
     Raises:
         ConfigError: one cannot.
     """
     tensor = parallel.tensor
+    if shape.experts > 1 and parallel.workers > 1:
+        field = "tensor" if tensor > 1 else "pipeline"
+        raise ConfigError(f"train.parallel.{field}", f"the model has {shape.experts} experts", ALONE)
+    if parallel.pipeline > 1 and shape.tied:
+        found = "the first and the last stage of this model would share the weights of embedding and output head"
+        raise ConfigError("train.parallel.pipeline", found, ALONE)
     if parallel.pipeline > shape.layers:
         found = f"{parallel.pipeline} stages, but the model has {shape.layers} layers"
         raise ConfigError("train.parallel.pipeline", found, f"set it to {shape.layers} or less")
@@ -126,12 +134,12 @@ def check_parallel(shape: Shape, parallel: ParallelConfig) -> None:
             )
 
 
-def _count(shape: Shape, expert: int, tied: bool) -> int:
+def _count(shape: Shape, expert: int) -> int:
     """Embeddings, layers and norms of a Llama-like decoder (gated feed-forward block, no biases)."""
     attention = sum(inputs * outputs for inputs, outputs in shape.linears[:4])
     router = shape.hidden * shape.experts if shape.experts > 1 else 0
     layer = attention + 3 * shape.hidden * expert * shape.experts + router + 2 * shape.hidden
-    return shape.vocabulary * shape.hidden * (1 if tied else 2) + shape.layers * layer + shape.hidden
+    return shape.vocabulary * shape.hidden * (1 if shape.tied else 2) + shape.layers * layer + shape.hidden
 
 
 def _of_gguf(path: Path) -> Shape:

@@ -22,7 +22,7 @@ from pipelines.training import memory as formulas
 from pipelines.training.memory import memory
 from pipelines.training.plan import GIB, Rate, Room, make_plan, rate_of, room_of, trouble
 from pipelines.training.plan_command import plan_recipe, warning
-from pipelines.training.shape import read_shape, shape_of
+from pipelines.training.shape import check_parallel, read_shape, shape_of
 from serinus import Recipe, app
 
 ROOT = Path(__file__).resolve().parents[4]
@@ -88,6 +88,24 @@ def test_heads_that_cannot_be_shared_out_are_told_by_plan_and_check(tmp_path: Pa
         warning(layers)
     with pytest.raises(ConfigError, match="2 key-value heads"):
         plan_recipe(asked, read_shape(str(tmp_path)), None, None, None)
+
+
+@pytest.mark.parametrize(
+    ("model", "parallel", "said"),
+    [
+        ({"tie_word_embeddings": True}, {"pipeline": 2}, "pipeline: the first and the last stage"),
+        ({"num_local_experts": 8}, {"pipeline": 2}, "pipeline: the model has 8 experts"),
+        ({"n_routed_experts": 64}, {"pipeline": 2}, "pipeline: the model has 64 experts"),
+        ({"num_experts": 4}, {"tensor": 2}, "tensor: the model has 4 experts"),
+    ],
+)
+def test_models_that_cannot_be_shared_out_are_told_before_one_is_loaded(
+    model: dict[str, Any], parallel: dict[str, int], said: str
+) -> None:
+    given = config(parallel=parallel, zero={"stage": 1}, gradient_accumulation=4)
+    with pytest.raises(ConfigError, match=rf"train\.parallel\.{said}"):
+        check_parallel(shape_of({**SEVEN, **model}), given.parallel)
+    check_parallel(shape_of({**SEVEN, **model}), config().parallel)
 
 
 def test_offloaded_states_lie_on_the_host_where_there_is_one_apart() -> None:
