@@ -241,7 +241,10 @@ class TrainConfig(StrictModel):
             )
 
     def _check_pipeline(self, pipeline: int) -> None:
-        if self.zero.stage != 1 or self.zero.offload_optimizer:
+        given = self.zero.extra.get("zero_optimization")
+        over = given if isinstance(given, dict) else {}
+        offloads = self.zero.offload_optimizer or over.get("offload_optimizer") or over.get("offload_param")
+        if {self.zero.stage, over.get("stage", 1)} != {1} or offloads:
             raise ValueError(
                 "parallel.pipeline needs zero: {stage: 1}: a step's micro-batches add up their gradients before anything is"
                 " shared out"

@@ -132,6 +132,7 @@ def test_stages_hand_on_the_micro_batches_of_a_step() -> None:
     assert made["zero_optimization"] == {"stage": 1, "contiguous_gradients": False, "overlap_comm": False}
     for more, said in (
         ({"zero": {"stage": 3}}, r"needs zero: \{stage: 1\}"),
+        ({"zero": {"stage": 1, "extra": {"zero_optimization": {"stage": 2}}}}, r"needs zero: \{stage: 1\}"),
         ({"gradient_accumulation": 1}, "as many micro-batches a step"),
         ({"num_workers": 3}, r"must be a multiple of parallel.pipeline \(2\)"),
         ({"lora": {}}, "lora does not go with parallel.pipeline"),
