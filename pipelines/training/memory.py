@@ -81,10 +81,11 @@ def memory(shape: Shape, config: TrainConfig, zero: ZeroConfig | None = None) ->
 def held_parameters(shape: Shape, parallel: ParallelConfig) -> float:
     """Of a rank before ZeRO. Parts of matrices: all but the embedding is shared out (parallel.py), an output head that has its
     weights from there neither; norms count as if they were. Stages: the layers are, and the first has the embedding, the
-    last the head (pipeline.py)."""
+    last the head (pipeline.py). Of stages with more and with fewer layers, one with more."""
     embedding = shape.vocabulary * shape.hidden
     if parallel.pipeline > 1:
-        return embedding + (shape.num_parameters - 2 * embedding) / parallel.workers
+        most = -(-shape.layers // parallel.pipeline) / shape.layers
+        return embedding + (shape.num_parameters - 2 * embedding) * most / parallel.tensor
     return embedding + (shape.num_parameters - embedding) / parallel.tensor
 
 

@@ -72,6 +72,9 @@ def test_a_stage_has_its_layers_and_one_side_of_the_vocabulary() -> None:
     size = embedding + (shape.num_parameters - 2 * embedding) / 2
     assert memory(shape, given).states == (4 + 12 / 2) * size
     assert [option.name for option in make_plan(shape, given, Room(None, ""), None).options] == ["1"]
+    uneven = given.replace(num_workers=5, parallel={"pipeline": 5}, gradient_accumulation=5)
+    most = embedding + (shape.num_parameters - 2 * embedding) * 7 / 32
+    assert memory(shape, uneven).states == pytest.approx(16 * most), "32 layers are 6 + 6 + 7 + 6 + 7"
 
 
 def test_heads_that_cannot_be_shared_out_are_told_by_plan_and_check(tmp_path: Path) -> None:
