@@ -103,8 +103,15 @@ def make_plan(shape: Shape, config: TrainConfig, room: Room, rate: Rate | None) 
     flops = float(_operations(config)) * shape.num_parameters * tokens
     # A run's ledger counts what the model needs; what it computed once more is in its time already.
     timed = _needed(config) * shape.num_parameters * tokens if rate and rate.is_measured else flops
-    time_s = timed / (rate.flops * config.num_workers) if rate else None
+    waiting = 1.0 if rate is None or rate.is_measured else _with_waiting(config)
+    time_s = timed * waiting / (rate.flops * config.num_workers) if rate else None
     return Plan(tuple(options), room, tokens, flops, rate, time_s)
+
+
+def _with_waiting(config: TrainConfig) -> float:
+    """How many times as long a step takes as without waiting for other stages (Huang et al. 2019, arXiv 1811.06965, section
+    2.3). A measured rate is that of a run with as many stages, and has it in it."""
+    return (config.accumulation + config.parallel.pipeline - 1) / config.accumulation
 
 
 def _order(zero: ZeroConfig) -> tuple[int, bool, bool]:
@@ -187,12 +194,14 @@ def _runs(storage: Storage) -> Iterator[Checkpoint]:
 
 
 def _same_kind(run: Checkpoint, config: TrainConfig) -> bool:
-    """On CPUs or on GPUs (of whatever make: the run's device is told), by the same method and in the same precision."""
+    """On CPUs or on GPUs (of whatever make: the run's device is told), by the same method, in the same precision and with
+    as many stages."""
     asked = {"precision": config.precision, "gradient_checkpointing": config.gradient_checkpointing}
     on_gpus = bool(run.config.get("gpus_per_worker")) == bool(config.gpus_per_worker)
     method = (run.config.get("method") or {}).get("kind") == config.method.kind
     adapter = (run.config.get("lora") is None) == (config.lora is None)
-    return on_gpus and method and adapter and asked.items() <= run.config.items()
+    stages = (run.config.get("parallel") or {}).get("pipeline", 1) == config.parallel.pipeline
+    return on_gpus and method and adapter and stages and asked.items() <= run.config.items()
 
 
 def trouble(plan: Plan) -> tuple[str, str] | None:

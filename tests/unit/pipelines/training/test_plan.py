@@ -185,10 +185,20 @@ def test_the_rate_is_that_of_the_newest_run_of_the_kind(tmp_path: Path) -> None:
     found = rate_of(given, topology, storage)
     assert found is not None
     assert (found.flops, found.basis) == (1e11, f"measured: run {'b' * 16} on CPU")
-    for other in (config(gpus_per_worker=0, lora={}), config(gpus_per_worker=0, method={"kind": "dpo", "path": "p"})):
+    staged = config(gpus_per_worker=0, parallel={"pipeline": 2}, zero={"stage": 1}, gradient_accumulation=2)
+    pairs = config(gpus_per_worker=0, method={"kind": "dpo", "path": "p"})
+    for other in (config(gpus_per_worker=0, lora={}), pairs, staged):
         adapter = rate_of(other, topology, storage)
         assert adapter is not None
         assert adapter.basis.startswith("assumed"), "another method is no measure"
+
+
+def test_an_assumed_time_has_the_waiting_of_stages_in_it() -> None:
+    four = {"parallel": {"pipeline": 4}, "zero": {"stage": 1}, "gradient_accumulation": 6}
+    shape, given = shape_of(SEVEN), config(**four)
+    assumed, measured = (make_plan(shape, given, Room(None, ""), Rate(1e12, "", known)) for known in (False, True))
+    assert measured.time_s == pytest.approx(assumed.flops / (1e12 * 4))
+    assert assumed.time_s == pytest.approx(measured.time_s * (6 + 4 - 1) / 6)
 
 
 def test_what_is_computed_once_more_is_in_a_measured_time_already() -> None:
