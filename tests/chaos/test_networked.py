@@ -1,6 +1,6 @@
 """Five machines with addresses of their own: stages land on their pools; a cut network and machines that die change no result.
 
-SERINUS_LONG=1 pytest tests/chaos/test_networked.py -s     # as root; prints the times of docs/architecture.md
+SERINUS_MACHINES=1 pytest tests/chaos/test_networked.py -s     # as root; prints the times of docs/architecture.md
 """
 
 from __future__ import annotations
@@ -32,7 +32,9 @@ from tests.integration.training_case import GOLDEN
 pytestmark = [
     pytest.mark.chaos,
     pytest.mark.timeout(1_800),  # the first one has five nodes started for it
-    pytest.mark.skipif(not os.environ.get("SERINUS_LONG"), reason="five nodes, twenty minutes: set SERINUS_LONG=1"),
+    pytest.mark.skipif(
+        not os.environ.get("SERINUS_MACHINES"), reason="five nodes, twenty minutes: set SERINUS_MACHINES=1"
+    ),
     pytest.mark.skipif(not is_possible(), reason="needs to be root and `ip`, to make network namespaces"),
 ]
 CUT_S = 30.0

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 
@@ -20,7 +19,7 @@ from tests.e2e.conftest import Served
 
 pytestmark = [
     pytest.mark.e2e,
-    pytest.mark.skipif("SERINUS_LONG" not in os.environ, reason="takes minutes: SERINUS_LONG=1 runs it"),
+    pytest.mark.long,
 ]
 QUESTIONS = Path(__file__).resolve().parents[2] / "recipes" / "quickstart" / "general.jsonl"
 TASKS = f"""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import pytest
@@ -94,9 +93,7 @@ print("ids", len({job for _, job, _ in made}), "exits", set(codes), "listed", {l
 """
 
 
-@pytest.mark.skipif(
-    not os.environ.get("SERINUS_LONG"), reason="fifty jobs take minutes on two cores: set SERINUS_LONG=1"
-)
+@pytest.mark.long
 def test_of_fifty_submissions_at_once_none_is_lost_or_taken_for_another(up: Bench, tmp_path: Path) -> None:
     """From five folders, so that packages are made and shipped at once, too."""
     for number in range(5):

@@ -29,7 +29,9 @@ from tests.integration.loopback_provider import HEAD, start_command
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.timeout(1_200),
-    pytest.mark.skipif(not os.environ.get("SERINUS_LONG"), reason="a cluster of its own, minutes: set SERINUS_LONG=1"),
+    pytest.mark.skipif(
+        not os.environ.get("SERINUS_MACHINES"), reason="a cluster of its own, minutes: set SERINUS_MACHINES=1"
+    ),
 ]
 HEAD_HOST, IDLE_S, PATIENCE_S = "127.0.1.1", 15.0, 240.0
 PROGRAM = """

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import socket
 import ssl
 from collections.abc import Iterator
@@ -19,7 +18,7 @@ from tests.unit.certificate_files import make_pair
 pytestmark = [
     pytest.mark.integration,
     pytest.mark.timeout(1_200),
-    pytest.mark.skipif(not os.environ.get("SERINUS_LONG"), reason="a cluster of its own, a minute: set SERINUS_LONG=1"),
+    pytest.mark.long,
 ]
 
 JOB = """

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import math
-import os
 from pathlib import Path
 from typing import Any
 
@@ -153,7 +152,7 @@ def test_preferences_by_the_same_loop(storage: LocalStorage, tiny_model: Path) -
         train(config, dataset, base, storage)
 
 
-@pytest.mark.skipif("SERINUS_LONG" not in os.environ, reason="takes minutes: SERINUS_LONG=1 runs it")
+@pytest.mark.long
 def test_two_ranks_of_one_copy_are_the_same_run(storage: LocalStorage, tiny_model: Path) -> None:
     dataset, base = small_dataset(storage), base_model(storage, tiny_model)
     together = small_run(parallel={"tensor": 2}, sequences_per_worker=4)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +12,6 @@ from tests.integration.training_plain import TOLERANCE, config, plain_losses, pl
 from tests.integration.training_ranks import Points, run_phases
 
 pytestmark = pytest.mark.integration
-long = pytest.mark.skipif("SERINUS_LONG" not in os.environ, reason="takes minutes: SERINUS_LONG=1 runs it")
 
 
 def cut(tensor: int, num_workers: int, stage: int, **fields: Any) -> dict[str, Any]:
@@ -49,7 +47,7 @@ ROAD = ((1, 2, 3), (2, 4, 2), (4, 4, 3), (2, 2, 0))
 """Ranks a copy, ranks, ZeRO stage: what takes over after steps 4, 8 and 12."""
 
 
-@long
+@pytest.mark.long
 def test_a_run_goes_on_from_any_way_of_sharing_out_to_any_other(tiny_model: Path, tmp_path: Path) -> None:
     phases = []
     for number, (tensor, ranks, stage) in enumerate(ROAD):
@@ -66,7 +64,7 @@ def test_a_run_goes_on_from_any_way_of_sharing_out_to_any_other(tiny_model: Path
     assert losses(points) == pytest.approx(wanted, rel=TOLERANCE["float32"])
 
 
-@long
+@pytest.mark.long
 def test_two_copies_on_two_ranks_each_at_every_stage(tiny_model: Path, tmp_path: Path) -> None:
     asked = [("float32", {"zero": {"stage": stage}}) for stage in (0, 1, 2, 3)]
     asked += [("bfloat16", {"zero": {"stage": stage}}) for stage in (1, 2, 3)]
@@ -82,7 +80,7 @@ def test_two_copies_on_two_ranks_each_at_every_stage(tiny_model: Path, tmp_path:
         assert losses(points) == pytest.approx(wanted, rel=tolerance), (precision, more)
 
 
-@long
+@pytest.mark.long
 @pytest.mark.parametrize("kind", ["Qwen2", "Qwen3"])
 def test_biases_norms_inside_heads_and_an_output_head_of_its_own(kind: str, tiny_model: Path, tmp_path: Path) -> None:
     """Qwen2 has biases that are cut up with their rows; Qwen3 norms whose gradient each rank has a part of."""
@@ -110,7 +108,7 @@ def test_biases_norms_inside_heads_and_an_output_head_of_its_own(kind: str, tiny
         torch.testing.assert_close(exported(tokens).logits, model(tokens).logits, rtol=1e-3, atol=1e-3)
 
 
-@long
+@pytest.mark.long
 def test_experts_are_refused(tiny_model: Path, tmp_path: Path) -> None:
     import shutil
 

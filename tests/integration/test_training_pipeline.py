@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -15,7 +14,7 @@ from tests.integration.training_ranks import run_phases
 
 pytestmark = [
     pytest.mark.integration,
-    pytest.mark.skipif("SERINUS_LONG" not in os.environ, reason="takes minutes: SERINUS_LONG=1 runs it"),
+    pytest.mark.long,
 ]
 
 
