@@ -2,10 +2,11 @@
 
 Nothing of serinus is imported: `python -I -S confined.py`, from sandbox.py. In its order:
 
-1. namespaces: a user's own, in which it may make a network's own, which has no interface that is up
+1. namespaces of its own: a network without an interface that is up; a folder in memory, of a bounded size; process ids, among
+   which it is the only one: nothing else can be named, and so neither signalled nor slowed down. The process outside waits for it
 2. limits: processor time, memory, size of a file, open files (setrlimit)
 3. files: read what Python needs, write below its folder (Landlock, from Linux 5.13)
-4. system calls: no process, no signal to others, no socket, no program, no debugger (seccomp)
+4. system calls: no process, no signal, no socket, no program, no debugger (seccomp)
 
 Any of them that the kernel refuses ends it before the program is read, with REFUSED and the reason.
 """
@@ -16,6 +17,7 @@ import ctypes
 import os
 import platform
 import resource
+import signal
 import struct
 import sys
 
@@ -23,8 +25,14 @@ REFUSED = 77
 """Exit code: this machine cannot confine, and nothing was run."""
 CONFINED = b"confined\n"
 """Told before the program runs."""
-CLONE_NEWUSER, CLONE_NEWNET, CLONE_NEWIPC = 0x10000000, 0x40000000, 0x08000000  # linux/sched.h
-PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP, SECCOMP_MODE_FILTER = 4, 38, 22, 2  # linux/prctl.h, seccomp.h
+CLONE_NEWUSER, CLONE_NEWNET, CLONE_NEWIPC, CLONE_NEWPID, CLONE_NEWNS = (
+    0x10000000, 0x40000000, 0x08000000, 0x20000000, 0x00020000,
+)  # fmt: skip  # linux/sched.h
+MS_NOSUID, MS_NODEV = 2, 4  # linux/mount.h
+PR_SET_PDEATHSIG, PR_SET_DUMPABLE, PR_SET_NO_NEW_PRIVS, PR_SET_SECCOMP = 1, 4, 38, 22  # linux/prctl.h
+SECCOMP_MODE_FILTER = 2  # linux/seccomp.h
+NUM_FILES = 16
+"""In its folder, each of the largest size."""
 # linux/landlock.h: rights of its first version; the calls have these numbers on every architecture.
 CREATE_RULESET, ADD_RULE, RESTRICT_SELF, PATH_BENEATH = 444, 445, 446, 1
 ALL_RIGHTS, READ_RIGHTS, FILE_ONLY = (1 << 13) - 1, 1 << 2 | 1 << 3, 1 << 0 | 1 << 1 | 1 << 2
@@ -64,9 +72,11 @@ def must(result: int, what: str) -> int:
     return result
 
 
-def leave_network() -> None:
+def leave(folder: str, file_bytes: int) -> None:
+    """Into namespaces of its own, with `folder` in memory; process ids are those of the children from here on."""
     user, group = os.geteuid(), os.getegid()
-    must(libc.unshare(CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC), "no network namespace of its own")
+    apart = CLONE_NEWUSER | CLONE_NEWNET | CLONE_NEWIPC | CLONE_NEWPID | CLONE_NEWNS
+    must(libc.unshare(apart), "no namespaces of its own")
     # So that its own files stay its own; in there it is nobody in particular.
     for name, value in (("setgroups", "deny"), ("uid_map", f"{user} {user} 1"), ("gid_map", f"{group} {group} 1")):
         try:
@@ -75,6 +85,30 @@ def leave_network() -> None:
         except OSError as error:
             print(f"no user namespace of its own: {error}", file=sys.stderr)
             os._exit(REFUSED)
+    bounds = f"size={NUM_FILES * file_bytes},nr_inodes={NUM_FILES}".encode()
+    must(libc.mount(b"tmpfs", folder.encode(), b"tmpfs", MS_NOSUID | MS_NODEV, bounds), "no folder of its own")
+    os.chdir(folder)
+
+
+def go_on_as_the_only_process() -> None:
+    """Returns in a child; the process that it leaves outside ends as the child does, and ends it when asked to (SIGTERM)."""
+    awaited = {signal.SIGCHLD, signal.SIGTERM}
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, awaited)
+    child = os.fork()
+    if not child:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        return
+    must(libc.prctl(PR_SET_PDEATHSIG, signal.SIGTERM, 0, 0, 0), "no end with who runs it")
+    ended, status = 0, 0
+    while not ended:
+        if signal.sigwait(awaited) == signal.SIGTERM:
+            os.kill(child, signal.SIGKILL)
+        ended, status = os.waitpid(child, os.WNOHANG)
+    code = os.waitstatus_to_exitcode(status)
+    if code < 0:
+        resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+        os.kill(os.getpid(), -code)
+    os._exit(code)
 
 
 def limit(cpu_s: int, memory_bytes: int, file_bytes: int) -> None:
@@ -126,8 +160,8 @@ def main() -> None:
     """Arguments: folder, seconds, bytes of memory, bytes of a file. Reads a token's line and the program; writes the token when
     the program has come to its end: leaving early, by whatever exit code, is no pass."""
     folder, *limits = sys.argv[1:]
-    os.chdir(folder)
-    leave_network()
+    leave(folder, int(limits[2]))
+    go_on_as_the_only_process()
     must(libc.prctl(PR_SET_NO_NEW_PRIVS, 1, 0, 0, 0), "no_new_privs")
     must(libc.prctl(PR_SET_DUMPABLE, 0, 0, 0, 0), "not dumpable")
     limit(*map(int, limits))

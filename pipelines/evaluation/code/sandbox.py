@@ -59,7 +59,7 @@ def run(program: str, timeout_s: float, memory_bytes: int) -> Outcome:
         except subprocess.TimeoutExpired:
             told = b""
         finally:
-            process.kill()  # it has no children: it may start none
+            process.terminate()  # it ends the one process that runs the program
             process.communicate()
         said.seek(max(0, said.seek(0, 2) - 4 * ERROR_CHARACTERS))
         error = said.read().decode("utf-8", "replace").strip()[-ERROR_CHARACTERS:]
@@ -72,7 +72,7 @@ def run(program: str, timeout_s: float, memory_bytes: int) -> Outcome:
 def _outcome(code: int, came_to_its_end: bool, error: str) -> Outcome:
     if came_to_its_end and code == 0:
         return Outcome("passed")
-    if code in (-9, -24):  # SIGKILL by us or at the hard limit, SIGXCPU
+    if code in (-9, -15, -24):  # SIGKILL and SIGTERM by us, or at the hard limit; SIGXCPU
         return Outcome("timed_out", error)
     return Outcome("failed", error)
 

@@ -5,9 +5,12 @@ from __future__ import annotations
 import gzip
 import json
 import os
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import psutil
 import pytest
 
 from cluster.errors import ResourceError
@@ -25,6 +28,24 @@ MIB = 1 << 20
 HEAD = 'from typing import List\n\n\ndef total(numbers: List[int]) -> int:\n    """Add them up."""\n'
 TEST = "def check(candidate):\n    assert candidate([1, 2]) == 3\n"
 ITEM = CodeItem("t", "code", "1", HEAD, (), head=HEAD, test=TEST, function="total")
+
+
+QUEUED = """
+import ctypes, platform, struct
+libc = ctypes.CDLL(None, use_errno=True)
+info = ctypes.create_string_buffer(struct.pack("iii", 9, 0, -1).ljust(128, b"\\0"))
+number = {"x86_64": 129, "aarch64": 138}[platform.machine()]  # rt_sigqueueinfo
+assert libc.syscall(number, VICTIM, 9, info) == 0, ctypes.get_errno()
+"""
+OWNED = """
+import fcntl, os
+read, write = os.pipe()
+fcntl.fcntl(read, fcntl.F_SETOWN, VICTIM)
+fcntl.fcntl(read, 10, 9)  # F_SETSIG: SIGKILL when there is something to read
+fcntl.fcntl(read, fcntl.F_SETFL, os.O_ASYNC)
+os.write(write, b"x")
+"""
+FILLING = "for n in range(99):\n    with open(str(n), 'wb') as file:\n        file.write(b'a' * 1000000)"
 
 
 def confines() -> bool:
@@ -74,6 +95,7 @@ def test_what_is_run_is_the_function_as_it_was_written(text: str) -> None:
         ("open('/proc/self/environ').read()", "Permission denied"),
         ("open('/tmp/elsewhere', 'w')", "Permission denied"),
         ("open('large', 'w').write('a' * 10**7)", "File too large"),
+        (FILLING, "No space left"),
         ("import resource; resource.setrlimit(resource.RLIMIT_CPU, (99, 99))", "not allowed"),
     ],
 )  # fmt: skip
@@ -81,6 +103,23 @@ def test_what_a_program_cannot_do(text: str, error: str) -> None:
     found = sandbox.run(text, 5, 256 * MIB)
     assert found.end == "failed"
     assert any(part in found.error for part in error.split("|"))
+
+
+@confined
+@pytest.mark.parametrize("text", [QUEUED, OWNED], ids=["rt_sigqueueinfo", "F_SETOWN"])
+def test_no_way_to_signal_reaches_another_process(text: str) -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as victim:
+        found = sandbox.run(text.replace("VICTIM", str(victim.pid)), 5, 256 * MIB)
+        victim.communicate(b"\n")
+    assert (found.end, victim.returncode) == ("failed", 0)
+
+
+@confined
+def test_one_that_sleeps_is_ended_and_leaves_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sandbox, "START_S", 1.0)
+    memory_bytes = 256 * MIB + os.getpid() % 4096  # tells its processes from all others
+    assert sandbox.run("import time\nwhile True: time.sleep(9)", 0.1, memory_bytes).end == "timed_out"
+    assert not [one for one in psutil.process_iter(["cmdline"]) if str(memory_bytes) in (one.info["cmdline"] or ())]
 
 
 @confined
