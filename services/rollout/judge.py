@@ -153,7 +153,7 @@ class Judge:
             copies=self.copies.take(errors["stable"].arrays, errors["canary"].arrays),
             copy_proofs=self.copy_proofs.take(proofs["stable"].arrays, proofs["canary"].arrays),
             copy_harms=_more(self.copy_harms, errors["canary"]),
-            carriers={**self.carriers, "copies": self.carriers["copies"] | errors["canary"].harmed},
+            carriers=_with(self.carriers, "copies", errors["canary"]),
         )
 
     def _served(
@@ -168,7 +168,7 @@ class Judge:
             errors=self.errors.take(errors["stable"].arrays, errors["canary"].arrays, alone),
             proofs=self.proofs.take(proofs["stable"].arrays, proofs["canary"].arrays, alone),
             harms=_more(self.harms, errors["canary"]),
-            carriers={**self.carriers, "users": self.carriers["users"] | errors["canary"].harmed},
+            carriers=_with(self.carriers, "users", errors["canary"]),
         )
         if alone is not None:  # waits are not judged: stable's were under a part of this load
             return judge
@@ -214,6 +214,10 @@ def _users(known: Mapping[Role, frozenset[float]], shared: bool) -> dict[Role, s
 
 def _more(known: Harms, seen: Tally) -> Harms:
     return tuple((Counter(dict(known)) + seen.harms).most_common()) if seen.harms else known
+
+
+def _with(known: dict[str, frozenset[float]], by: str, seen: Tally) -> dict[str, frozenset[float]]:
+    return {**known, by: known[by] | seen.harmed} if seen.harmed else known
 
 
 def _ttft(records: Iterable[RequestRecord]) -> Waits:
