@@ -32,16 +32,10 @@ INTERVAL = (2.5, 97.5)
 
 
 def scores_of(task: str, kind: Kind, rows: Sequence[Row]) -> tuple[Score, ...]:
-    """The task's figures over `rows` with their intervals over items; those that these items cannot say are left out."""
+    """The task's figures over `rows` with their intervals over items; those that these items cannot say are left out. Every item
+    has the first, which a gate asks of."""
     found = (_score(task, figure, rows) for figure in FIGURES[kind])
     return tuple(score for score in found if score is not None)
-
-
-def score_of(task: str, kind: Kind, rows: Sequence[Row]) -> Score:
-    """The first of them, which a gate asks of."""
-    found = _score(task, FIGURES[kind][0], rows)
-    assert found is not None, "the first figure is one of every item"
-    return found
 
 
 def _score(task: str, figure: Figure, rows: Sequence[Row]) -> Score | None:

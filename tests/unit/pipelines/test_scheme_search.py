@@ -25,7 +25,7 @@ from pipelines.config import (
     Stage,
     TrainConfig,
 )
-from pipelines.evaluation.compare import score_of
+from pipelines.evaluation.compare import scores_of
 from pipelines.evaluation.evaluate import _write_items
 from pipelines.evaluation.evaluate import key_of as report_key
 from pipelines.evaluation.items import Item, Row
@@ -90,7 +90,7 @@ def report_of(storage: Storage, model: str, num_lost: int = 0, losing: str = "",
     made = EvalReport(
         key=key or artifacts.stage_key("evaluate", {}, {"model": model}),
         model=model,
-        scores=(score_of("choice", "multiple_choice", rows),),
+        scores=(scores_of("choice", "multiple_choice", rows)[0],),
         took_s=2,
     )
     return artifacts.save(storage, made.replace(files=(_write_items(storage, made, rows),)))

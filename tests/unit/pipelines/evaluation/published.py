@@ -22,7 +22,7 @@ from cluster.artifacts import (
 )
 from cluster.storage import Storage
 from pipelines.config import GateConfig
-from pipelines.evaluation.compare import compare, pairs, score_of
+from pipelines.evaluation.compare import compare, pairs, scores_of
 from pipelines.evaluation.gate import is_let_through, judge, outcome_of
 from pipelines.evaluation.rows import write_rows
 
@@ -96,7 +96,7 @@ def _evaluated(storage: Storage, role: str, model: str, dataset: str) -> EvalRep
     )
     storage.write(f"{report.location}/items.parquet", content.getvalue())
     kinds = {"answers": "multiple_choice", "heldout": "perplexity"}
-    scores = (score_of(task, kind, [r for r in _rows(role) if r["task"] == task]) for task, kind in kinds.items())
+    scores = (scores_of(task, kind, [r for r in _rows(role) if r["task"] == task])[0] for task, kind in kinds.items())
     return artifacts.save(storage, report.replace(scores=tuple(scores), files=(entry,)))
 
 

@@ -10,7 +10,7 @@ from cluster.artifacts import EvalReport, GateReport, load, save
 from cluster.errors import InputError
 from cluster.storage import LocalStorage
 from pipelines.config import GateConfig, RequirementConfig
-from pipelines.evaluation.compare import compare, pairs, score_of
+from pipelines.evaluation.compare import compare, pairs, scores_of
 from pipelines.evaluation.evaluate import _write_items, check_complete
 from pipelines.evaluation.items import Item, Row
 from pipelines.evaluation.verdict import find_report, gate, read_report
@@ -36,7 +36,7 @@ def make(storage: LocalStorage) -> Callable[[str, Answers], EvalReport]:
     def report(key: str, answers: Answers) -> EvalReport:
         both = rows(answers)
         n = len(answers)
-        scores = (score_of("text", "perplexity", both[:n]), score_of("choice", "multiple_choice", both[n:]))
+        scores = (scores_of("text", "perplexity", both[:n])[0], scores_of("choice", "multiple_choice", both[n:])[0])
         made = EvalReport(key=key * 16, model=key, scores=scores)
         return save(storage, made.replace(files=(_write_items(storage, made, both),)))
 
@@ -47,8 +47,9 @@ HARD_AND_EASY: Answers = [(float(10 + 3 * (i % 11)), float(i % 3 > 0)) for i in 
 
 
 def test_perplexity_weighs_tokens_not_items() -> None:
-    two = [{"nll": 10.0, "num_tokens": 10, "score": 0}, {"nll": 60.0, "num_tokens": 20, "score": 0}]
-    score = score_of("t", "perplexity", two)
+    sizes = [(10.0, 10), (60.0, 20)]
+    two = [{"nll": nats, "num_tokens": num, "num_bytes": 4 * num, "score": 0} for nats, num in sizes]
+    score = scores_of("t", "perplexity", two)[0]
     assert score.value == pytest.approx(math.exp(70 / 30))
     assert score.ci_low == pytest.approx(math.e)  # twice the first item
     assert score.ci_high == pytest.approx(math.exp(3))
@@ -57,7 +58,7 @@ def test_perplexity_weighs_tokens_not_items() -> None:
 
 def test_the_interval_of_a_mean_is_the_normal_one() -> None:
     values = np.random.default_rng(1).normal(5, 2, 400)
-    score = score_of("t", "continuation", [{"score": float(v)} for v in values])
+    score = scores_of("t", "continuation", [{"score": float(v)} for v in values])[0]
     half = 1.96 * values.std() / math.sqrt(len(values))
     assert score.value == pytest.approx(values.mean())
     assert score.ci_low == pytest.approx(values.mean() - half, abs=0.05)
