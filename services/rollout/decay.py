@@ -100,31 +100,47 @@ def start(config: DecayConfig, num_watches: int = 1) -> QualityTest:
     return QualityTest.start(margin, effect, (effect,), num_watches, scales=HARM_SCALES, weights=HARM_WEIGHTS)
 
 
+class Round:
+    """The test of one round, which takes each answer once: an answer more costs the same however many came before."""
+
+    def __init__(self, config: DecayConfig, number: int) -> None:
+        self._config, self._number, self._test = config, number, start(config)
+        self._num_items, self._highest, self._before, self._now = 0, 0.0, 0.0, 0.0
+
+    def after(self, answers: Sequence[ProbeAnswer]) -> DecayFinding:
+        """The finding after all of `answers`, in the order in which they came; those of the call before come first again."""
+        for answer in answers[self._num_items :]:
+            self._take(answer)
+        return self._finding()
+
+    def _take(self, answer: ProbeAnswer) -> None:
+        self._test = self._test.take(np.zeros(1, int), np.array([answer.now - answer.before]))
+        self._highest = max(self._highest, float(self._test.log_harm[0]))
+        self._num_items, self._before, self._now = self._num_items + 1, self._before + answer.before, self._now + answer.now
+
+    def _finding(self) -> DecayFinding:
+        before, now = (total / max(1, self._num_items) for total in (self._before, self._now))
+        margin, effect = self._config.max_accuracy_drop_points / 100, self._config.effect_points / 100
+        share, variance = level(self._config, self._number), float(self._test.variance[0])
+        log_pass = float(self._test.log_pass[0, 0])
+        is_open = self._highest < math.log(1 / share) and log_pass < math.log(1 / BETA)
+        left = effect - (before - now)
+        return DecayFinding(
+            round=self._number,
+            num_items=self._num_items,
+            before=before,
+            now=now,
+            log_harm=self._highest,  # what was established once stays so: the test is one of its highest value
+            log_threshold=math.log(1 / share),
+            log_pass=log_pass,
+            needed=items_needed(before - now, margin, variance, share),
+            lacking=items_needed(left, 0.0, variance, BETA * math.exp(log_pass)) if is_open else None,
+        )
+
+
 def judge_round(config: DecayConfig, number: int, answers: Sequence[ProbeAnswer]) -> DecayFinding:
     """The finding after `answers`, in the order in which they came."""
-    margin = config.max_accuracy_drop_points / 100
-    test = start(config)
-    highest = 0.0
-    for answer in answers:
-        test = test.take(np.zeros(1, int), np.array([answer.now - answer.before]))
-        highest = max(highest, float(test.log_harm[0]))
-    before, now = (float(np.mean(side)) if answers else 0.0
-                   for side in ([a.before for a in answers], [a.now for a in answers]))  # fmt: skip
-    share, variance = level(config, number), float(test.variance[0])
-    log_pass = float(test.log_pass[0, 0])
-    is_open = highest < math.log(1 / share) and log_pass < math.log(1 / BETA)
-    left = config.effect_points / 100 - (before - now)
-    return DecayFinding(
-        round=number,
-        num_items=len(answers),
-        before=before,
-        now=now,
-        log_harm=highest,  # what was established once stays so: the test is one of its highest value
-        log_threshold=math.log(1 / share),
-        log_pass=log_pass,
-        needed=items_needed(before - now, margin, variance, share),
-        lacking=items_needed(left, 0.0, variance, BETA * math.exp(log_pass)) if is_open else None,
-    )
+    return Round(config, number).after(answers)
 
 
 def items_needed(drop: float, margin: float, variance: float, share: float) -> int | None:

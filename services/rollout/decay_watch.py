@@ -24,7 +24,7 @@ from services.config import ProbesConfig
 from services.contract import read_traffic
 from services.rollout import acts
 from services.rollout.acts import Applications
-from services.rollout.decay import DecayFinding, judge_round
+from services.rollout.decay import DecayFinding, Round, judge_round
 from services.rollout.probes import ProbeAnswer, ProbeTask, read_answers, write_answers
 from services.rollout.status import Decision, RolloutStatus, folder, read_status
 
@@ -126,6 +126,7 @@ class DecayWatch:
         self._storage, self._name, self._applications, self._clock = storage, name, applications, clock
         self._turn: tuple[str, str, int] | None = None
         self._answers: dict[str, ProbeAnswer] = {}
+        self._round: Round | None = None
         self._unwritten = self._finished = False
         self._flushed_at = clock()
         self._lock = threading.Lock()
@@ -209,6 +210,7 @@ class DecayWatch:
             if self._turn != watch.turn:
                 self._answers = {answer.item: answer for answer in read_answers(self._storage, watch.file)}
                 self._turn, self._unwritten, self._finished = watch.turn, False, False
+                self._round = Round(watch.probes.decay, watch.round)
             return list(self._answers.values()), self._finished
 
     def _record(self, watch: WatchStatus, version: str, answers: list[ProbeAnswer], finished: bool) -> float | None:
@@ -221,7 +223,8 @@ class DecayWatch:
         return 0.0
 
     def _judge(self, watch: WatchStatus, version: str, answers: list[ProbeAnswer], finished: bool) -> float | None:
-        finding = judge_round(watch.probes.decay, watch.round, answers)
+        assert self._round is not None, "the answers were read"
+        finding = self._round.after(answers)
         if finding.verdict == "failed":
             write_answers(
                 self._storage, watch.file, answers
