@@ -121,6 +121,9 @@ class RolloutConfig(StrictModel):
     newer one takes an older one's place); or `replace`: take the present candidate out, then begin."""
     step_timeout_s: float = Field(3600, gt=0)
     """A step without enough evidence for so long is rolled back as inconclusive."""
+    few_users_timeout_s: float = Field(120, gt=0)
+    """The same where one or two users get ten harmful answers or more, up by the effect over all requests, and nobody else gets any
+    that count: no test can tell their fault from the canary's, so it is not theirs to wait."""
     drain_s: float = Field(10, ge=0)
     """Time that requests in flight on a removed revision get to end."""
     keep_warm_s: float = Field(86400, ge=0)

@@ -23,6 +23,8 @@ MIN_CANARY_REQUESTS: Final = 3
 """Fewer never fail a canary, whatever the test says: one user's retries are no evidence."""
 MIN_HARMED_USERS: Final = 3
 """Nor do errors that fewer different users show: one whose first answer at each step happens to fail is one user."""
+MIN_HARMFUL_OF_FEW: Final = 10
+"""Harmful answers to fewer users than that after which the step is not waited out."""
 MIN_CANARY_VOTES: Final = 10
 """Nor do fewer users by their votes: three who agree beforehand must not be enough where hardly anybody is displeased."""
 REASONS: Final[dict[Metric, str]] = {"errors": "error_rate", "ttft": "latency", "tpot": "tpot", "quality": "quality",
@@ -122,8 +124,9 @@ def decide(config: RolloutConfig, status: RolloutStatus, evidence: Evidence, now
         if applied
         else "the weight to be in force: its replicas to run, every gateway to apply it"
     ):
-        if elapsed_s >= config.step_timeout_s:
-            message = f"not enough evidence within {config.step_timeout_s:g} s: {missing}"
+        limit_s = _patience_s(config, step, evidence)
+        if elapsed_s >= limit_s:
+            message = f"not enough evidence within {limit_s:g} s: {missing}"
             return Rollback("inconclusive", "inconclusive", message, numbers)
         return Hold("inconclusive", "not_enough_evidence", f"waiting for {missing}", numbers)
     return _next(config, status.step, evidence, numbers)
@@ -220,6 +223,16 @@ def _missing(config: RolloutConfig, step: StepConfig, evidence: Evidence, elapse
         if asked and outcome.verdict != "passed":
             lacks.append(_proof(config, step, outcome))
     return ", ".join(lacks)
+
+
+def _patience_s(config: RolloutConfig, step: StepConfig, evidence: Evidence) -> float:
+    """How long the step may go on without enough evidence. Short where one or two users meet harm and nobody else does: more of
+    their requests settle nothing, and these users, who may be all that there are, would meet it until the end of the step."""
+    carried_by = next((f.num_users for f in evidence.findings if f.metric == "errors" and not f.copies), None)
+    few = bool(carried_by) and carried_by < MIN_HARMED_USERS and evidence.canary.num_harmful >= MIN_HARMFUL_OF_FEW
+    if few and step.weight_percent > 0 and _rise_of_all(config, step, evidence):
+        return min(config.few_users_timeout_s, config.step_timeout_s)
+    return config.step_timeout_s
 
 
 def _rise_of_all(config: RolloutConfig, step: StepConfig, evidence: Evidence) -> str:

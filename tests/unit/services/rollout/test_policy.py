@@ -80,6 +80,30 @@ def judge(evidence: Evidence, after_s: float = 60, step: int = 0, held: bool = F
     return decide(CONFIG, status(step, held), evidence, START + timedelta(seconds=after_s))
 
 
+@pytest.mark.parametrize(
+    ("num_users", "num_harmful", "after_s", "out"),
+    [
+        (1, 30, 121, True),
+        (2, 10, 121, True),
+        (2, 30, 119, False),
+        (2, 9, 121, False),  # of 100, less than the effect besides
+        (0, 30, 121, False),  # who failed on stable before: not the canary's doing
+        (3, 30, 121, False),  # enough for the test, which says when it is harm
+        (None, 30, 121, False),
+    ],
+)
+def test_one_or_two_users_do_not_meet_harm_until_the_end_of_the_step(
+    num_users: int | None, num_harmful: int, after_s: float, out: bool
+) -> None:
+    errors = finding("errors").replace(num_users=num_users)
+    action = judge(seen(100, 100, errors, harmful=num_harmful), after_s)
+    assert isinstance(action, Rollback if out else Hold)
+    assert action.verdict == "inconclusive"
+    if out:
+        assert action.message.startswith("not enough evidence within 120 s: fewer harmful answers")
+    assert isinstance(judge(seen(100, 100, errors, harmful=num_harmful), after_s, held=True), Hold)
+
+
 FAILS = 4 / 0.01 / 0.95 + 1
 """An e-value above every metric's share of the level."""
 
