@@ -32,11 +32,6 @@ TOPICS = (
     "attribute access", "the return statement", "class definitions", "string formatting", "operator precedence",
     "generators", "integers", "dictionaries", "assignment", "the del statement", "coroutines", "decorators", "scopes",
 )  # fmt: skip
-STORIES = (
-    "Yesterday I read the chapter about {} and found that I did not understand the second half of it.",
-    "My colleague told me that {} work differently from what I had learnt in another language.",
-    "In the code that I have to maintain, {} are used on almost every page, without a single comment.",
-)
 QUESTIONS = (
     "What are {} in Python?",
     "Explain {} in one sentence.",
@@ -151,9 +146,9 @@ class Load:
         )
 
     def _body(self, user: str, streamed: bool) -> dict[str, Any]:
-        topics = self.random.sample(TOPICS, k=2)  # prompts of 70 to 86 tokens of SmolLM2's
-        story = " ".join(self.random.choice(STORIES).format(topic) for topic in topics)
-        question = f"{story} {self.random.choice(QUESTIONS).format(topics[0])}"
+        question = self.random.choice(QUESTIONS).format(
+            self.random.choice(TOPICS)
+        )  # prompts of 36 to 38 tokens of SmolLM2's
         body = {
             "model": self.arguments.model,
             "messages": [{"role": "user", "content": question}],

@@ -26,7 +26,7 @@ class EngineConfig(StrictModel):
 
     dtype: Literal["auto", "bfloat16", "float16", "float32"] = "auto"
     """What vLLM computes in. `auto`: bfloat16, or float32 on a CPU that has no instructions for bfloat16."""
-    max_model_len: int = Field(2048, ge=64)
+    max_model_len: int = Field(2048, ge=16)
     """Tokens of prompt and answer together."""
     max_num_seqs: int = Field(64, ge=1)
     """Sequences decoded at once."""
