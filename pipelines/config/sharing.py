@@ -4,9 +4,18 @@ from __future__ import annotations
 
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from cluster.config import StrictModel
+
+HAVE_FIELDS = {
+    "gradient_accumulation_steps": "train.gradient_accumulation",
+    "gradient_clipping": "train.max_gradient_norm",
+    "tensor_parallel": "train.parallel.tensor",
+    "train_batch_size": "train.sequences_per_step",
+    "train_micro_batch_size_per_gpu": "train.sequences_per_worker",
+}
+"""Of DeepSpeed's fields those that the loop counts on as the recipe says them, with the field that does."""
 
 
 class ZeroConfig(StrictModel):
@@ -17,7 +26,16 @@ class ZeroConfig(StrictModel):
     """Keep optimizer states in CPU memory."""
     offload_parameters: bool = False
     extra: dict[str, Any] = {}
-    """Merged over the DeepSpeed dictionary last."""
+    """Merged over the DeepSpeed dictionary last: any of its fields but those of `HAVE_FIELDS`."""
+
+    @field_validator("extra")
+    @classmethod
+    def _said_once(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        if found := sorted(extra.keys() & HAVE_FIELDS.keys()):
+            raise ValueError(
+                f"{found[0]} is said by {HAVE_FIELDS[found[0]]}, which the loop counts on: set that instead"
+            )
+        return extra
 
 
 class ParallelConfig(StrictModel):

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.config import TrainConfig
+from pipelines.config import ParallelConfig, TrainConfig
+from pipelines.config.sharing import HAVE_FIELDS
 from pipelines.training.schedule import learning_rate
 from pipelines.training.zero3 import deepspeed_config, disk_bytes, host_bytes, merge, state_bytes
 
@@ -72,6 +73,14 @@ def test_extra_is_merged_key_by_key() -> None:
     assert settings["zero_optimization"]["reduce_bucket_size"] == 7
     assert settings["prescale_gradients"] is True
     assert merge({"a": {"b": 1}, "c": 2}, {"a": {"d": 3}, "c": {"e": 4}}) == {"a": {"b": 1, "d": 3}, "c": {"e": 4}}
+
+
+@pytest.mark.parametrize("name", sorted(HAVE_FIELDS))
+def test_what_the_loop_counts_on_is_said_once(name: str) -> None:
+    with pytest.raises(ValueError, match=f"{name} is said by {HAVE_FIELDS[name]}"):
+        config(zero={"extra": {name: 2}})
+    fields = HAVE_FIELDS[name].split(".")[1:]
+    assert set(fields) <= TrainConfig.model_fields.keys() | ParallelConfig.model_fields.keys()
 
 
 @pytest.mark.parametrize(
