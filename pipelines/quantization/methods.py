@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipelines.config import QuantizeConfig
+from pipelines.quantization import gptq_kernel
 
 PRESETS = {"W8A8": "W8A8", "FP8": "FP8_DYNAMIC"}
 """Scheme -> compressed-tensors' name for it. Its W4A16 is fixed to groups of 128, so ours is spelled out."""
@@ -54,6 +55,7 @@ def _modifiers(config: QuantizeConfig) -> Any:
         case "gptq":
             from llmcompressor.modifiers.gptq import GPTQModifier
 
+            gptq_kernel.install()
             return GPTQModifier(**target(config))
         case "awq":
             from llmcompressor.modifiers.quantization import QuantizationModifier

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 
+from pipelines.compiled import kernel
 from pipelines.data.kernels.characters import BREAK, SPACE, Buffers, classes, decode
-from pipelines.data.kernels.compiled import kernel
 
 MIN_WORDS, MAX_WORD_CHARACTERS = 5, 1_000
 POLICIES = ("terms of use", "privacy policy", "cookie policy", "uses cookies", "use of cookies", "use cookies")

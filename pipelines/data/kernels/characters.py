@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.data.kernels.compiled import kernel
+from pipelines.compiled import kernel
 
 if TYPE_CHECKING:
     import pyarrow as pa

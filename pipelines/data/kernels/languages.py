@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.compiled import kernel
 from pipelines.data.kernels.characters import NUM_CODE_POINTS, Buffers, decode
-from pipelines.data.kernels.compiled import kernel
 
 Floats = NDArray[np.float32]
 

@@ -15,8 +15,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.compiled import kernel
 from pipelines.data.kernels.characters import FACTOR, NUM_CODE_POINTS, Buffers, decode
-from pipelines.data.kernels.compiled import kernel
 
 Uint64s = NDArray[np.uint64]
 Points = NDArray[np.bool_]

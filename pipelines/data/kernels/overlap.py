@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.compiled import kernel
 from pipelines.data.kernels.characters import FACTOR, mix
-from pipelines.data.kernels.compiled import kernel
 
 Int64s = NDArray[np.int64]
 Uint64s = NDArray[np.uint64]

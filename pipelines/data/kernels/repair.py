@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.compiled import kernel
 from pipelines.data.kernels.characters import LINE_BREAKS, NUM_CODE_POINTS, Buffers, decode
-from pipelines.data.kernels.compiled import kernel
 
 COMPLEX, MAPPED, UNSETTLED, CLUE, LETTER, PLAIN, ALONE = 1, 2, 4, 8, 16, 32, 64
 """Bits of a code point: only ftfy can tell what becomes of it; one other or none takes its place; NFC may join it to the one

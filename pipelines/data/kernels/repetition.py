@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.compiled import kernel
 from pipelines.data.kernels.characters import mix
-from pipelines.data.kernels.compiled import kernel
 from pipelines.data.kernels.tokens import Pieces
 
 TOP_SIZES = (2, 3, 4)

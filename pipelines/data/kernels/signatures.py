@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.compiled import kernel
 from pipelines.data.kernels.characters import SEED, mix
-from pipelines.data.kernels.compiled import kernel
 
 Uint64s = NDArray[np.uint64]
 

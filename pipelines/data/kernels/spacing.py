@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.compiled import kernel
 from pipelines.data.kernels.characters import Buffers, decode
-from pipelines.data.kernels.compiled import kernel
 
 GAP, BREAK, INK = 1, 2, 0
 """Of a code point: a tab or a space separator (Zs); a line break that joins lines to paragraphs; anything else."""

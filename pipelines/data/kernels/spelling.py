@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.compiled import kernel
 from pipelines.data.kernels.characters import SPACE, Buffers, classes, decode, folded
-from pipelines.data.kernels.compiled import kernel
 
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
 MAX_LETTERS = 7

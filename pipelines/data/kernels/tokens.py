@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from pipelines.compiled import kernel
 from pipelines.data.kernels.characters import (
     ALPHA,
     BREAK,
@@ -21,7 +22,6 @@ from pipelines.data.kernels.characters import (
     folded,
     mix,
 )
-from pipelines.data.kernels.compiled import kernel
 
 Int64s = NDArray[np.int64]
 

@@ -1,4 +1,4 @@
-"""The decorator of every kernel: compiled on first use, kept on disk, compiled anew when any kernel's source changes."""
+"""The decorator of every kernel: compiled on first use, kept on disk, compiled anew when a source in its folder changes."""
 
 from __future__ import annotations
 
@@ -16,15 +16,17 @@ F = TypeVar("F", bound=Callable[..., Any])
 
 
 @cache
-def _sources_digest() -> str:
+def _sources_digest(folder: Path) -> str:
     """Kernels call each other across files, and numba looks only at the file of the one that is asked for."""
-    sources = sorted(Path(__file__).parent.glob("*.py"))
+    sources = sorted(folder.glob("*.py"))
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 
 class _Stamped:
+    _py_file: str
+
     def get_source_stamp(self) -> str:
-        return _sources_digest()
+        return _sources_digest(Path(self._py_file).parent)
 
 
 class AsSet(_Stamped, UserProvidedCacheLocator):
