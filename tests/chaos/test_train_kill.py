@@ -78,6 +78,7 @@ def test_a_killed_rank_is_replaced_and_the_curve_goes_on(storage: LocalStorage, 
     assert_golden(made)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("ray_cluster")
 def test_an_interrupted_and_then_killed_driver_is_taken_up_by_one_rank(storage: LocalStorage, tiny_model: Path) -> None:
     import ray

@@ -128,6 +128,7 @@ def test_a_planted_fault_is_found_and_rolled_back(
     eventually(lambda: all(seen.revision == STABLE and not seen.problem for seen in clients.seen[-20:]), 30)
 
 
+@pytest.mark.long
 @pytest.mark.chaos
 def test_the_one_stable_replica_is_killed_and_nobody_who_had_no_token_is_lost(
     clients: Clients, served: Served, tiny_model: Path, tmp_path: Path

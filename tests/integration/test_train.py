@@ -140,6 +140,7 @@ def test_instructions_in_bfloat16_with_offload_and_accumulation(storage: LocalSt
     assert made.ledger.mfu is None  # nobody says what a CPU's peak is
 
 
+@pytest.mark.long
 def test_preferences_by_the_same_loop(storage: LocalStorage, tiny_model: Path) -> None:
     dataset, base = small_dataset(storage), base_model(storage, tiny_model)
     pairs = [{"prompt": f"Is {n} even?", "chosen": f"yes {n % 7}", "rejected": f"no no {n % 5}"} for n in range(24)]

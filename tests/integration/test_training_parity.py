@@ -17,7 +17,7 @@ from pipelines.training.schedule import learning_rate
 from tests.integration.training_plain import TOLERANCE, config, plain_losses
 from tests.integration.training_ranks import SECRET, documents, private, run_phases
 
-pytestmark = pytest.mark.integration
+pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 STAGES = (1, 2, 3)
 
