@@ -21,18 +21,17 @@ def round_block(
     weights: Matrices,
     inverse: Matrices,
     scale: Matrices,
-    least: np.float32,
-    most: np.float32,
-    rounded: Matrices,
-    errors: Matrices,
-    losses: Matrices,
+    bounds: tuple[np.float32, np.float32],
+    filled: tuple[Matrices, Matrices, Matrices],
 ) -> None:
-    """Fill `rounded` (dequantized again), `errors` (over the diagonal) and `losses` (their squares); spoils `weights`.
+    """Round the block's weights, and spoil `weights`.
 
     Args:
         inverse: matrices x columns x columns, the upper Cholesky factor of the inverse Hessian.
-        scale: of each weight; a weight is a whole number of them between `least` and `most`.
+        scale: of each weight; a weight becomes a whole number of them within `bounds`.
+        filled: gets the rounded weights, their errors over the diagonal, and the squares of these.
     """
+    (least, most), (rounded, errors, losses) = bounds, filled
     num_matrices, num_rows, num_columns = weights.shape
     for matrix in range(num_matrices):
         for row in range(num_rows):
@@ -72,6 +71,5 @@ def _update_block(weights: Any, inverse: Any, rounded: Any, errors: Any, losses:
         how["scale"], how["zero_point"], how["global_scale"], how["g_idx"], quant_args, **where
     )
     least, most = (np.float32(bound.item()) for bound in calculate_range(quant_args, weights.device))
-    given = (weights, inverse.contiguous(), scale.contiguous())
-    filled = (rounded, errors, losses)
-    round_block(*(tensor.numpy() for tensor in given), least, most, *(tensor.numpy() for tensor in filled))
+    left, factor, steps = (tensor.contiguous().numpy() for tensor in (weights, inverse, scale))
+    round_block(left, factor, steps, (least, most), (rounded.numpy(), errors.numpy(), losses.numpy()))

@@ -228,8 +228,8 @@ def _missing(config: RolloutConfig, step: StepConfig, evidence: Evidence, elapse
 def _patience_s(config: RolloutConfig, step: StepConfig, evidence: Evidence) -> float:
     """How long the step may go on without enough evidence. Short where one or two users meet harm and nobody else does: more of
     their requests settle nothing, and these users, who may be all that there are, would meet it until the end of the step."""
-    carried_by = next((f.num_users for f in evidence.findings if f.metric == "errors" and not f.copies), None)
-    few = bool(carried_by) and carried_by < MIN_HARMED_USERS and evidence.canary.num_harmful >= MIN_HARMFUL_OF_FEW
+    carried_by = next((f.num_users for f in evidence.findings if f.metric == "errors" and not f.copies), None) or 0
+    few = 0 < carried_by < MIN_HARMED_USERS and evidence.canary.num_harmful >= MIN_HARMFUL_OF_FEW
     if few and step.weight_percent > 0 and _rise_of_all(config, step, evidence):
         return min(config.few_users_timeout_s, config.step_timeout_s)
     return config.step_timeout_s

@@ -29,9 +29,9 @@ def test_each_weight_is_rounded_as_in_plain_numpy(num_rows: int, num_columns: in
     inverse += 3 * np.eye(num_columns, dtype=np.float32)
     scale = np.abs(weights).max(2, keepdims=True).repeat(num_columns, 2) / np.float32(2 ** (bits - 1))
     least, most = np.float32(-(2 ** (bits - 1))), np.float32(2 ** (bits - 1) - 1)  # so that some are cut off
-    filled = [np.full_like(weights, np.nan) for _ in range(3)]
+    filled = (np.full_like(weights, np.nan), np.full_like(weights, np.nan), np.full_like(weights, np.nan))
     wanted = plain(weights, inverse, scale, least, most)
-    round_block(weights.copy(), inverse, scale, least, most, *filled)
+    round_block(weights.copy(), inverse, scale, (least, most), filled)
     for found, expected in zip(filled, wanted, strict=True):
         np.testing.assert_array_equal(found, expected)
     whole = wanted[0] / scale
