@@ -18,7 +18,7 @@ F = TypeVar("F", bound=Callable[..., Any])
 @cache
 def _sources_digest(folder: Path) -> str:
     """Kernels call each other across files, and numba looks only at the file of the one that is asked for."""
-    sources = sorted(folder.glob("*.py"))
+    sources = [Path(__file__), *sorted(folder.glob("*.py"))]
     return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
 
 

@@ -116,6 +116,7 @@ def test_ray_data_and_one_task_make_the_same_tokens(storage: LocalStorage, tiny_
     assert num_documents >= dataset.num_train
 
 
+@pytest.mark.long
 def test_instructions_in_bfloat16_with_offload_and_accumulation(storage: LocalStorage, tiny_model: Path) -> None:
     dataset, base = small_dataset(storage), base_model(storage, tiny_model)
     asked = [{"prompt": f"Is {n} even?", "answer": f"yes {n % 7}"} for n in range(24)]

@@ -22,6 +22,7 @@ def losses(points: Points) -> list[float]:
     return [point["loss"] for point in points]
 
 
+@pytest.mark.long
 def test_two_ranks_with_half_of_each_matrix_learn_what_one_process_does_and_one_takes_over(
     tiny_model: Path, tmp_path: Path
 ) -> None:

@@ -14,9 +14,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numba.core import config
 
+from pipelines import compiled
 from pipelines.config import FilterConfig, FineWebConfig
 from pipelines.data.filters import cheap_drops
-from pipelines.data.kernels import characters, compiled, repetition, signatures, spelling, tokens
+from pipelines.data.kernels import characters, repetition, signatures, spelling, tokens
 from pipelines.data.kernels.characters import buffers
 from tests.unit.pipelines.data import reference
 from tests.unit.pipelines.data.strategies import column, columns
@@ -196,11 +197,15 @@ def shingle(words: Any) -> int:
     return gram
 
 
-def test_kernels_are_compiled_anew_when_any_source_changes() -> None:
-    sources = sorted(Path(compiled.__file__).parent.glob("*.py"))
-    stamp = hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
-    assert compiled.BesideSource(test_repetition, __file__).get_source_stamp() == stamp
-    assert tokens._words._cache._impl.locator.get_source_stamp() == stamp
+def stamp_of(folder: Path) -> str:
+    sources = [Path(compiled.__file__), *sorted(folder.glob("*.py"))]
+    return hashlib.sha256(b"".join(source.read_bytes() for source in sources)).hexdigest()
+
+
+def test_kernels_are_compiled_anew_when_any_source_beside_them_changes() -> None:
+    here = compiled.BesideSource(test_repetition, __file__).get_source_stamp()
+    assert here == stamp_of(Path(__file__).parent)
+    assert tokens._words._cache._impl.locator.get_source_stamp() == stamp_of(Path(tokens.__file__).parent) != here
 
 
 def double(number: int) -> int:
@@ -212,7 +217,7 @@ def test_kernels_are_kept_where_the_user_says(tmp_path: Path, monkeypatch: pytes
     doubled: Any = compiled.kernel(double)
     assert doubled(2) == 4
     assert list(tmp_path.rglob("*.nbi"))
-    assert doubled._cache._impl.locator.get_source_stamp() == tokens._words._cache._impl.locator.get_source_stamp()
+    assert doubled._cache._impl.locator.get_source_stamp() == stamp_of(Path(__file__).parent)
 
 
 def test_kernels_work_where_no_folder_can_be_written(monkeypatch: pytest.MonkeyPatch) -> None:

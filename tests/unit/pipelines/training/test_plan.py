@@ -234,7 +234,7 @@ def test_the_command_predicts_without_torch_or_ray(tmp_path: Path) -> None:
     assert "does not fit: stage 3: about" in found.output
     document = json.loads(CliRunner().invoke(app, [*asked[:-1], "800", "--json"]).output)
     assert [option["fits"] for option in document["options"]] == [True] * 4
-    assert document["num_tokens"] == 8 * 2 * 2 * 256
+    assert document["num_tokens"] == 5 * 2 * 2 * 256
     script = (
         "import sys; from serinus import app\n"
         f"try: app({asked!r})\nexcept SystemExit: pass\n"
