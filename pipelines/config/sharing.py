@@ -11,7 +11,7 @@ from cluster.config import StrictModel
 HAVE_FIELDS = {
     "gradient_accumulation_steps": "train.gradient_accumulation",
     "gradient_clipping": "train.max_gradient_norm",
-    "tensor_parallel": "train.parallel.tensor",
+    "tensor_parallel.autotp_size": "train.parallel.tensor",
     "train_batch_size": "train.sequences_per_step",
     "train_micro_batch_size_per_gpu": "train.sequences_per_worker",
 }
@@ -31,7 +31,8 @@ class ZeroConfig(StrictModel):
     @field_validator("extra")
     @classmethod
     def _said_once(cls, extra: dict[str, Any]) -> dict[str, Any]:
-        if found := sorted(extra.keys() & HAVE_FIELDS.keys()):
+        inner = {f"{name}.{key}" for name, value in extra.items() if isinstance(value, dict) for key in value}
+        if found := sorted((extra.keys() | inner) & HAVE_FIELDS.keys()):
             raise ValueError(
                 f"{found[0]} is said by {HAVE_FIELDS[found[0]]}, which the loop counts on: set that instead"
             )

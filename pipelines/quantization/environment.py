@@ -15,8 +15,8 @@ OVERLAY = "serinus-quantize"
 
 VARIABLES = {
     "HF_HUB_OFFLINE": "1",
-    # GPTQ on CPUs is many small operations. With threads that spin at each barrier it took over 300 s where another
-    # process wanted the same two cores, with threads that wait 71 s.
+    # Quantizing on CPUs is many small operations. With threads that spin at each barrier it took over 300 s where another
+    # process wanted the same two cores, with threads that wait 71 s (with llmcompressor's own loop of GPTQ).
     "OMP_WAIT_POLICY": "PASSIVE",
 }
 

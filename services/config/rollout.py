@@ -122,8 +122,9 @@ class RolloutConfig(StrictModel):
     step_timeout_s: float = Field(3600, gt=0)
     """A step without enough evidence for so long is rolled back as inconclusive."""
     few_users_timeout_s: float = Field(120, gt=0)
-    """The same where one or two users get ten harmful answers or more, up by the effect over all requests, and nobody else gets any
-    that count: no test can tell their fault from the canary's, so it is not theirs to wait."""
+    """The same, from when the step's weight is in force, where ten or more answers were harmful, up by the effect over all,
+    one or two users alone have shown harm that counts in this rollout, and fewer than `min_requests` answers count: nobody else is
+    there to tell these users' fault from the canary's."""
     drain_s: float = Field(10, ge=0)
     """Time that requests in flight on a removed revision get to end."""
     keep_warm_s: float = Field(86400, ge=0)

@@ -124,7 +124,7 @@ def decide(config: RolloutConfig, status: RolloutStatus, evidence: Evidence, now
         if applied
         else "the weight to be in force: its replicas to run, every gateway to apply it"
     ):
-        limit_s = _patience_s(config, step, evidence)
+        limit_s = _patience_s(config, step, evidence) if applied else config.step_timeout_s
         if elapsed_s >= limit_s:
             message = f"not enough evidence within {limit_s:g} s: {missing}"
             return Rollback("inconclusive", "inconclusive", message, numbers)
@@ -226,11 +226,13 @@ def _missing(config: RolloutConfig, step: StepConfig, evidence: Evidence, elapse
 
 
 def _patience_s(config: RolloutConfig, step: StepConfig, evidence: Evidence) -> float:
-    """How long the step may go on without enough evidence. Short where one or two users meet harm and nobody else does: more of
-    their requests settle nothing, and these users, who may be all that there are, would meet it until the end of the step."""
+    """How long the step may go on without enough evidence. Short where harm is up, one or two users carry it, and the answers that
+    count are too few for the step: more requests of these users settle nothing, and they meet harm until its end. Where others
+    are served well, theirs decide, as long as the step lasts."""
     carried_by = next((f.num_users for f in evidence.findings if f.metric == "errors" and not f.copies), None) or 0
-    few = 0 < carried_by < MIN_HARMED_USERS and evidence.canary.num_harmful >= MIN_HARMFUL_OF_FEW
-    if few and step.weight_percent > 0 and _rise_of_all(config, step, evidence):
+    few = 0 < carried_by < MIN_HARMED_USERS and evidence.canary.num_counted < step.min_requests
+    harmed = evidence.canary.num_harmful >= MIN_HARMFUL_OF_FEW and bool(_rise_of_all(config, step, evidence))
+    if step.weight_percent > 0 and few and harmed:
         return min(config.few_users_timeout_s, config.step_timeout_s)
     return config.step_timeout_s
 

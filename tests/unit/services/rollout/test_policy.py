@@ -96,12 +96,28 @@ def test_one_or_two_users_do_not_meet_harm_until_the_end_of_the_step(
     num_users: int | None, num_harmful: int, after_s: float, out: bool
 ) -> None:
     errors = finding("errors").replace(num_users=num_users)
-    action = judge(seen(100, 100, errors, harmful=num_harmful), after_s)
+    evidence = counted(seen(100, 100, errors, harmful=num_harmful), 19)
+    action = judge(evidence, after_s)
     assert isinstance(action, Rollback if out else Hold)
     assert action.verdict == "inconclusive"
     if out:
-        assert action.message.startswith("not enough evidence within 120 s: fewer harmful answers")
-    assert isinstance(judge(seen(100, 100, errors, harmful=num_harmful), after_s, held=True), Hold)
+        assert action.message.startswith(
+            "not enough evidence within 120 s: 1 more canary requests, fewer harmful answers"
+        )
+    assert isinstance(judge(evidence, after_s, held=True), Hold)
+
+
+def counted(evidence: Evidence, num_counted: int) -> Evidence:
+    return evidence.replace(canary=evidence.canary.replace(num_counted=num_counted))
+
+
+def test_where_others_are_served_well_or_the_weight_is_not_in_force_the_step_has_its_time() -> None:
+    evidence = seen(110, 110, finding("errors").replace(num_users=1), harmful=10)
+    assert isinstance(judge(counted(evidence, 100), 1200 / 4), Hold)
+    waits = status().replace(weight_applied_at=None)
+    action = decide(CONFIG, waits, counted(evidence, 5), START + timedelta(seconds=300))
+    assert isinstance(action, Hold)
+    assert "weight to be in force" in action.message
 
 
 FAILS = 4 / 0.01 / 0.95 + 1
