@@ -88,6 +88,7 @@ def test_a_cluster_that_is_not_there_is_told_at_once(bench: Bench) -> None:
         assert found in bench.fails(WHERE, RAY_ADDRESS=address)
 
 
+@pytest.mark.long
 def test_what_listens_but_is_no_cluster_is_told_within_half_a_minute(bench: Bench) -> None:
     with socket.create_server(("127.0.0.9", 0)) as silent:
         began = time.monotonic()

@@ -171,6 +171,7 @@ def test_two_ranks_of_one_copy_are_the_same_run(storage: LocalStorage, tiny_mode
     assert preferring.losses[-1].loss < 0.5
 
 
+@pytest.mark.long
 def test_an_adapter_is_trained_on_a_frozen_base(storage: LocalStorage, tiny_model: Path) -> None:
     """At stage 3, where the frozen weights are sharded too. The model made is the untouched base with the adapter merged."""
     import torch
