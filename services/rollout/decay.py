@@ -116,11 +116,9 @@ class Round:
     def _take(self, answer: ProbeAnswer) -> None:
         self._test = self._test.take(np.zeros(1, int), np.array([answer.now - answer.before]))
         self._highest = max(self._highest, float(self._test.log_harm[0]))
-        self._num_items, self._before, self._now = (
-            self._num_items + 1,
-            self._before + answer.before,
-            self._now + answer.now,
-        )
+        self._num_items += 1
+        self._before += answer.before
+        self._now += answer.now
 
     def _finding(self) -> DecayFinding:
         before, now = (total / max(1, self._num_items) for total in (self._before, self._now))
