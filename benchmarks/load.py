@@ -38,6 +38,8 @@ QUESTIONS = (
     "When would one use {}?",
     "Give an example of {}.",
 )
+SYSTEM = "Be brief."
+"""Without one SmolLM2's template puts 14 tokens there; with it a prompt has 23 to 25."""
 
 
 @dataclass(frozen=True)
@@ -146,12 +148,10 @@ class Load:
         )
 
     def _body(self, user: str, streamed: bool) -> dict[str, Any]:
-        question = self.random.choice(QUESTIONS).format(
-            self.random.choice(TOPICS)
-        )  # prompts of 36 to 38 tokens of SmolLM2's
+        question = self.random.choice(QUESTIONS).format(self.random.choice(TOPICS))
         body = {
             "model": self.arguments.model,
-            "messages": [{"role": "user", "content": question}],
+            "messages": [{"role": "system", "content": SYSTEM}, {"role": "user", "content": question}],
             "max_tokens": self.arguments.max_tokens,
             "temperature": 0,  # a sampled first token that ends the answer would look like a failure
             "stream": streamed,

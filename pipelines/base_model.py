@@ -202,7 +202,7 @@ def load(folder: Path, gguf: str | None) -> tuple[Any, Any]:
     # GGUF blocks are computed in float32 and rounded once.
     dtype = torch.float32 if gguf else torch.bfloat16
     try:
-        with _header_read_once():
+        with _gguf_read_once():
             model = AutoModelForCausalLM.from_pretrained(
                 folder, dtype=dtype, local_files_only=True, **form, **quantization
             )
@@ -221,15 +221,18 @@ def load(folder: Path, gguf: str | None) -> tuple[Any, Any]:
 
 
 @contextmanager
-def _header_read_once() -> Iterator[None]:
-    """transformers parses a GGUF file's header anew for configuration, weights and tokenizer (twice): in Python, seconds each for
-    a vocabulary of 49,000."""
+def _gguf_read_once() -> Iterator[None]:
+    """transformers parses a GGUF file's header anew for configuration, weights and tokenizer (twice), in Python, seconds each for a
+    vocabulary of 49,000; and makes the table of tensor names anew for each of the model's modules."""
     import gguf
 
     module: Any = gguf
-    reader = module.GGUFReader
-    module.GGUFReader = functools.cache(reader)
+    names = ("GGUFReader", "get_tensor_name_map")
+    before = {name: getattr(module, name) for name in names}
+    for name in names:
+        setattr(module, name, functools.cache(before[name]))
     try:
         yield
     finally:
-        module.GGUFReader = reader
+        for name in names:
+            setattr(module, name, before[name])

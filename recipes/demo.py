@@ -58,7 +58,7 @@ def main() -> None:
     scene("4/6  the base model goes into production; then the candidate, 1 % of the users first")
     serinus("deploy", str(RECIPE))
     good = rollout_of_the_candidate(recipe, storage)
-    scene("5/6  the same with a broken revision: right weights, published with a context of 32 tokens")
+    scene("5/6  the same with a broken revision: right weights, published with a context of 16 tokens")
     bad = rollout_of_a_broken_revision(recipe, storage)
     scene(f"6/6  summary, {time.monotonic() - began:.0f} s after the start")
     summarize(recipe, storage, good, bad)
@@ -91,10 +91,10 @@ def publish_broken(recipe: Recipe, storage: Storage) -> Revision:
     """What a slip of the pen does: the stable model again, with an engine setting that cannot serve its users."""
     stable = registry.resolve(storage, recipe.name, "stable")
     broken = stable.replace(
-        key=artifacts.stage_key("break", 32, {"revision": stable.digest}),
+        key=artifacts.stage_key("break", 16, {"revision": stable.digest}),
         inputs={"revision": stable.digest},
         revision=f"{stable.revision}-broken",
-        engine={"max_model_len": 32},
+        engine={"max_model_len": 16},
     )
     registry.publish_revision(storage, broken)
     return artifacts.save(storage, broken)

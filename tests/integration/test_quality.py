@@ -30,7 +30,7 @@ pytestmark = pytest.mark.integration
 
 NAME = "golden"
 STABLE, POOR, GOOD = (f"{NAME}-{number:08x}" for number in (1, 2, 3))
-NUM_ITEMS = 200
+NUM_ITEMS = 100
 
 
 class GoldenModel(Model):
