@@ -35,6 +35,7 @@ from services.commands import keys as key_commands
 from services.commands import rollouts as rollout_commands
 from services.config import NotifyConfig, RolloutConfig, ServingConfig
 from services.serving import tls
+from services.serving.keys import KeyFile
 
 if TYPE_CHECKING:
     from cluster.kuberay.settings import Workload
@@ -145,6 +146,16 @@ def _workload(path: Path, overlay: str, topology: Topology) -> Workload:
     )
 
 
+def _few_keys(recipe: Recipe) -> str | None:
+    """A user is a key where there are keys: what so few of them cannot show."""
+    path = recipe.serve.admission.keys
+    if path is None or not Path(path).exists():
+        return None
+    if few := recipe.rollout.too_few(len(load_yaml(Path(path), KeyFile).keys)):
+        return f"serve.admission.keys: {few}"
+    return None
+
+
 def _model_folder(gguf: Path) -> Path:
     """A .gguf file as a Hugging Face folder, made once."""
     from pipelines.base_model import as_folder
@@ -160,9 +171,9 @@ def check(recipe: RecipePath) -> None:
     found = load_yaml(recipe, Recipe)
     out.print(f"{recipe}: good. {len(found.data.sources)} source(s), {found.train.num_steps} steps, "
               f"{len(found.evaluate.tasks)} task(s), {len(found.rollout.steps)} rollout step(s) for {found.name}")  # fmt: skip
-    training = train_plan.warning(found)
-    for doubt in (*((training,) if training else ()), *found.caveats):
-        out.print(f"but: {doubt}", markup=False)
+    for doubt in (train_plan.warning(found), *found.caveats, _few_keys(found)):
+        if doubt:
+            out.print(f"but: {doubt}", markup=False)
     if (until := tls.check(found.serve)) and until < datetime.now(UTC) + RENEW_BEFORE:
         out.print(f"but: serve.tls.certificate holds until {until:%Y-%m-%d %H:%M} UTC alone: renew it", markup=False)
 

@@ -3,11 +3,12 @@
 from services.config.engine import EngineConfig, LoraConfig, LoraRank, ReplicasConfig
 from services.config.notify import TOLD, AuditKind, NotifyConfig, WebhookConfig, is_web_address
 from services.config.probes import DecayConfig, JudgeConfig, ProbesConfig, ProbeSetConfig, Scorer
-from services.config.rollout import METRICS, Metric, RolloutConfig, StepConfig
+from services.config.rollout import METRICS, MIN_HARMED_USERS, Metric, RolloutConfig, StepConfig
 from services.config.serving import AdmissionConfig, ServingConfig, ShadowConfig, TlsConfig
 
 __all__ = [
     "METRICS",
+    "MIN_HARMED_USERS",
     "TOLD",
     "AdmissionConfig",
     "AuditKind",

@@ -15,6 +15,8 @@ Metric = Literal["errors", "ttft", "tpot", "quality", "feedback"]
 for it, users' thumbs."""
 METRICS: Final[tuple[Metric, ...]] = ("errors", "ttft", "tpot", "quality")
 """Those of every rollout."""
+MIN_HARMED_USERS: Final = 3
+"""Errors that fewer different users show never fail a canary: one whose first answer at each step happens to fail is one user."""
 
 
 class StepConfig(StrictModel):
@@ -199,6 +201,17 @@ class RolloutConfig(StrictModel):
     def effects(self, metric: Metric) -> tuple[float, ...]:
         """All that some step excludes, and the rollout's own, in order."""
         return tuple(sorted({self.effect(metric), *(self.effect(metric, step) for step in self.steps)}))
+
+    def too_few(self, num_users: int) -> str | None:
+        """Why errors will hardly be found when no more than that many users there are; None when they are enough."""
+        weight = self.steps[-1].weight_percent
+        if (on_canary := num_users * weight / 100) >= MIN_HARMED_USERS:
+            return None
+        return (
+            f"of {num_users} users about {on_canary:.2g} are on the canary at {weight:g} %, the last step, and errors are found "
+            f"when {MIN_HARMED_USERS} different users meet them: a canary that fails is only out as inconclusive "
+            "(few_users_timeout_s, step_timeout_s). Let golden probes judge it as well (rollout.probes)"
+        )
 
     @property
     def caveats(self) -> tuple[str, ...]:

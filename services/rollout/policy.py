@@ -13,7 +13,7 @@ from datetime import datetime
 from typing import ClassVar, Final, Literal
 
 from cluster.config import StrictModel
-from services.config import Metric, RolloutConfig, StepConfig
+from services.config import MIN_HARMED_USERS, Metric, RolloutConfig, StepConfig
 from services.rollout import wording
 from services.rollout.findings import Evidence, Finding
 from services.rollout.rates import BOUND_SHARE
@@ -21,8 +21,6 @@ from services.rollout.status import Decision, RolloutStatus, Verdict
 
 MIN_CANARY_REQUESTS: Final = 3
 """Fewer never fail a canary, whatever the test says: one user's retries are no evidence."""
-MIN_HARMED_USERS: Final = 3
-"""Nor do errors that fewer different users show: one whose first answer at each step happens to fail is one user."""
 MIN_HARMFUL_OF_FEW: Final = 10
 """Harmful answers to fewer users than that after which the step is not waited out."""
 MIN_CANARY_VOTES: Final = 10

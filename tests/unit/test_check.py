@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from cluster.config import load_yaml
 from cluster.errors import ConfigError
 from serinus import Recipe, app
+from services.serving.keys import add_key
 
 ROOT = Path(__file__).resolve().parents[2]
 QUICKSTART = ROOT / "recipes" / "quickstart.yaml"
@@ -115,6 +116,17 @@ def test_a_step_with_nobody_on_stable_is_told_of(tmp_path: Path) -> None:
     found = CliRunner().invoke(app, ["check", str(path)])
     assert found.exit_code == 0, found.output
     assert "but: rollout.steps: the step at 100 % leaves nobody on stable" in " ".join(found.output.split())
+
+
+@pytest.mark.parametrize(("num_keys", "told"), [(2, True), (5, True), (6, False)])
+def test_keys_too_few_to_show_errors_are_told_of(tmp_path: Path, num_keys: int, told: bool) -> None:
+    for number in range(num_keys):
+        add_key(tmp_path / "keys.yaml", f"team-{number}")
+    path = broken(tmp_path, "serve:\n", "serve:\n  admission: {keys: keys.yaml}\n")
+    found = CliRunner().invoke(app, ["check", str(path)])
+    assert found.exit_code == 0, found.output
+    said = f"but: serve.admission.keys: of {num_keys} users about {num_keys / 2:.2g} are on the canary at 50 %"
+    assert (said in " ".join(found.output.split())) == told
 
 
 def broken(tmp_path: Path, old: str, new: str) -> Path:
