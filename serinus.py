@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 import time
 from collections.abc import Mapping
@@ -149,7 +150,7 @@ def _workload(path: Path, overlay: str, topology: Topology) -> Workload:
 def _few_keys(recipe: Recipe) -> str | None:
     """A user is a key where there are keys: what so few of them cannot show."""
     path = recipe.serve.admission.keys
-    if path is None or not Path(path).exists():
+    if path is None or not os.access(path, os.R_OK):  # it may lie on the head node alone, or be another user's
         return None
     if few := recipe.rollout.too_few(len(load_yaml(Path(path), KeyFile).keys)):
         return f"serve.admission.keys: {few}"
@@ -169,11 +170,11 @@ def _model_folder(gguf: Path) -> Path:
 def check(recipe: RecipePath) -> None:
     """Read a recipe and say what is wrong with it, in under a second."""
     found = load_yaml(recipe, Recipe)
+    doubts = [doubt for doubt in (train_plan.warning(found), *found.caveats, _few_keys(found)) if doubt]
     out.print(f"{recipe}: good. {len(found.data.sources)} source(s), {found.train.num_steps} steps, "
               f"{len(found.evaluate.tasks)} task(s), {len(found.rollout.steps)} rollout step(s) for {found.name}")  # fmt: skip
-    for doubt in (train_plan.warning(found), *found.caveats, _few_keys(found)):
-        if doubt:
-            out.print(f"but: {doubt}", markup=False)
+    for doubt in doubts:
+        out.print(f"but: {doubt}", markup=False)
     if (until := tls.check(found.serve)) and until < datetime.now(UTC) + RENEW_BEFORE:
         out.print(f"but: serve.tls.certificate holds until {until:%Y-%m-%d %H:%M} UTC alone: renew it", markup=False)
 

@@ -39,7 +39,7 @@ QUESTIONS = (
     "Give an example of {}.",
 )
 SYSTEM = "Be brief."
-"""Without one SmolLM2's template puts 14 tokens there; with it a prompt has 23 to 25."""
+"""Without one SmolLM2's template tells it who it is, in 16 tokens; with this one a prompt has 23 to 25."""
 
 
 @dataclass(frozen=True)

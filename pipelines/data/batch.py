@@ -52,7 +52,7 @@ class Placed(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchCleaner:
-    """Callable for Ray Data: rows naming files (or parts of them) in, tables of cleaned documents with their verdicts out."""
+    """What a worker calls: rows naming files (or parts of them) in, tables of cleaned documents with their verdicts out."""
 
     files: tuple[SourceFile, ...]
     config: DataConfig

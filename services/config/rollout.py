@@ -203,14 +203,16 @@ class RolloutConfig(StrictModel):
         return tuple(sorted({self.effect(metric), *(self.effect(metric, step) for step in self.steps)}))
 
     def too_few(self, num_users: int) -> str | None:
-        """Why errors will hardly be found when no more than that many users there are; None when they are enough."""
-        weight = self.steps[-1].weight_percent
-        if (on_canary := num_users * weight / 100) >= MIN_HARMED_USERS:
+        """Why errors may not be found when no more than that many users there are; None when they are enough."""
+        last = self.steps[-1].weight_percent
+        seen = num_users * last / 100
+        if (num_users if self.begins_with_copies else seen) >= MIN_HARMED_USERS:
             return None
+        advice = "" if self.probes.sets else ". Let golden probes judge it as well (rollout.probes)"
         return (
-            f"of {num_users} users about {on_canary:.2g} are on the canary at {weight:g} %, the last step, and errors are found "
-            f"when {MIN_HARMED_USERS} different users meet them: a canary that fails is only out as inconclusive "
-            "(few_users_timeout_s, step_timeout_s). Let golden probes judge it as well (rollout.probes)"
+            f"of {num_users} users about {seen:.2g} are on the canary at {last:g} %, the last step, and errors are found when "
+            f"{MIN_HARMED_USERS} different users meet them: a canary that fails may only be out as inconclusive "
+            f"(few_users_timeout_s, step_timeout_s){advice}"
         )
 
     @property

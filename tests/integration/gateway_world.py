@@ -210,7 +210,7 @@ def deploy(serving: ServingConfig, registry: LocalStorage) -> str:
 def put(registry: LocalStorage, canary: str | None = None, weight_percent: float = 0.0, *, stable: str = STABLE) -> int:
     """Put a traffic in force; returns its version, which no gateway of an earlier module that still drains can tell as well."""
     present = read_traffic(registry, NAME)
-    version = present[0].version + 1 if present else int(time.time())
+    version = present[0].version + 1 if present else int(1000 * time.time())
     now = datetime.now(UTC)
     traffic = Traffic(
         name=NAME,

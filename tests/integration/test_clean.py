@@ -1,4 +1,4 @@
-"""The clean stage on real Ray Data and real files."""
+"""The clean stage on a real Ray cluster, with and without Ray Data, and real files."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+import ray
 from xxhash import xxh3_128_digest
 
 from cluster.artifacts import Dataset, Record, find, load
@@ -18,6 +19,7 @@ from cluster.storage import LocalStorage
 from pipelines.config import DataConfig, FilterConfig, RuleConfig, SourceConfig
 from pipelines.data import clean as stage
 from pipelines.data import duplicates
+from pipelines.data.batch import MAX_BATCH_DOCUMENTS
 from pipelines.data.clean import clean
 from pipelines.data.record import parts, schema
 from pipelines.data.shards import hash_of
@@ -118,13 +120,14 @@ def test_result_does_not_depend_on_how_the_work_is_cut(
 ) -> None:
     config = quickstart(topics_folder, documents_per_shard=20, heldout_fraction=0.3)
     made = []
-    for num_blocks, many in ((1, duplicates.MANY), (3, 1)):  # at last with a task for each band
+    for num_blocks, many in ((0, duplicates.MANY), (1, duplicates.MANY), (3, 1)):  # at last with a task for each band
         monkeypatch.setattr(duplicates, "MANY", many)
         storage = LocalStorage(tmp_path / str(num_blocks))
         work = stage.prepare(config, storage)
-        made.append(stage._write(stage._read_and_judge(work, num_blocks), work, storage))
-    (one, record), (other, other_record) = made
-    assert one.digest == other.digest
+        blocks = stage._with_ray_data(work, num_blocks) if num_blocks else stage._in_one_task(work)
+        made.append(stage._write(blocks, work, storage))
+    (small, record), (one, _), (other, other_record) = made
+    assert small.digest == one.digest == other.digest
     assert record == other_record
     assert len(one.batches) > 4
 
@@ -180,7 +183,35 @@ def test_bad_rule_is_told_before_anything_is_read(tmp_path: Path, storage: Local
         clean(DataConfig(sources=(SourceConfig(path=str(tmp_path / "missing")),), rules=(rule,)), storage)
 
 
-def test_file_that_vanishes_meanwhile_is_one_message(tmp_path: Path, storage: LocalStorage) -> None:
+def test_small_is_what_makes_one_block_and_its_tables_come_as_they_are_read(
+    tmp_path: Path, storage: LocalStorage
+) -> None:
+    lines = [f'{{"text": "short text number {n}"}}\n' for n in range(2 * MAX_BATCH_DOCUMENTS + 1)]
+    (tmp_path / "a.jsonl").write_text("".join(lines))
+    work = stage.prepare(DataConfig(sources=(SourceConfig(path=str(tmp_path / "a.jsonl")),)), storage)
+    tables = ray.get(list(stage._in_one_task(work)))
+    assert [len(table) for table in tables] == [MAX_BATCH_DOCUMENTS, MAX_BATCH_DOCUMENTS, 1]
+    assert pa.concat_tables(tables)["ordinal"].to_pylist() == list(range(len(lines)))
+
+
+@pytest.mark.parametrize(("most", "path"), [(999, "_with_ray_data"), (1000, "_in_one_task")])
+def test_inputs_that_are_small_altogether_are_read_without_ray_data(
+    tmp_path: Path, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, most: int, path: str
+) -> None:
+    for name in ("a.txt", "b.txt"):
+        (tmp_path / name).write_text("x" * 500)
+    monkeypatch.setattr(stage, "BLOCK_BYTES", most)
+    for name in ("_with_ray_data", "_in_one_task"):
+        monkeypatch.setattr(stage, name, lambda *_, name=name: [name])
+    work = stage.prepare(DataConfig(sources=(SourceConfig(path=str(tmp_path)),)), storage)
+    assert stage._read_and_judge(work) == [path]
+
+
+@pytest.mark.parametrize("small", [1, stage.BLOCK_BYTES])
+def test_file_that_vanishes_meanwhile_is_one_message(
+    tmp_path: Path, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, small: int
+) -> None:
+    monkeypatch.setattr(stage, "BLOCK_BYTES", small)
     (tmp_path / "a.txt").write_text("text")
     config = DataConfig(sources=(SourceConfig(path=str(tmp_path / "a.txt")),))
     work = stage.prepare(config, storage)

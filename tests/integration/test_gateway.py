@@ -363,8 +363,8 @@ def test_no_body_that_schemathesis_thinks_of_is_answered_500_or_never(gateway: s
                     if time.monotonic() < ends_at:  # making them up takes as long as sending them
                         seed(number)(limits(given(bodies, st.integers(0, 3))(check)))()
     print(f"{told.total()} requests by schemathesis: {dict(told)}")
-    assert told.total() > 100
-    assert told[200] > 20
+    assert told.total() > 2 * NUM_BODIES
+    assert told[200] > NUM_BODIES / 3
 
 
 def test_weight_changes_under_load_fail_no_request_and_reach_every_gateway_within_a_second(

@@ -30,7 +30,7 @@ pytestmark = pytest.mark.integration
 
 NAME = "golden"
 STABLE, POOR, GOOD = (f"{NAME}-{number:08x}" for number in (1, 2, 3))
-NUM_ITEMS = 100
+NUM_ITEMS = 200
 
 
 class GoldenModel(Model):
@@ -199,6 +199,7 @@ def test_a_file_of_items_that_is_wrong_is_told_before_anything_starts(world: Wor
         controller.start_rollout(world.storage, NAME, GOOD, world.config.replace(probes=ProbesConfig(sets=(chosen,))))
 
 
+@pytest.mark.long
 def test_a_point_less_is_left_alone_and_a_model_that_decays_is_replaced(world: World) -> None:
     import ray
 
