@@ -9,7 +9,7 @@ venv := $(or $(SERINUS_VENV),.venv)
 run := $(venv)/bin
 
 help:
-	@echo "make demo   raw text to a quantized model in production behind a canary, on this machine (about 15 minutes)"
+	@echo "make demo   raw text to a quantized model in production behind a canary, on this machine (about 12 minutes)"
 	@echo "make test   tests: unit, integration, end to end, chaos (half an hour)"
 	@echo "make test-long  these and the long scenes: more kills, faults and parities (an hour; nightly, and before a release)"
 	@echo "make lint   ruff, mypy, import contracts"

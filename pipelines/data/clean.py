@@ -3,8 +3,8 @@
     files -> [read, rewrite, filter, fingerprint] -> duplicates and split, at the driver -> [shards]
 
 What stands in brackets runs on the pool; texts never come to the driver. Where all files together are small, as stored, one task
-reads and judges them: most often that takes less than Ray Data's start, and the result is the same. Large files of JSON lines and of
-Parquet are read in parts, by several workers. Thin: any other file (packed, an archive) is read by one worker, and the tables
+reads and judges them: most often that takes less than Ray Data's start, and the result is the same. Large files of JSON lines and
+of Parquet are read in parts, by several workers. Thin: any other file (packed, an archive) is read by one worker, and the tables
 between the two steps live in Ray's object store, which spills to disk.
 """
 
