@@ -30,6 +30,7 @@ from cluster.artifacts import Revision
 from cluster.session import joined
 from cluster.storage import LocalStorage
 from services.config import RolloutConfig, ServingConfig, StepConfig
+from services.engines import EngineReport
 from services.rollout import controller
 from services.rollout.status import RolloutStatus
 
@@ -45,6 +46,12 @@ class Engine:
         import ray.serve.llm.openai_api_models  # noqa: F401  # requests are of its types
 
         self.revision, self.switch, self.number = revision, switch, 0
+
+    async def follow_order(self) -> dict[str, Any]:
+        """What a model server says of itself when a rollout asks for its replicas."""
+        from ray import serve
+
+        return EngineReport(replica=serve.get_replica_context().replica_id.unique_id).model_dump()
 
     async def chat(self, request: Any, info: Any) -> AsyncIterator[list[str]]:
         self.number += 1
