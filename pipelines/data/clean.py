@@ -3,9 +3,9 @@
     files -> [read, rewrite, filter, fingerprint] -> duplicates and split, at the driver -> [shards]
 
 What stands in brackets runs on the pool; texts never come to the driver. Where all files together are small, as stored, one task
-reads and judges them: most often that takes less than Ray Data's start, and the result is the same. Large files of JSON lines and
-of Parquet are read in parts, by several workers. Thin: any other file (packed, an archive) is read by one worker, and the tables
-between the two steps live in Ray's object store, which spills to disk.
+reads and judges them, with the same result and without the start of Ray Data. Large files of JSON lines and of Parquet are read
+in parts, by several workers. Thin: any other file (packed, an archive) is read by one worker, and the tables between the two
+steps live in Ray's object store, which spills to disk.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ def clean(config: DataConfig, storage: Storage) -> Dataset:
         say("clean", f"already made: {_counts(made)} ({made.location})")
         return made
     say("clean", f"{len(work.files)} files, {sum(file.num_bytes for file in work.files) / 1e6:.1f} MB")
-    wait_for_node("clean", config.pool, num_tasks=_num_blocks(work.files, len(parts_of(work.files))))
+    wait_for_node("clean", config.pool, num_tasks=_num_blocks(work))
     with _told_apart(storage):
         blocks = _read_and_judge(work)
         dataset, record = _write(blocks, work, storage)
@@ -108,9 +108,8 @@ def finish(storage: Storage, made: Dataset) -> None:
 
 def _read_and_judge(work: Work) -> Blocks:
     """Tables of documents with their verdicts, in no particular order, where the workers left them."""
-    num_parts = len(parts_of(work.files))
     is_small = sum(file.num_bytes for file in work.files) <= BLOCK_BYTES
-    return _in_one_task(work) if is_small else _with_ray_data(work, _num_blocks(work.files, num_parts))
+    return _in_one_task(work) if is_small else _with_ray_data(work, _num_blocks(work))
 
 
 def _in_one_task(work: Work) -> Blocks:
@@ -161,9 +160,10 @@ def parts_of(files: Sequence[SourceFile]) -> list[dict[str, int]]:
     return [{"file": index, "part": part} for index, file in enumerate(files) for part in range(len(file.cuts) + 1)]
 
 
-def _num_blocks(files: Sequence[SourceFile], num_parts: int) -> int:
+def _num_blocks(work: Work) -> int:
     """Of the read tasks: one for every BLOCK_BYTES. A worker starts in seconds, which small inputs pay for only once."""
-    return min(max(sum(file.num_bytes for file in files) // BLOCK_BYTES, 1), num_parts, MAX_BLOCKS)
+    num_bytes = sum(file.num_bytes for file in work.files)
+    return min(max(num_bytes // BLOCK_BYTES, 1), len(parts_of(work.files)), MAX_BLOCKS)
 
 
 @contextmanager
@@ -173,11 +173,13 @@ def _told_apart(storage: Storage) -> Iterator[None]:
 
     try:
         yield
-    except (NodeDiedError, OutOfMemoryError, WorkerCrashedError) as error:
-        remedy = "its machine was lost or memory ran out. Run the same command again, with larger nodes if it recurs"
-        raise StageFailed(f"clean: a worker died time and again ({str(error).splitlines()[0]}): {remedy}") from None
     except (RayError, OSError) as error:
         cause = _root_cause(error)
+        if isinstance(cause, NodeDiedError | OutOfMemoryError | WorkerCrashedError):
+            found = (
+                f"clean: a worker died time and again ({type(cause).__name__}): its machine was lost or memory ran out"
+            )
+            raise StageFailed(f"{found}; run the same command again, with larger nodes if it recurs") from None
         if isinstance(cause, StageFailed):
             raise StageFailed(str(cause)) from None
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import hashlib
+import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -183,9 +186,7 @@ def test_bad_rule_is_told_before_anything_is_read(tmp_path: Path, storage: Local
         clean(DataConfig(sources=(SourceConfig(path=str(tmp_path / "missing")),), rules=(rule,)), storage)
 
 
-def test_small_is_what_makes_one_block_and_its_tables_come_as_they_are_read(
-    tmp_path: Path, storage: LocalStorage
-) -> None:
+def test_one_task_gives_its_tables_as_they_are_read(tmp_path: Path, storage: LocalStorage) -> None:
     lines = [f'{{"text": "short text number {n}"}}\n' for n in range(2 * MAX_BATCH_DOCUMENTS + 1)]
     (tmp_path / "a.jsonl").write_text("".join(lines))
     work = stage.prepare(DataConfig(sources=(SourceConfig(path=str(tmp_path / "a.jsonl")),)), storage)
@@ -205,6 +206,20 @@ def test_inputs_that_are_small_altogether_are_read_without_ray_data(
         monkeypatch.setattr(stage, name, lambda *_, name=name: [name])
     work = stage.prepare(DataConfig(sources=(SourceConfig(path=str(tmp_path)),)), storage)
     assert stage._read_and_judge(work) == [path]
+
+
+def test_a_worker_that_dies_time_and_again_is_one_message(
+    tmp_path: Path, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_text("text")
+
+    def dying(*_: Any) -> Iterator[int]:
+        os.kill(os.getpid(), signal.SIGKILL)
+        yield 0
+
+    monkeypatch.setattr(stage, "judged", dying)
+    with pytest.raises(StageFailed, match="a worker died time and again"):
+        clean(DataConfig(sources=(SourceConfig(path=str(tmp_path / "a.txt")),)), storage)
 
 
 @pytest.mark.parametrize("small", [1, stage.BLOCK_BYTES])

@@ -13,6 +13,7 @@ from typer.testing import CliRunner
 from cluster.config import load_yaml
 from cluster.errors import ConfigError
 from serinus import Recipe, app
+from services.config import RolloutConfig
 from services.serving.keys import add_key
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -127,6 +128,17 @@ def test_keys_too_few_to_show_errors_are_told_of(tmp_path: Path, num_keys: int, 
     assert found.exit_code == 0, found.output
     said = f"but: serve.admission.keys: of {num_keys} users about {num_keys / 2:.2g} are on the canary at 50 %"
     assert (said in " ".join(found.output.split())) == told
+
+
+def test_few_keys_are_enough_for_copies_and_probes_are_not_advised_twice() -> None:
+    half = {"weight_percent": 50}
+    probes = {"sets": [{"name": "facts", "path": "facts.jsonl"}]}
+    copies = RolloutConfig.model_validate({"steps": [{"weight_percent": 0}, half]})
+    assert (copies.too_few(3), copies.too_few(2) is None) == (None, False)
+    for fields, advised in (({}, True), ({"probes": probes}, False)):
+        told = RolloutConfig.model_validate({"steps": [half], **fields}).too_few(4)
+        assert told is not None
+        assert ("Let golden probes judge" in told) == advised
 
 
 def broken(tmp_path: Path, old: str, new: str) -> Path:
