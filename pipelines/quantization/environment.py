@@ -7,13 +7,14 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from cluster.session import package_root
+from cluster.session import HUGE_PAGES, package_root
 
 OVERLAY = "serinus-quantize"
 """Folder in the Python environment with the packages of requirements/quantize.txt (pip's `--target`)."""
 
 
 VARIABLES = {
+    **HUGE_PAGES,
     "HF_HUB_OFFLINE": "1",
     # Quantizing on CPUs is many small operations. With threads that spin at each barrier it took over 300 s where another
     # process wanted the same two cores, with threads that wait 71 s (with llmcompressor's own loop of GPTQ).

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.artifacts import Revision
+from cluster.session import HUGE_PAGES
 from services.config import EngineConfig, ReplicasConfig, ServingConfig
 
 POLICY = "services.serving.autoscaling:Policy"
@@ -51,7 +52,7 @@ def engine_arguments(engine: EngineConfig) -> dict[str, Any]:
 def environment(engine: EngineConfig) -> dict[str, str]:
     """The replica's environment. On CPUs vLLM would pin every engine's threads to the same cores, where they would spin."""
     shared_cores = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_WAIT_POLICY": "PASSIVE"}
-    return dict(ENVIRONMENT) if engine.num_gpus else {**ENVIRONMENT, **shared_cores}
+    return dict(ENVIRONMENT) if engine.num_gpus else {**ENVIRONMENT, **shared_cores, **HUGE_PAGES}
 
 
 def bundles(engine: EngineConfig) -> list[dict[str, float]]:
