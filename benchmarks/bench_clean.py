@@ -1,14 +1,16 @@
-"""Cleaning by kernels on Arrow buffers, beside the same recipe a document at a time: CPU seconds on one core, in one run.
+"""From JSON lines to Parquet by one recipe: CPU seconds of serinus, on Ray and without, beside other systems, in one run.
 
-    python benchmarks/bench_clean.py [--input FOLDER_OF_JSONL] [--megabytes 8] [--datatrove PYTHON [--words shipped white-space]]
-                                     [--c4]
+    python benchmarks/bench_clean.py --input FOLDER [--sides serinus ray datatrove-shipped ...] [--datatrove PYTHON]
+                                     [--data-juicer PYTHON] [--nemo-curator PYTHON] [--scaling] [--small] [--memory]
 
-Sides read the same JSONL and do: repair of Unicode, Gopher's quality and repetition rules, MinHash signatures; with --c4 also
-C4's rules and e-mail and IP addresses masked. Ours also rewrites (addresses, references, white space), tells the language and takes
-fingerprints. The other side is datatrove's own classes, run by PYTHON, an interpreter that has datatrove (and ftfy, spacy,
-xxhash<4), with its words as shipped (spaCy) and split at white space; without PYTHON the plain rules of
-tests/unit/pipelines/data/reference.py, which leave MinHash out and have py3langid for the language. Start-up (imports, models,
-compiled code from disk) is told apart for ours and not counted for either.
+FOLDER holds JSONL files with a field `text` (benchmarks/corpus.py makes them); without it documents are made of CPython's language
+reference. The recipe: repair of Unicode, rewriting, personal data, language, Gopher's quality and repetition rules, C4's, exact
+duplicates, MinHash. What a system leaves out of it stands at the head of its peer_*.py; the plain rules are those of
+tests/unit/pipelines/data/reference.py. Each side runs as a command of its own, on the first few megabytes and on many more: the
+difference gives what a megabyte costs, the rest is start-up. CPU seconds are those of all processes below the command.
+
+--scaling: the clean stage on Ray on one core and on two (wall clock). --small: a small input with and without Ray Data.
+--memory: the most that a worker of its own needs for the smaller input and for the larger one.
 """
 
 from __future__ import annotations
@@ -16,30 +18,54 @@ from __future__ import annotations
 import argparse
 import json
 import random
-import subprocess
 import sys
 import tempfile
-import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from pydoc_data.topics import topics
-from typing import Any
+from typing import NamedTuple
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
+from benchmarks.processes import Used, run  # noqa: E402
 
-def generate(folder: Path, megabytes: float) -> None:
+HERE = Path(__file__).parent
+
+
+class Side(NamedTuple):
+    name: str
+    command: tuple[str, ...]
+    """FOLDER stands for the folder of documents."""
+    is_ours: bool = False
+
+
+class Cost(NamedTuple):
+    fixed_s: float
+    megabyte_s: float
+
+
+def sides_of(args: argparse.Namespace) -> list[Side]:
+    ours = (sys.executable, str(HERE / "clean_serinus.py"), "FOLDER")
+    known = [Side("serinus", (*ours, "process"), True), Side("ray", (*ours, "ray-data"), True)]
+    known.append(Side("plain-rules", (sys.executable, str(HERE / "peer_plain.py"), "FOLDER")))
+    if args.datatrove:
+        peer = (args.datatrove, str(HERE / "peer_datatrove.py"), "clean", "FOLDER", "--words")
+        known += [Side(f"datatrove-{words}", (*peer, words)) for words in ("shipped", "white-space")]
+    if args.data_juicer:
+        known.append(Side("data-juicer", (args.data_juicer, str(HERE / "peer_data_juicer.py"), "FOLDER")))
+    if args.nemo_curator:
+        known.append(Side("nemo-curator", (args.nemo_curator, str(HERE / "peer_nemo_curator.py"), "FOLDER")))
+    return [side for side in known if not args.sides or side.name in args.sides]
+
+
+def generated() -> Iterator[str]:
     """Documents of paragraphs drawn from CPython's language reference: English with code, some broken, some repetitive."""
     rng = random.Random(0)
     paragraphs = [part for text in topics.values() for part in text.split("\n\n") if len(part) > 80]
-    size = 0
-    with (folder / "made.jsonl").open("w", encoding="utf-8") as out:
-        while size < megabytes * 1e6:
-            text = "\n\n".join(rng.choices(paragraphs, k=rng.randint(2, 20)))
-            if rng.random() < 0.05:
-                text = text.replace("e", "é", 5).encode().decode("latin-1")
-            size += out.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+    while True:
+        text = "\n\n".join(rng.choices(paragraphs, k=rng.randint(2, 20)))
+        yield text.replace("e", "é", 5).encode().decode("latin-1") if rng.random() < 0.05 else text
 
 
 def texts_of(folder: Path) -> Iterator[str]:
@@ -49,94 +75,112 @@ def texts_of(folder: Path) -> Iterator[str]:
                 yield json.loads(line)["text"]
 
 
-def by_kernels(folder: Path, *, c4: bool) -> tuple[float, float, list[str]]:
-    """CPU seconds of start-up and of the work, and the reason for each document (empty: kept, duplicates aside)."""
-    from pipelines.config import (
-        DEFAULT_RULES,
-        C4Config,
-        DataConfig,
-        FilterConfig,
-        ProtectConfig,
-        RuleConfig,
-        SourceConfig,
+def write_first(texts: Iterator[str], megabytes: float, folder: Path) -> float:
+    """The first documents of that size altogether, in files of 32 MB. Returns the megabytes of text."""
+    folder.mkdir()
+    size, text = 0, next(texts, None)
+    while text is not None and size < megabytes * 1e6:
+        part, begun = folder / f"part-{size // 32_000_000:05}.jsonl", size
+        with part.open("w", encoding="utf-8") as out:
+            while text is not None and size < megabytes * 1e6 and size - begun < 32_000_000:
+                out.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
+                size, text = size + len(text.encode()), next(texts, None)
+    return size / 1e6
+
+
+def used(side: Side, folder: Path, *more: str) -> Used:
+    return run([*(str(folder) if part == "FOLDER" else part for part in side.command), *more])
+
+
+def answer_of(found: Used) -> dict[str, float]:
+    """The line of JSON that it printed last."""
+    told: dict[str, float] = json.loads(found.output.splitlines()[-1])
+    return told
+
+
+def cost_of(side: Side, folders: Sequence[Path], megabytes: Sequence[float]) -> Cost:
+    few, many = (used(side, folder) for folder in folders)
+    megabyte_s = (many.cpu_s - few.cpu_s) / (megabytes[1] - megabytes[0])
+    cost = Cost(few.cpu_s - megabyte_s * megabytes[0], megabyte_s)
+    told, size = answer_of(many), f"{megabytes[0]:.1f}, {megabytes[1]:.1f} MB"
+    print(
+        f"| {side.name} | {size} | {few.cpu_s:.1f}, {many.cpu_s:.1f} | {cost.fixed_s:.1f} | {1 / cost.megabyte_s:.2f} | "
+        f"{told['kept']} of {told['documents']} |",
+        flush=True,
     )
-    from pipelines.data.batch import BatchCleaner
-    from pipelines.data.inventory import inventory
-
-    began = time.process_time()
-    filters = FilterConfig(min_stop_words=0, c4=C4Config() if c4 else None)  # stop words are English ones
-    asked: dict[str, Any] = {"filters": filters}
-    if c4:
-        asked["rules"] = (*DEFAULT_RULES, RuleConfig(name="c4_lines"))
-        asked["protect"] = ProtectConfig(email="mask", ip_address="mask")
-    with tempfile.TemporaryDirectory() as warm:
-        generate(Path(warm), 0.05)
-        config = DataConfig(sources=(SourceConfig(path=warm),), **asked)
-        list(BatchCleaner(tuple(inventory(config.sources)), config)({"file": [0]}))
-    started = time.process_time()
-    config = DataConfig(sources=(SourceConfig(path=str(folder)),), **asked)
-    files = tuple(inventory(config.sources))
-    reasons: list[str] = []
-    for table in BatchCleaner(files, config)({"file": range(len(files))}):
-        reasons += table["reason"].to_pylist()
-    return started - began, time.process_time() - started, reasons
+    return cost
 
 
-def by_reference(folder: Path) -> tuple[float, list[str]]:
-    from py3langid.langid import MODEL_FILE, LanguageIdentifier
+def compare(args: argparse.Namespace, made: Path) -> None:
+    print("| side | text | CPU-s | of these start-up | MB/s per core | kept |\n|---|---|---|---|---|---|")
+    costs = dict[str, Cost]()
+    for kind, sizes in (("ours", args.megabytes), ("theirs", args.peer_megabytes)):
+        sides = [side for side in sides_of(args) if side.is_ours == (kind == "ours")]
+        if sides:
+            folders = [made / f"{kind}-{i}" for i in range(2)]
+            megabytes = [
+                write_first(documents(args), size, folder) for size, folder in zip(sizes, folders, strict=True)
+            ]
+            costs |= {side.name: cost_of(side, folders, megabytes) for side in sides}
+    if (ours := costs.pop("serinus", None)) is not None:
+        for name, cost in costs.items():
+            print(f"{name}: {cost.megabyte_s / ours.megabyte_s:.2f} times the CPU time of serinus")
 
-    from pipelines.config import FilterConfig
-    from pipelines.data.repair import repair_unicode
-    from tests.unit.pipelines.data.reference import first_objection
 
-    identifier, config = LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True), FilterConfig()
-    began, reasons = time.process_time(), []
-    for text in texts_of(folder):
-        repaired = repair_unicode(text)
-        reasons.append(first_objection(repaired, config) or "")
-        identifier.classify(repaired[:1_000])
-    return time.process_time() - began, reasons
+def documents(args: argparse.Namespace) -> Iterator[str]:
+    return texts_of(args.input) if args.input else generated()
 
 
-def by_datatrove(python: str, folder: Path, words: str, *, c4: bool) -> tuple[float, list[str]]:
-    peer = str(Path(__file__).with_name("peer_datatrove.py"))
-    command = [python, peer, str(folder), "--words", words, *(["--c4"] if c4 else [])]
-    answer = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout.splitlines()[-1])
-    return answer["cpu_s"], answer["reasons"]
+def scaling(args: argparse.Namespace, made: Path) -> None:
+    """The stage alone, Ray started. `process` on one core is what there is without Ray."""
+    megabytes = write_first(documents(args), args.megabytes[1], made / "scaling")
+    side = Side("", (sys.executable, str(HERE / "clean_serinus.py"), "FOLDER", "ray"))
+    seconds = {cpus: answer_of(used(side, made / "scaling", "--cpus", str(cpus)))["stage_s"] for cpus in (1, 2)}
+    print(f"{megabytes:.1f} MB on Ray: {seconds[1]:.1f} s on one core, {seconds[2]:.1f} s on two: ", end="")
+    print(f"{seconds[1] / seconds[2]:.2f} times as fast")
+
+
+def small(args: argparse.Namespace, made: Path) -> None:
+    megabytes = write_first(documents(args), args.small_megabytes, made / "small")
+    command = (sys.executable, str(HERE / "clean_serinus.py"), "FOLDER")
+    told = {
+        how: [answer_of(used(Side("", (*command, how)), made / "small")) for _ in range(3)]
+        for how in ("ray", "ray-data")
+    }
+    digests = {str(answer["digest"]) for answers in told.values() for answer in answers}
+    for how, name in (("ray", "in one task"), ("ray-data", "by Ray Data")):
+        seconds = ", ".join(f"{answer['stage_s']:.1f}" for answer in told[how])
+        print(f"{megabytes:.1f} MB {name}: {seconds} s")
+    print(f"digests: {digests}")
+
+
+def memory(args: argparse.Namespace, made: Path) -> None:
+    side = Side("", (sys.executable, str(HERE / "clean_serinus.py"), "FOLDER", "ray-data"))
+    for i, size in enumerate(args.megabytes):
+        megabytes = write_first(documents(args), size, made / f"memory-{i}")
+        workers = [peak for name, peak in used(side, made / f"memory-{i}").peaks.items() if "ray::" in name]
+        print(f"{megabytes:.1f} MB: {len(workers)} workers, the largest {max(workers) / 1e6:.0f} MB of its own")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--input", type=Path, help="folder of JSONL files with a field `text`")
-    parser.add_argument("--megabytes", type=float, default=8, help="of documents to make when there is no --input")
-    parser.add_argument("--datatrove", metavar="PYTHON", help="interpreter of an environment with datatrove and ftfy")
-    parser.add_argument("--words", nargs="+", choices=("shipped", "white-space"), default=["white-space"])
-    parser.add_argument("--c4", action="store_true", help="with C4's rules, e-mail and IP addresses")
+    parser.add_argument("--sides", nargs="+", help="only these")
+    for name in ("datatrove", "data-juicer", "nemo-curator"):
+        parser.add_argument(f"--{name}", metavar="PYTHON", help="interpreter of an environment that has it")
+    parser.add_argument("--megabytes", nargs=2, type=float, default=(10, 160), help="of text, for serinus")
+    parser.add_argument("--peer-megabytes", nargs=2, type=float, default=(1, 11), help="for the others")
+    parser.add_argument("--small-megabytes", type=float, default=0.5)
+    parser.add_argument("--scaling", action="store_true")
+    parser.add_argument("--small", action="store_true")
+    parser.add_argument("--memory", action="store_true")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as made:
-        folder = args.input or Path(made)
-        if args.input is None:
-            generate(folder, args.megabytes)
-        megabytes = sum(len(text.encode()) for text in texts_of(folder)) / 1e6
-        start_s, ours_s, ours = by_kernels(folder, c4=args.c4)
-        print(f"{len(ours)} documents, {megabytes:.1f} MB of text; start-up of ours {start_s:.1f} CPU-s")
-        tell("serinus", megabytes, ours_s)
-        for name, (cpu_s, reasons) in others(folder, args).items():
-            assert len(ours) == len(reasons)
-            same = sum(bool(one) == bool(two) for one, two in zip(ours, reasons, strict=True)) / len(ours)
-            tell(name, megabytes, cpu_s, f"{cpu_s / ours_s:.1f} times ours, same decision {100 * same:.2f} %")
-
-
-def others(folder: Path, args: argparse.Namespace) -> dict[str, tuple[float, list[str]]]:
-    if not args.datatrove:
-        return {"the plain rules": by_reference(folder)}
-    return {
-        f"datatrove, words {words}": by_datatrove(args.datatrove, folder, words, c4=args.c4) for words in args.words
-    }
-
-
-def tell(who: str, megabytes: float, cpu_s: float, more: str = "") -> None:
-    print(f"{who:<34} {cpu_s:8.2f} CPU-s {megabytes / cpu_s:8.2f} MB/s per core  {more}", flush=True)
+        todo = [
+            what for what, asked in ((scaling, args.scaling), (small, args.small), (memory, args.memory)) if asked
+        ] or [compare]
+        for what in todo:
+            what(args, Path(made))
 
 
 if __name__ == "__main__":

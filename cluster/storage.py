@@ -27,6 +27,10 @@ if TYPE_CHECKING:
 
 ABSENT: Final = ""
 """`expect=ABSENT`: write only if nothing is there."""
+S3_ATTEMPTS: Final = 10
+"""Of a call that fails or is not answered; by pyarrow's own 3 one call in a thousand is lost where one attempt in ten is."""
+S3_SILENCE_S: Final = 20.0
+"""After so long without a byte boto3 tries again; its own number is 60."""
 
 
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
@@ -221,13 +225,14 @@ def open_storage(place: str | StorageConfig) -> Storage:
 
 def s3_filesystem() -> FileSystem:
     """pyarrow's S3, at the same endpoint as boto3's."""
-    from pyarrow.fs import S3FileSystem
+    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 
+    asked = {"retry_strategy": AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS)}
     endpoint = s3_endpoint()
     if endpoint is None:
-        return S3FileSystem()
+        return S3FileSystem(**asked)
     parts = urlsplit(endpoint)
-    return S3FileSystem(endpoint_override=parts.netloc, scheme=parts.scheme)
+    return S3FileSystem(endpoint_override=parts.netloc, scheme=parts.scheme, **asked)
 
 
 def s3_client(config: StorageConfig) -> Any:
@@ -238,7 +243,9 @@ def s3_client(config: StorageConfig) -> Any:
     # Parts of a large file have checksums only where they are asked for: `when_supported` asks for all, CRC32 by default.
     sums = "when_required" if config.checksum == "off" else "when_supported"
     settings = Config(
-        retries={"mode": "adaptive", "max_attempts": 8},
+        retries={"mode": "adaptive", "max_attempts": S3_ATTEMPTS},
+        connect_timeout=S3_SILENCE_S,
+        read_timeout=S3_SILENCE_S,
         request_checksum_calculation=sums,
         response_checksum_validation=sums,
     )

@@ -31,18 +31,27 @@ BUILT_IN_RULES = (*DEFAULT_RULE_NAMES, "c4_lines")
 
 
 class RuleConfig(StrictModel):
-    """A rewriting rule: a built-in by name, or a regular expression with its replacement."""
+    """A rewriting rule: a built-in by name, a regular expression with its replacement, or a function of yours."""
 
     name: str = Field(pattern=r"^[a-z][a-z0-9_]*$")
     pattern: str | None = None
     """RE2 expression; leave it out for a built-in rule."""
     replacement: str = ""
+    file: Location | None = None
+    """A Python file, which is run on the workers."""
+    function: str | None = Field(None, pattern=r"^[A-Za-z_]\w*$")
+    """Of that file: takes a text and returns one."""
 
     @model_validator(mode="after")
     def _known(self) -> RuleConfig:
-        if self.pattern is None and self.name not in BUILT_IN_RULES:
+        if (self.file is None) != (self.function is None):
+            raise ValueError("file and function belong together")
+        if self.pattern is not None and self.file is not None:
+            raise ValueError("a pattern or a function, not both")
+        if self.pattern is None and self.file is None and self.name not in BUILT_IN_RULES:
             raise ValueError(
-                f"no built-in rule `{self.name}` (there are {', '.join(BUILT_IN_RULES)}); give it a pattern"
+                f"no built-in rule `{self.name}` (there are {', '.join(BUILT_IN_RULES)}); "
+                "give it a pattern, or a file and a function"
             )
         return self
 
@@ -54,7 +63,7 @@ class FineWebConfig(StrictModel):
     """FineWeb's own rules (Penedo et al. 2024, arXiv 2406.17557, section 3.6), meant for pages of the web."""
 
     min_terminated_line_fraction: float = Field(0.12, ge=0, le=1)
-    """Lines that end with a mark that ends a sentence, or a quote behind one."""
+    """Lines that end with a mark that ends a sentence (Unicode's Sentence_Terminal); a quote behind one hides it."""
     max_duplicate_line_character_fraction: float = Field(0.1, ge=0, le=1)
     """The paper's; the code that FineWeb was made with asks 0.01."""
     max_short_line_fraction: float = Field(0.67, ge=0, le=1)
@@ -71,6 +80,13 @@ class C4Config(StrictModel):
     drop_curly_brackets: bool = True
     """Pages with a curly bracket are mostly code."""
     drop_lorem_ipsum: bool = True
+
+
+class BlockedWordsConfig(StrictModel):
+    """Words that a document must not have, as C4's list of bad words (section 2.2). None is shipped: what is bad you say."""
+
+    path: Location
+    """A .txt file, local or s3://, with a word or a phrase a line; lines that begin with # are comments."""
 
 
 Fraction = Annotated[float, Field(ge=0, le=1)]
@@ -110,6 +126,8 @@ class FilterConfig(StrictModel):
     """Leave it out for none of C4's rules on pages, or give `{}` for all with their defaults."""
     fineweb: FineWebConfig | None = None
     """Leave it out for none of FineWeb's rules, or give `{}` for all with their defaults."""
+    blocked_words: BlockedWordsConfig | None = None
+    """Asked last, of what passed the others. Leave it out and no word keeps a document out."""
 
     @model_validator(mode="after")
     def _ordered(self) -> FilterConfig:
@@ -133,7 +151,7 @@ class DedupConfig(StrictModel):
     they keep counts as there already. They must have been made with the same ngram, num_bands and rows_per_band."""
 
 
-ProtectedKind = Literal["email", "phone", "credit_card", "iban", "ip_address", "secret"]
+ProtectedKind = Literal["email", "phone", "credit_card", "iban", "ip_address", "national_id", "secret"]
 
 
 ProtectAction = Literal["mask", "hash", "drop"]
@@ -152,6 +170,8 @@ class ProtectConfig(StrictModel):
     """With valid check digits."""
     ip_address: ProtectAction | None = None
     """Public ones, versions 4 and 6."""
+    national_id: ProtectAction | None = None
+    """Numbers of 13 countries by which people are known to the state (US social security, Spain's DNI, ...)."""
     secret: ProtectAction | None = None
     """Access keys and tokens of well-known services, JSON Web Tokens, private keys."""
     key_file: Location | None = None

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Iterator, Sequence
+from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cluster.errors import StageFailed
 from pipelines.config import DataConfig, DedupConfig, ProtectConfig
 from pipelines.data import dedup, filters, language
+from pipelines.data.blocked import BlockedWords, blocked_drops
 from pipelines.data.decontaminate import EvaluationSets, contaminated
 from pipelines.data.document import Document
 from pipelines.data.inventory import SourceFile
@@ -42,6 +43,17 @@ class Verdict(NamedTuple):
     bands: bytes
 
 
+class Lists(NamedTuple):
+    """What documents are looked through for."""
+
+    evaluation: EvaluationSets | None = None
+    """Items that no document may share words with."""
+    blocked: BlockedWords | None = None
+
+
+NO_LISTS = Lists()
+
+
 class Placed(NamedTuple):
     """A document and its place in the order of all: the file's, and its own in the file, whichever part of it was read."""
 
@@ -58,15 +70,16 @@ class BatchCleaner:
     config: DataConfig
     key: bytes = b""
     """Under which protected values are hashed."""
-    sets: EvaluationSets | None = None
-    """Which no document may share words with."""
+    lists: Lists = NO_LISTS
+    functions: Mapping[str, str] | None = None
+    """Sources of the rules that are functions, by the rules' names; None where their files are at hand."""
 
     def __call__(self, rows: dict[str, Any]) -> Iterator[pa.Table]:
-        rules = compile_rules(self.config.rules)
+        rules = compile_rules(self.config.rules, self.functions)
         files = [int(index) for index in rows["file"]]
         parts = [int(part) for part in rows["part"]] if "part" in rows else [None] * len(files)
         for batch in self._batches(list(zip(files, parts, strict=True))):
-            yield clean_batch(batch, rules, self.config, self.key, self.sets)
+            yield clean_batch(batch, rules, self.config, self.key, self.lists)
 
     def _batches(self, parts: Sequence[tuple[int, int | None]]) -> Iterator[list[Placed]]:
         """Of documents in order. Small files share a batch."""
@@ -118,7 +131,7 @@ def clean_batch(
     rules: Sequence[Rule],
     config: DataConfig,
     key: bytes = b"",
-    sets: EvaluationSets | None = None,
+    lists: Lists = NO_LISTS,
 ) -> pa.Table:
     """The documents' cleaned texts and verdicts."""
     import pyarrow as pa
@@ -135,7 +148,7 @@ def clean_batch(
         originals = _most_telling(originals, repaired, rewritten, list(protected), config.protect)
         originals = protect_column(originals, config.protect.actions, key)[0]
     verdicts = [Verdict(document.reason or "", document.detail, "", b"", b"") for document in documents]
-    for i, verdict in zip(np.flatnonzero(readable).tolist(), judge(texts.filter(readable), config, sets), strict=True):
+    for i, verdict in zip(np.flatnonzero(readable).tolist(), judge(texts.filter(readable), config, lists), strict=True):
         verdicts[i] = verdict
     for i, found in protected.items():
         changed_by[i].append("protect")
@@ -208,7 +221,7 @@ def _rewrite(
     return pc.replace_with_mask(originals, pa.array(readable), column), changed_by
 
 
-def judge(texts: pa.Array, config: DataConfig, sets: EvaluationSets | None = None) -> list[Verdict]:
+def judge(texts: pa.Array, config: DataConfig, lists: Lists = NO_LISTS) -> list[Verdict]:
     """Cheap filters first: the language costs more and is asked only of what passed them."""
     drops = filters.cheap_drops(texts, config.filters)
     alive = _without(range(len(texts)), drops)
@@ -219,9 +232,12 @@ def judge(texts: pa.Array, config: DataConfig, sets: EvaluationSets | None = Non
     english = [i for i in _without(alive, drops) if languages[i][0] == "en"]
     for place, drop in filters.stop_word_drops(_chosen(texts, english), config.filters).items():
         drops[english[place]] = drop
-    if sets is not None:
+    if lists.blocked is not None:
         kept = _without(alive, drops)
-        found = contaminated(_chosen(texts, kept), sets)
+        drops |= {kept[place]: drop for place, drop in blocked_drops(_chosen(texts, kept), lists.blocked).items()}
+    if lists.evaluation is not None:
+        kept = _without(alive, drops)
+        found = contaminated(_chosen(texts, kept), lists.evaluation)
         drops |= {kept[place]: filters.Drop("contaminated", detail) for place, detail in found.items()}
     keys = _keys(texts, _without(alive, drops), config.dedup)
     return [

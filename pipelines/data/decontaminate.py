@@ -61,7 +61,7 @@ def read_sets(config: DecontaminateConfig) -> EvaluationSets:
     from pipelines.data.kernels.overlap import table
 
     items = [item for one in config.sets for item in _items(one)]
-    words, bounds = _words([item.text for item in items])
+    words, bounds = words_of([item.text for item in items])
     long = {
         item.id for item, num in zip(items, np.diff(bounds), strict=True) if num >= min(config.min_words, config.ngram)
     }
@@ -87,13 +87,19 @@ def contaminated(texts: pa.Array, sets: EvaluationSets) -> dict[int, str]:
     }
 
 
-def _told(item: str, text: str, first: int, num_words: int) -> str:
+def place(text: str, first: int, num_words: int) -> tuple[int, int]:
+    """The characters where a run of words begins and ends."""
     spans = [match.span() for match in islice(WORD.finditer(text), first, first + num_words)]
-    start, end = spans[0][0], spans[-1][1]
+    return spans[0][0], spans[-1][1]
+
+
+def _told(item: str, text: str, first: int, num_words: int) -> str:
+    start, end = place(text, first, num_words)
     return f'{item}: {num_words} words in characters {start} to {end}: "{" ".join(text[start:end].split())}"'
 
 
-def _words(texts: Sequence[str]) -> tuple[Any, Any]:
+def words_of(texts: Sequence[str]) -> tuple[Any, Any]:
+    """Hashes of the words, in lower case and without punctuation, and the bounds of each text's."""
     import pyarrow as pa
 
     from pipelines.data.kernels.characters import buffers

@@ -46,6 +46,7 @@ DropReason = Literal[
     "language",
     "language_uncertain",
     "few_stop_words",
+    "blocked_word",
     "personal_data",
     # an evaluation set has it too
     "contaminated",

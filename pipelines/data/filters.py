@@ -2,9 +2,10 @@
 
 Quality and repetition are those of Gopher (Rae et al. 2021, arXiv 2112.11446, appendix A.1.1 and table A1), and, where asked
 for, those of C4 (Raffel et al. 2020, JMLR 21/140, section 2.2) and of FineWeb (Penedo et al. 2024, arXiv 2406.17557,
-section 3.6). Words are what white space separates; lines and
-paragraphs (what empty lines separate) are compared without the white space around them, and empty ones do not count.
-Characters of a document are counted with its white space.
+section 3.6). Where the papers leave something open, documents are judged as by datatrove 0.10, the code that FineWeb was
+made with. Words are what white space separates; lines and paragraphs (what empty lines separate) are compared without the
+white space around them. Empty lines count only where it is asked how lines begin or end. Characters of a document are
+counted with its white space.
 """
 
 from __future__ import annotations
@@ -67,6 +68,7 @@ class Measured:
 
     @property
     def num_lines(self) -> Numbers:
+        """Without the empty ones."""
         return np.diff(self.lines.pieces.bounds)
 
 
@@ -120,12 +122,12 @@ def symbols(document: Measured, config: FilterConfig) -> Iterator[Objection]:
 
 
 def bullet_lines(document: Measured, config: FilterConfig) -> Iterator[Objection]:
-    share = _share(document.lines.num_bullets, document.num_lines)
+    share = _share(document.lines.num_bullets, document.lines.num_with_empty)
     yield _above(share, config.max_bullet_line_fraction, "bullet_lines", "of the lines begin with a bullet")
 
 
 def ellipsis_lines(document: Measured, config: FilterConfig) -> Iterator[Objection]:
-    share = _share(document.lines.num_ellipses, document.num_lines)
+    share = _share(document.lines.num_ellipses, document.lines.num_with_empty)
     yield _above(share, config.max_ellipsis_line_fraction, "ellipsis_lines", "of the lines end with an ellipsis")
 
 
@@ -223,8 +225,8 @@ CHEAP_FILTERS: tuple[Filter, ...] = (
     bullet_lines,
     ellipsis_lines,
     alphabetic_words,
-    duplicate_lines,
     duplicate_paragraphs,
+    duplicate_lines,
     c4,
     fineweb,
     repeated_n_grams,  # last: it costs most

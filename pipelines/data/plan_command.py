@@ -45,18 +45,17 @@ def register(app: typer.Typer, load: Callable[[Path], LifecycleConfig], say: Cal
 def _plan(config: DataConfig, pool: Pool, sample_bytes: int, within_s: float) -> Iterator[Table | str]:
     """Raises InputError: a source is missing, or nothing in it can be read."""
     from cluster.errors import InputError
-    from pipelines.data.decontaminate import read_sets
     from pipelines.data.estimate import estimate
     from pipelines.data.inventory import listed
     from pipelines.data.protect import read_key
     from pipelines.data.sample import hash_s_per_byte, take
+    from pipelines.data.work import lists_of
 
     files = listed(config.sources)
     readable = [file for file in files if file.format is not None]
     num_bytes = sum(file.num_bytes for file in readable)
-    sets = read_sets(config.decontaminate) if config.decontaminate else None
     try:
-        sample = take(readable, config, read_key(config.protect), sets, sample_bytes)
+        sample = take(readable, config, read_key(config.protect), lists_of(config), sample_bytes)
     except OSError as error:
         remedy = "make it readable, or leave it out of data.sources; `serinus run` would exclude it"
         raise InputError(

@@ -18,6 +18,7 @@ import numpy as np
 
 from cluster.errors import ConfigError
 from pipelines.config import ProtectAction, ProtectConfig, ProtectedKind
+from pipelines.data import national_ids
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -113,6 +114,7 @@ DETECTORS: dict[ProtectedKind, Detector] = {  # in this order: what one has clai
     "credit_card": Detector(
         r"(?:[0-9][ -]?){11}[0-9]", re.compile(r"(?<![\w-])(?<![0-9][. ])[0-9](?:[ -]?[0-9]){11,18}(?![\w-])"), luhn
     ),
+    "national_id": Detector(national_ids.HINT, national_ids.PATTERN, national_ids.is_national_id),
     "ip_address": Detector(
         r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]|[0-9A-Fa-f]:[0-9A-Fa-f]{0,4}:",
         re.compile(
@@ -125,9 +127,9 @@ DETECTORS: dict[ProtectedKind, Detector] = {  # in this order: what one has clai
         r"[0-9](?:[ .()/-]{0,3}[0-9]){6}",
         re.compile(
             r"(?<![0-9A-Z][ -])(?:(?<![\w+])(?:\+|00)[0-9]{1,3}[ .-]?(?:\([0-9]{1,4}\)[ .-]?)?[0-9](?:[ ./-]?[0-9]){5,12}"
-            r"|(?<![\w(+.-])(?:\([0-9]{3}\) ?|[0-9]{3}[-. ])[0-9]{3}[-. ][0-9]{4}"
-            r"|(?<![\w(+.-])\(0?[0-9]{2,3}\) ?[0-9]{3,4}[ -][0-9]{3,4}"
-            r"|(?<![\w(+./-])0[0-9]{1,4}(?:(?:[ .-][0-9]{2,4}){2,4}|[ /-][0-9]{5,8}))"
+            r"|(?<![\w+.-])(?:\([0-9]{3}\) ?|[0-9]{3}[-. ])[0-9]{3}[-. ][0-9]{4}"
+            r"|(?<![\w+.-])\(0?[0-9]{2,3}\) ?[0-9]{3,4}[ -][0-9]{3,4}"
+            r"|(?<![\w+./-])0[0-9]{1,4}(?:(?:[ .-][0-9]{2,4}){2,4}|[ /-][0-9]{5,8}))"
             r"(?:x[0-9]{1,6})?(?!\w|[.-][0-9])"
         ),
         is_phone,

@@ -7,9 +7,10 @@ from typing import Any
 
 from cluster.artifacts import digest
 from pipelines.config import DataConfig
-from pipelines.data import decontaminate
+from pipelines.data import blocked, decontaminate
 from pipelines.data.protect import key_id, read_key
 from pipelines.data.rules import VERSION
+from pipelines.data.rules import recorded as recorded_rule
 
 DECIDING = (
     "rules",
@@ -39,11 +40,19 @@ def recorded_config(config: DataConfig, forgotten: Sequence[str] = (), against: 
         "sources": {"__all__": {"path"}},
         "protect": {"key_file"},
         "dedup": {"against"},
+        "filters": {"blocked_words"},
     }
     dumped = config.model_dump(mode="json", exclude=left_out)
-    recorded = {**dumped, "rules_version": VERSION, "protect_key": key_id(read_key(config.protect))}
+    rules = [recorded_rule(rule) for rule in config.rules]
+    decided = {"rules": rules, "rules_version": VERSION, "protect_key": key_id(read_key(config.protect))}
+    recorded = {**dumped, **decided}
     if against:
         recorded["dedup"] = {**recorded["dedup"], "against": list(against)}
+    if config.filters.blocked_words is not None:
+        recorded["filters"] = {
+            **recorded["filters"],
+            "blocked_words": blocked.recorded(config.filters.blocked_words),
+        }
     if config.decontaminate is not None:
         recorded["decontaminate"] = decontaminate.recorded(config.decontaminate)
     return with_forgotten(recorded, forgotten)

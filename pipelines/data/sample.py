@@ -17,7 +17,7 @@ from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipelines.data.archive import read_records
-from pipelines.data.batch import Placed, clean_batch
+from pipelines.data.batch import Lists, Placed, clean_batch
 from pipelines.data.document import Document
 from pipelines.data.inventory import Cut, SourceFile
 from pipelines.data.pages import main_text
@@ -30,7 +30,6 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
     from pipelines.config import DataConfig
-    from pipelines.data.decontaminate import EvaluationSets
 
 PLACE_BYTES = 512_000
 """Read at each place, about; of files that must be read whole, as much as they have."""
@@ -59,7 +58,7 @@ class Sample(NamedTuple):
     """Large files: names of files that would have had to be read whole."""
 
 
-def take(files: Sequence[SourceFile], config: DataConfig, key: bytes, sets: EvaluationSets | None, size: int) -> Sample:
+def take(files: Sequence[SourceFile], config: DataConfig, key: bytes, lists: Lists, size: int) -> Sample:
     """Read and clean about `size` bytes of these files. The first, warming-up batch is not in the figures.
 
     Raises:
@@ -74,7 +73,7 @@ def take(files: Sequence[SourceFile], config: DataConfig, key: bytes, sets: Eval
         batch = [Placed(0, i, document) for i, document in enumerate(documents)]
         for _ in range(1 if places else 2):  # the first one waits for compiled code and models
             began = time.process_time()
-            kept = _kept(clean_batch(batch, rules, config, key, sets)) if batch else None
+            kept = _kept(clean_batch(batch, rules, config, key, lists)) if batch else None
             out_bytes = len(parquet_bytes(kept)) if kept is not None else 0
             cpu_s = took_s + time.process_time() - began
         places.append(Place(num_bytes, len(batch), len(kept or ()), out_bytes, cpu_s))

@@ -9,12 +9,14 @@ from cluster.artifacts import Dataset, stage_key
 from cluster.storage import Storage
 from pipelines.config import DataConfig
 from pipelines.data import ledger
-from pipelines.data.batch import BatchCleaner
+from pipelines.data.batch import BatchCleaner, Lists
+from pipelines.data.blocked import read_blocked
 from pipelines.data.decontaminate import EvaluationSets, read_sets
 from pipelines.data.duplicates import earlier_versions
 from pipelines.data.inventory import SourceFile, inventory
 from pipelines.data.protect import read_key
 from pipelines.data.recorded import recorded_config
+from pipelines.data.rules import read_functions
 from pipelines.progress import say
 
 
@@ -47,11 +49,17 @@ def prepare(config: DataConfig, storage: Storage) -> Work:
 
 def cleaner_of(work: Work) -> BatchCleaner:
     """What the workers do. Says how much of the evaluation sets is not looked for."""
-    config, sets = work.config, None
-    if config.decontaminate is not None:
-        sets = read_sets(config.decontaminate)
-        _tell_too_short(sets, config.decontaminate.min_words)
-    return BatchCleaner(tuple(work.files), config, read_key(config.protect), sets)
+    config, lists = work.config, lists_of(work.config)
+    if config.decontaminate is not None and lists.evaluation is not None:
+        _tell_too_short(lists.evaluation, config.decontaminate.min_words)
+    functions = read_functions(config.rules)
+    return BatchCleaner(tuple(work.files), config, read_key(config.protect), lists, functions)
+
+
+def lists_of(config: DataConfig) -> Lists:
+    """Raises InputError: an evaluation set or the list of words cannot be used."""
+    blocked, against = config.filters.blocked_words, config.decontaminate
+    return Lists(read_sets(against) if against else None, read_blocked(blocked) if blocked else None)
 
 
 def _tell_too_short(sets: EvaluationSets, min_words: int) -> None:

@@ -1,7 +1,8 @@
 """The lines that C4 keeps (Raffel et al. 2020, JMLR 21/140, section 2.2, and the code that made it).
 
-A line stays when it ends with a full stop, a question mark, an exclamation mark or a double quote but not with an ellipsis, has at
-least 5 words, none of them longer than 1,000 characters, and names neither JavaScript nor a policy on cookies and use.
+A line stays when it ends with a full stop, a question mark, an exclamation mark or a quote (the paper's "end quotation mark":
+single ones too, as in datatrove; C4's code has double ones alone) but not with an ellipsis, has at least 5 words, none of them
+longer than 1,000 characters, and names neither JavaScript nor a policy on cookies and use.
 """
 
 from __future__ import annotations
@@ -68,7 +69,7 @@ def _kept_lines(data: Any, offsets: Any, classes: Any, phrases: Any, out: Any, b
 def _stays(data: Any, first: int, last: int, phrases: Any) -> bool:
     """By its end and by what stands in it."""
     end = data[last - 1]
-    if end not in (0x2E, 0x3F, 0x21, 0x22):  # . ? ! "
+    if end not in (0x2E, 0x3F, 0x21, 0x22, 0x27):  # . ? ! " '
         return False
     if last - first >= 3 and end == 0x2E and data[last - 2] == 0x2E and data[last - 3] == 0x2E:
         return False

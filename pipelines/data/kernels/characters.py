@@ -15,11 +15,9 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 SPACE, BREAK, ALPHA, BULLET, TERMINAL = 1, 2, 4, 8, 16
-"""Bits of a code point's class: str.isspace, ends a line for str.splitlines, str.isalpha, and the two sets below."""
+"""Bits of a code point's class: str.isspace, ends a line for str.splitlines, str.isalpha, BULLETS, and `terminals()`."""
 
-BULLETS = "•‣◦⁃∙●▪"
-TERMINALS = ".!?\"'”’…。！？｡।॥؟۔։።"
-"""Marks that end a sentence, and quotes that may stand behind one."""
+BULLETS = "•-"
 
 LINE_BREAKS = "\n\r\v\f\x1c\x1d\x1e\x85\u2028\u2029"
 NUM_CODE_POINTS = 0x110000
@@ -66,10 +64,18 @@ def classes() -> NDArray[np.uint8]:
         (ALPHA, filter(str.isalpha, re.findall(r"\w", text))),
         (BREAK, LINE_BREAKS),
         (BULLET, BULLETS),
-        (TERMINAL, TERMINALS),
+        (TERMINAL, terminals()),
     ):
         found[np.fromiter(map(ord, characters), np.int64)] |= bit
     return found
+
+
+@cache
+def terminals() -> str:
+    """Marks that end a sentence: Unicode's property Sentence_Terminal (UAX #44). Quotes are none."""
+    import regex
+
+    return "".join(regex.findall(r"\p{Sentence_Terminal}", _all_characters()))
 
 
 @cache

@@ -22,12 +22,14 @@ class Table(NamedTuple):
     askers: NDArray[np.int64]
     """The question that wrote the slot; another's is empty."""
     counts: NDArray[np.int64]
+    firsts: NDArray[np.int64]
+    """Where the key stood first."""
 
 
 def _table(pieces: Pieces) -> Table:
     most = int(np.diff(pieces.bounds).max(initial=1))
     size = 1 << (2 * most).bit_length()
-    return Table(np.empty(size, np.uint64), np.full(size, -1, np.int64), np.empty(size, np.int64))
+    return Table(np.empty(size, np.uint64), np.full(size, -1, np.int64), *np.empty((2, size), np.int64))
 
 
 def repeats(pieces: Pieces) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
@@ -38,12 +40,13 @@ def repeats(pieces: Pieces) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
 
 
 def n_grams(words: Pieces, chosen: NDArray[np.bool_]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Characters in repeated n-grams of the chosen texts (0 for the others), an n-gram's words joined by one space.
+    """Characters in repeated n-grams of the chosen texts (0 for the others).
 
     Returns:
-        One row each of TOP_SIZES, by text: the characters of the most frequent n-gram times its count; of several equally
-        frequent ones the longest; 0 when each stands only once. And one row each of DUPLICATE_SIZES: the characters of the
-        n-grams that stood before, read from left to right and going on behind each one found, so none counts twice.
+        One row each of TOP_SIZES, by text: the characters of the most frequent n-gram, its words joined by one space, times its
+        count; of several equally frequent ones the first; 0 when each stands only once. And one row each of DUPLICATE_SIZES:
+        the characters, without the spaces, of the n-grams that stood before, read from left to right and going on behind each
+        one found, so none counts twice.
     """
     num = len(words.bounds) - 1
     top, duplicate = np.zeros((len(TOP_SIZES), num), np.int64), np.zeros((len(DUPLICATE_SIZES), num), np.int64)
@@ -72,7 +75,9 @@ def _mask(num: int) -> int:
 
 
 @kernel
-def _repeats(hashes: Any, lengths: Any, bounds: Any, keys: Any, askers: Any, counts: Any, found: Any) -> None:
+def _repeats(
+    hashes: Any, lengths: Any, bounds: Any, keys: Any, askers: Any, counts: Any, firsts: Any, found: Any
+) -> None:
     for text in range(len(bounds) - 1):
         mask = _mask(bounds[text + 1] - bounds[text])
         for piece in range(bounds[text], bounds[text + 1]):
@@ -93,6 +98,7 @@ def _n_grams(
     keys: Any,
     askers: Any,
     counts: Any,
+    firsts: Any,
     grams: Any,
     ends: Any,
     top: Any,
@@ -116,7 +122,9 @@ def _n_grams(
                 grams[i] = mix(grams[i] + hashes[first + i + n - 1])  # mixed word by word: their order counts
             asker += 1
             if n < 5:
-                top[n - 2, text] = _top(grams, ends, num_grams, n, keys, askers, counts, mask, asker)
+                first_gram, count = _top(grams, num_grams, keys, askers, counts, firsts, mask, asker)
+                if count > 1:
+                    top[n - 2, text] = count * (ends[first_gram + n] - ends[first_gram] + n - 1)
                 repeated = top[n - 2, text] > 0
             else:
                 duplicate[n - 5, text] = _duplicate(grams, ends, num_grams, n, keys, askers, mask, asker)
@@ -124,20 +132,20 @@ def _n_grams(
 
 
 @kernel
-def _top(grams: Any, ends: Any, num: int, n: int, keys: Any, askers: Any, counts: Any, mask: int, asker: int) -> int:
-    highest, longest = 1, 0
+def _top(
+    grams: Any, num: int, keys: Any, askers: Any, counts: Any, firsts: Any, mask: int, asker: int
+) -> tuple[int, int]:
+    """Of the most frequent n-gram that stands first, where it does and how often it stands there."""
+    highest, first = 1, 0
     for gram in range(num):
         i = _slot(keys, askers, mask, asker, grams[gram])
         if askers[i] != asker:
-            keys[i], askers[i], counts[i] = grams[gram], asker, 1
+            keys[i], askers[i], counts[i], firsts[i] = grams[gram], asker, 1, gram
             continue
         counts[i] += 1
-        length = ends[gram + n] - ends[gram] + n - 1
-        if counts[i] > highest:
-            highest, longest = counts[i], length
-        elif counts[i] == highest:
-            longest = max(longest, length)
-    return highest * longest
+        if counts[i] > highest or (counts[i] == highest and firsts[i] < first):
+            highest, first = counts[i], firsts[i]
+    return first, highest
 
 
 @kernel
@@ -146,7 +154,7 @@ def _duplicate(grams: Any, ends: Any, num: int, n: int, keys: Any, askers: Any, 
     while gram < num:
         i = _slot(keys, askers, mask, asker, grams[gram])
         if askers[i] == asker:
-            characters += ends[gram + n] - ends[gram] + n - 1
+            characters += ends[gram + n] - ends[gram]
             gram += n
         else:
             keys[i], askers[i] = grams[gram], asker

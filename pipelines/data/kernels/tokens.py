@@ -25,7 +25,7 @@ from pipelines.data.kernels.characters import (
 
 Int64s = NDArray[np.int64]
 
-NEWLINE, BLANK, NUMBER_SIGN, STAR, DASH, DOT, ELLIPSIS = 0x0A, 0x20, 0x23, 0x2A, 0x2D, 0x2E, 0x2026
+NEWLINE, RETURN, NUMBER_SIGN, DOT, ELLIPSIS = 0x0A, 0x0D, 0x23, 0x2E, 0x2026
 
 
 class Pieces(NamedTuple):
@@ -62,6 +62,8 @@ class Lines(NamedTuple):
     """Lines that end with a terminal mark."""
     num_short: Int64s
     num_newlines: Int64s
+    num_with_empty: Int64s
+    """Lines as str.splitlines has them, the empty ones counted."""
 
 
 def words(texts: Buffers) -> Words:
@@ -76,7 +78,7 @@ def lines(texts: Buffers, short_line_length: int) -> Lines:
     """`short_line_length`: lines of at most so many characters are short."""
     room = _room(texts)
     hashes, lengths = np.empty((2, room), np.uint64), np.empty((2, room), np.int32)
-    bounds, counts = np.zeros((2, len(texts) + 1), np.int64), np.zeros((5, len(texts)), np.int64)
+    bounds, counts = np.zeros((2, len(texts) + 1), np.int64), np.zeros((6, len(texts)), np.int64)
     _lines(texts.data, texts.offsets, classes(), short_line_length, hashes, lengths, bounds, counts)
     each, paragraphs = (Pieces(hashes[k], lengths[k], bounds[k]) for k in (0, 1))
     return Lines(each, paragraphs, *counts)
@@ -134,7 +136,7 @@ def _lines(
         i, end = offsets[text], offsets[text + 1]
         h, kept, length, kept_length = SEED, SEED, 0, 0
         ph, pkept, plength, pkept_length, gap = SEED, SEED, 0, 0, 0
-        dash, bullet, dots, last = 0, 0, 0, 0
+        bullet, dots, last, before, open_line = 0, 0, 0, 0, 0
         while i <= end:  # one step beyond the end, where the last line and paragraph are closed
             if i < end:
                 c, i = decode(data, i)
@@ -149,7 +151,9 @@ def _lines(
                     counts[1, text] += last == ELLIPSIS or abs(dots) >= 3
                     counts[2, text] += classes[last] & TERMINAL != 0
                     counts[3, text] += kept_length <= short
-                h, length, kept_length, dash, bullet, dots = SEED, 0, 0, 0, 0, 0
+                h, length, kept_length, bullet, dots = SEED, 0, 0, 0, 0
+                counts[5, text] += open_line or (i <= end and not (c == NEWLINE and before == RETURN))
+            open_line, before = not kind & BREAK, c
             if c == NEWLINE:
                 counts[4, text] += i <= end
                 gap += 1
@@ -163,14 +167,11 @@ def _lines(
                 ph, plength = (ph ^ np.uint64(c)) * FACTOR, plength + 1
             if kind & SPACE:
                 if length and not kind & BREAK:
-                    dash = 2 if dash == 1 and c == BLANK else 0 if dash == 1 else dash
                     h, length = (h ^ np.uint64(c)) * FACTOR, length + 1
                     dots = -dots if dots > 0 else dots  # a run of dots may not go on behind white space
                 continue
             if length == 0:
-                bullet, dash = kind & BULLET != 0, c in (DASH, STAR)
-            else:
-                bullet, dash = bullet or dash == 2, 0
+                bullet = kind & BULLET != 0
             dots = (dots + 1 if dots > 0 else 1) if c == DOT else 0
             h, length, last = (h ^ np.uint64(c)) * FACTOR, length + 1, c
             kept, kept_length, pkept, pkept_length = h, length, ph, plength

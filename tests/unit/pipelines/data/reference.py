@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 
 from pipelines.config import FilterConfig, FineWebConfig
-from pipelines.data.kernels.characters import BULLETS, TERMINALS
+from pipelines.data.kernels.characters import BULLETS, terminals
 
 WHITE_SPACE = (
     (r"\r\n?", "\n"),
@@ -29,6 +29,7 @@ def first_objection(text: str, config: FilterConfig) -> str | None:
 
 def objections(text: str, config: FilterConfig) -> Iterator[tuple[str, bool]]:
     words, lines, paragraphs = text.split(), lines_of(text), paragraphs_of(text)
+    with_empty = [line.strip() for line in text.splitlines()]
     yield "empty", not words
     yield "too_few_words", len(words) < config.min_words
     yield "too_many_words", len(words) > config.max_words
@@ -36,18 +37,19 @@ def objections(text: str, config: FilterConfig) -> Iterator[tuple[str, bool]]:
     yield "mean_word_length", not config.min_mean_word_length <= mean <= config.max_mean_word_length
     yield "symbols", text.count("#") / len(words) > config.max_symbol_word_ratio
     yield "symbols", sum(map(text.count, ELLIPSES)) / len(words) > config.max_symbol_word_ratio
-    yield "bullet_lines", share(lines, begins_with_bullet) > config.max_bullet_line_fraction
-    yield "ellipsis_lines", share(lines, lambda line: line.endswith(ELLIPSES)) > config.max_ellipsis_line_fraction
+    bullets, ellipses = share(with_empty, begins_with_bullet), share(with_empty, lambda line: line.endswith(ELLIPSES))
+    yield "bullet_lines", bullets > config.max_bullet_line_fraction
+    yield "ellipsis_lines", ellipses > config.max_ellipsis_line_fraction
     letters = share(words, lambda word: any(map(str.isalpha, word)))
     yield "few_alphabetic_words", letters < config.min_alphabetic_word_fraction
-    again = repeats(lines)
-    characters = sum(map(len, again))
-    yield "duplicate_lines", len(again) / len(lines) > config.max_duplicate_line_fraction
-    yield "duplicate_line_characters", characters / len(text) > config.max_duplicate_line_character_fraction
     again = repeats(paragraphs)
     yield "duplicate_paragraphs", len(again) / len(paragraphs) > config.max_duplicate_paragraph_fraction
     share_of_text = sum(map(len, again)) / len(text)
     yield "duplicate_paragraph_characters", share_of_text > config.max_duplicate_paragraph_character_fraction
+    again = repeats(lines)
+    characters = sum(map(len, again))
+    yield "duplicate_lines", len(again) / len(lines) > config.max_duplicate_line_fraction
+    yield "duplicate_line_characters", characters / len(text) > config.max_duplicate_line_character_fraction
     if config.c4:
         yield "lorem_ipsum", config.c4.drop_lorem_ipsum and "lorem ipsum" in text.lower()
         yield "curly_bracket", config.c4.drop_curly_brackets and "{" in text
@@ -62,7 +64,7 @@ def objections(text: str, config: FilterConfig) -> Iterator[tuple[str, bool]]:
 
 
 def fineweb(text: str, lines: Sequence[str], config: FineWebConfig) -> Iterator[tuple[str, bool]]:
-    terminated = share(lines, lambda line: line.endswith(tuple(TERMINALS)))
+    terminated = share(lines, lambda line: line.endswith(tuple(terminals())))
     yield "unterminated_lines", terminated < config.min_terminated_line_fraction
     short = share(lines, lambda line: len(line) <= config.short_line_characters)
     yield "short_lines", short > config.max_short_line_fraction
@@ -81,7 +83,7 @@ def paragraphs_of(text: str) -> list[str]:
 
 
 def begins_with_bullet(line: str) -> bool:
-    return line.startswith((*BULLETS, "- ", "* "))
+    return line.startswith(tuple(BULLETS))
 
 
 def share(items: Sequence[str], holds: Callable[[str], bool]) -> float:
@@ -95,10 +97,8 @@ def repeats(items: Sequence[str]) -> list[str]:
 
 def top_n_gram_characters(words: Sequence[str], n: int) -> int:
     counts = Counter(zip(*(words[i:] for i in range(n)), strict=False))
-    highest = max(counts.values(), default=0)
-    if highest < 2:
-        return 0
-    return highest * max(len(" ".join(gram)) for gram, count in counts.items() if count == highest)
+    gram, highest = counts.most_common(1)[0] if counts else ((), 0)  # of equally frequent ones the first
+    return highest * len(" ".join(gram)) if highest > 1 else 0
 
 
 def duplicate_n_gram_characters(words: Sequence[str], n: int) -> int:
@@ -106,7 +106,7 @@ def duplicate_n_gram_characters(words: Sequence[str], n: int) -> int:
     while i + n <= len(words):
         gram = " ".join(words[i : i + n])
         if gram in seen:
-            characters, i = characters + len(gram), i + n
+            characters, i = characters + len(gram) - (n - 1), i + n
         else:
             seen.add(gram)
             i += 1
@@ -138,7 +138,7 @@ def c4_page(text: str) -> tuple[str | None, str]:
         words, lower = line.split(), line.encode().lower().decode()
         if any(len(word) > 1_000 for word in words):
             continue
-        if not line.endswith((".", "?", "!", '"')) or line.endswith("...") or len(words) < 5:
+        if not line.endswith((".", "?", "!", '"', "'")) or line.endswith("...") or len(words) < 5:
             continue
         if "lorem ipsum" in lower:
             return "lorem_ipsum", ""

@@ -56,9 +56,10 @@ def cheap_drop(text: str, config: FilterConfig) -> Drop | None:
         ("a... b… c d", {"max_symbol_word_ratio": 0.25}, "symbols"),
         ("a... b# c d", {"max_symbol_word_ratio": 0.25}, None),  # each symbol on its own
         ("- a\n• b\nc\nd", {"max_bullet_line_fraction": 0.5}, None),
-        ("- a\n• b\n  * c\nd", {"max_bullet_line_fraction": 0.5}, "bullet_lines"),  # 3 / 4
-        ("-a\n--b\nc", {"max_bullet_line_fraction": 0.3}, None),  # no space: no bullet
-        ("a...\n\nb…\nc\nd", {"max_ellipsis_line_fraction": 0.5}, None),  # empty lines do not count
+        ("- a\n• b\n  -c\nd", {"max_bullet_line_fraction": 0.5}, "bullet_lines"),  # 3 / 4
+        ("* a\n▪ b\nc", {"max_bullet_line_fraction": 0}, None),  # not datatrove's bullets
+        ("a...\n\nb…\nc\n", {"max_ellipsis_line_fraction": 0.5}, None),  # 2 / 4, the empty line counts
+        ("a...\r\n\r\nb…\r\nc", {"max_ellipsis_line_fraction": 0.49}, "ellipsis_lines"),
         ("a...\nb…\nc...\nd", {"max_ellipsis_line_fraction": 0.5}, "ellipsis_lines"),
         ("a 1 b2 ++ é", {"min_alphabetic_word_fraction": 0.6}, None),  # a, b2, é of 5
         ("a 1 b2 ++ --", {"min_alphabetic_word_fraction": 0.6}, "few_alphabetic_words"),  # 2 / 5
@@ -73,13 +74,13 @@ def cheap_drop(text: str, config: FilterConfig) -> Drop | None:
         ("a b c d e f", {"max_top_2_gram_character_fraction": 0}, None),  # nothing repeats
         (
             "aa b aa b cccc d cccc d",
-            {"max_top_2_gram_character_fraction": 0.53},
+            {"max_top_2_gram_character_fraction": 0.35},
             None,
-        ),  # the longer: 6 x 2 / 23 = 0.522
-        ("aa b aa b cccc d cccc d", {"max_top_2_gram_character_fraction": 0.52}, "repeated_2_grams"),
-        ("a b c d e\n" * 3, {"max_duplicate_n_gram_character_fractions": (0.6, *[1] * 5)}, None),  # 9 x 2 / 30 = 0.6
-        ("a b c d e\n" * 3, {"max_duplicate_n_gram_character_fractions": (0.59, *[1] * 5)}, "duplicate_5_grams"),
-        ("a b c d e f\n" * 2, {"max_duplicate_n_gram_character_fractions": (1, 0.4, *[1] * 4)}, "duplicate_6_grams"),
+        ),  # of two as frequent the first: 4 x 2 / 23 = 0.348
+        ("aa b aa b cccc d cccc d", {"max_top_2_gram_character_fraction": 0.34}, "repeated_2_grams"),
+        ("a b c d e\n" * 3, {"max_duplicate_n_gram_character_fractions": (0.34, *[1] * 5)}, None),  # 5 x 2 / 30
+        ("a b c d e\n" * 3, {"max_duplicate_n_gram_character_fractions": (0.33, *[1] * 5)}, "duplicate_5_grams"),
+        ("a b c d e f\n" * 2, {"max_duplicate_n_gram_character_fractions": (1, 0.2, *[1] * 4)}, "duplicate_6_grams"),
         ("x\n\ny\n\nx", {"max_duplicate_paragraph_fraction": 0.34}, None),  # 1 of 3
         ("x\n\ny\n\nx", {"max_duplicate_paragraph_fraction": 0.33}, "duplicate_paragraphs"),
         ("x\ny\nx", {"max_duplicate_paragraph_fraction": 0}, None),  # one paragraph

@@ -76,10 +76,11 @@ def test_lines_and_paragraphs(texts: list[str], short: int) -> None:
     assert found.num_bullets.tolist() == [sum(map(reference.begins_with_bullet, found)) for found in lines]
     assert found.num_ellipses.tolist() == [sum(map(ends_in_ellipsis, found)) for found in lines]
     assert found.num_terminated.tolist() == [
-        sum(line.endswith(tuple(characters.TERMINALS)) for line in found) for found in lines
+        sum(line.endswith(tuple(characters.terminals())) for line in found) for found in lines
     ]
     assert found.num_short.tolist() == [sum(len(line) <= short for line in found) for found in lines]
     assert found.num_newlines.tolist() == [text.count("\n") for text in texts]
+    assert found.num_with_empty.tolist() == [len(text.splitlines()) for text in texts]
 
 
 @every_text

@@ -42,6 +42,20 @@ PRIVATE = "-----BEGIN PRIVATE KEY-----"
         ("GB82WEST12345698765432", "iban", "GB82WEST12345698765432"),
         ("from 8.8.8.8 at noon", "ip_address", "8.8.8.8"),
         ("host 2001:4860:4860::8888 is up", "ip_address", "2001:4860:4860::8888"),
+        ("born 85.07.30-033.28, it says", "national_id", "85.07.30-033.28"),  # Belgium
+        ("CPF 390.533.447-05.", "national_id", "390.533.447-05"),
+        ("号码360426199101010071。", "national_id", "360426199101010071"),
+        ("hetu 131052-308T", "national_id", "131052-308T"),
+        ("2 95 10 99 126 111 93", "national_id", "2 95 10 99 126 111 93"),  # France
+        ("IdNr: 36 574 261 809", "national_id", "36 574 261 809"),
+        ("Aadhaar 2341 2341 2346", "national_id", "2341 2341 2346"),
+        ("(RCCMNL83S18D969H)", "national_id", "RCCMNL83S18D969H"),  # Italy
+        ("DNI 54362315K", "national_id", "54362315K"),
+        ("NIE X-5253868-R", "national_id", "X-5253868-R"),
+        ("880320-0016", "national_id", "880320-0016"),  # Sweden
+        ("AHV 756.9217.0769.85", "national_id", "756.9217.0769.85"),
+        ("NI number AB 12 34 56 C, please", "national_id", "AB 12 34 56 C"),
+        ("SSN 536-90-4399", "national_id", "536-90-4399"),
         ("id AKIAIOSFODNN7EXAMPLE;", "secret", "AKIAIOSFODNN7EXAMPLE"),
         ("token ghp_" + "a1" * 18, "secret", "ghp_" + "a1" * 18),
         ("k = sk-proj-" + "Ab1" * 8, "secret", "sk-proj-" + "Ab1" * 8),
@@ -68,6 +82,18 @@ def test_finds(text: str, kind: ProtectedKind, value: str | None) -> None:
 )
 def test_leaves_what_only_looks_alike(text: str) -> None:
     assert find(text, KINDS) == []
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        *("000-12-3456", "666-12-3456", "123-45-67890", "1.390.533.447-05", "390.533.447-06", "85.07.30-034.28"),
+        *("54362315A", "131052-308U", "36 574 261 808", "2341 2341 2347", "RCCMNL83S18D969I", "BG 12 34 56 C"),
+        *("756.9217.0769.84", "X-5253868-S", "880320-0018", "360426199101010072", "2 95 10 99 126 111 94"),
+    ],
+)
+def test_what_fails_its_check_is_no_national_id(text: str) -> None:
+    assert find(text, ("national_id",)) == []
 
 
 def test_masks_and_hashes_and_says_where_without_the_value() -> None:

@@ -1,14 +1,18 @@
 from __future__ import annotations
 
+from pathlib import Path
+
 import pyarrow as pa
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from pydantic import ValidationError
 
-from cluster.errors import ConfigError
+from cluster.errors import ConfigError, StageFailed
 from pipelines.config import BUILT_IN_RULES, DEFAULT_RULES, RuleConfig
 from pipelines.data.repair import repair_unicode
-from pipelines.data.rules import BUILT_IN, compile_rules
+from pipelines.data.rules import BUILT_IN, compile_rules, read_functions
+from pipelines.data.rules import recorded as recorded_rule
 
 
 def apply(rule: RuleConfig | str, text: str) -> str:
@@ -96,6 +100,72 @@ def test_collapse_white_space(before: str, after: str) -> None:
 def test_own_rule_replaces_by_group() -> None:
     rule = RuleConfig(name="swap", pattern=r"(\w+)@(\w+)", replacement=r"\2 at \1")
     assert apply(rule, "me@home") == "home at me"
+
+
+def own(folder: Path, source: str, function: str = "calm") -> RuleConfig:
+    (folder / "mine.py").write_text(source, encoding="utf-8")
+    return RuleConfig(name="mine", file=str(folder / "mine.py"), function=function)
+
+
+CALM = "import re\n\ndef calm(text):\n    return re.sub('!+', '.', text)\n"
+
+
+def test_own_function_is_called_where_its_file_is_not(tmp_path: Path) -> None:
+    rule = own(tmp_path, CALM)
+    functions = read_functions([rule])
+    (tmp_path / "mine.py").unlink()
+    (compiled,) = compile_rules([rule], functions)
+    assert compiled.apply(pa.array(["Hé!!", ""], pa.large_string())).to_pylist() == ["Hé.", ""]
+
+
+def test_own_function_is_on_record_by_its_file(tmp_path: Path) -> None:
+    first, other = (recorded_rule(own(tmp_path, source)) for source in (CALM, CALM.replace(".", ",")))
+    assert first != other
+    assert (first["file"], first["function"], first["sha256"][:4]) == ("mine.py", "calm", first["sha256"][:4])
+    assert str(tmp_path) not in str(first)
+    assert recorded_rule(RuleConfig(name="swap", pattern="a")) == {"name": "swap", "pattern": "a", "replacement": ""}
+
+
+@pytest.mark.parametrize(
+    ("source", "found"),
+    [
+        ("def calm(text: broken", "cannot be run (SyntaxError"),
+        ("import nowhere_to_be_found\n", "cannot be run (ModuleNotFoundError"),
+        ("calm = 1\n", "has no function calm"),
+        ("", "has no function calm"),
+    ],
+)
+def test_a_function_that_is_not_there_is_told(tmp_path: Path, source: str, found: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        compile_rules([own(tmp_path, source)])
+    assert caught.value.where == "data.rules: mine"
+    assert found in caught.value.found
+    missing = RuleConfig(name="mine", file=str(tmp_path / "none.py"), function="calm")
+    with pytest.raises(ConfigError, match="cannot be read"):
+        compile_rules([missing])
+    with pytest.raises(ConfigError, match="built-in rule with a function"):
+        compile_rules([RuleConfig(name="strip_urls", file=str(tmp_path / "mine.py"), function="calm")])
+
+
+@pytest.mark.parametrize("answer", ["None", "1 / 0", "'\\ud800'"])
+def test_a_function_that_fails_on_a_text_stops_the_stage_in_words(tmp_path: Path, answer: str) -> None:
+    (rule,) = compile_rules([own(tmp_path, f"def calm(text):\n    return {answer}\n")])
+    with pytest.raises(StageFailed, match=r"data\.rules: mine: the function failed on a text of 4 characters"):
+        rule.apply(pa.array(["text"], pa.large_string()))
+
+
+@pytest.mark.parametrize(
+    "fields",
+    [
+        {"file": "a.py"},
+        {"function": "f"},
+        {"file": "a.py", "function": "f", "pattern": "a"},
+        {"file": "a.py", "function": "f.g"},
+    ],
+)
+def test_a_function_and_its_file_belong_together(fields: dict[str, str]) -> None:
+    with pytest.raises(ValidationError):
+        RuleConfig.model_validate({"name": "mine", **fields})
 
 
 def test_rules_keep_their_order() -> None:

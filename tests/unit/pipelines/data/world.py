@@ -25,7 +25,7 @@ WORDS = "the canary went down into the mine and sang of {} while miners counted 
 TEXTS = [WORDS.format(*(f"{kind}{i}" for kind in ("coal", "brass", "east"))) + f" at {i} o'clock" for i in range(12)]
 
 
-def config(folder: Path, **changes: Any) -> DataConfig:
+def config(folder: Path | str, **changes: Any) -> DataConfig:
     """For the documents in `folder`: shards of three, a quarter held out."""
     settings = {"filters": FILTERS, "documents_per_shard": 3, "heldout_fraction": 0.25, **changes}
     return DataConfig(sources=(SourceConfig(path=str(folder)),), **settings)

@@ -1,0 +1,84 @@
+"""serinus's sides of bench_clean.py: the whole recipe from JSON lines to Parquet, without Ray and on a private cluster.
+
+    python benchmarks/clean_serinus.py FOLDER_OF_JSONL process|ray|ray-data [--cpus N]
+
+`process` does everything in this process; `ray` is the clean stage as `serinus run` has it; `ray-data` the same, with Ray Data
+for small inputs as well. Prints one line of JSON: what the manifest counts and hashes, and the seconds of the stage.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+if TYPE_CHECKING:
+    from cluster.artifacts import Dataset
+    from cluster.storage import LocalStorage
+    from pipelines.config import DataConfig
+
+
+def recipe(folder: Path) -> DataConfig:
+    """Repair, rewriting, personal data, language, Gopher's rules and C4's, exact and near duplicates."""
+    from pipelines.config import (
+        DEFAULT_RULES,
+        C4Config,
+        DataConfig,
+        FilterConfig,
+        ProtectConfig,
+        RuleConfig,
+        SourceConfig,
+    )
+
+    return DataConfig(
+        sources=(SourceConfig(path=str(folder)),),
+        rules=(*DEFAULT_RULES, RuleConfig(name="c4_lines")),
+        protect=ProtectConfig(email="mask", ip_address="mask", phone="mask", credit_card="mask", iban="mask"),
+        filters=FilterConfig(min_stop_words=0, c4=C4Config()),  # stop words are English ones
+    )
+
+
+def on_ray(config: DataConfig, storage: LocalStorage, *, small_too: bool) -> tuple[Dataset, float]:
+    from cluster.session import joined
+    from pipelines.data import clean as stage
+
+    if small_too:
+        stage.BLOCK_BYTES = -1
+    with joined():
+        began = time.monotonic()
+        return stage.clean(config, storage), time.monotonic() - began
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("how", choices=("process", "ray", "ray-data"))
+    parser.add_argument("--cpus", type=int, help="run on so many cores, Ray and all (Linux)")
+    args = parser.parse_args()
+    if args.cpus:
+        os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cpus])
+    from cluster.storage import LocalStorage
+    from tests.unit.pipelines.data import world
+
+    with tempfile.TemporaryDirectory() as made:
+        config, storage = recipe(args.folder), LocalStorage(Path(made))
+        began = time.monotonic()
+        if args.how == "process":
+            dataset, stage_s = world.make(storage, config), time.monotonic() - began
+        else:
+            dataset, stage_s = on_ray(config, storage, small_too=args.how == "ray-data")
+    reasons = dataset.num_excluded_by_reason
+    told = {"documents": dataset.num_documents, "kept": dataset.num_kept, "digest": dataset.digest, "stage_s": stage_s}
+    print(json.dumps({**told, "excluded": reasons}))
+
+
+if __name__ == "__main__":
+    main()
