@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 ABSENT: Final = ""
 """`expect=ABSENT`: write only if nothing is there."""
 S3_ATTEMPTS: Final = 10
-"""Of a call that fails or is not answered; by pyarrow's own 3 one call in a thousand is lost where one attempt in ten is."""
+"""Of boto3, for a call that fails or is not answered; pyarrow's are in cluster/patient_s3.py."""
 S3_SILENCE_S: Final = 20.0
 """After so long without a byte boto3 tries again; its own number is 60."""
 
@@ -225,14 +225,13 @@ def open_storage(place: str | StorageConfig) -> Storage:
 
 def s3_filesystem() -> FileSystem:
     """pyarrow's S3, at the same endpoint as boto3's."""
-    from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
+    from cluster.patient_s3 import PatientS3
 
-    asked = {"retry_strategy": AwsStandardS3RetryStrategy(max_attempts=S3_ATTEMPTS)}
     endpoint = s3_endpoint()
     if endpoint is None:
-        return S3FileSystem(**asked)
+        return PatientS3()
     parts = urlsplit(endpoint)
-    return S3FileSystem(endpoint_override=parts.netloc, scheme=parts.scheme, **asked)
+    return PatientS3(endpoint_override=parts.netloc, scheme=parts.scheme)
 
 
 def s3_client(config: StorageConfig) -> Any:
