@@ -172,8 +172,8 @@ def protect_column(
     import pyarrow.compute as pc
 
     found: dict[int, Protected] = {}
-    for i in candidates(texts, tuple(actions)):
-        protected = protect(texts[i].as_py(), actions, key)
+    for i, kinds in hinted(texts, tuple(actions)).items():
+        protected = protect(texts[i].as_py(), {kind: actions[kind] for kind in kinds}, key)
         if protected.spans or protected.refused:
             found[i] = protected
     mask = np.zeros(len(texts), np.bool_)
@@ -211,20 +211,19 @@ def protect(text: str, actions: Mapping[ProtectedKind, ProtectAction], key: byte
 
 def showing_more(before: pa.Array, after: pa.Array, indices: list[int], kinds: Sequence[ProtectedKind]) -> list[int]:
     """Of these texts, the indices of those in which values are found after a change that were not found before it."""
-    some = candidates(after.take(np.array(indices, np.int64)), kinds)
+    some = hinted(after.take(np.array(indices, np.int64)), kinds)
     return [
         i for i in (indices[j] for j in some) if _values(after[i].as_py(), kinds) - _values(before[i].as_py(), kinds)
     ]
 
 
-def candidates(texts: pa.Array, kinds: Sequence[ProtectedKind]) -> list[int]:
-    """Indices of the texts that may hold something of these kinds."""
+def hinted(texts: pa.Array, kinds: Sequence[ProtectedKind]) -> dict[int, list[ProtectedKind]]:
+    """By index, ascending, the texts that may hold something of these kinds, and of which."""
     import pyarrow.compute as pc
 
-    hinted = np.zeros(len(texts), np.bool_)
-    for kind in kinds:
-        hinted |= np.asarray(pc.match_substring_regex(texts, DETECTORS[kind].hint))
-    return np.flatnonzero(hinted).tolist()
+    found = np.array([np.asarray(pc.match_substring_regex(texts, DETECTORS[kind].hint)) for kind in kinds])
+    places = np.flatnonzero(found.any(axis=0)).tolist() if kinds else []
+    return {i: [kind for kind, may in zip(kinds, found[:, i], strict=True) if may] for i in places}
 
 
 def _values(text: str, kinds: Sequence[ProtectedKind]) -> Counter[tuple[str, str]]:

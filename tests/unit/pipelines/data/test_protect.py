@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 
 from cluster.errors import ConfigError
 from pipelines.config import ProtectConfig, ProtectedKind
-from pipelines.data.protect import DETECTORS, candidates, find, key_id, luhn, mod_97, protect, protect_column, read_key
+from pipelines.data.protect import DETECTORS, find, hinted, key_id, luhn, mod_97, protect, protect_column, read_key
 from tests.unit.pipelines.data.strategies import column, texts
 
 KINDS: tuple[ProtectedKind, ...] = get_args(ProtectedKind)
@@ -65,7 +65,7 @@ PRIVATE = "-----BEGIN PRIVATE KEY-----"
 def test_finds(text: str, kind: ProtectedKind, value: str | None) -> None:
     spans = find(text, KINDS)
     assert [(span.kind, text[span.start : span.end]) for span in spans] == [(kind, value or text)]
-    assert candidates(column([text]), [kind]) == [0]
+    assert hinted(column([text]), [kind]) == {0: [kind]}
 
 
 @pytest.mark.parametrize(
