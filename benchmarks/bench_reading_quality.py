@@ -34,6 +34,7 @@ PLANTED = {
     "IP_ADDRESS": "ip_address",
     "CREDIT_CARD": "credit_card",
     "PHONE_NUMBER": "phone",
+    "US_SSN": "national_id",
 }
 """presidio's kinds that serinus has too."""
 
