@@ -11,8 +11,11 @@ ATTEMPTS: Final = 10
 
 
 class PatientS3(S3FileSystem):
+    """Small files are one PutObject, which can be repeated: an upload in parts whose end is not answered cannot be ended again."""
+
     def __init__(self, **settings: Any) -> None:
-        super().__init__(retry_strategy=AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS), **settings)
+        retry = AwsStandardS3RetryStrategy(max_attempts=ATTEMPTS)
+        super().__init__(**{**settings, "retry_strategy": retry, "allow_delayed_open": True})
 
     def __reduce__(self) -> tuple[Any, ...]:
         _, (settings,) = super().__reduce__()

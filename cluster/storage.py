@@ -223,6 +223,17 @@ def open_storage(place: str | StorageConfig) -> Storage:
             raise InputError(location, f"unknown storage scheme {scheme}://", "use a folder or s3://bucket/folder")
 
 
+def filesystem_to_write(storage: Storage, key: str) -> tuple[FileSystem, str]:
+    """As `storage.filesystem`, but what becomes an object on S3 goes through boto3: pyarrow waits for ever for a write that is not
+    answered."""
+    filesystem, path = storage.filesystem(key)
+    if not isinstance(storage, S3Storage):
+        return filesystem, path
+    from cluster.sealed import sealed_filesystem
+
+    return sealed_filesystem(storage.config), path
+
+
 def s3_filesystem() -> FileSystem:
     """pyarrow's S3, at the same endpoint as boto3's."""
     from cluster.patient_s3 import PatientS3

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING
 from cluster.artifacts import Dataset, FileEntry, Record, load
 from cluster.errors import InputError, ResourceError, StageFailed
 from cluster.session import on_pool
-from cluster.storage import Storage
+from cluster.storage import Storage, filesystem_to_write
 from cluster.waiting import wait_for_node
 from pipelines.config import DataConfig
 from pipelines.data.batch import TEXT_COLUMNS, BatchCleaner, schema
@@ -236,7 +236,7 @@ def target_of(work: Work, storage: Storage) -> Target:
     locations = Dataset(key=work.key).location, Record(key=work.key).location
     for location in locations:
         prepare_folder(storage, location)
-    (filesystem, folder), (_, record) = map(storage.filesystem, locations)
+    (filesystem, folder), (_, record) = (filesystem_to_write(storage, location) for location in locations)
     return Target(filesystem, folder, record, rules_digest(work.recorded))
 
 
