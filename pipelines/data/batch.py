@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import chain
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -76,6 +78,7 @@ class BatchCleaner:
 
     def __call__(self, rows: dict[str, Any]) -> Iterator[pa.Table]:
         rules = compile_rules(self.config.rules, self.functions)
+        _spare_the_collector()
         files = [int(index) for index in rows["file"]]
         parts = [int(part) for part in rows["part"]] if "part" in rows else [None] * len(files)
         for batch in self._batches(list(zip(files, parts, strict=True))):
@@ -100,6 +103,12 @@ class BatchCleaner:
                 yield Placed(index, document.position - 1, document)
         except OSError as error:
             raise StageFailed(f"{file.name} was readable when it was listed and is not any more: {error}") from None
+
+
+@cache
+def _spare_the_collector() -> None:
+    """Once a process: modules are half a million objects, which it would look through again for every few thousand documents."""
+    gc.freeze()
 
 
 def schema() -> pa.Schema:
@@ -146,7 +155,9 @@ def clean_batch(
     rewritten, (texts, protected) = texts, protect_column(texts, config.protect.actions, key)
     if repaired is not None:  # the originals are kept where a document is excluded
         originals = _most_telling(originals, repaired, rewritten, list(protected), config.protect)
-        originals = protect_column(originals, config.protect.actions, key)[0]
+        others = pc.not_equal(originals, rewritten)
+        masked = protect_column(originals.filter(others), config.protect.actions, key)[0]
+        originals = pc.replace_with_mask(texts, others, masked)
     verdicts = [Verdict(document.reason or "", document.detail, "", b"", b"") for document in documents]
     for i, verdict in zip(np.flatnonzero(readable).tolist(), judge(texts.filter(readable), config, lists), strict=True):
         verdicts[i] = verdict

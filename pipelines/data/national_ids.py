@@ -12,7 +12,7 @@ from typing import NamedTuple
 
 class Form(NamedTuple):
     pattern: str
-    """As people write it; RE2 and Python's re read it alike."""
+    """As people write it."""
     check: str
     """Module of stdnum; empty where the form is all there is."""
 
@@ -41,8 +41,9 @@ FORMS: dict[str, Form] = {
     "United States, SSN": Form(r"[0-9]{3}-[0-9]{2}-[0-9]{4}", "us.ssn"),
 }
 
-HINT = "|".join(form.pattern for form in FORMS.values())
-PATTERN = re.compile(rf"(?<![0-9A-Za-z_.+-])(?<![0-9] )(?:{HINT})(?![0-9A-Za-z_-]|[. ][0-9])")
+PATTERN = re.compile(
+    rf"(?<![0-9A-Za-z_.+-])(?<![0-9] )(?:{'|'.join(form.pattern for form in FORMS.values())})(?![0-9A-Za-z_-]|[. ][0-9])"
+)
 _WHOLE = [(re.compile(form.pattern), form.check) for form in FORMS.values()]
 
 

@@ -10,7 +10,7 @@ import hashlib
 import ipaddress
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -41,9 +41,8 @@ class Protected(NamedTuple):
 
 
 class Detector(NamedTuple):
-    hint: str
-    """RE2; a text in which it is not found holds none of the kind. Asked of whole columns."""
     pattern: re.Pattern[str]
+    """How a value looks. Where one may begin is known to `kernels.personal` as well."""
     holds: Callable[[str], bool] = lambda value: True
 
 
@@ -101,22 +100,14 @@ PRIVATE_KEY = (
 )
 
 DETECTORS: dict[ProtectedKind, Detector] = {  # in this order: what one has claimed no later one looks at
-    "secret": Detector(
-        r"AKIA|ASIA|gh[pousr]_|github_pat_|glpat-|hf_|xox|AIza|sk[-_]|eyJ|PRIVATE KEY",
-        re.compile(rf"(?<![A-Za-z0-9_-])(?:{'|'.join(TOKENS)})|{PRIVATE_KEY}"),
-    ),
-    "email": Detector("@", re.compile(rf"(?<![\w.%+-]){LOCAL_PART}@(?:{LABEL}\.){{1,8}}[A-Za-z]{{2,24}}(?![\w-])")),
+    "secret": Detector(re.compile(rf"(?<![A-Za-z0-9_-])(?:{'|'.join(TOKENS)})|{PRIVATE_KEY}")),
+    "email": Detector(re.compile(rf"(?<![\w.%+-]){LOCAL_PART}@(?:{LABEL}\.){{1,8}}[A-Za-z]{{2,24}}(?![\w-])")),
     "iban": Detector(
-        r"(?i)[A-Z]{2}[0-9]{2} ?[A-Z0-9]{4}",
-        re.compile(r"(?<!\w)[A-Za-z]{2}[0-9]{2}(?: ?[A-Za-z0-9]{4}){2,7}(?: ?[A-Za-z0-9]{1,3})?(?!\w)"),
-        mod_97,
+        re.compile(r"(?<!\w)[A-Za-z]{2}[0-9]{2}(?: ?[A-Za-z0-9]{4}){2,7}(?: ?[A-Za-z0-9]{1,3})?(?!\w)"), mod_97
     ),
-    "credit_card": Detector(
-        r"(?:[0-9][ -]?){11}[0-9]", re.compile(r"(?<![\w-])(?<![0-9][. ])[0-9](?:[ -]?[0-9]){11,18}(?![\w-])"), luhn
-    ),
-    "national_id": Detector(national_ids.HINT, national_ids.PATTERN, national_ids.is_national_id),
+    "credit_card": Detector(re.compile(r"(?<![\w-])(?<![0-9][. ])[0-9](?:[ -]?[0-9]){11,18}(?![\w-])"), luhn),
+    "national_id": Detector(national_ids.PATTERN, national_ids.is_national_id),
     "ip_address": Detector(
-        r"[0-9]\.[0-9]{1,3}\.[0-9]{1,3}\.[0-9]|[0-9A-Fa-f]:[0-9A-Fa-f]{0,4}:",
         re.compile(
             rf"(?<![\w.]){OCTET}(?:\.{OCTET}){{3}}(?![\w-]|\.[0-9])"
             r"|(?<![\w:.])[0-9A-Fa-f]{1,4}:(?:[0-9A-Fa-f]{0,4}:){1,6}[0-9A-Fa-f]{0,4}(?![\w:])"
@@ -124,7 +115,6 @@ DETECTORS: dict[ProtectedKind, Detector] = {  # in this order: what one has clai
         is_public_address,
     ),
     "phone": Detector(
-        r"[0-9](?:[ .()/-]{0,3}[0-9]){6}",
         re.compile(
             r"(?<![0-9A-Z][ -])(?:(?<![\w+])(?:\+|00)[0-9]{1,3}[ .-]?(?:\([0-9]{1,4}\)[ .-]?)?[0-9](?:[ ./-]?[0-9]){5,12}"
             r"|(?<![\w+.-])(?:\([0-9]{3}\) ?|[0-9]{3}[-. ])[0-9]{3}[-. ][0-9]{4}"
@@ -171,34 +161,34 @@ def protect_column(
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    found: dict[int, Protected] = {}
-    for i, kinds in hinted(texts, tuple(actions)).items():
-        protected = protect(texts[i].as_py(), {kind: actions[kind] for kind in kinds}, key)
-        if protected.spans or protected.refused:
-            found[i] = protected
+    found = {i: protect(text, spans, actions, key) for i, (text, spans) in find(texts, tuple(actions)).items()}
     mask = np.zeros(len(texts), np.bool_)
     mask[list(found)] = True
     replaced = pa.array([protected.text for protected in found.values()], pa.large_string())
     return pc.replace_with_mask(texts, pa.array(mask), replaced), found
 
 
-def find(text: str, kinds: Sequence[ProtectedKind]) -> list[Span]:
-    """What of these kinds is in the text, from left to right; no two overlap."""
-    spans: list[Span] = []
-    claimed = bytearray(len(text))  # one for each character: asking all spans would take for ever in a long log
-    for kind in DETECTORS:
-        if kind in kinds:
-            free = [span for span in _matches(text, kind) if claimed.find(1, span.start, span.end) < 0]
-            for _, start, end in free:
-                claimed[start:end] = b"\1" * (end - start)
-            spans += free
-    return sorted(spans, key=lambda span: span.start)
+def find(texts: pa.Array, kinds: Sequence[ProtectedKind]) -> dict[int, tuple[str, list[Span]]]:
+    """By index, ascending, the texts that hold something of these kinds, and where, from left to right; no two overlap."""
+    from pipelines.data.kernels import personal
+    from pipelines.data.kernels.characters import buffers
+
+    starts, bits, bounds = personal.places(buffers(texts), sum(personal.BIT[kind] for kind in kinds))
+    found = dict[int, tuple[str, list[Span]]]()
+    for i in np.flatnonzero(np.diff(bounds)).tolist():
+        text, here = texts[i].as_py(), slice(bounds[i], bounds[i + 1])
+        places = list(zip(starts[here].tolist(), bits[here].tolist(), strict=True))
+        if spans := _disjoint(len(text), (_matches(text, kind, places) for kind in DETECTORS if kind in kinds)):
+            found[i] = text, spans
+    return found
 
 
-def protect(text: str, actions: Mapping[ProtectedKind, ProtectAction], key: bytes = b"") -> Protected:
+def protect(
+    text: str, found: Sequence[Span], actions: Mapping[ProtectedKind, ProtectAction], key: bytes = b""
+) -> Protected:
     """The text with `[KIND]` for what was found, and `[KIND_<12 hex digits>]` where the kind is hashed under `key`."""
     parts, spans, refused, done, length = list[str](), list[Span](), list[Span](), 0, 0
-    for kind, start, end in find(text, tuple(actions)):
+    for kind, start, end in found:
         digest = f"_{_keyed_hash(text[start:end], key)}" if actions[kind] == "hash" else ""
         before, instead = text[done:start], f"[{kind.upper()}{digest}]"
         length += len(before)
@@ -211,30 +201,38 @@ def protect(text: str, actions: Mapping[ProtectedKind, ProtectAction], key: byte
 
 def showing_more(before: pa.Array, after: pa.Array, indices: list[int], kinds: Sequence[ProtectedKind]) -> list[int]:
     """Of these texts, the indices of those in which values are found after a change that were not found before it."""
-    some = hinted(after.take(np.array(indices, np.int64)), kinds)
-    return [
-        i for i in (indices[j] for j in some) if _values(after[i].as_py(), kinds) - _values(before[i].as_py(), kinds)
-    ]
+    chosen = np.array(indices, np.int64)
+    were, are = find(before.take(chosen), kinds), find(after.take(chosen), kinds)
+    return [indices[j] for j, found in are.items() if _values(found) - _values(were.get(j, ("", [])))]
 
 
-def hinted(texts: pa.Array, kinds: Sequence[ProtectedKind]) -> dict[int, list[ProtectedKind]]:
-    """By index, ascending, the texts that may hold something of these kinds, and of which."""
-    import pyarrow.compute as pc
-
-    found = np.array([np.asarray(pc.match_substring_regex(texts, DETECTORS[kind].hint)) for kind in kinds])
-    places = np.flatnonzero(found.any(axis=0)).tolist() if kinds else []
-    return {i: [kind for kind, may in zip(kinds, found[:, i], strict=True) if may] for i in places}
+def _values(found: tuple[str, list[Span]]) -> Counter[tuple[str, str]]:
+    text, spans = found
+    return Counter((kind, text[start:end]) for kind, start, end in spans)
 
 
-def _values(text: str, kinds: Sequence[ProtectedKind]) -> Counter[tuple[str, str]]:
-    return Counter((kind, text[start:end]) for kind, start, end in find(text, kinds))
+def _disjoint(length: int, by_kind: Iterable[Iterable[Span]]) -> list[Span]:
+    """What no earlier kind has claimed of a text of so many characters, from left to right."""
+    spans: list[Span] = []
+    claimed = bytearray(length)  # one for each character: asking all spans would take for ever in a long log
+    for found in by_kind:
+        free = [span for span in found if claimed.find(1, span.start, span.end) < 0]
+        for _, start, end in free:
+            claimed[start:end] = b"\1" * (end - start)
+        spans += free
+    return sorted(spans, key=lambda span: span.start)
 
 
-def _matches(text: str, kind: ProtectedKind) -> Iterator[Span]:
-    detector = DETECTORS[kind]
-    for match in detector.pattern.finditer(text):
-        if detector.holds(match.group()):
-            yield Span(kind, *match.span())
+def _matches(text: str, kind: ProtectedKind, places: Sequence[tuple[int, int]]) -> Iterator[Span]:
+    """What `finditer` finds, where all that it can find begins at a place with the kind's bit; they ascend."""
+    from pipelines.data.kernels.personal import BIT
+
+    detector, bit, end = DETECTORS[kind], BIT[kind], 0
+    for start, bits in places:
+        if bits & bit and start >= end and (match := detector.pattern.match(text, start)):
+            end = match.end()
+            if detector.holds(match.group()):
+                yield Span(kind, start, end)
 
 
 def _keyed_hash(value: str, key: bytes) -> str:

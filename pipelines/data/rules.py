@@ -16,9 +16,9 @@ from pipelines.data.repair import repair_column
 if TYPE_CHECKING:
     import pyarrow as pa
 
-VERSION = 4
+VERSION = 5
 """Part of the rule set's digest: raise it when a built-in rule, protection, a filter or the deduplication changes its
-meaning."""
+meaning, or what a batch's hash is taken of."""
 
 REFERENCE = r"\[(?:[1-9]\d{0,2}(?:\s?[,;–-]\s?[1-9]\d{0,2})*|citation needed|note \d{1,3})\]"
 

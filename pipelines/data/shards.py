@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import hashlib
-import json
 import uuid
 from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
+
+import numpy as np
 
 from cluster.artifacts import Batch, FileEntry, Manifest
 from cluster.storage import Storage
@@ -183,8 +184,15 @@ def parquet_bytes(table: pa.Table) -> bytes:
 
 
 def hash_of(table: pa.Table) -> str:
-    """SHA-256 of the ids and texts in order, as one JSON pair a line: independent of Parquet's encoding."""
+    """SHA-256 of the ids and texts in order, independent of Parquet's encoding: first the lengths in bytes of all ids, as 64-bit
+    little-endian numbers, then the ids one after the other in UTF-8; then the same of the texts."""
+    import pyarrow as pa
+
+    from pipelines.data.kernels.characters import buffers
+
     sha256 = hashlib.sha256()
-    for name, text in zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True):
-        sha256.update(json.dumps([name, text], ensure_ascii=False).encode() + b"\n")
+    for name in ("id", "text"):
+        data, offsets = buffers(pa.concat_arrays(table[name].cast(pa.large_string()).chunks))
+        sha256.update(np.diff(offsets).astype("<i8").data)
+        sha256.update(data[offsets[0] : offsets[-1]].data)
     return sha256.hexdigest()

@@ -10,6 +10,7 @@ from __future__ import annotations
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from pipelines.compiled import kernel
 from pipelines.data.kernels.characters import BREAK, SPACE, Buffers, classes, decode
@@ -22,18 +23,51 @@ PHRASES = ("lorem ipsum", "javascript", *POLICIES)
 LOREM, JAVASCRIPT, POLICY, BRACE = 1, 2, 4, 8
 
 
-def kept_lines(texts: Buffers) -> Buffers:
-    """Each text's lines that stay, without the white space around them."""
-    phrases = np.zeros((len(PHRASES), 16), np.uint8)
+def _table() -> NDArray[np.uint8]:
+    """A phrase a row, filled with zeros."""
+    phrases = np.zeros((len(PHRASES), max(map(len, PHRASES)) + 1), np.uint8)
     for row, phrase in zip(phrases, PHRASES, strict=True):
         row[: len(phrase)] = np.frombuffer(phrase.encode(), np.uint8)
+    return phrases
+
+
+def _pairs() -> NDArray[np.bool_]:
+    """By the lower five bits of two bytes, whether a phrase may begin with them."""
+    found = np.zeros((32, 32), np.bool_)
+    for phrase in PHRASES:
+        found[ord(phrase[0]) & 31, ord(phrase[1]) & 31] = True
+    return found
+
+
+WANTED, PAIRS = _table(), _pairs()
+
+
+def kept_lines(texts: Buffers) -> Buffers:
+    """Each text's lines that stay, without the white space around them."""
     data, offsets = np.empty(len(texts.data) + 1, np.uint8), np.zeros(len(texts) + 1, np.int64)
-    _kept_lines(texts.data, texts.offsets, classes(), phrases, data, offsets)
+    _kept_lines(texts.data, texts.offsets, classes(), PAIRS, WANTED, data, offsets)
     return Buffers(data, offsets)
 
 
+def sentence_ends(texts: Buffers, enough: int) -> NDArray[np.int64]:
+    """Full stops, question and exclamation marks with white space behind them (ASCII) in each text; counting ends at `enough`."""
+    found = np.zeros(len(texts), np.int64)
+    _sentence_ends(texts.data, texts.offsets, enough, found)
+    return found
+
+
 @kernel
-def _kept_lines(data: Any, offsets: Any, classes: Any, phrases: Any, out: Any, bounds: Any) -> None:
+def _sentence_ends(data: Any, offsets: Any, enough: int, found: Any) -> None:
+    for text in range(len(offsets) - 1):
+        i, last = offsets[text], offsets[text + 1] - 1
+        while i < last and found[text] < enough:
+            if data[i] == 0x2E or data[i] == 0x3F or data[i] == 0x21:  # . ? !
+                found[text] += data[i + 1] in (0x20, 0x09, 0x0A, 0x0C, 0x0D)
+            i += 1
+
+
+@kernel
+def _kept_lines(data: Any, offsets: Any, classes: Any, pairs: Any, phrases: Any, out: Any, bounds: Any) -> None:
     num = 0
     for text in range(len(offsets) - 1):
         i, end, begin = offsets[text], offsets[text + 1], num
@@ -54,7 +88,7 @@ def _kept_lines(data: Any, offsets: Any, classes: Any, phrases: Any, out: Any, b
             length = 0
             if not kind & BREAK:
                 continue
-            if words >= MIN_WORDS and longest <= MAX_WORD_CHARACTERS and _stays(data, first, last, phrases):
+            if words >= MIN_WORDS and longest <= MAX_WORD_CHARACTERS and _stays(data, first, last, pairs, phrases):
                 if num > begin:
                     out[num] = 0x0A
                     num += 1
@@ -66,7 +100,7 @@ def _kept_lines(data: Any, offsets: Any, classes: Any, phrases: Any, out: Any, b
 
 
 @kernel
-def _stays(data: Any, first: int, last: int, phrases: Any) -> bool:
+def _stays(data: Any, first: int, last: int, pairs: Any, phrases: Any) -> bool:
     """By its end and by what stands in it."""
     end = data[last - 1]
     if end not in (0x2E, 0x3F, 0x21, 0x22, 0x27):  # . ? ! " '
@@ -77,6 +111,8 @@ def _stays(data: Any, first: int, last: int, phrases: Any) -> bool:
     for i in range(first, last):
         if data[i] == 0x7B:
             found |= BRACE
+        if not pairs[data[i] & 31, data[min(i + 1, last - 1)] & 31]:
+            continue
         for phrase in range(len(phrases)):
             if data[i] | 0x20 == phrases[phrase, 0] and _stands_at(data, i, last, phrases[phrase]):
                 found |= min(1 << phrase, POLICY)

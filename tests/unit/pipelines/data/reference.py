@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Container, Iterator, Sequence
 
 from pipelines.config import FilterConfig, FineWebConfig
 from pipelines.data.kernels.characters import BULLETS, terminals
+from pipelines.data.protect import DETECTORS, Span
 
 WHITE_SPACE = (
     (r"\r\n?", "\n"),
@@ -167,3 +168,12 @@ def first_overlap(text: str, items: list[str], ngram: int, min_words: int) -> tu
             if tuple(words[i : i + n]) in runs and i + n <= len(words):
                 return runs[tuple(words[i : i + n])], i, n
     return None
+
+
+def personal(text: str, kinds: Container[str]) -> list[Span]:
+    """What the expressions find, each in the whole text; an earlier kind goes before a later one."""
+    spans: list[Span] = []
+    for kind, (pattern, holds) in DETECTORS.items():
+        found = [Span(kind, *match.span()) for match in pattern.finditer(text) if kind in kinds and holds(match[0])]
+        spans += [span for span in found if all(span.end <= b or e <= span.start for _, b, e in spans)]
+    return sorted(spans, key=lambda span: span.start)
