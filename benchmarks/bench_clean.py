@@ -3,11 +3,13 @@
     python benchmarks/bench_clean.py --input FOLDER [--sides serinus ray datatrove-shipped ...] [--datatrove PYTHON]
                                      [--data-juicer PYTHON] [--nemo-curator PYTHON] [--scaling] [--small] [--memory]
 
-FOLDER holds JSONL files with a field `text` (benchmarks/corpus.py makes them); without it documents are made of CPython's language
-reference. The recipe: repair of Unicode, rewriting, personal data, language, Gopher's quality and repetition rules, C4's, exact
-duplicates, MinHash. What a system leaves out of it stands at the head of its peer_*.py; the plain rules are those of
-tests/unit/pipelines/data/reference.py. Each side runs as a command of its own, on the first few megabytes and on many more: the
-difference gives what a megabyte costs, the rest is start-up. CPU seconds are those of all processes below the command.
+FOLDER holds JSONL files with a field `text` (benchmarks/corpus.py makes them); without it documents are made of CPython's
+language reference. The recipe: repair of Unicode, rewriting, personal data, language, Gopher's quality and repetition rules,
+C4's, exact duplicates, MinHash. What a system leaves out of it stands at the head of its peer_*.py; the plain rules are those
+of tests/unit/pipelines/data/reference.py. Beside Data-Juicer and NeMo-Curator, which leave out most, serinus runs a second time
+without that, as far as a recipe can leave it out (language and n-grams stay in). Each side runs as a command of its own, on the
+first few megabytes and on many more: the difference gives what a megabyte costs, the rest is start-up. CPU seconds are those of
+all processes below the command.
 
 --scaling: the clean stage on Ray on one core and on two (wall clock). --small: a small input with and without Ray Data.
 --memory: the most that a worker of its own needs for the smaller input and for the larger one.
@@ -31,6 +33,7 @@ sys.path.insert(0, str(ROOT))
 from benchmarks.processes import Used, run  # noqa: E402
 
 HERE = Path(__file__).parent
+LIKE = "serinus-like-"
 
 
 class Side(NamedTuple):
@@ -48,6 +51,8 @@ class Cost(NamedTuple):
 def sides_of(args: argparse.Namespace) -> list[Side]:
     ours = (sys.executable, str(HERE / "clean_serinus.py"), "FOLDER")
     known = [Side("serinus", (*ours, "process"), True), Side("ray", (*ours, "ray-data"), True)]
+    less = (name for name, python in (("data-juicer", args.data_juicer), ("nemo-curator", args.nemo_curator)) if python)
+    known += [Side(f"{LIKE}{name}", (*ours, "process", "--like", name), True) for name in less]
     known.append(Side("plain-rules", (sys.executable, str(HERE / "peer_plain.py"), "FOLDER")))
     if args.datatrove:
         peer = (args.datatrove, str(HERE / "peer_datatrove.py"), "clean", "FOLDER", "--words")
@@ -122,9 +127,11 @@ def compare(args: argparse.Namespace, made: Path) -> None:
                 write_first(documents(args), size, folder) for size, folder in zip(sizes, folders, strict=True)
             ]
             costs |= {side.name: cost_of(side, folders, megabytes) for side in sides}
-    if (ours := costs.pop("serinus", None)) is not None:
-        for name, cost in costs.items():
-            print(f"{name}: {cost.megabyte_s / ours.megabyte_s:.2f} times the CPU time of serinus")
+    ours = {side.name for side in sides_of(args) if side.is_ours}
+    for name in costs.keys() - ours | {"ray"} & costs.keys():
+        for one in ("serinus", LIKE + name):
+            if one in costs:
+                print(f"{name}: {costs[name].megabyte_s / costs[one].megabyte_s:.2f} times the CPU time of {one}")
 
 
 def documents(args: argparse.Namespace) -> Iterator[str]:

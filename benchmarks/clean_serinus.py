@@ -1,6 +1,6 @@
 """serinus's sides of bench_clean.py: the whole recipe from JSON lines to Parquet, without Ray and on a private cluster.
 
-    python benchmarks/clean_serinus.py FOLDER_OF_JSONL process|ray|ray-data [--cpus N]
+    python benchmarks/clean_serinus.py FOLDER_OF_JSONL process|ray|ray-data [--cpus N] [--like data-juicer|nemo-curator]
 
 `process` does everything in this process; `ray` is the clean stage as `serinus run` has it; `ray-data` the same, with Ray Data
 for small inputs as well. Prints one line of JSON: what the manifest counts and hashes, and the seconds of the stage.
@@ -15,7 +15,7 @@ import sys
 import tempfile
 import time
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
@@ -26,23 +26,32 @@ if TYPE_CHECKING:
     from pipelines.config import DataConfig
 
 
-def recipe(folder: Path) -> DataConfig:
-    """Repair, rewriting, personal data, language, Gopher's rules and C4's, exact and near duplicates."""
+def recipe(folder: Path, like: str = "") -> DataConfig:
+    """Repair, rewriting, personal data, language, Gopher's rules and C4's, exact and near duplicates.
+
+    Args:
+        like: a system that has less of it: what it leaves out is left out as far as a recipe can say so.
+    """
     from pipelines.config import (
         DEFAULT_RULES,
         C4Config,
         DataConfig,
+        DedupConfig,
         FilterConfig,
         ProtectConfig,
         RuleConfig,
         SourceConfig,
     )
 
+    c4_lines, alike = (RuleConfig(name="c4_lines"),), like != "nemo-curator"
+    addresses: dict[str, Any] = {"email": "mask", "ip_address": "mask"} if alike else {}
+    numbers: dict[str, Any] = {} if like else {"phone": "mask", "credit_card": "mask", "iban": "mask"}
     return DataConfig(
         sources=(SourceConfig(path=str(folder)),),
-        rules=(*DEFAULT_RULES, RuleConfig(name="c4_lines")),
-        protect=ProtectConfig(email="mask", ip_address="mask", phone="mask", credit_card="mask", iban="mask"),
-        filters=FilterConfig(min_stop_words=0, c4=C4Config()),  # stop words are English ones
+        rules=(*DEFAULT_RULES, *(() if like == "data-juicer" else c4_lines)),
+        protect=ProtectConfig(**addresses, **numbers),
+        filters=FilterConfig(min_stop_words=0, c4=None if like else C4Config()),  # stop words are English ones
+        dedup=DedupConfig(exact=alike, near=alike),
     )
 
 
@@ -62,6 +71,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("how", choices=("process", "ray", "ray-data"))
     parser.add_argument("--cpus", type=int, help="run on so many cores, Ray and all (Linux)")
+    parser.add_argument(
+        "--like", choices=("data-juicer", "nemo-curator"), default="", help="without what it leaves out"
+    )
     args = parser.parse_args()
     if args.cpus:
         os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[: args.cpus])
@@ -69,7 +81,7 @@ def main() -> None:
     from tests.unit.pipelines.data import world
 
     with tempfile.TemporaryDirectory() as made:
-        config, storage = recipe(args.folder), LocalStorage(Path(made))
+        config, storage = recipe(args.folder, args.like), LocalStorage(Path(made))
         began = time.monotonic()
         if args.how == "process":
             dataset, stage_s = world.make(storage, config), time.monotonic() - began

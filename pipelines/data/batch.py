@@ -18,6 +18,7 @@ from pipelines.data import dedup, filters, language
 from pipelines.data.blocked import BlockedWords, blocked_drops
 from pipelines.data.decontaminate import EvaluationSets, contaminated
 from pipelines.data.document import Document
+from pipelines.data.functions import FunctionFailed
 from pipelines.data.inventory import SourceFile
 from pipelines.data.protect import protect_column, showing_more
 from pipelines.data.read import read_documents
@@ -151,7 +152,12 @@ def clean_batch(
     readable = np.array([document.reason is None for document in documents])
     num_characters_in = pc.utf8_length(originals)
     repaired = repair_column(originals) if config.protect.actions else None
-    texts, changed_by = _rewrite(originals, readable, rules, repaired)
+    try:
+        texts, changed_by = _rewrite(originals, readable, rules, repaired)
+    except FunctionFailed as error:
+        document = documents[int(np.flatnonzero(readable)[error.row])]
+        place = f"{document.id}, number {document.position} of {document.source}"
+        raise StageFailed(f"{error.told}, {place}: mend it and run the same command again") from None
     rewritten, (texts, protected) = texts, protect_column(texts, config.protect.actions, key)
     if repaired is not None:  # the originals are kept where a document is excluded
         originals = _most_telling(originals, repaired, rewritten, list(protected), config.protect)

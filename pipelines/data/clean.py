@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 from cluster.artifacts import Dataset, FileEntry, Record, load
-from cluster.errors import InputError, ResourceError, StageFailed
+from cluster.errors import InputError, ResourceError, StageFailed, UserError
 from cluster.session import on_pool
 from cluster.storage import Storage, filesystem_to_write
 from cluster.waiting import wait_for_node
@@ -182,6 +182,8 @@ def _told_apart(storage: Storage) -> Iterator[None]:
             raise StageFailed(f"{found}; run the same command again, with larger nodes if it recurs") from None
         if isinstance(cause, StageFailed):
             raise StageFailed(str(cause)) from None
+        if isinstance(cause, UserError):  # a file of rules that runs here may lack a module there
+            raise type(cause)(cause.where, cause.found, cause.remedy) from None
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError(
                 storage.uri, "no space left", "free some space and run the same command again"

@@ -8,7 +8,6 @@ characters on either side), and a run that many documents have counts like any o
 from __future__ import annotations
 
 import json
-import re
 from collections.abc import Iterator, Sequence
 from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -24,9 +23,6 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipelines.data.kernels.overlap import Table
-
-WORD = re.compile(r"[^\W_]+")
-"""As the kernels see words: runs of letters and numbers."""
 
 
 class Item(NamedTuple):
@@ -89,7 +85,9 @@ def contaminated(texts: pa.Array, sets: EvaluationSets) -> dict[int, str]:
 
 def place(text: str, first: int, num_words: int) -> tuple[int, int]:
     """The characters where a run of words begins and ends."""
-    spans = [match.span() for match in islice(WORD.finditer(text), first, first + num_words)]
+    from pipelines.data.kernels.characters import word
+
+    spans = [match.span() for match in islice(word().finditer(text), first, first + num_words)]
     return spans[0][0], spans[-1][1]
 
 

@@ -105,7 +105,7 @@ def listed(sources: Sequence[SourceConfig]) -> list[SourceFile]:
     labels: set[str] = set()
     files: list[SourceFile] = []
     for source in sources:
-        filesystem, path = _locate(source.path)
+        filesystem, path = locate(source.path)
         label = _label(PurePosixPath(_fixed_part(path, filesystem)[0]).name or "source", labels)
         labels.add(label)
         files += _files(source, filesystem, path, label)
@@ -130,7 +130,8 @@ def _check_ids(files: Sequence[SourceFile]) -> None:
             raise InputError(other.path, found, "rename one of the two files, or leave one out of data.sources")
 
 
-def _locate(location: str) -> tuple[FileSystem, str]:
+def locate(location: str) -> tuple[FileSystem, str]:
+    """Raises InputError: neither a local path nor one on S3."""
     from pyarrow.fs import LocalFileSystem
 
     if location.startswith("s3://"):
@@ -154,7 +155,7 @@ def _files(source: SourceConfig, filesystem: FileSystem, path: str, label: str) 
         found = _below(filesystem, base)
     except OSError as error:
         remedy = "give an existing, readable path (and for s3:// credentials, region and endpoint)"
-        raise InputError(source.path, f"cannot be listed: {_reason(error)}", remedy) from None
+        raise InputError(source.path, f"cannot be listed: {reason(error)}", remedy) from None
     relative = {info.path[len(base) :].lstrip("/"): info for info in found}
     chosen = sorted(name for name in relative if pattern is None or pattern.fullmatch(name))
     if not chosen:
@@ -246,7 +247,7 @@ def _hashed(file: SourceFile) -> SourceFile:
         if file.format == "parquet":
             cuts = tuple(_row_groups(file))
     except OSError as error:
-        return replace(file, format=None, num_bytes=0, reason="unreadable", detail=_reason(error))
+        return replace(file, format=None, num_bytes=0, reason="unreadable", detail=reason(error))
     return replace(file, num_bytes=size, sha256=sha256, cuts=cuts)
 
 
@@ -299,5 +300,6 @@ def _cuts(chunk: bytes, start: int, lines: int, wanted: int) -> Iterator[Cut]:
         wanted = start + end + CUT_BYTES
 
 
-def _reason(error: OSError) -> str:
+def reason(error: OSError) -> str:
+    """What went wrong, without the codes around it."""
     return (error.strerror or str(error)).splitlines()[0]

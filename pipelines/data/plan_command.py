@@ -54,8 +54,9 @@ def _plan(config: DataConfig, pool: Pool, sample_bytes: int, within_s: float) ->
     files = listed(config.sources)
     readable = [file for file in files if file.format is not None]
     num_bytes = sum(file.num_bytes for file in readable)
+    key, lists = read_key(config.protect), lists_of(config)
     try:
-        sample = take(readable, config, read_key(config.protect), lists_of(config), sample_bytes)
+        sample = take(readable, config, key, lists, sample_bytes)
     except OSError as error:
         remedy = "make it readable, or leave it out of data.sources; `serinus run` would exclude it"
         raise InputError(

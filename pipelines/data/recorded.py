@@ -7,10 +7,9 @@ from typing import Any
 
 from cluster.artifacts import digest
 from pipelines.config import DataConfig
-from pipelines.data import blocked, decontaminate
+from pipelines.data import blocked, decontaminate, functions
 from pipelines.data.protect import key_id, read_key
 from pipelines.data.rules import VERSION
-from pipelines.data.rules import recorded as recorded_rule
 
 DECIDING = (
     "rules",
@@ -43,7 +42,7 @@ def recorded_config(config: DataConfig, forgotten: Sequence[str] = (), against: 
         "filters": {"blocked_words"},
     }
     dumped = config.model_dump(mode="json", exclude=left_out)
-    rules = [recorded_rule(rule) for rule in config.rules]
+    rules = [functions.recorded(rule) for rule in config.rules]
     decided = {"rules": rules, "rules_version": VERSION, "protect_key": key_id(read_key(config.protect))}
     recorded = {**dumped, **decided}
     if against:

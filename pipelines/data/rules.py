@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from cluster.errors import ConfigError, StageFailed
+from cluster.errors import ConfigError
 from pipelines.config import RuleConfig
+from pipelines.data.functions import calling, read_functions
 from pipelines.data.repair import repair_column
 
 if TYPE_CHECKING:
@@ -57,32 +55,6 @@ def compile_rules(configs: Sequence[RuleConfig], functions: Mapping[str, str] | 
     return tuple(_compile(config, functions) for config in configs)
 
 
-def read_functions(configs: Sequence[RuleConfig]) -> dict[str, str]:
-    """The source of each rule that is a function, by the rule's name: workers need not have the file.
-
-    Raises:
-        ConfigError: a file cannot be read.
-    """
-    return {config.name: _source(config.name, config.file) for config in configs if config.file is not None}
-
-
-def _source(name: str, file: str) -> str:
-    try:
-        return Path(file).read_text(encoding="utf-8")
-    except (OSError, UnicodeDecodeError) as error:
-        why = getattr(error, "strerror", None) or error
-        raise ConfigError(f"data.rules: {name}", f"{file} cannot be read ({why})", "name a Python file") from None
-
-
-def recorded(config: RuleConfig) -> dict[str, Any]:
-    """The rule as what decides over the result: a function by the hash of its file."""
-    plain = config.model_dump(mode="json", exclude={"file", "function"})
-    if config.file is None:
-        return plain
-    sha256 = hashlib.sha256(_source(config.name, config.file).encode()).hexdigest()
-    return {**plain, "function": config.function, "file": Path(config.file).name, "sha256": sha256}
-
-
 def _compile(config: RuleConfig, functions: Mapping[str, str]) -> Rule:
     if config.pattern is None and config.file is None:
         return _built_in(config.name)
@@ -90,44 +62,10 @@ def _compile(config: RuleConfig, functions: Mapping[str, str]) -> Rule:
         where, what = f"data.rules: {config.name}", "a function" if config.file else "a pattern"
         raise ConfigError(where, f"a built-in rule with {what}", "give your own rule another name")
     if config.pattern is None:
-        return Rule(config.name, _calling(config, functions[config.name]))
+        return Rule(config.name, calling(config, functions))
     rule = Rule(config.name, _replacing(((config.pattern, config.replacement),)))
     _try_out(rule)
     return rule
-
-
-def _calling(config: RuleConfig, source: str) -> Callable[[pa.Array], pa.Array]:
-    where, name = f"data.rules: {config.name}", str(config.function)
-    module = ModuleType(f"serinus_rule_{config.name}")
-    try:
-        exec(compile(source, str(config.file), "exec"), module.__dict__)  # noqa: S102  # the user's own, named in the recipe
-    except Exception as error:
-        found = f"{config.file} cannot be run ({type(error).__name__}: {error})"
-        raise ConfigError(where, found, "mend the file") from None
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise ConfigError(where, f"{config.file} has no function {name}", "name one that takes a text and returns one")
-
-    def apply(texts: pa.Array) -> pa.Array:
-        import pyarrow as pa
-
-        return pa.array([_called(where, function, text) for text in texts.to_pylist()], pa.large_string())
-
-    return apply
-
-
-def _called(where: str, function: Callable[[str], object], text: str) -> str:
-    try:
-        found = function(text)
-        if not isinstance(found, str):
-            raise TypeError(f"it returned {type(found).__name__}, not a text")
-        found.encode()  # half of a surrogate pair is no text
-    except Exception as error:
-        said = f"{type(error).__name__}: {error}"
-        raise StageFailed(
-            f"{where}: the function failed on a text of {len(text)} characters ({said}): mend it"
-        ) from None
-    return found
 
 
 def _built_in(name: str) -> Rule:

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from cluster.artifacts import Dataset, stage_key
+from cluster.errors import InputError
 from cluster.storage import Storage
 from pipelines.config import DataConfig
 from pipelines.data import ledger
@@ -13,10 +14,10 @@ from pipelines.data.batch import BatchCleaner, Lists
 from pipelines.data.blocked import read_blocked
 from pipelines.data.decontaminate import EvaluationSets, read_sets
 from pipelines.data.duplicates import earlier_versions
+from pipelines.data.functions import read_functions
 from pipelines.data.inventory import SourceFile, inventory
 from pipelines.data.protect import read_key
 from pipelines.data.recorded import recorded_config
-from pipelines.data.rules import read_functions
 from pipelines.progress import say
 
 
@@ -48,12 +49,19 @@ def prepare(config: DataConfig, storage: Storage) -> Work:
 
 
 def cleaner_of(work: Work) -> BatchCleaner:
-    """What the workers do. Says how much of the evaluation sets is not looked for."""
+    """What the workers do. Says how much of the evaluation sets is not looked for.
+
+    Raises:
+        InputError: what is recorded of the work is not what would be done.
+    """
     config, lists = work.config, lists_of(work.config)
     if config.decontaminate is not None and lists.evaluation is not None:
         _tell_too_short(lists.evaluation, config.decontaminate.min_words)
-    functions = read_functions(config.rules)
-    return BatchCleaner(tuple(work.files), config, read_key(config.protect), lists, functions)
+    cleaner = BatchCleaner(tuple(work.files), config, read_key(config.protect), lists, read_functions(config.rules))
+    if recorded_config(config, work.forgotten, [made.key for made in work.earlier]) != work.recorded:
+        found = "a file of a rule, of words, of evaluation sets or of the key was changed since this run began"
+        raise InputError("data", found, "run the same command again")
+    return cleaner
 
 
 def lists_of(config: DataConfig) -> Lists:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from functools import cache
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -80,7 +81,8 @@ def terminals() -> str:
 
 @cache
 def folded() -> NDArray[np.int32]:
-    """Each code point in lower case; 0 for what is no part of a word: neither letter nor number.
+    """Each code point in lower case; 0 for what is no part of a word, below 0 for marks, which go on with one: the vowel signs
+    of Indic scripts are marks. See `word()`.
 
     One to one: İ becomes i, and both forms of the small sigma are one letter.
     """
@@ -88,7 +90,22 @@ def folded() -> NDArray[np.int32]:
     for character in re.findall(r"[^\W_]", _all_characters()):
         found[ord(character)] = ord(character.lower()[0])
     found[ord("ς")] = ord("σ")
+    for mark in marks():
+        found[ord(mark)] = -ord(mark)
     return found
+
+
+@cache
+def marks() -> str:
+    """What belongs to the letter before it: Unicode's category M, of the planes that have any."""
+    points = (*range(0x300, 0x20000), *range(0xE0100, 0xE01F0))
+    return "".join(chr(point) for point in points if unicodedata.category(chr(point))[0] == "M")
+
+
+@cache
+def word() -> re.Pattern[str]:
+    """What `tokens.plain_words` takes for one."""
+    return re.compile(rf"[^\W_](?:[^\W_]|[{marks()}])*")
 
 
 def _all_characters() -> str:

@@ -43,10 +43,10 @@ def model() -> Model:
     loaded = LanguageIdentifier.from_model_file(MODEL_FILE)
     labels = tuple(map(str, loaded.nb_classes))
     return Model(
-        np.array(loaded.tk_nextmove),  # a copy: numpy asks for large pages, the file's reader did not
+        np.array(loaded.tk_nextmove),  # copies: numpy asks for large pages, the file's reader did not
         np.asarray(loaded.tk_row, np.int64),
-        np.asarray(loaded.tk_output, np.int32),
-        np.asarray(loaded.nb_ptc, np.float32),
+        np.array(loaded.tk_output, np.int32),
+        np.array(loaded.nb_ptc, np.float32),
         np.asarray(loaded.nb_pc, np.float32),
         labels,
         tuple((labels.index(label), i) for i, label in enumerate(labels) if labels.index(label) != i),

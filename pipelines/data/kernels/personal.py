@@ -82,9 +82,10 @@ def _pairs() -> NDArray[np.bool_]:
     """By a letter and the byte behind it, whether these may begin what needs a closer look."""
     found = np.zeros((128, 256), np.bool_)
     found[[ord(prefix[0]) for prefix in PREFIXES], [ord(prefix[1]) for prefix in PREFIXES]] = True
-    for first, second in ((CAPITAL, CAPITAL | DIGIT | IN_CARD), (HEX, HEX)):
-        found |= (CLASSES[:128, None] & first != 0) & (CLASSES[None, :] & second != 0)
+    for kind in (CAPITAL, HEX):
+        found |= (CLASSES[:128, None] & kind != 0) & (CLASSES[None, :] & kind != 0)
     found[CLASSES[:128] & HEX != 0, COLON] = True
+    found[np.ix_(list(b"XYZxyz"), list(b"-0123456789"))] = True  # Spain's NIE
     return found
 
 
@@ -109,7 +110,9 @@ def _places(data: Any, offsets: Any, classes: Any, pairs: Any, kinds: int, start
             behind_word, in_word = in_word, kind & WORD != 0
             start, bits = i, 0
             if kind & LETTER:
-                if i + 2 < end and (pairs[c, data[i + 1]] or classes[data[i + 2]] & DIGIT):
+                if (i + 2 < end and (pairs[c, data[i + 1]] or classes[data[i + 2]] & DIGIT)) or (
+                    i + 6 < end and classes[data[i + 6]] & DIGIT
+                ):
                     bits = _at_letter(data, first, i, end, classes, kinds)
             elif kind & DIGIT:
                 bits = _at_digit(data, first, i, end, classes)
@@ -155,9 +158,9 @@ def _at_letter(data: Any, first: int, i: int, end: int, classes: Any, kinds: int
         for k in range(len(TOKENS)):
             if TOKENS[k, 0] == data[i] and _begins(data, i, end, TOKENS[k]):
                 bits |= SECRET
-    if classes[data[i]] & CAPITAL:
+    if classes[data[i]] & LETTER:
         j = i
-        while j < end and j < i + 6 and classes[data[j]] & CAPITAL:
+        while j < end and j < i + 6 and classes[data[j]] & LETTER:
             j += 1
         if j < end and classes[data[j]] & IN_CARD:
             j += 1
@@ -176,8 +179,8 @@ def _at_digit(data: Any, first: int, i: int, end: int, classes: Any) -> int:
         classes[last] & IN_CARD and classes[last_but_one] & (DIGIT | CAPITAL)
     ):
         bits |= PHONE
-    if num >= 8 or (num >= 6 and behind < end and classes[data[behind]] & CAPITAL):
-        bits |= 0 if goes_on or last in (DOT, PLUS, MINUS) else NATIONAL_ID
+    if num >= 8 or (num >= 6 and behind < end and classes[data[behind]] & LETTER):
+        bits |= 0 if last in (DOT, PLUS, MINUS) else NATIONAL_ID
     if num >= ENOUGH_DIGITS:
         bits |= 0 if goes_on or last == MINUS else CREDIT_CARD
     if last != DOT and (_octets(data, i, end, classes) or (last != COLON and _groups(data, i, end, classes))):

@@ -10,21 +10,23 @@ from numpy.typing import NDArray
 from pipelines.compiled import kernel
 from pipelines.data.kernels.characters import SEED, mix
 
+Uint32s = NDArray[np.uint32]
 Uint64s = NDArray[np.uint64]
 
 COEFFICIENTS_SEED = 20_211
 """Of the hash functions; another seed would find slightly other pairs."""
 
 
-def coefficients(num_hashes: int) -> tuple[Uint64s, Uint64s]:
-    """Of the functions (a x + b) mod 2^64, a odd."""
+def coefficients(num_hashes: int) -> tuple[Uint32s, Uint32s]:
+    """Of the functions (a x + b) mod 2^32, a odd: permutations, linear ones (Bohman, Cooper and Frieze 2000, "Min-wise independent
+    linear permutations"), and eight of them in the time of two with 64 bits."""
     random = np.random.default_rng(COEFFICIENTS_SEED)
-    a = random.integers(0, 2**64, num_hashes, np.uint64) | np.uint64(1)
-    return a, random.integers(0, 2**64, num_hashes, np.uint64)
+    a = random.integers(0, 2**32, num_hashes, np.uint32) | np.uint32(1)
+    return a, random.integers(0, 2**32, num_hashes, np.uint32)
 
 
-def signatures(words: Uint64s, bounds: NDArray[np.int64], ngram: int, num_hashes: int) -> NDArray[np.uint32]:
-    """One row a text: the least value of each function's upper 32 bits over the text's n-grams of words.
+def signatures(words: Uint64s, bounds: NDArray[np.int64], ngram: int, num_hashes: int) -> Uint32s:
+    """One row a text: the least value of each function over the text's n-grams of words, each hashed to 32 bits.
 
     A text with fewer words is one n-gram; one without words keeps the highest value in every place.
     """
@@ -33,7 +35,7 @@ def signatures(words: Uint64s, bounds: NDArray[np.int64], ngram: int, num_hashes
     return found
 
 
-def band_keys(signatures: NDArray[np.uint32], num_bands: int) -> Uint64s:
+def band_keys(signatures: Uint32s, num_bands: int) -> Uint64s:
     """One row a text: a hash of each band of its signature."""
     num, num_hashes = signatures.shape
     found = np.empty((num, num_bands), np.uint64)
@@ -51,9 +53,9 @@ def _signatures(words: Any, bounds: Any, ngram: int, a: Any, b: Any, found: Any)
             gram = np.uint64(0)
             for word in range(i, i + n):
                 gram = mix(gram + words[word])  # mixed after each word, so that the order of words counts
+            x = np.uint32(gram >> np.uint64(32))
             for k in range(len(a)):
-                value = np.uint32((a[k] * gram + b[k]) >> np.uint64(32))
-                least[k] = min(least[k], value)
+                least[k] = min(least[k], np.uint32(a[k] * x + b[k]))
 
 
 @kernel

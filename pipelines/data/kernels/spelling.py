@@ -11,6 +11,7 @@ from pipelines.compiled import kernel
 from pipelines.data.kernels.characters import SPACE, Buffers, classes, decode, folded
 
 STOP_WORDS = ("the", "be", "to", "of", "and", "that", "have", "with")
+BLANK, DELETE = 0x20, 0x7F
 MAX_LETTERS = 7
 """Of a stop word: it is compared as one number of as many bytes."""
 
@@ -37,12 +38,15 @@ def _single_spaced(data: Any, offsets: Any, classes: Any, out: Any, bounds: Any)
         i, first, gap = offsets[text], num, False
         while i < offsets[text + 1]:
             start = i
+            if not gap and BLANK < data[i] < DELETE:  # within a word
+                out[num], num, i = data[i], num + 1, i + 1
+                continue
             c, i = decode(data, i)
             if classes[c] & SPACE:
                 gap = num > first
                 continue
             if gap:
-                out[num] = 0x20
+                out[num] = BLANK
                 num, gap = num + 1, False
             for k in range(start, i):
                 out[num] = data[k]

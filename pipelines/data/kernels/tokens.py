@@ -187,8 +187,8 @@ def _plain_words(data: Any, offsets: Any, folded: Any, hashes: Any, bounds: Any)
         while i < end:
             c, i = decode(data, i)
             c = folded[c]
-            if c:
-                h, inside = (h ^ np.uint64(c)) * FACTOR, True
+            if c > 0 or (c < 0 and inside):
+                h, inside = (h ^ np.uint64(abs(c))) * FACTOR, True
             elif inside:
                 hashes[num] = mix(h)
                 num, h, inside = num + 1, SEED, False

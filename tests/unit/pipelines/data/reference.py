@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
 
@@ -115,9 +116,16 @@ def duplicate_n_gram_characters(words: Sequence[str], n: int) -> int:
 
 
 def plain_words(text: str) -> list[str]:
-    """Lower case, one character for one; what is no letter or number separates."""
-    lower = "".join(character.lower()[0] for character in text).replace("ς", "σ")
-    return re.findall(r"[^\W_]+", lower)
+    """Lower case, one character for one; what is no letter or number separates, but marks go on with a word."""
+    words, inside = list[str](), False
+    for character in text:
+        if character.isalnum() or (inside and unicodedata.category(character).startswith("M")):
+            folded = character.lower()[0].replace("ς", "σ")
+            words[-1:] = [words[-1] + folded] if inside else [*words[-1:], folded]
+            inside = True
+        else:
+            inside = False
+    return words
 
 
 def stop_words(text: str) -> set[str]:

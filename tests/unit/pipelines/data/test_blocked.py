@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import pytest
@@ -42,8 +43,40 @@ def test_parts_of_words_and_comments_are_not_found(tmp_path: Path, text: str) ->
 
 
 @pytest.mark.parametrize(
+    ("word", "found", "not_found"),
+    [
+        ("की", "यह की है", "का के को यह"),  # vowel signs are marks: they are part of a word
+        ("nai\u0308ve", "naïve", "na ve"),  # saved as NFD
+        ("e\u0301", "un é", "vitamin e"),
+        ("mother-in-law", "my mother in law", "mother"),
+        ("don't", "I don't", "don"),
+    ],
+)
+def test_marks_belong_to_words_and_spelling_does_not_matter(
+    tmp_path: Path, word: str, found: str, not_found: str
+) -> None:
+    blocked = read_blocked(words(tmp_path / "words.txt", f"{word}\n"))
+    assert list(blocked_drops(column([found, not_found]), blocked)) == [0]
+
+
+def test_a_list_whose_compression_is_broken_says_so(tmp_path: Path) -> None:
+    path = tmp_path / "words.txt.gz"
+    for content in (b"gas\n", gzip.compress(b"gas\n" * 99)[:-9]):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"blocked_words: words\.txt\.gz"):
+            read_blocked(BlockedWordsConfig(path=str(path)))
+
+
+@pytest.mark.parametrize(
     ("content", "found"),
-    [("", "no words in 0 lines"), ("# none\n--\n", "no words in 2 lines"), (f"{'word ' * 13}\n", "13 words in")],
+    [
+        ("", "no words in 0 lines"),
+        ("# none\n  # here\n", "no words in 2 lines"),
+        (f"{'word ' * 13}\n", "13 words in"),
+        ("fine\n--\n", "line 2: '--' is more than words, or none"),
+        ("a$$\n", r"line 1: 'a\$\$' is more than words"),
+        ("gas\n\N{HAMMER AND PICK}\n", "line 2: .* or none"),
+    ],
 )
 def test_a_list_that_cannot_be_used_says_why(tmp_path: Path, content: str, found: str) -> None:
     with pytest.raises(InputError, match=found):

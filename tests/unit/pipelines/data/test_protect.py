@@ -79,6 +79,12 @@ def protect(text: str, actions: Mapping[ProtectedKind, ProtectAction], key: byte
         ("AHV 756.9217.0769.85", "national_id", "756.9217.0769.85"),
         ("NI number AB 12 34 56 C, please", "national_id", "AB 12 34 56 C"),
         ("SSN 536-90-4399", "national_id", "536-90-4399"),
+        ("Employee 12 536-90-4399 10/12/80", "national_id", "536-90-4399"),  # a row of a table
+        ("CPF 390.533.447-05 12", "national_id", "390.533.447-05"),
+        ("born 30.07.30-033.66", "national_id", "30.07.30-033.66"),  # in 2030: Belgium numbers a century at a time
+        ("hetu 010594y123w", "national_id", "010594y123w"),
+        ("nie x5253868r", "national_id", "x5253868r"),
+        ("cf rccmnl83s18d969h", "national_id", "rccmnl83s18d969h"),
         ("id AKIAIOSFODNN7EXAMPLE;", "secret", "AKIAIOSFODNN7EXAMPLE"),
         ("token ghp_" + "a1" * 18, "secret", "ghp_" + "a1" * 18),
         ("k = sk-proj-" + "Ab1" * 8, "secret", "sk-proj-" + "Ab1" * 8),

@@ -8,11 +8,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from cluster.errors import ConfigError, StageFailed
+from cluster.errors import ConfigError
 from pipelines.config import BUILT_IN_RULES, DEFAULT_RULES, RuleConfig
+from pipelines.data.functions import FunctionFailed, read_functions
+from pipelines.data.functions import recorded as recorded_rule
 from pipelines.data.repair import repair_unicode
-from pipelines.data.rules import BUILT_IN, compile_rules, read_functions
-from pipelines.data.rules import recorded as recorded_rule
+from pipelines.data.rules import BUILT_IN, compile_rules
 
 
 def apply(rule: RuleConfig | str, text: str) -> str:
@@ -133,6 +134,7 @@ def test_own_function_is_on_record_by_its_file(tmp_path: Path) -> None:
         ("import nowhere_to_be_found\n", "cannot be run (ModuleNotFoundError"),
         ("calm = 1\n", "has no function calm"),
         ("", "has no function calm"),
+        ("import sys\n\nsys.exit(0)\n", "cannot be run (SystemExit"),
     ],
 )
 def test_a_function_that_is_not_there_is_told(tmp_path: Path, source: str, found: str) -> None:
@@ -147,11 +149,49 @@ def test_a_function_that_is_not_there_is_told(tmp_path: Path, source: str, found
         compile_rules([RuleConfig(name="strip_urls", file=str(tmp_path / "mine.py"), function="calm")])
 
 
-@pytest.mark.parametrize("answer", ["None", "1 / 0", "'\\ud800'"])
-def test_a_function_that_fails_on_a_text_stops_the_stage_in_words(tmp_path: Path, answer: str) -> None:
-    (rule,) = compile_rules([own(tmp_path, f"def calm(text):\n    return {answer}\n")])
-    with pytest.raises(StageFailed, match=r"data\.rules: mine: the function failed on a text of 4 characters"):
-        rule.apply(pa.array(["text"], pa.large_string()))
+@pytest.mark.parametrize(
+    ("answer", "told"),
+    [
+        ("None", "it returned NoneType, not a text"),
+        ("str(int(text))", "ValueError, {file} line 2"),
+        ("'\\ud800'", "UnicodeEncodeError"),
+        ("exit(0)", "SystemExit, {file} line 2"),
+    ],
+)
+def test_a_function_that_fails_on_a_text_says_where_and_nothing_of_the_text(
+    tmp_path: Path, answer: str, told: str
+) -> None:
+    (rule,) = compile_rules([own(tmp_path, f"def calm(text):\n    return {answer} if 'card' in text else text\n")])
+    with pytest.raises(FunctionFailed) as caught:
+        rule.apply(pa.array(["fine", "card 4111"], pa.large_string()))
+    place = told.format(file=tmp_path / "mine.py")
+    assert caught.value.row == 1
+    assert caught.value.told == f"data.rules: mine: calm failed on a text of 9 characters ({place})"
+
+
+ORDINARY = """\ufefffrom dataclasses import dataclass
+from pydantic import BaseModel
+
+@dataclass
+class Marks:
+    wrong: str = "!"
+
+class Inner(BaseModel):
+    right: str = "."
+
+class Outer(BaseModel):
+    inner: Inner = Inner()
+
+def calm(text):
+    assert __file__.endswith("mine.py")
+    assert calm.__annotations__ == {}
+    return text.replace(Marks().wrong, Outer().inner.right)
+"""
+
+
+def test_a_file_with_classes_is_as_good_as_any(tmp_path: Path) -> None:
+    (rule,) = compile_rules([own(tmp_path, ORDINARY)])
+    assert rule.apply(pa.array(["Hé!"], pa.large_string())).to_pylist() == ["Hé."]
 
 
 @pytest.mark.parametrize(
