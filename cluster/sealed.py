@@ -104,16 +104,21 @@ class SealedHandler(FileSystemHandler):
 
 
 class _Upload:
-    """A file that becomes an object when it is closed: until then readers see the old one, or none."""
+    """A file that becomes an object when it is closed: until then readers see the old one, or none. One that could not be written
+    whole becomes none."""
 
-    closed = False
+    closed, is_whole = False, True
 
     def __init__(self, client: Any, path: str, written_with: dict[str, str]) -> None:
         self._client, self._path, self._written_with = client, path, written_with
         self._content = tempfile.SpooledTemporaryFile(max_size=MEMORY_BYTES)  # noqa: SIM115  # until `close`
 
     def write(self, data: Any) -> int:
-        return self._content.write(data)
+        try:
+            return self._content.write(data)
+        except OSError as error:  # the temporary folder is full, say; whoever opened the file closes it all the same
+            self.is_whole = False
+            raise OSError(error.errno, error.strerror, tempfile.gettempdir()) from None
 
     def tell(self) -> int:
         return self._content.tell()
@@ -127,6 +132,8 @@ class _Upload:
         self.closed = True
         bucket, key = _split(self._path)
         with self._content as content:
+            if not self.is_whole:
+                return
             content.seek(0)
             self._client.upload_fileobj(content, bucket, key, ExtraArgs=self._written_with)
 

@@ -12,7 +12,7 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
@@ -148,12 +148,20 @@ class S3Storage:
         return f"{self.prefix}/{checked_key(self.uri, key)}".strip("/")
 
     def read(self, key: str) -> Blob | None:
+        from botocore.exceptions import HTTPClientError, IncompleteReadError
+
         with _asking_s3(self.uri):
-            try:
-                answer = self._client.get_object(Bucket=self.bucket, Key=self._full(key))
-            except self._client.exceptions.NoSuchKey:
-                return None
-            return Blob(answer["Body"].read(), answer["ETag"])
+            for left in reversed(range(S3_ATTEMPTS)):
+                try:
+                    answer = self._client.get_object(Bucket=self.bucket, Key=self._full(key))
+                except self._client.exceptions.NoSuchKey:
+                    return None
+                try:
+                    return Blob(answer["Body"].read(), answer["ETag"])
+                except (HTTPClientError, IncompleteReadError):  # boto3 tries again up to the first byte of an answer
+                    if not left:
+                        raise
+        raise AssertionError("the last attempt returns or raises")
 
     def write(self, key: str, content: bytes, *, expect: str | None = None) -> str:
         from botocore.exceptions import ClientError
@@ -165,9 +173,18 @@ class S3Storage:
                 answer = self._client.put_object(Bucket=self.bucket, Key=self._full(key), Body=content, **arguments)
             except ClientError as error:
                 if error.response["Error"]["Code"] in ("PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"):
+                    if mine := self._written_before(key, content, error.response):
+                        return mine
                     raise Conflict(f"{self.uri}/{key} was changed by someone else") from None
                 raise
         return str(answer["ETag"])
+
+    def _written_before(self, key: str, content: bytes, refusal: Mapping[str, Any]) -> str | None:
+        """The version that an attempt of this very call made, whose answer was lost; None where somebody else was first."""
+        if not refusal.get("ResponseMetadata", {}).get("RetryAttempts"):
+            return None
+        there = self.read(key)
+        return there.version if there is not None and there.content == content else None
 
     def list(self, prefix: str) -> Iterator[str]:
         pages = self._client.get_paginator("list_objects_v2").paginate(
@@ -190,14 +207,24 @@ class S3Storage:
 
 @contextmanager
 def _asking_s3(uri: str) -> Iterator[None]:
-    """A bucket that is not there or does not let us in is for the user to mend; anything else keeps its traceback."""
-    from botocore.exceptions import ClientError, EndpointConnectionError, NoCredentialsError, PartialCredentialsError
+    """A bucket that is not there, does not let us in or does not answer is for the user to mend; anything else keeps its
+    traceback."""
+    from botocore.exceptions import (
+        ClientError,
+        ConnectionError,
+        HTTPClientError,
+        NoCredentialsError,
+        PartialCredentialsError,
+    )
 
     remedy = "check the bucket's name, the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID) and AWS_ENDPOINT_URL"
     try:
         yield
-    except (NoCredentialsError, PartialCredentialsError, EndpointConnectionError) as error:
+    except (NoCredentialsError, PartialCredentialsError) as error:
         raise InputError(uri, str(error), remedy) from None
+    except (ConnectionError, HTTPClientError) as error:
+        again = "check AWS_ENDPOINT_URL and the network, then run the same command again"
+        raise InputError(uri, f"no answer: {error}", again) from None
     except ClientError as error:
         code = error.response["Error"]["Code"]
         if code in ("NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"):
@@ -253,7 +280,7 @@ def s3_client(config: StorageConfig) -> Any:
     # Parts of a large file have checksums only where they are asked for: `when_supported` asks for all, CRC32 by default.
     sums = "when_required" if config.checksum == "off" else "when_supported"
     settings = Config(
-        retries={"mode": "adaptive", "max_attempts": S3_ATTEMPTS},
+        retries={"mode": "adaptive", "total_max_attempts": S3_ATTEMPTS},
         connect_timeout=S3_SILENCE_S,
         read_timeout=S3_SILENCE_S,
         request_checksum_calculation=sums,
@@ -295,7 +322,7 @@ def remove_folder(storage: Storage, key: str) -> None:
     """Remove `key` with everything below it; nothing there is no error."""
     from pyarrow.fs import FileType
 
-    filesystem, path = storage.filesystem(key)
+    filesystem, path = filesystem_to_write(storage, key)
     if filesystem.get_file_info(path).type == FileType.Directory:
         filesystem.delete_dir(path)
 

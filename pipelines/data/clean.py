@@ -185,9 +185,8 @@ def _told_apart(storage: Storage) -> Iterator[None]:
         if isinstance(cause, UserError):  # a file of rules that runs here may lack a module there
             raise type(cause)(cause.where, cause.found, cause.remedy) from None
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceError(
-                storage.uri, "no space left", "free some space and run the same command again"
-            ) from None
+            where = cause.filename if storage.uri.startswith("s3://") and cause.filename else storage.uri
+            raise ResourceError(where, "no space left", "free some space and run the same command again") from None
         if isinstance(cause, PermissionError):
             raise ResourceError(
                 storage.uri, "permission denied", "give the user of serinus write access there"

@@ -17,7 +17,7 @@ from cluster.artifacts import Batch, Dataset, FileEntry, Record, load, stage_key
 from cluster.config import StrictModel
 from cluster.descent import Descent, descent
 from cluster.errors import InputError
-from cluster.storage import Storage, exclusive
+from cluster.storage import Storage, exclusive, filesystem_to_write
 from pipelines.data import ledger
 from pipelines.data.annotation.annotate import holding
 from pipelines.data.claim import claim, release
@@ -125,7 +125,7 @@ class _Making(NamedTuple):
         locations = self.new.location, Record(key=self.new.key).location
         for location in locations:
             prepare_folder(self.storage, location)
-        (filesystem, folder), (_, record) = map(self.storage.filesystem, locations)
+        (filesystem, folder), (_, record) = (filesystem_to_write(self.storage, location) for location in locations)
         target = Target(filesystem, folder, record, self.old.rules_digest)
         written, taken = list[Written](), list[tuple[str, _Shard]]()
         for entry, batch in zip(self.old.files, self.old.batches, strict=True):
@@ -160,7 +160,7 @@ class _Making(NamedTuple):
         old = load(self.storage, Record, self.old.key)
         assert old is not None
         for source, folder in ((self.old.location, target.folder), (old.location, target.record)):
-            filesystem, path = self.storage.filesystem(f"{source}/{batch.path}")
+            filesystem, path = filesystem_to_write(self.storage, f"{source}/{batch.path}")
             filesystem.copy_file(path, f"{folder}/{batch.path}")
         return Written(entry, batch, next(file for file in old.files if file.path == batch.path))
 

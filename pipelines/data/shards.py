@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from cluster.artifacts import Batch, FileEntry, Manifest
-from cluster.storage import Storage
+from cluster.storage import Storage, filesystem_to_write
 from pipelines.data.batch import schema
 from pipelines.data.decide import EXCLUDED, Decision
 from pipelines.data.record import FORGOTTEN, FROM_BLOCKS, record_of
@@ -98,7 +98,7 @@ def remove_leftovers(storage: Storage, manifest: Manifest) -> None:
     """Take away what an interrupted run left in the folder of an artifact that is whole now."""
     told = {f"{manifest.location}/{name}" for name in ("manifest.json", *(file.path for file in manifest.files))}
     for name in [name for name in storage.list(manifest.location) if name not in told]:
-        filesystem, path = storage.filesystem(name)
+        filesystem, path = filesystem_to_write(storage, name)
         filesystem.delete_file(path)
 
 

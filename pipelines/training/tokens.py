@@ -17,7 +17,7 @@ from cluster import session
 from cluster.artifacts import Dataset, digest
 from cluster.config import StrictModel
 from cluster.errors import InputError
-from cluster.storage import Storage, local_copy, open_storage
+from cluster.storage import Storage, filesystem_to_write, local_copy, open_storage
 from pipelines.training.packing import Stream
 
 SMALL_CHARACTERS = 20_000_000
@@ -116,7 +116,7 @@ def tokenize_shard(job: dict[str, str]) -> dict[str, Any]:
     storage = open_storage(job["storage"])
     encode, dtype, end = _encoder(local_copy(storage, job["model"]))
     num_tokens = num_documents = 0
-    filesystem, path = storage.filesystem(job["target"])
+    filesystem, path = filesystem_to_write(storage, job["target"])
     filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
     with filesystem.open_output_stream(path) as file:
         for texts in _texts(storage, job["source"]):

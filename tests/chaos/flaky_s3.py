@@ -8,10 +8,14 @@ import threading
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import TypeVar
 
 from aiohttp import ClientSession, web
 
 HOP_BY_HOP = {"connection", "content-length", "transfer-encoding", "keep-alive"}
+
+
+Flaky = TypeVar("Flaky", bound="FlakyS3")
 
 
 class FlakyS3:
@@ -22,7 +26,7 @@ class FlakyS3:
         self.calls = Counter[str]()
         self._random = random.Random(0)
 
-    async def answer(self, request: web.Request) -> web.Response:
+    async def answer(self, request: web.Request) -> web.StreamResponse:
         drawn = self._random.random()
         if drawn < self.failing:
             self.calls["failed"] += 1
@@ -51,7 +55,14 @@ class FlakyS3:
 @contextmanager
 def flaky_s3(target: str, *, failing: float, silent: float, silence_s: float) -> Iterator[tuple[str, FlakyS3]]:
     """Its address, and itself."""
-    flaky, loop = FlakyS3(target, failing, silent, silence_s), asyncio.new_event_loop()
+    with serving(FlakyS3(target, failing, silent, silence_s)) as served:
+        yield served
+
+
+@contextmanager
+def serving(flaky: Flaky) -> Iterator[tuple[str, Flaky]]:
+    """The address at which it answers until the block ends, and itself."""
+    loop = asyncio.new_event_loop()
     application = web.Application(client_max_size=1 << 30)
     application.router.add_route("*", "/{path:.*}", flaky.answer)
     runner = web.AppRunner(application, shutdown_timeout=1)  # the silent calls are not waited for

@@ -103,17 +103,20 @@ def working(processes: list[psutil.Process], *names: str) -> list[psutil.Process
 READING = ("judged", "MapBatches")
 
 
-def kill_one_reading() -> None:
+def kill_one_reading(killed: list[int]) -> None:
     found = eventually(lambda: working(psutil.Process().children(recursive=True), *READING), "a worker that reads")
     found[0].kill()
+    killed.append(found[0].pid)
 
 
 @pytest.mark.usefixtures("ray_cluster", "way")
 def test_a_killed_worker(folder: Path, undisturbed: Dataset, storage: LocalStorage) -> None:
-    killer = threading.Thread(target=kill_one_reading)
+    killed = list[int]()
+    killer = threading.Thread(target=kill_one_reading, args=(killed,))
     killer.start()
     made = clean(config(folder), storage)
     killer.join()
+    assert len(killed) == 1  # what is asserted in a thread is told to nobody
     assert made.digest == undisturbed.digest
 
 

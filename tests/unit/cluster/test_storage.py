@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 import subprocess
 import sys
 from pathlib import Path
@@ -125,16 +124,3 @@ def test_a_storage_below_a_file_is_a_users_mistake(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="a file is where a folder must be"):
         LocalStorage(tmp_path / "file").write("a/b", b"")
-
-
-def test_pyarrow_is_patient_on_workers_too(s3_uri: str) -> None:
-    """Its own pickle forgets how often to try."""
-    from cluster.patient_s3 import PatientS3
-
-    filesystem, path = open_storage(s3_uri).filesystem("a/b")
-    there = pickle.loads(pickle.dumps(filesystem))
-    assert type(there) is PatientS3
-    with there.open_output_stream(path) as stream:
-        stream.write(b"words")
-    with filesystem.open_input_stream(path) as stream:
-        assert stream.read() == b"words"

@@ -1,0 +1,117 @@
+"""A server that fails, falls silent in the middle of an answer, or does what it was asked and does not say so."""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import pytest
+from aiohttp import web
+
+from cluster import storage as module
+from cluster.errors import Conflict, InputError
+from cluster.storage import ABSENT, S3Storage, filesystem_to_write
+from tests.chaos.flaky_s3 import FlakyS3, serving
+
+
+class Scripted(FlakyS3):
+    """Treats the first calls as told, and passes on what it gets from the server."""
+
+    def __init__(self, target: str, *script: str) -> None:
+        super().__init__(target, 0, 0, 0)
+        self.script = list(script)
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        treatment = self.script.pop(0) if self.script else "answered"
+        self.calls[treatment] += 1
+        if treatment == "failed":
+            return web.Response(status=500, text="<Error><Code>InternalError</Code></Error>")
+        answer = await self._passed_on(request)
+        if treatment == "lost":
+            return web.Response(status=500, text="<Error><Code>InternalError</Code></Error>")
+        if treatment == "cut":
+            assert isinstance(answer.body, bytes)
+            cut = web.StreamResponse(status=answer.status, headers=answer.headers)
+            cut.content_length = len(answer.body)
+            await cut.prepare(request)
+            await cut.write(answer.body[: len(answer.body) // 2])
+            assert request.transport is not None
+            request.transport.abort()
+            return cut
+        return answer
+
+
+@contextmanager
+def unwell(monkeypatch: pytest.MonkeyPatch, uri: str, *script: str) -> Iterator[tuple[S3Storage, Scripted]]:
+    """The storage as it is seen through such a server, from the first call on."""
+    endpoint = module.s3_endpoint()
+    assert endpoint is not None
+    with serving(Scripted(endpoint, *script)) as (address, server), monkeypatch.context() as meanwhile:
+        meanwhile.setenv("AWS_ENDPOINT_URL", address)
+        yield S3Storage(uri), server
+
+
+def test_an_answer_that_breaks_off_is_asked_for_again(s3_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    S3Storage(s3_uri).write("a", b"words" * 1000)
+    with unwell(monkeypatch, s3_uri, "cut", "cut") as (storage, server):
+        found = storage.read("a")
+    assert found is not None
+    assert found.content == b"words" * 1000
+    assert server.calls == {"cut": 2, "answered": 1}
+
+
+@pytest.mark.parametrize("expect", ["absent", "the version before"])
+def test_a_write_whose_answer_was_lost_is_not_taken_for_anothers(
+    s3_uri: str, monkeypatch: pytest.MonkeyPatch, expect: str
+) -> None:
+    version = ABSENT if expect == "absent" else S3Storage(s3_uri).write("lock", b"before")
+    with unwell(monkeypatch, s3_uri, "lost") as (storage, _):
+        made = storage.write("lock", b"mine", expect=version)
+        found = storage.read("lock")
+    assert found == (b"mine", made)
+    with pytest.raises(Conflict):
+        S3Storage(s3_uri).write("lock", b"mine", expect=ABSENT)  # asked once, and told at once: it is another's
+
+
+def test_a_server_that_never_answers_is_told_in_words(s3_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "S3_ATTEMPTS", 2)
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens there
+    for call in (lambda it: it.read("a"), lambda it: it.write("a", b""), lambda it: list(it.list("a"))):
+        with pytest.raises(InputError, match="no answer"):
+            call(S3Storage(s3_uri))
+
+
+def test_pyarrow_is_patient_on_workers_too(s3_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Three times is its own number, and its pickle forgets any other."""
+    S3Storage(s3_uri).write("a/b", b"words")
+    with unwell(monkeypatch, s3_uri, *["failed"] * 4) as (storage, server):
+        filesystem, path = storage.filesystem("a/b")
+        there = pickle.loads(pickle.dumps(filesystem))
+        with there.open_input_stream(path) as stream:
+            assert stream.read() == b"words"
+    assert server.calls["failed"] == 4
+
+
+def test_a_file_that_was_not_written_whole_takes_no_place(s3_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    storage = S3Storage(s3_uri)
+    storage.write("a/b", b"whole")
+    filesystem, path = filesystem_to_write(storage, "a/b")
+
+    class Full:
+        def write(self, data: object) -> int:
+            raise OSError(28, "No space left on device")
+
+        def close(self) -> None: ...
+        def __enter__(self) -> Full:
+            return self
+
+        def __exit__(self, *caught: object) -> None: ...
+
+    monkeypatch.setattr("cluster.sealed.tempfile.SpooledTemporaryFile", lambda **settings: Full())
+    with pytest.raises(OSError, match="No space left") as caught, filesystem.open_output_stream(path) as stream:
+        stream.write(b"half")
+    assert caught.value.filename == module.tempfile.gettempdir()
+    found = storage.read("a/b")
+    assert found is not None
+    assert found.content == b"whole"
