@@ -90,6 +90,10 @@ def write_first(texts: Iterator[str], megabytes: float, folder: Path) -> float:
             while text is not None and size < megabytes * 1e6 and size - begun < 32_000_000:
                 out.write(json.dumps({"text": text}, ensure_ascii=False) + "\n")
                 size, text = size + len(text.encode()), next(texts, None)
+    if size < megabytes * 1e6:
+        raise SystemExit(
+            f"the documents have {size / 1e6:.1f} MB of text, and {megabytes:g} are asked for: give more, or less"
+        )
     return size / 1e6
 
 
@@ -98,12 +102,14 @@ def used(side: Side, folder: Path, *more: str) -> Used:
 
 
 def answer_of(found: Used) -> dict[str, float]:
-    """The line of JSON that it printed last."""
-    told: dict[str, float] = json.loads(found.output.splitlines()[-1])
+    """The line of JSON that it printed last; warnings may come after it."""
+    told: dict[str, float] = json.loads([line for line in found.output.splitlines() if line.startswith("{")][-1])
     return told
 
 
 def cost_of(side: Side, folders: Sequence[Path], megabytes: Sequence[float]) -> Cost:
+    if side.name == "serinus":
+        used(side, folders[0])  # kernels are compiled once on a machine
     few, many = (used(side, folder) for folder in folders)
     megabyte_s = (many.cpu_s - few.cpu_s) / (megabytes[1] - megabytes[0])
     cost = Cost(few.cpu_s - megabyte_s * megabytes[0], megabyte_s)

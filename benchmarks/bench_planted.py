@@ -225,14 +225,17 @@ def values(documents: Sequence[Planted], python: str | None) -> None:
 
 
 def table(side: str, documents: Sequence[Planted], spans: Sequence[Sequence[Any]], kinds: Sequence[str]) -> None:
-    """Found is what is covered whole and under the right kind; right is what has characters in common with a planted value."""
+    """Found is what is covered whole and under the right kind; right is what has characters in common with a planted
+    value of that kind."""
     for kind in kinds:
         planted = [
             (i, start, end) for i, document in enumerate(documents) for k, start, end in document.values if k == kind
         ]
         covered = sum(any(k == kind and a <= start and end <= b for k, a, b in spans[i]) for i, start, end in planted)
         told = [(i, a, b) for i, found in enumerate(spans) for k, a, b in found if k == kind]
-        right = sum(any(a < end and start < b for _, start, end in documents[i].values) for i, a, b in told)
+        right = sum(
+            any(k == kind and a < end and start < b for k, start, end in documents[i].values) for i, a, b in told
+        )
         print(f"| {side} | `{kind}` | {len(planted)} | {covered} | {covered / len(planted):.4f} | {len(told)} | "
               f"{right / max(1, len(told)):.4f} |")  # fmt: skip
 

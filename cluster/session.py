@@ -43,6 +43,8 @@ ENVIRONMENT = {
 }
 """Set in every process before Ray is imported, ours and the nodes'."""
 
+CORES_LABEL = "serinus.io/cores"
+"""Of the node of a private cluster: the cores that its CPUs share."""
 PRIVATE_HOST = "127.0.0.2"
 """Ray rewrites 127.0.0.1 to the machine's outside address; the rest of 127/8 stays on loopback."""
 
@@ -235,17 +237,32 @@ def _init_patiently(folder: Path) -> None:
 def _init_private(folder: Path) -> None:
     import ray
 
+    num_cores = num_cores_here()
     ray.init(
         "local",
         # Logical: a trainer's ranks and the tasks that feed them share the cores.
-        num_cpus=max(4, os.cpu_count() or 1),
-        object_store_memory=object_store_bytes(),
+        num_cpus=max(4, num_cores),
+        labels={CORES_LABEL: str(num_cores)},
+        object_store_memory=object_store_bytes(num_nodes=1),
         include_dashboard=False,
         log_to_driver=False,
         logging_level=logging.ERROR,
         _node_ip_address=PRIVATE_HOST,
         _temp_dir=str(folder),
     )
+
+
+def num_cores_here() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def cpus_of_a_core() -> float:
+    """How many CPUs a task asks for that fills a core: a private cluster has more of them than the machine has cores."""
+    import ray
+
+    nodes = [node for node in ray.nodes() if node["Alive"] and CORES_LABEL in node.get("Labels", {})]
+    return max((node["Resources"]["CPU"] / int(node["Labels"][CORES_LABEL]) for node in nodes), default=1)
 
 
 def on_pool(pool: str) -> dict[str, str]:
@@ -315,9 +332,9 @@ def scratch() -> Path:
     return folder
 
 
-def object_store_bytes() -> int:
-    """Size of one node's object store: 2 % of the memory, 256 MiB to 8 GiB. Four nodes may share one machine."""
-    return min(max(psutil.virtual_memory().total // 50, 256 << 20), 8 << 30)
+def object_store_bytes(num_nodes: int = 4) -> int:
+    """Size of one node's object store, where so many nodes share the machine: together 8 % of the memory, each 256 MiB to 8 GiB."""
+    return min(max(psutil.virtual_memory().total * 2 // 25 // num_nodes, 256 << 20), 8 << 30)
 
 
 def visible_gpus() -> list[str]:

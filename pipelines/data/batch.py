@@ -113,7 +113,8 @@ def _spare_the_collector() -> None:
 
 
 def schema() -> pa.Schema:
-    """Of a batch. `file` and `ordinal` give the document order; `original` is the text as read, `text` cleaned."""
+    """Of a batch. `file` and `ordinal` give the document order; `original` is the text as read, null where it is `text`, and
+    `text` the cleaned one, null where there is a reason against it: texts cost the object store their bytes."""
     import pyarrow as pa
 
     return pa.schema(
@@ -172,6 +173,7 @@ def clean_batch(
         if found.refused and not verdicts[i].reason:
             kinds = ", ".join(sorted({span.kind for span in found.refused}))
             verdicts[i] = Verdict("personal_data", kinds, verdicts[i].language, b"", b"")
+    in_question = pa.array([not verdict.reason for verdict in verdicts])
     columns = {
         "file": [placed.file for placed in batch],
         "ordinal": [placed.ordinal for placed in batch],
@@ -180,8 +182,8 @@ def clean_batch(
         "position": [document.position for document in documents],
         "span": [document.span for document in documents],
         "origin": [document.origin for document in documents],
-        "original": originals,
-        "text": texts,
+        "original": pc.if_else(pc.and_(pc.equal(originals, texts), in_question), None, originals),
+        "text": pc.if_else(in_question, texts, None),
         "num_characters_in": num_characters_in,
         "num_characters": pc.utf8_length(texts),
         "changed_by": changed_by,

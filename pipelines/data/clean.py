@@ -15,11 +15,11 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cluster.artifacts import Dataset, FileEntry, Record, load
 from cluster.errors import InputError, ResourceError, StageFailed, UserError
-from cluster.session import on_pool
+from cluster.session import cpus_of_a_core, on_pool
 from cluster.storage import Storage, filesystem_to_write
 from cluster.waiting import wait_for_node
 from pipelines.config import DataConfig
@@ -144,7 +144,7 @@ def _with_ray_data(work: Work, num_blocks: int) -> Blocks:
     context.enable_progress_bars = False
     with ray.data.DataContext.current(context), bar("clean", None, "documents") as progress:
         dataset = ray.data.from_items(parts_of(work.files), override_num_blocks=num_blocks)
-        cleaned = dataset.map_batches(cleaner_of(work), batch_size=None)
+        cleaned = dataset.map_batches(cleaner_of(work), batch_size=None, num_cpus=cpus_of_a_core())
         blocks: list[ray.ObjectRef[pa.Table]] = []
         read = 0
         for bundle in cleaned.iter_internal_ref_bundles():
@@ -276,9 +276,13 @@ def _without_texts(blocks: Blocks, config: DataConfig) -> tuple[pa.Table, Blocks
 
     if not blocks:
         return strip(0, schema().empty_table())[0], []
-    part = ray.remote(strip).options(label_selector=on_pool(config.pool), num_returns=2)
+    part = ray.remote(strip).options(**_filling_a_core(config), num_returns=2)
     tables, keys = zip(*(part.remote(number, block) for number, block in enumerate(blocks)), strict=True)
     return pa.concat_tables(ray.get(list(tables))).sort_by([("file", "ascending"), ("ordinal", "ascending")]), keys
+
+
+def _filling_a_core(config: DataConfig) -> dict[str, Any]:
+    return {"num_cpus": cpus_of_a_core(), "label_selector": on_pool(config.pool)}
 
 
 def strip(number: int, block: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -293,7 +297,7 @@ def strip(number: int, block: pa.Table) -> tuple[pa.Table, pa.Table]:
 def _links(keys: Blocks, documents: pa.Table, work: Work, storage: Storage) -> Links:
     import ray
 
-    run = ray.remote(link).options(label_selector=on_pool(work.config.pool))
+    run = ray.remote(link).options(**_filling_a_core(work.config))
     todo = tasks(work.config.dedup, range(len(keys)), len(documents), storage.location, shards_of(work.earlier))
     return joined(ray.get([run.remote(task, *keys) for task in todo]), documents)
 
@@ -302,7 +306,7 @@ def _write_shards(blocks: Blocks, shards: Sequence[Plan], work: Work, storage: S
     import ray
 
     target = target_of(work, storage)
-    write = ray.remote(write_shard).options(label_selector=on_pool(work.config.pool))
+    write = ray.remote(write_shard).options(**_filling_a_core(work.config))
     results = [write.remote(target, shard, *(blocks[b] for b in shard.blocks)) for shard in shards]
     with bar("clean", len(results), "shards") as progress:
         waiting = results

@@ -139,10 +139,13 @@ def _write(filesystem: FileSystem, folder: str, path: str, table: pa.Table) -> F
 
 def _assemble(shard: Plan, blocks: dict[int, pa.Table]) -> pa.Table:
     import pyarrow as pa
+    import pyarrow.compute as pc
 
-    text = "original" if shard.split == EXCLUDED else "text"
-    table = _rows_of(shard, blocks, ("id", text, "source", "position", "language", "protected"))
-    table = table.rename_columns(list(KEPT_COLUMNS))
+    if shard.split == EXCLUDED:  # see batch.schema
+        table = _rows_of(shard, blocks, (*KEPT_COLUMNS, "original"))
+        table = table.set_column(1, "text", pc.coalesce(table["original"], table["text"])).drop_columns(["original"])
+    else:
+        table = _rows_of(shard, blocks, KEPT_COLUMNS)
     if shard.path == FORGOTTEN_PATH:
         table = table.set_column(1, "text", pa.array([""] * len(table), table.schema.field("text").type))
     if shard.split == EXCLUDED:

@@ -82,6 +82,7 @@ def test_a_server_that_never_answers_is_told_in_words(s3_uri: str, monkeypatch: 
             call(S3Storage(s3_uri))
 
 
+@pytest.mark.long
 def test_pyarrow_is_patient_on_workers_too(s3_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
     """Three times is its own number, and its pickle forgets any other."""
     S3Storage(s3_uri).write("a/b", b"words")
