@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 from cluster import artifacts, session
 from cluster.artifacts import FileEntry, ImportedModel, Source, file_entries
 from cluster.errors import InputError, UserError
+from cluster.imports import large_imports
 from cluster.storage import Storage, local_copy, open_storage, sha256_of, staged_folder
 from pipelines.config import ModelConfig
 from pipelines.progress import say
@@ -190,9 +191,10 @@ def load(folder: Path, gguf: str | None) -> tuple[Any, Any]:
     Raises:
         InputError: transformers cannot read them, or the tokenizer has no end token.
     """
-    import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
-    from transformers.utils import logging
+    with large_imports():
+        import torch
+        from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+        from transformers.utils import logging
 
     logging.disable_progress_bar()
     where = folder / gguf if gguf else folder

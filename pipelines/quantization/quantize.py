@@ -15,6 +15,7 @@ from cluster import artifacts
 from cluster.arithmetic import settled
 from cluster.artifacts import Dataset, FileEntry, QuantizedModel, Weights
 from cluster.errors import InputError, ResourceError, StageFailed, UserError
+from cluster.imports import large_imports
 from cluster.session import check_gpus, on_pool
 from cluster.storage import Storage, local_copy, open_storage, sha256_of, staged_folder
 from cluster.waiting import wait_for_node
@@ -180,7 +181,8 @@ def quantize_here(config: QuantizeConfig, storage_uri: str, model: Weights, targ
     folder = local_copy(storage, model.folder)
     _check_memory(model.num_weight_bytes, config)
     _use_all_cores()
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    with large_imports():
+        from transformers import AutoModelForCausalLM, AutoTokenizer
 
     tokenizer = AutoTokenizer.from_pretrained(folder)
     drawn = windows(

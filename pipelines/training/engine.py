@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.arithmetic import settled
+from cluster.imports import large_imports
 from pipelines.config import TrainConfig
 from pipelines.training.lora import add_adapter
 from pipelines.training.losses import check_boundaries
@@ -18,11 +19,12 @@ from pipelines.training.zero3 import deepspeed_config
 
 def build_engine(config: TrainConfig, folder: Path) -> Any:
     """The model under DeepSpeed. With ZeRO stage 3 the weights are sharded while they are loaded: no rank holds all."""
-    import deepspeed
-    import torch
-    from deepspeed.utils import logger
-    from transformers import AutoModelForCausalLM
-    from transformers.integrations import HfDeepSpeedConfig
+    with large_imports():
+        import deepspeed
+        import torch
+        from deepspeed.utils import logger
+        from transformers import AutoModelForCausalLM
+        from transformers.integrations import HfDeepSpeedConfig
 
     logger.setLevel(logging.ERROR)
     # Below one would share the thread count of torch's default, all cores, among ranks that already fill them.

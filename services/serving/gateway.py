@@ -17,10 +17,8 @@ from typing import Any, ClassVar, cast
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from ray import serve
-from ray.llm._internal.serve.core.protocol import RawRequestInfo
-from ray.serve.llm.ingress import OpenAiIngress
-from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
 
+from cluster.imports import large_imports
 from cluster.storage import open_storage
 from cluster.telemetry import bind, configure
 from services.config import ServingConfig
@@ -41,6 +39,11 @@ from services.serving.sendable import check_numbers
 from services.serving.shadow import Comparison, Lot, Shadow, says_nothing
 from services.serving.split import bucket, choose, user_key
 from services.serving.watch import MODEL_DEPLOYMENT, KeyWatch, Situation, TrafficWatch, application_name
+
+with large_imports():
+    from ray.llm._internal.serve.core.protocol import RawRequestInfo
+    from ray.serve.llm.ingress import OpenAiIngress
+    from ray.serve.llm.openai_api_models import ChatCompletionRequest, CompletionRequest, EmbeddingRequest
 
 MAX_ONGOING_REQUESTS = 1000
 """Requests a gateway replica holds at once, at least; many of them are streams that have begun."""

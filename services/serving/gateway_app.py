@@ -13,10 +13,9 @@ from typing import Any
 from fastapi import FastAPI
 from fastapi.exceptions import RequestValidationError
 from ray import serve
-from ray.serve.llm.ingress import make_fastapi_ingress
 from starlette.exceptions import HTTPException
-from vllm.exceptions import VLLMClientError
 
+from cluster.imports import large_imports
 from cluster.session import num_nodes
 from services.config import ServingConfig
 from services.serving import openai_errors
@@ -24,6 +23,10 @@ from services.serving.door import Door, Keeper, longest_stay_s
 from services.serving.gateway import Gateway, max_ongoing
 from services.serving.hops import REPLICA_ENVIRONMENT
 from services.serving.openai_errors import RESPONSES, ApiError
+
+with large_imports():
+    from ray.serve.llm.ingress import make_fastapi_ingress
+    from vllm.exceptions import VLLMClientError
 
 DEPLOYMENT = "gateway"
 SHUTDOWN_S = 30.0
