@@ -75,4 +75,5 @@ $pip install --no-deps --no-compile --target "$venv/serinus-quantize" --requirem
 echo "setup: [4/4] serinus itself"
 $pip install --no-deps --no-build-isolation --editable .
 echo "$stamp" >"$venv/.serinus-stamp"
+"$venv/bin/python" requirements/warm.py >/dev/null 2>&1 &  # a minute of one core, while others are used
 echo "setup: done"

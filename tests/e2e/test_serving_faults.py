@@ -28,7 +28,7 @@ from tests.integration.clients import Clients
 from tests.integration.gateway_world import eventually
 from tests.integration.local_cluster import living
 
-pytestmark = pytest.mark.e2e
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
 
 CONFIG = RolloutConfig(
     steps=(StepConfig(weight_percent=50, min_requests=100_000, prove="none"),),  # ends by harm alone

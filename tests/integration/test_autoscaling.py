@@ -131,6 +131,7 @@ def test_an_engine_wakes_follows_its_floor_and_its_load_rests_and_works_again(
     assert ENGINE in applications.running()
 
 
+@pytest.mark.long
 def test_an_update_never_drops_below_the_needed_replicas(
     run: Run, shelf: LocalStorage, applications: RayApplications
 ) -> None:

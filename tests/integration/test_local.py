@@ -60,6 +60,7 @@ def test_another_topology_does_not_disturb_the_one_that_is_up(up: Bench) -> None
     assert all(pools(up).values())
 
 
+@pytest.mark.long
 def test_a_killed_node_is_brought_back_and_the_others_stay(up: Bench) -> None:
     raylets = {p.pid: " ".join(p.cmdline()) for p in up.processes() if p.name() == "raylet"}
     victim = next(pid for pid, command in raylets.items() if f"{up.folder}/train/" in command)

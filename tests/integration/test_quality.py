@@ -166,6 +166,7 @@ def _votes(world: World) -> tuple[int, int, int]:
     return found.up, found.down, found.corrected
 
 
+@pytest.mark.long
 def test_a_candidate_that_answers_worse_is_out_though_no_user_met_it(world: World) -> None:
     controller.start_rollout(world.storage, NAME, POOR, world.config)
     eventually(lambda: _ended(world), 200)
@@ -185,6 +186,7 @@ def _ended(world: World) -> bool:
     return status is not None and status.ended
 
 
+@pytest.mark.long
 def test_probes_are_no_evidence_of_users(world: World) -> None:
     from services.rollout.looks import stored_looks
 

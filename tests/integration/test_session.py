@@ -27,6 +27,7 @@ with joined() as how:
 """
 
 
+@pytest.mark.long
 def test_two_private_clusters_live_side_by_side_and_ctrl_c_leaves_nothing(tmp_path: Path) -> None:
     programs = [
         subprocess.Popen(

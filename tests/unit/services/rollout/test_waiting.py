@@ -259,8 +259,15 @@ def test_while_one_is_about_to_begin_nobody_else_does_and_rollback_is_not_guesse
     assert (world.status.candidate, world.applications.num_loads) == (NEWER, 1)
 
 
-@pytest.mark.parametrize("busy", ["wait", "replace"])
-@pytest.mark.parametrize("before", [True, False], ids=["before a write", "after a write"])
+@pytest.mark.parametrize(
+    ("busy", "before"),
+    [
+        ("wait", True),
+        ("replace", False),
+        pytest.param("wait", False, marks=pytest.mark.long),
+        pytest.param("replace", True, marks=pytest.mark.long),
+    ],
+)
 def test_killed_at_any_write_it_begins_once(tmp_path: Path, busy: Busy, before: bool) -> None:
     undisturbed = made(tmp_path / "undisturbed")
     counting = MortalStorage(undisturbed.root)
