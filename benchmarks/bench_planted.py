@@ -149,7 +149,20 @@ def secret(rng: random.Random) -> str:
                        f"eyJ{_letters(rng, 20)}.eyJ{_letters(rng, 40)}.{_letters(rng, 43)}"))  # fmt: skip
 
 
-VALUES = {made.__name__: made for made in (email, credit_card, iban, ip_address, phone, secret)}
+def national_id(rng: random.Random) -> str:
+    """Spain's DNI, Brazil's CPF, the social security number of the United States."""
+    number = int(_digits(rng, 8))
+    digits = [int(digit) for digit in _digits(rng, 9)]
+    for first in (10, 11):  # the weights of the first digit
+        rest = sum(digit * (first - i) for i, digit in enumerate(digits)) % 11
+        digits.append(0 if rest < 2 else 11 - rest)
+    cpf = "".join(map(str, digits))
+    return rng.choice((f"{number:08}{'TRWAGMYFPDXBNJZSQVHLCKE'[number % 23]}",
+                       f"{cpf[:3]}.{cpf[3:6]}.{cpf[6:9]}-{cpf[9:]}",
+                       f"{rng.randint(1, 665):03}-{rng.randint(1, 99):02}-{rng.randint(1, 9999):04}"))  # fmt: skip
+
+
+VALUES = {made.__name__: made for made in (email, credit_card, iban, ip_address, national_id, phone, secret)}
 
 
 def with_values(text: str, rng: random.Random) -> Planted:

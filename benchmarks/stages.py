@@ -1,4 +1,4 @@
-"""What each stage of cleaning costs: CPU seconds and MB/s of one core, each run alone on what the one before it left.
+"""What each stage of cleaning costs by the recipe of bench_clean.py: CPU seconds and MB/s of one core.
 
     python benchmarks/stages.py FOLDER_OF_JSONL
 
@@ -24,8 +24,9 @@ Seconds = dict[str, float]
 
 PLACES = (
     ("read JSONL", "pipelines.data.batch", "read_documents"),
-    ("repair of Unicode", "pipelines.data.rules", "repair_column"),
-    ("personal data", "pipelines.data.batch", "protect_column"),
+    ("repair of Unicode", "pipelines.data.batch", "repair_column"),
+    ("personal data: found, masked", "pipelines.data.batch", "protect_column"),
+    ("personal data: shown by repair", "pipelines.data.batch", "showing_more"),
     ("words", "pipelines.data.kernels.tokens", "words"),
     ("lines, paragraphs", "pipelines.data.kernels.tokens", "lines"),
     ("repeated lines, paragraphs", "pipelines.data.kernels.repetition", "repeats"),
@@ -69,12 +70,12 @@ def timed(function: Callable[..., Any], stage: str, seconds: Seconds) -> Callabl
 
 def stages(folder: Path) -> tuple[Seconds, float]:
     """CPU seconds of each stage, and megabytes of text."""
-    from pipelines.config import DataConfig, FilterConfig, SourceConfig
+    from benchmarks.clean_serinus import recipe
     from pipelines.data import batch
     from pipelines.data.inventory import inventory
     from pipelines.data.rules import compile_rules
 
-    config = DataConfig(sources=(SourceConfig(path=str(folder)),), filters=FilterConfig(min_stop_words=0))
+    config = recipe(folder)
     files = tuple(inventory(config.sources))
     seconds: Seconds = defaultdict(float)
     with measured(seconds):

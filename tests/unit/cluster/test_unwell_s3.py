@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import gzip
+import io
 import pickle
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from aiohttp import web
 
+from cluster import patient_s3
 from cluster import storage as module
 from cluster.errors import Conflict, InputError
 from cluster.storage import ABSENT, S3Storage, filesystem_to_write
@@ -116,3 +121,56 @@ def test_a_file_that_was_not_written_whole_takes_no_place(s3_uri: str, monkeypat
     found = storage.read("a/b")
     assert found is not None
     assert found.content == b"whole"
+
+
+class Shaky:
+    """A file that fails once at each place, before and while it is read."""
+
+    def __init__(self, content: bytes, failed: set[object], error: str) -> None:
+        self.content, self.failed, self.error = content, failed, error
+
+    def _once(self, place: object) -> None:
+        if place not in self.failed:
+            self.failed.add(place)
+            raise OSError(self.error)
+
+    def size(self) -> int:
+        self._once("size")
+        return len(self.content)
+
+    def read_at(self, size: int, at: int) -> bytes:
+        self._once(at)
+        return self.content[at : at + size]
+
+    def close(self) -> None: ...
+
+
+def test_a_read_that_fails_goes_on_where_it_was(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(patient_s3, "PAUSE_S", 0)
+    content, failed = bytes(range(256)) * 9, set[object]()
+    error = "AWS Error INTERNAL_FAILURE during GetObject operation: "
+    file = patient_s3.SteadyFile(lambda: Shaky(content, failed, error))  # type: ignore[arg-type, return-value]
+    with io.BufferedReader(file, 100) as stream:
+        assert stream.read(10) == content[:10]
+        assert stream.readline() == content[10 : content.index(b"\n", 10) + 1]
+        stream.seek(1000)
+        assert stream.read() == content[1000:]
+    assert failed == {"size", 0, 1000}
+    denied = "AWS Error ACCESS_DENIED during HeadObject operation"
+    with pytest.raises(OSError, match="ACCESS_DENIED"):
+        patient_s3.SteadyFile(lambda: Shaky(b"", set(), denied))  # type: ignore[arg-type, return-value]
+
+
+def test_parquet_and_packed_files_are_read_from_a_bucket(s3_uri: str) -> None:
+    storage = S3Storage(s3_uri)
+    sink = io.BytesIO()
+    pq.write_table(pa.table({"text": ["a", "b"]}), sink)
+    storage.write("a/t.parquet", sink.getvalue())
+    storage.write("a/t.gz", gzip.compress(b"words"))
+    filesystem, path = storage.filesystem("a")
+    with filesystem.open_input_file(f"{path}/t.parquet") as stream:
+        assert pq.ParquetFile(stream).read()["text"].to_pylist() == ["a", "b"]
+    with filesystem.open_input_stream(f"{path}/t.gz", compression=None) as stream:
+        assert gzip.GzipFile(fileobj=stream).read() == b"words"
+    with pytest.raises(FileNotFoundError):
+        filesystem.open_input_file(f"{path}/none")
