@@ -105,7 +105,7 @@ class SealedHandler(FileSystemHandler):
 
 class _Upload:
     """A file that becomes an object when it is closed: until then readers see the old one, or none. One that could not be written
-    whole becomes none."""
+    becomes none; one that its writer left in the middle does, as with pyarrow."""
 
     closed, is_whole = False, True
 

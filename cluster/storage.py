@@ -148,7 +148,7 @@ class S3Storage:
         return f"{self.prefix}/{checked_key(self.uri, key)}".strip("/")
 
     def read(self, key: str) -> Blob | None:
-        from botocore.exceptions import HTTPClientError, IncompleteReadError
+        from botocore.exceptions import FlexibleChecksumError, HTTPClientError, IncompleteReadError
 
         with _asking_s3(self.uri):
             for left in reversed(range(S3_ATTEMPTS)):
@@ -158,7 +158,11 @@ class S3Storage:
                     return None
                 try:
                     return Blob(answer["Body"].read(), answer["ETag"])
-                except (HTTPClientError, IncompleteReadError):  # boto3 tries again up to the first byte of an answer
+                except (
+                    HTTPClientError,
+                    IncompleteReadError,
+                    FlexibleChecksumError,
+                ):  # boto3 tries again up to the first byte of an answer
                     if not left:
                         raise
         raise AssertionError("the last attempt returns or raises")
@@ -212,7 +216,9 @@ def _asking_s3(uri: str) -> Iterator[None]:
     from botocore.exceptions import (
         ClientError,
         ConnectionError,
+        FlexibleChecksumError,
         HTTPClientError,
+        IncompleteReadError,
         NoCredentialsError,
         PartialCredentialsError,
     )
@@ -222,7 +228,7 @@ def _asking_s3(uri: str) -> Iterator[None]:
         yield
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise InputError(uri, str(error), remedy) from None
-    except (ConnectionError, HTTPClientError) as error:
+    except (ConnectionError, HTTPClientError, IncompleteReadError, FlexibleChecksumError) as error:
         again = "check AWS_ENDPOINT_URL and the network, then run the same command again"
         raise InputError(uri, f"no answer: {error}", again) from None
     except ClientError as error:

@@ -45,7 +45,7 @@ if [ -d "$venv" ] && [ ! -e "$venv/pyvenv.cfg" ] && [ -n "$(ls -A "$venv")" ]; t
     echo "setup: $venv is not an environment and not empty; name another one in SERINUS_VENV" >&2
     exit 2
 fi
-rm -rf "$venv"
+rm -rf "$venv" || { sleep 1; rm -rf "$venv"; } # what the setup before this one left at work may just have written there
 "$python" -m venv "$venv"
 pip="$venv/bin/python -m pip --disable-pip-version-check --quiet --quiet"
 torch=$(grep '^torch==' requirements/cpu.txt)

@@ -229,7 +229,7 @@ class DataConfig(StrictModel):
     decontaminate: DecontaminateConfig | None = None
     """Comes behind the filters. Leave it out and no evaluation set is looked at."""
     dedup: DedupConfig = DedupConfig()
-    max_document_bytes: int = Field(10_000_000, ge=1)
+    max_document_bytes: int = Field(10_000_000, ge=1, lt=2**31)
     """A longer document is excluded as `too_large`."""
     heldout_fraction: float = Field(0.1, ge=0, lt=1)
     """Share of the kept documents set apart for evaluation, chosen by a hash of the document's text."""

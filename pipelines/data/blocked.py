@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from pipelines.data.kernels.overlap import Table
 
 COMMENT = "#"
-BETWEEN_WORDS = " \t-'’"
+BETWEEN_WORDS = " \t-'’."
 """All that an entry may have besides: what else stood in it would not be looked for."""
 MAX_WORDS = 12
 """Of a phrase: each length is looked for by itself."""
@@ -75,7 +75,9 @@ def _phrases(file: SourceFile, where: str) -> tuple[str, ...]:
         phrase = line.strip()
         if phrase and not phrase.startswith(COMMENT):
             if not word().search(phrase) or word().sub("", phrase).strip(BETWEEN_WORDS):
-                remedy = "write words of letters and numbers; spaces, hyphens and apostrophes may stand between them"
+                remedy = (
+                    "write words of letters and numbers; spaces, hyphens, dots and apostrophes may stand between them"
+                )
                 raise InputError(f"{where}, line {number}", f"{phrase!r} is more than words, or none", remedy)
             phrases.append(phrase)
     if not phrases:

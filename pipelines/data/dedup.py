@@ -20,6 +20,9 @@ from pipelines.config import DedupConfig
 if TYPE_CHECKING:
     import pyarrow as pa
 
+SIGNED_ALIKE = 5
+"""The version of the rules from which on signatures are of these words and hash functions."""
+
 Int64s = NDArray[np.int64]
 Uint64s = NDArray[np.uint64]
 

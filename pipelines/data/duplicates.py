@@ -17,9 +17,10 @@ from cluster.errors import ConfigError, InputError
 from cluster.storage import Storage, open_storage
 from pipelines.config import DedupConfig
 from pipelines.data.decide import EXCLUDED
-from pipelines.data.dedup import NO_PAIRS, Int64s, Keys, Links, keys_of, links
+from pipelines.data.dedup import NO_PAIRS, SIGNED_ALIKE, Int64s, Keys, Links, keys_of, links
 from pipelines.data.history import version
 from pipelines.data.record import is_recorded, read_table
+from pipelines.data.rules import VERSION
 from pipelines.data.trace import IN_VERSION
 
 if TYPE_CHECKING:
@@ -129,6 +130,9 @@ def earlier_versions(storage: Storage, config: DedupConfig) -> list[Dataset]:
             if config.near and theirs.get(name) != ours[name]:
                 what = f"was made with {name} {theirs.get(name)}, here it is {ours[name]}"
                 raise ConfigError(where, what, f"set data.dedup.{name}: {theirs.get(name)}, or near: false")
+        if config.near and made.config.get("rules_version", VERSION) < SIGNED_ALIKE:
+            what = "was made by an earlier serinus, whose signatures are not like these"
+            raise ConfigError(where, what, "make it again: serinus run RECIPE --from clean; or set near: false")
         if config.near and not theirs.get("near"):
             raise ConfigError(where, "was made without signatures (near: false)", "leave it out, or set near: false")
     return found

@@ -26,6 +26,7 @@ from pipelines.data.history import versions
 from pipelines.data.outcome import checked, num_by_kind
 from pipelines.data.record import FORGOTTEN, completed, filled, is_recorded, parts, read_table, save_both
 from pipelines.data.recorded import with_forgotten
+from pipelines.data.rules import VERSION
 from pipelines.data.shards import FORGOTTEN_PATH, Target, Written, prepare_folder, stored_schema, write_tables
 from pipelines.data.trace import DUPLICATES, Place, full_id, kept_instead, places, row_of
 
@@ -126,7 +127,8 @@ class _Making(NamedTuple):
         for location in locations:
             prepare_folder(self.storage, location)
         (filesystem, folder), (_, record) = (filesystem_to_write(self.storage, location) for location in locations)
-        target = Target(filesystem, folder, record, self.old.rules_digest)
+        version = self.old.config.get("rules_version", VERSION)
+        target = Target(filesystem, folder, record, self.old.rules_digest, version)
         written, taken = list[Written](), list[tuple[str, _Shard]]()
         for entry, batch in zip(self.old.files, self.old.batches, strict=True):
             if batch.path == FORGOTTEN_PATH or (shard := self._holding(batch.path)) is None:

@@ -72,7 +72,9 @@ def calling(config: RuleConfig, functions: Mapping[str, str]) -> Callable[[pa.Ar
         for row, text in enumerate(texts.to_pylist()):
             try:
                 changed.append(_checked(function(text)))
-            except (Exception, SystemExit) as error:
+            except KeyboardInterrupt:
+                raise KeyboardInterrupt from None  # Ray's way to cancel
+            except BaseException as error:
                 told = f"{where}: {config.function} failed on a text of {len(text)} characters"
                 raise FunctionFailed(row, f"{told} ({_place(error, str(config.file))})") from None
         return pa.array(changed, pa.large_string())
@@ -117,4 +119,5 @@ def _place(error: BaseException, file: str) -> str:
         if step.tb_frame.f_code.co_filename == file:
             lines.append(step.tb_lineno)
         step = step.tb_next
-    return f"{type(error).__name__}, {file} line {lines[-1]}" if lines else type(error).__name__
+    name = type(error).__name__ if type(error).__module__ == "builtins" else "an exception of its own"
+    return f"{name}, {file} line {lines[-1]}" if lines else name

@@ -73,9 +73,10 @@ FORMS: dict[str, Form] = {
 PATTERN = re.compile(
     r"(?<![0-9A-Za-z_.+-])(?:"
     + "|".join(rf"(?<![0-9] ){form.pattern}(?! [0-9])" if form.is_grouped else form.pattern for form in FORMS.values())
-    + r")(?![0-9A-Za-z_-]|\.[0-9])"
+    + r")(?![0-9A-Za-z_-]|\.[0-9])",
+    re.ASCII,  # small and capital letters are those of ASCII alone
 )
-_WHOLE = [(re.compile(form.pattern), form.holds) for form in FORMS.values()]
+_WHOLE = [(re.compile(form.pattern, re.ASCII), form.holds) for form in FORMS.values()]
 
 
 def is_national_id(value: str) -> bool:

@@ -12,6 +12,7 @@ from cluster.config import StrictModel
 from cluster.storage import Storage
 from pipelines.data.decide import EXCLUDED, HELDOUT, TRAIN
 from pipelines.data.record import is_recorded, part, read_table
+from pipelines.data.rules import VERSION
 from pipelines.data.shards import hash_of
 from pipelines.data.trace import DUPLICATES
 
@@ -114,7 +115,7 @@ def report(storage: Storage, dataset: Dataset) -> Report:
         table = read_table(storage, f"{dataset.location}/{batch.path}")
         known = part(storage, dataset, batch.path, COLUMNS, recorded=recorded)
         rows += _rows(batch.path.partition("/")[0], known)
-        damaged += [batch.path] if hash_of(table) != batch.sha256 else []
+        damaged += [batch.path] if hash_of(table, dataset.config.get("rules_version", VERSION)) != batch.sha256 else []
         texts = table["text"].to_pylist()
         if batch.path.startswith(f"{EXCLUDED}/"):
             _take_samples(samples, known, texts)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import uuid
 from collections.abc import Container, Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
@@ -14,6 +15,7 @@ from cluster.storage import Storage, filesystem_to_write
 from pipelines.data.batch import schema
 from pipelines.data.decide import EXCLUDED, Decision
 from pipelines.data.record import FORGOTTEN, FROM_BLOCKS, record_of
+from pipelines.data.rules import VERSION
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 KEPT_COLUMNS = ("id", "text", "source", "position", "language", "protected")
 EXCLUDED_COLUMNS = ("id", "text", "source", "position", "reason", "detail")
 FORGOTTEN_PATH = f"{EXCLUDED}/forgotten.parquet"
+HASHED_BY_LENGTHS = 5
+"""The version of the rules from which on batches are."""
 
 
 class Row(NamedTuple):
@@ -55,6 +59,8 @@ class Target(NamedTuple):
     """Folder of the dataset's record."""
     rules: str
     """Digest of the rule set."""
+    version: int = VERSION
+    """Of the rules, by which the batches are hashed."""
 
 
 class Written(NamedTuple):
@@ -120,7 +126,7 @@ def stored_schema(names: Sequence[str]) -> pa.Schema:
 
 def write_tables(target: Target, path: str, table: pa.Table, record: pa.Table) -> Written:
     entry = _write(target.filesystem, target.folder, path, table)
-    batch = Batch(path=path, num_documents=len(table), sha256=hash_of(table), rules=target.rules)
+    batch = Batch(path=path, num_documents=len(table), sha256=hash_of(table, target.version), rules=target.rules)
     return Written(entry, batch, _write(target.filesystem, target.record, path, record))
 
 
@@ -186,16 +192,21 @@ def parquet_bytes(table: pa.Table) -> bytes:
     return bytes(sink.getvalue())
 
 
-def hash_of(table: pa.Table) -> str:
+def hash_of(table: pa.Table, version: int = VERSION) -> str:
     """SHA-256 of the ids and texts in order, independent of Parquet's encoding: first the lengths in bytes of all ids, as 64-bit
-    little-endian numbers, then the ids one after the other in UTF-8; then the same of the texts."""
+    little-endian numbers, then the ids one after the other in UTF-8; then the same of the texts. Before version 5 of the rules:
+    of one JSON pair a line."""
     import pyarrow as pa
 
     from pipelines.data.kernels.characters import buffers
 
     sha256 = hashlib.sha256()
-    for name in ("id", "text"):
-        data, offsets = buffers(pa.concat_arrays(table[name].cast(pa.large_string()).chunks))
+    if version < HASHED_BY_LENGTHS:
+        for name, text in zip(table["id"].to_pylist(), table["text"].to_pylist(), strict=True):
+            sha256.update(json.dumps([name, text], ensure_ascii=False).encode() + b"\n")
+        return sha256.hexdigest()
+    for column in (table["id"], table["text"]):
+        data, offsets = buffers(column.cast(pa.large_string()).combine_chunks())
         sha256.update(np.diff(offsets).astype("<i8").data)
         sha256.update(data[offsets[0] : offsets[-1]].data)
     return sha256.hexdigest()

@@ -85,6 +85,7 @@ def protect(text: str, actions: Mapping[ProtectedKind, ProtectAction], key: byte
         ("hetu 010594y123w", "national_id", "010594y123w"),
         ("nie x5253868r", "national_id", "x5253868r"),
         ("cf rccmnl83s18d969h", "national_id", "rccmnl83s18d969h"),
+        ("a RſSMRA85T10A562S b 536-90-4399", "national_id", "536-90-4399"),  # a long s is no S
         ("id AKIAIOSFODNN7EXAMPLE;", "secret", "AKIAIOSFODNN7EXAMPLE"),
         ("token ghp_" + "a1" * 18, "secret", "ghp_" + "a1" * 18),
         ("k = sk-proj-" + "Ab1" * 8, "secret", "sk-proj-" + "Ab1" * 8),

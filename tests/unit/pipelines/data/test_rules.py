@@ -156,6 +156,7 @@ def test_a_function_that_is_not_there_is_told(tmp_path: Path, source: str, found
         ("str(int(text))", "ValueError, {file} line 2"),
         ("'\\ud800'", "UnicodeEncodeError"),
         ("exit(0)", "SystemExit, {file} line 2"),
+        ("(_ for _ in ()).throw(type(text, (BaseException,), {}))", "an exception of its own, {file} line 2"),
     ],
 )
 def test_a_function_that_fails_on_a_text_says_where_and_nothing_of_the_text(

@@ -380,3 +380,16 @@ def test_only_versions_with_the_same_signatures_are_compared(
     artifacts.retire(storage, Record(key=first.key))
     with pytest.raises(InputError, match="has no record" if "against" not in changes else "no dataset"):
         make(storage, settings)
+
+
+def test_signatures_of_an_earlier_serinus_are_not_compared(
+    tmp_path: Path, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr("pipelines.data.recorded.VERSION", 4)
+        first = make(storage, config(batch_of(tmp_path, "docs", TEXTS[:2])))
+    more = batch_of(tmp_path, "more", TEXTS[1:3])
+    with pytest.raises(UserError, match="made by an earlier serinus"):
+        make(storage, config(more, dedup={"against": [first.key]}))
+    made = make(storage, config(more, dedup={"against": [first.key], "near": False}))
+    assert made.num_excluded_by_reason == {"exact_duplicate": 1}
