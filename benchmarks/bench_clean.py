@@ -108,8 +108,6 @@ def answer_of(found: Used) -> dict[str, float]:
 
 
 def cost_of(side: Side, folders: Sequence[Path], megabytes: Sequence[float]) -> Cost:
-    if side.name == "serinus":
-        used(side, folders[0])  # kernels are compiled once on a machine
     few, many = (used(side, folder) for folder in folders)
     megabyte_s = (many.cpu_s - few.cpu_s) / (megabytes[1] - megabytes[0])
     cost = Cost(few.cpu_s - megabyte_s * megabytes[0], megabyte_s)
@@ -132,9 +130,11 @@ def compare(args: argparse.Namespace, made: Path) -> None:
             megabytes = [
                 write_first(documents(args), size, folder) for size, folder in zip(sizes, folders, strict=True)
             ]
+            if kind == "ours":
+                used(sides[0], folders[0])  # kernels are compiled once on a machine
             costs |= {side.name: cost_of(side, folders, megabytes) for side in sides}
     ours = {side.name for side in sides_of(args) if side.is_ours}
-    for name in costs.keys() - ours | {"ray"} & costs.keys():
+    for name in (name for name in costs if name == "ray" or name not in ours):
         for one in ("serinus", LIKE + name):
             if one in costs:
                 print(f"{name}: {costs[name].megabyte_s / costs[one].megabyte_s:.2f} times the CPU time of {one}")

@@ -158,12 +158,8 @@ class S3Storage:
                     return None
                 try:
                     return Blob(answer["Body"].read(), answer["ETag"])
-                except (
-                    HTTPClientError,
-                    IncompleteReadError,
-                    FlexibleChecksumError,
-                ):  # boto3 tries again up to the first byte of an answer
-                    if not left:
+                except (HTTPClientError, IncompleteReadError, FlexibleChecksumError):
+                    if not left:  # boto3 itself tries again up to the first byte of an answer
                         raise
         raise AssertionError("the last attempt returns or raises")
 

@@ -181,13 +181,13 @@ def duplicate_paragraphs(document: Measured, config: FilterConfig) -> Iterator[O
 
 def c4(document: Measured, config: FilterConfig) -> Iterator[Objection]:
     """C4's rules on pages; only where `filters.c4` is given. What its code leaves out of lines is left to the rule `c4_lines`."""
+    if config.c4 is None:
+        return
     import pyarrow.compute as pc
 
     from pipelines.data.kernels.c4 import sentence_ends
     from pipelines.data.kernels.characters import buffers
 
-    if config.c4 is None:
-        return
     if config.c4.drop_lorem_ipsum:
         found = pc.match_substring(document.texts, "lorem ipsum", ignore_case=True)
         yield Objection("lorem_ipsum", np.asarray(found), lambda i: "placeholder text")

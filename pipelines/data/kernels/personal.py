@@ -158,14 +158,13 @@ def _at_letter(data: Any, first: int, i: int, end: int, classes: Any, kinds: int
         for k in range(len(TOKENS)):
             if TOKENS[k, 0] == data[i] and _begins(data, i, end, TOKENS[k]):
                 bits |= SECRET
-    if classes[data[i]] & LETTER:
-        j = i
-        while j < end and j < i + 6 and classes[data[j]] & LETTER:
-            j += 1
-        if j < end and classes[data[j]] & IN_CARD:
-            j += 1
-        if j < end and classes[data[j]] & DIGIT:
-            bits |= NATIONAL_ID
+    j = i
+    while j < end and j < i + 6 and classes[data[j]] & LETTER:
+        j += 1
+    if j < end and classes[data[j]] & IN_CARD:
+        j += 1
+    if j < end and classes[data[j]] & DIGIT:
+        bits |= NATIONAL_ID
     return bits
 
 
@@ -207,24 +206,22 @@ def _digits(data: Any, i: int, end: int, classes: Any, between: int, most: int) 
 @kernel
 def _octets(data: Any, i: int, end: int, classes: Any) -> bool:
     """Whether three groups of one to three digits stand here, each with a dot behind it."""
-    for _ in range(3):
-        begun = i
-        while i < end and i < begun + 3 and classes[data[i]] & DIGIT:
-            i += 1
-        if i == begun or i >= end or data[i] != DOT:
-            return False
-        i += 1
-    return True
+    return _parts(data, i, end, classes, 3, DIGIT, 1, 3, DOT)
 
 
 @kernel
 def _groups(data: Any, i: int, end: int, classes: Any) -> bool:
     """Whether two groups of at most four hexadecimal digits stand here, each with a colon behind it."""
-    for _ in range(2):
+    return _parts(data, i, end, classes, 2, HEX, 0, 4, COLON)
+
+
+@kernel
+def _parts(data: Any, i: int, end: int, classes: Any, num: int, kind: int, least: int, most: int, mark: int) -> bool:
+    for _ in range(num):
         begun = i
-        while i < end and i < begun + 4 and classes[data[i]] & HEX:
+        while i < end and i < begun + most and classes[data[i]] & kind:
             i += 1
-        if i >= end or data[i] != COLON:
+        if i < begun + least or i >= end or data[i] != mark:
             return False
         i += 1
     return True

@@ -53,9 +53,7 @@ def _collapse(data: Any, offsets: Any, kinds: Any, out: Any, bounds: Any) -> Non
         breaks, gap, behind_ink = 0, -1, False
         while i < end:
             start = i
-            if (
-                behind_ink and gap < 0 and BLANK < data[i] < 0x80
-            ):  # within a word; below are line breaks and the form feed
+            if behind_ink and gap < 0 and BLANK < data[i] < 0x80:  # within a word
                 out[num], num, i = data[i], num + 1, i + 1
                 continue
             c, i = decode(data, i)

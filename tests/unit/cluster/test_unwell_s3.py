@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import gzip
 import io
 import pickle
@@ -33,6 +34,8 @@ class Scripted(FlakyS3):
         if treatment == "failed":
             return web.Response(status=500, text="<Error><Code>InternalError</Code></Error>")
         answer = await self._passed_on(request)
+        if treatment == "silent":
+            await asyncio.sleep(2)
         if treatment == "lost":
             return web.Response(status=500, text="<Error><Code>InternalError</Code></Error>")
         if treatment == "cut":
@@ -79,8 +82,17 @@ def test_a_write_whose_answer_was_lost_is_not_taken_for_anothers(
         S3Storage(s3_uri).write("lock", b"mine", expect=ABSENT)  # asked once, and told at once: it is another's
 
 
-def test_a_server_that_never_answers_is_told_in_words(s3_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_does_not_answer_or_is_not_there_is_told_in_words(
+    s3_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(module, "S3_ATTEMPTS", 2)
+    monkeypatch.setattr(module, "S3_SILENCE_S", 0.3)
+    with (
+        unwell(monkeypatch, s3_uri, *["silent"] * 9) as (storage, server),
+        pytest.raises(InputError, match="no answer: Read timeout"),
+    ):
+        storage.read("a")
+    assert server.calls == {"silent": 2}
     monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:9")  # nobody listens there
     for call in (lambda it: it.read("a"), lambda it: it.write("a", b""), lambda it: list(it.list("a"))):
         with pytest.raises(InputError, match="no answer"):
