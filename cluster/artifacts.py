@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -264,6 +265,20 @@ class Ledger(StrictModel):
     privacy: Privacy | None = Field(None, exclude_if=_is_none)
 
 
+class Retention(StrictModel):
+    """What training left of the old documents' score, on held-out ones."""
+
+    before: float
+    """Nats a token, of the model that training began with."""
+    after: float
+    num_sequences: int
+
+    @property
+    def percent(self) -> float:
+        """Perplexity before / after: 100 where nothing was lost."""
+        return 100 * math.exp(self.before - self.after)
+
+
 class Checkpoint(Weights):
     """A fine-tuned model, exported."""
 
@@ -275,6 +290,7 @@ class Checkpoint(Weights):
     tokens_per_s: float = 0.0
     incidents: tuple[Incident, ...] = ()
     ledger: Ledger | None = None
+    retention: Retention | None = Field(None, exclude_if=_is_none)
 
     @property
     def summary(self) -> str:
@@ -477,6 +493,33 @@ class SchemeSearch(Manifest):
         return f"{self.chosen or 'none'} of " + ", ".join(f"{a.scheme} {a.outcome}" for a in self.attempts)
 
 
+class WeightAttempt(StrictModel):
+    """One weight of consolidation, and what became of it."""
+
+    weight: float
+    checkpoint: str
+    """Digest of the trained model's manifest."""
+    retention_percent: float
+    loss: float
+    """Of what is learnt, mean over the last tenth of the steps, nats."""
+    took_s: float
+
+
+class WeightSearch(Manifest):
+    """Weights of consolidation that were tried, for the smallest that retains enough."""
+
+    kind: Literal["weight_search"] = "weight_search"
+    chosen: float | None = None
+    """None where none of them retained enough."""
+    min_retention_percent: float = 0.0
+    attempts: tuple[WeightAttempt, ...] = ()
+
+    @property
+    def summary(self) -> str:
+        tried = ", ".join(f"{a.weight:g} retains {a.retention_percent:.1f} %" for a in self.attempts)
+        return f"{'none' if self.chosen is None else f'{self.chosen:g}'} taken: {tried}"
+
+
 class Revision(Manifest):
     """An immutable, servable model under a public name."""
 
@@ -519,6 +562,7 @@ KINDS: dict[str, type[Manifest]] = {
     "evaluation": EvalReport,
     "gate": GateReport,
     "search": SchemeSearch,
+    "weight_search": WeightSearch,
     "revision": Revision,
 }
 

@@ -1,5 +1,6 @@
 """The recipe of a lifecycle, up to the published revision. No heavy imports here."""
 
+from pipelines.config.continual import ConsolidationConfig, OnlineConfig, ReplayConfig
 from pipelines.config.data import (
     BUILT_IN_RULES,
     DEFAULT_RULE_NAMES,
@@ -30,13 +31,11 @@ from pipelines.config.stages import STAGES, Pool, Stage
 from pipelines.config.trackers import MlflowConfig, TrackersConfig, WandbConfig
 from pipelines.config.training import (
     CausalConfig,
-    ConsolidationConfig,
     InstructConfig,
     LoraConfig,
     MethodConfig,
     ModelConfig,
     PreferenceConfig,
-    ReplayConfig,
     TrainConfig,
 )
 
@@ -67,6 +66,7 @@ __all__ = [
     "MethodConfig",
     "MlflowConfig",
     "ModelConfig",
+    "OnlineConfig",
     "ParallelConfig",
     "Pool",
     "PreferenceConfig",

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from cluster.config import Location, StrictModel
+from pipelines.config.continual import ConsolidationConfig, ReplayConfig
 from pipelines.config.privacy import PrivacyConfig
 from pipelines.config.sharing import ParallelConfig, ZeroConfig
 from pipelines.config.stages import Pool
@@ -49,27 +50,6 @@ class PreferenceConfig(StrictModel):
 
 
 MethodConfig = Annotated[CausalConfig | InstructConfig | PreferenceConfig, Field(discriminator="kind")]
-
-
-class ReplayConfig(StrictModel):
-    """Old documents among the new, so that what was learnt from them is not forgotten."""
-
-    dataset: str = Field(pattern=r"^[0-9a-f]{16}$")
-    """Key of a dataset in the same storage: the folder's name under artifacts/dataset/."""
-    fraction: float = Field(gt=0, lt=1)
-    """Of the sequences that a run takes: the old documents'."""
-
-
-class ConsolidationConfig(StrictModel):
-    """Elastic weight consolidation (Kirkpatrick et al. 2017, arXiv 1612.00796): weights that mattered for old documents are
-    held near where they were."""
-
-    dataset: str = Field(pattern=r"^[0-9a-f]{16}$")
-    """Key of the old documents' dataset in the same storage."""
-    weight: float = Field(gt=0)
-    """Of the penalty; the paper's lambda. What is right depends on model and data: search over powers of ten."""
-    num_sequences: int = Field(256, ge=1)
-    """Of the old documents, to tell which weights mattered. They are gone through at every start of the run."""
 
 
 class LoraConfig(StrictModel):

@@ -3,6 +3,10 @@ documents are held near where they were.
 
 Fisher's diagonal and the old weights are kept as the optimizer keeps its moments: each rank has those of the values that
 it steps, so that they are shared out as ZeRO shares out the rest, 8 bytes a parameter over all ranks.
+
+Along a chain of runs one diagonal sums up all documents so far (online EWC, Schwarz et al. 2018, arXiv 1805.06370, section
+2.3): the earlier run's times a decay, plus that of the documents that it learnt. There is one anchor, the weights that the
+run begins with.
 """
 
 from __future__ import annotations
@@ -15,19 +19,40 @@ import numpy as np
 
 from pipelines.training import layout
 from pipelines.training.batches import Batches
+from pipelines.training.importance import Earlier
 from pipelines.training.losses import next_token
 
+Fisher = dict[Any, Any]
+"""Master tensor -> as many values, 0 or more: how much each weight matters."""
 
-def consolidate(engine: Any, old: Batches, num_sequences: int, weight: float) -> None:
-    """From now on, add the penalty's gradient to each step: weight x F x (weights - old weights).
 
-    It is added behind the clipping of gradients, which stays that of the loss alone. Every rank must call it, before a
-    checkpoint is read: the engine's weights are the old ones. The loss that is reported is without the penalty.
+def consolidate(engine: Any, old: Batches, num_sequences: int, weight: float, earlier: Earlier | None = None) -> Fisher:
+    """Find out which weights matter for the old documents, and hold them from now on. Every rank must call it, before a
+    checkpoint is read: the engine's weights are the old ones.
 
     Args:
         old: batches of the old documents, one sequence each.
+        earlier: the diagonal of a run before, and its decay.
+
+    Returns:
+        The diagonal in force: what a later run of the chain begins with.
+
+    Raises:
+        InputError: the earlier diagonal is damaged, or of another model.
     """
     fisher = fisher_diagonal(engine, old, num_sequences)
+    if earlier is not None:
+        earlier.add_to(fisher, engine)
+    hold(engine, fisher, weight)
+    return fisher
+
+
+def hold(engine: Any, fisher: Fisher, weight: float) -> None:
+    """From now on, add the penalty's gradient to each step: weight x F x (weights - present weights).
+
+    It is added behind the clipping of gradients, which stays that of the loss alone. The loss that is reported is without
+    the penalty.
+    """
     anchors = {master.tensor: master.tensor.detach().clone() for master in layout.masters(engine)}
 
     def pull(optimizer: Any, *_: Any) -> None:
@@ -37,8 +62,8 @@ def consolidate(engine: Any, old: Batches, num_sequences: int, weight: float) ->
     layout.inner(engine).register_step_pre_hook(pull)
 
 
-def fisher_diagonal(engine: Any, old: Batches, num_sequences: int) -> dict[Any, Any]:
-    """Master tensor -> mean over sequences of the squared gradient of a sequence's mean loss (the empirical Fisher).
+def fisher_diagonal(engine: Any, old: Batches, num_sequences: int) -> Fisher:
+    """Mean over sequences of the squared gradient of a sequence's mean loss (the empirical Fisher).
 
     Ranks and micro-batches add their gradients before anybody could square them. So each sequence's loss is multiplied by
     1 or -1, drawn anew: the square of such a sum is on average the sum of the squares, since what two sequences have in

@@ -12,13 +12,13 @@ from cluster.artifacts import FileEntry, Incident, LossPoint, file_entries
 from cluster.storage import Storage, local_copy, open_storage, staged_folder
 from pipelines.config import CausalConfig, InstructConfig, PreferenceConfig, TrainConfig
 from pipelines.training import checkpoint
-from pipelines.training.batches import Batches, Conversations, Packed, Pairs, Replay
+from pipelines.training.batches import Batches, Conversations, Pairs, Replay
 from pipelines.training.checkpoint import Record
-from pipelines.training.consolidation import consolidate
 from pipelines.training.engine import build_engine
 from pipelines.training.examples import fill, load_examples
 from pipelines.training.figures import figures_of
 from pipelines.training.guard import WINDOW, Kept, data_step, suspects, trouble, way_back
+from pipelines.training.held import hold_old
 from pipelines.training.lora import merged, save_adapter
 from pipelines.training.losses import Loss, loss_of
 from pipelines.training.packing import Share
@@ -30,7 +30,7 @@ from pipelines.training.private_step import private_step
 from pipelines.training.reference import reference
 from pipelines.training.schedule import learning_rate
 from pipelines.training.step import Step, optimizer_step
-from pipelines.training.tokens import TokenIndex, open_stream
+from pipelines.training.tokens import packed
 from pipelines.training.worker_plan import Plan
 
 
@@ -44,12 +44,7 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
     config, storage = TrainConfig.model_validate(what.config), open_storage(what.storage)
     engine = build_engine(config, local_copy(storage, what.base))
     batches = _batches(engine, config, storage, what)
-    if config.consolidation:
-        assert isinstance(batches, Batches)  # consolidation is refused in private
-        old = _packed(config, storage, what.tokens["consolidated"])
-        one_by_one = batches.share._replace(sequences=1)
-        asked = config.consolidation
-        consolidate(engine, Batches(old, one_by_one, config.seed), asked.num_sequences, asked.weight)
+    old = hold_old(engine, config, storage, what)
     record = checkpoint.restore(engine)
     if engine.global_rank == 0:
         note_start(storage, what.run, record.step)
@@ -57,7 +52,8 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
         record, tokens_per_s = _train(engine, config, batches, record, given["figures"])
     except Diverged as why:
         return {"diverged": str(why)}  # not raised: workers that start again would come to the same
-    files = export(engine, config, storage, what)
+    retention = old.retention(engine)
+    files = export(engine, config, storage, what) + old.keep(engine, storage, what.importance)
     return {
         "losses": [point.model_dump() for point in record.losses],
         "incidents": [incident.model_dump() for incident in record.incidents],
@@ -66,6 +62,7 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
         "device": device_name(engine.device),
         "precision": str(engine.module.dtype).removeprefix("torch."),
         "files": [entry.model_dump() for entry in files],
+        "retention": None if retention is None else retention.model_dump(),
     }
 
 
@@ -85,10 +82,10 @@ def _batches(engine: Any, config: TrainConfig, storage: Storage, what: Plan) -> 
     share = Share(*replica(engine), config.sequences_per_worker, config.accumulation)
     match config.method:
         case CausalConfig():
-            new = _packed(config, storage, what.tokens["dataset"])
+            new = packed(config, storage, what.tokens["dataset"])
             if config.replay is None:
                 return Batches(new, share, config.seed)
-            old = _packed(config, storage, what.tokens["replayed"])
+            old = packed(config, storage, what.tokens["replayed"])
             return Batches(Replay(new, old, config.replay.fraction), share, config.seed)
         case InstructConfig():
             examples = load_examples(storage, what.examples)
@@ -98,12 +95,6 @@ def _batches(engine: Any, config: TrainConfig, storage: Storage, what: Plan) -> 
             examples = load_examples(storage, what.examples)
             scores = reference(engine, examples, storage, f"{what.run}/reference.npy", config.sequences_per_worker)
             return Batches(Pairs(examples, scores), share, config.seed)
-
-
-def _packed(config: TrainConfig, storage: Storage, tokens: dict[str, Any]) -> Packed:
-    index = TokenIndex(**tokens)
-    end = None if config.attend_across_documents else index.end
-    return Packed(open_stream(storage, index), config.sequence_length, end)
 
 
 def _train(

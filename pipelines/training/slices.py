@@ -19,7 +19,10 @@ from cluster.errors import InputError
 Values = NDArray[np.float32]
 
 KINDS = ("weights", "exp_avg", "exp_avg_sq")
-"""What is kept of a parameter: its float32 weights and AdamW's two moments, by torch's names."""
+"""What a checkpoint keeps of a parameter: its float32 weights and AdamW's two moments, by torch's names."""
+
+FISHER = "fisher"
+"""Kind of what consolidation keeps of a parameter (importance.py)."""
 
 
 class Columns(NamedTuple):
@@ -120,12 +123,18 @@ def _rows(part: Placed | Slice, columns: Columns) -> range:
 class Reader:
     """All ranks' files of a checkpoint.
 
+    Args:
+        remedy: what to do where they are damaged.
+
     Raises:
         InputError: a file is missing or cut short.
     """
 
-    def __init__(self, folder: Path, num_files: int) -> None:
-        self._folder = folder
+    # Not the checkpoint alone is to be removed: Ray Train's own list would still name it, and refuse the run.
+    def __init__(
+        self, folder: Path, num_files: int, remedy: str = "remove the run's whole folder and run again"
+    ) -> None:
+        self._folder, self._remedy = folder, remedy
         self._indices = [self._index(n) for n in range(num_files)]
         self._files = [self._open(n) for n in range(num_files)]
         self._found: dict[tuple[str, str], list[tuple[Placed, Values]]] = {}
@@ -171,5 +180,4 @@ class Reader:
         return np.memmap(path, dtype="<f4", mode="r", shape=(num,)) if num else np.empty(0, np.float32)
 
     def _damaged(self, file: str, found: str) -> InputError:
-        # Not the checkpoint alone: Ray Train's own list would still name it, and refuse the run.
-        return InputError(f"{self._folder}/{file}", found, "remove the run's whole folder and run again")
+        return InputError(f"{self._folder}/{file}".rstrip("/"), found, self._remedy)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import Field
 
@@ -18,6 +18,8 @@ from cluster.artifacts import Dataset, digest
 from cluster.config import StrictModel
 from cluster.errors import InputError
 from cluster.storage import Storage, filesystem_to_write, local_copy, open_storage
+from pipelines.config import TrainConfig
+from pipelines.training.batches import Packed
 from pipelines.training.packing import Stream
 
 SMALL_CHARACTERS = 20_000_000
@@ -51,9 +53,15 @@ class TokenIndex(StrictModel):
 
 
 def make_tokens(
-    dataset: Dataset, model_folder: str, tokenizer: str, storage: Storage, small: int = SMALL_CHARACTERS
+    dataset: Dataset,
+    model_folder: str,
+    tokenizer: str,
+    storage: Storage,
+    *,
+    small: int = SMALL_CHARACTERS,
+    part: Literal["train", "heldout"] = "train",
 ) -> TokenIndex:
-    """Tokenise `train/*.parquet` of the dataset, or find that it has been done.
+    """Tokenise `train/*.parquet` of the dataset, or the held-out documents, or find that it has been done.
 
     Args:
         model_folder: storage folder with the tokenizer.
@@ -63,13 +71,14 @@ def make_tokens(
     Raises:
         InputError: there is nothing to train on, or the tokenizer has no end-of-text token.
     """
-    folder = f"runs/tokens/{digest([FORMAT, dataset.digest, tokenizer])[:16]}"
+    named = [FORMAT, dataset.digest, tokenizer] + ([part] if part != "train" else [])
+    folder = f"runs/tokens/{digest(named)[:16]}"
     if blob := storage.read(f"{folder}/index.json"):
         return TokenIndex.model_validate_json(blob.content).replace(folder=folder)
-    paths = [key for key in storage.list(f"{dataset.location}/train") if key.endswith(".parquet")]
+    paths = [key for key in storage.list(f"{dataset.location}/{part}") if key.endswith(".parquet")]
     if not paths:
         raise InputError(
-            f"{storage.uri}/{dataset.location}/train", "no documents", "give sources that keep some documents"
+            f"{storage.uri}/{dataset.location}/{part}", "no documents", "give sources that keep some documents"
         )
     jobs = [_job(storage, model_folder, path, f"{folder}/{n:06d}.bin") for n, path in enumerate(paths)]
     rows = _in_one_task(jobs) if dataset.num_characters_kept < small else _with_ray_data(jobs)
@@ -90,6 +99,13 @@ def open_stream(storage: Storage, index: TokenIndex) -> Stream:
 
     folder = local_copy(storage, index.folder)
     return Stream([np.memmap(folder / s.path, dtype=index.dtype, mode="r") for s in index.shards if s.num_tokens])
+
+
+def packed(config: TrainConfig, storage: Storage, tokens: dict[str, Any]) -> Packed:
+    """The sequences of those token files (a TokenIndex as a dictionary)."""
+    index = TokenIndex(**tokens)
+    end = None if config.attend_across_documents else index.end
+    return Packed(open_stream(storage, index), config.sequence_length, end)
 
 
 def _job(storage: Storage, model_folder: str, source: str, target: str) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
 import time
@@ -11,7 +12,7 @@ from hashlib import sha256
 from typing import Any
 
 from cluster import artifacts, session
-from cluster.artifacts import Checkpoint, Dataset, FileEntry, Incident, LossPoint, Privacy, Weights
+from cluster.artifacts import Checkpoint, Dataset, FileEntry, Incident, LossPoint, Privacy, Retention, Weights
 from cluster.descent import annotations_of
 from cluster.errors import InputError, StageFailed
 from cluster.storage import LocalStorage, Storage, remove_folder
@@ -22,11 +23,14 @@ from pipelines.training.capacity import check_capacity
 from pipelines.training.examples import check_lengths, load_examples, make_examples, read_file
 from pipelines.training.failure import explained
 from pipelines.training.figures import Figures, shown
+from pipelines.training.importance import FOLDER
 from pipelines.training.ledger import ledger
 from pipelines.training.loop import starts, worker
+from pipelines.training.old import carry, earlier, heldout_tokens, old_dataset
 from pipelines.training.private_run import account, begin, origin, warn_unprotected
 from pipelines.training.tokens import TokenIndex, make_tokens, tokenizer_digest
 from pipelines.training.trackers import Guarded, check_trackers, open_trackers
+from pipelines.training.weight_search import search
 from pipelines.training.worker_plan import Plan
 from pipelines.training.zero3 import kept_checkpoints
 
@@ -61,6 +65,10 @@ def train_key(config: TrainConfig, dataset: Dataset, base: Weights) -> str:
     for name in ("lora", "privacy"):
         if asked[name] is None:
             del asked[name]  # what was made before there was such a field keeps its key
+    if held := asked["consolidation"]:
+        del held["min_retention_percent"]  # it says what is taken, not what is made
+        if held["online"] is None:
+            del held["online"]
     if config.privacy:
         del asked["privacy"]["budget"]  # a run may be allowed more and be the same run
     asked |= {"sequences_per_step": config.total_sequences, "zero.extra": config.zero.extra}
@@ -75,15 +83,25 @@ def _file_digest(config: TrainConfig) -> str:
 def train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage) -> Checkpoint:
     """Fine-tune `base` on the dataset's training documents. Call it with a Ray cluster joined (cluster.session.joined).
 
-    Finished work is found again by its key. An interrupted run (a killed worker or driver, Ctrl-C) goes on from its
-    last checkpoint under `runs/train/<key>/`, which is removed once the model is exported.
+    With several weights of consolidation, or a retention that is asked for: as weight_search.py says. Finished
+    work is found again by its key. An interrupted run (a killed worker or driver, Ctrl-C) goes on from its last checkpoint
+    under `runs/train/<key>/`, which is removed once the model is exported.
 
     Raises:
         InputError, ConfigError: too little text, or sequences longer than the model's positions.
         ResourceError: the pool, memory or disk cannot hold the run, or the data's privacy budget does not allow it.
-        StageFailed: the workers failed more than `max_failures` times, or the loss did more than `max_skipped_steps`.
+        StageFailed: the workers failed more than `max_failures` times, or the loss did more than `max_skipped_steps`; or
+            less is retained of the old documents than was asked for.
         KeyboardInterrupt: Ctrl-C; the workers have ended, the checkpoints are kept.
     """
+    if config.consolidation and config.consolidation.asked_percent is not None:
+        old = old_dataset(config.consolidation.dataset, storage)
+        inputs = {"dataset": dataset, "base": base, "consolidated": old}
+        return search(config, inputs, storage, lambda one: _train(one, dataset, base, storage))
+    return _train(config, dataset, base, storage)
+
+
+def _train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage) -> Checkpoint:
     key = train_key(config, dataset, base)
     if made := artifacts.load(storage, Checkpoint, key):
         progress.say("train", f"found {made.location}: loss {_span(made.losses)}")
@@ -108,6 +126,8 @@ def train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage
         run=run,
         export=f"artifacts/checkpoint/{key}/model",
         adapter=f"artifacts/checkpoint/{key}/adapter",
+        importance=f"artifacts/checkpoint/{key}/{FOLDER}",
+        earlier=earlier(inputs["carried"]) if "carried" in inputs else None,
         terms=None if terms is None else terms.model_dump(),
     )
     outcome = _fit(config, storage, plan)
@@ -126,6 +146,10 @@ def train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage
     progress.say(
         "train", f"loss {_span(made.losses)} in {len(made.losses)} steps, {made.tokens_per_s:.0f} tokens/s{at}"
     )
+    if (kept := made.retention) is not None:
+        before, after = math.exp(kept.before), math.exp(kept.after)
+        of = f"perplexity {before:.2f} -> {after:.2f} in {kept.num_sequences} held-out sequences"
+        progress.say("train", f"retains {kept.percent:.1f} % of the old documents' score ({of})")
     return made
 
 
@@ -139,8 +163,10 @@ def _span(losses: tuple[LossPoint, ...]) -> str:
 def _inputs(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage) -> dict[str, Any]:
     """Role -> manifest of all that the model is made from."""
     asked = {"replayed": config.replay, "consolidated": config.consolidation}
-    old = {role: _dataset(some.dataset, storage) for role, some in asked.items() if some is not None}
-    return {"dataset": dataset, "base": base, **old}
+    old = {role: old_dataset(some.dataset, storage) for role, some in asked.items() if some is not None}
+    online = config.consolidation.online if config.consolidation else None
+    carried = {"carried": carry(online, base, storage)} if online else {}
+    return {"dataset": dataset, "base": base, **old, **carried}
 
 
 def _annotations(config: TrainConfig, storage: Storage) -> dict[str, Any]:
@@ -158,22 +184,16 @@ def _annotated(inputs: dict[str, Any], storage: Storage) -> Dataset | None:
     return artifacts.load(storage, Dataset, annotations.dataset) or Dataset(key=annotations.dataset)
 
 
-def _dataset(key: str, storage: Storage) -> Dataset:
-    dataset = artifacts.load(storage, Dataset, key)
-    if dataset is None:
-        found = f"there is no dataset {key} in {storage.uri}"
-        raise InputError("train: old documents", found, "give the name of a folder under artifacts/dataset/ there")
-    return dataset
-
-
 def _data(config: TrainConfig, inputs: dict[str, Any], storage: Storage) -> dict[str, Any]:
     """The fields of a Plan that say what to train on."""
     base, method = inputs["base"], config.method
     tokenizer = tokenizer_digest({file.path: file.sha256 for file in base.files})
-    roles, examples = set(inputs) - {"base"}, ""
+    roles, examples = set(inputs) - {"base", "carried"}, ""
     if not isinstance(method, CausalConfig):
         roles, examples = roles - {"dataset"}, _examples(config, method, base, tokenizer, storage)
     found = {role: _tokens(config, inputs[role], base, tokenizer, storage) for role in sorted(roles)}
+    if held := heldout_tokens(config, inputs, tokenizer, storage):
+        found["held"] = held
     tokens = {role: {**index.model_dump(), "folder": index.folder} for role, index in found.items()}
     return {"tokens": tokens, "examples": examples}
 
@@ -304,6 +324,7 @@ def _manifest(
         resumed_at_steps=tuple(outcome["starts"][1:]),
         tokens_per_s=outcome["tokens_per_s"],
         incidents=tuple(Incident(**incident) for incident in outcome["incidents"]),
+        retention=None if outcome["retention"] is None else Retention(**outcome["retention"]),
         ledger=ledger(
             num_parameters=inputs["base"].num_parameters,
             num_tokens=outcome["losses"][-1]["num_tokens"],

@@ -13,7 +13,7 @@ class Plan(NamedTuple):
     base: str
     """Storage folder of the model to start from."""
     tokens: dict[str, dict[str, Any]]
-    """Role (dataset, replayed, consolidated) -> index of the documents' token files."""
+    """Role (dataset, replayed, consolidated, held: held-out old documents) -> index of the documents' token files."""
     examples: str
     """Storage key of the method's file, tokenised; empty for causal."""
     run: str
@@ -22,5 +22,9 @@ class Plan(NamedTuple):
     """Storage folder for the model made."""
     adapter: str = ""
     """Storage folder for the adapter, where one is trained."""
+    importance: str = ""
+    """Storage folder for Fisher's diagonal, with consolidation."""
+    earlier: dict[str, Any] | None = None
+    """That of the run before (importance.py): storage `folder` and `num_files`."""
     terms: dict[str, Any] | None = None
     """Of a private run: its mechanism (privacy.py). Its secret lies in the run's folder and travels in no message."""

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 
 from pipelines.config import TrainConfig
+from pipelines.training import slices
 from pipelines.training.draws import gaussian, poisson
 from pipelines.training.guard import data_step
 from pipelines.training.packing import Share, checksum, num_sequences, sequence_ids
@@ -50,17 +51,27 @@ def runs(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> dict[Any
     ]
     again = [case(p, road[2], 2, load=str(folder / p)) for p, road in ROADS.items()]
     again += [{"config": consolidated(stage)} for stage in STAGES]
+    fisher = [str(folder / "fisher"), 2]
+    whole.append({"config": consolidated(3), "keep": fisher[0]})
+    again.append({"config": consolidated(2, online=ONLINE), "earlier": fisher})
+    one_rank = {"num_workers": 1, "zero": {"stage": 1}}
+    alone.insert(0, {"config": {**consolidated(1), **one_rank}, "keep": str(folder / "own")})
+    alone.insert(
+        0, {"config": {**consolidated(1, online=ONLINE), **one_rank}, "earlier": fisher, "keep": str(folder / "sum")}
+    )
     again.append(case("float32", 3, save=str(folder / "spoilt"), save_at=6, spoil=SPOILT))
     kept = str(folder / "private")
     whole.append({"config": PRIVATE, "save": kept, "save_at": 6})
     alone.append({"config": {**PRIVATE, "num_workers": 1, "zero": {"stage": 0}}, "load": kept})
-    wholes, alones, (*roads, one, two, three, spoilt) = run_phases(
+    wholes, alones, (*roads, one, two, three, online, spoilt) = run_phases(
         [(2, whole), (1, alone), (2, again)], tiny_model, folder
     )
     return {
         "spoilt": spoilt,
         "private": [wholes.pop(), alones[-1]],
-        "consolidated": [one, two, three],
+        "consolidated": [wholes.pop(), one, two, three],
+        "online": online,
+        "fishers": [read_fisher(folder / name, ranks) for name, ranks in (("fisher", 2), ("own", 1), ("sum", 1))],
         **dict(zip(keys, wholes, strict=True)),
         **dict(zip(ROADS, roads, strict=True)),
     }
@@ -95,8 +106,11 @@ def test_a_loss_that_is_no_number_costs_the_way_back_and_that_step_s_data(runs: 
     assert [point["sequences_checksum"] for point in points] == checksums((SPOILT,))
 
 
-def consolidated(stage: int) -> dict[str, Any]:
-    asked = {"dataset": "0" * 16, "weight": 1e5, "num_sequences": 8}
+ONLINE = {"checkpoint": "0" * 16, "decay": 0.5}
+
+
+def consolidated(stage: int, **more: Any) -> dict[str, Any]:
+    asked = {"dataset": "0" * 16, "weight": 1e5, "num_sequences": 8, **more}
     return config(zero={"stage": stage}, consolidation=asked)
 
 
@@ -108,6 +122,30 @@ def test_consolidation_is_that_of_one_process_at_every_stage(
         assert [point["loss"] for point in points] == pytest.approx(held, rel=1e-4)
     assert held[0] == plain["float32"][0]
     assert held[-1] > plain["float32"][-1] * 1.003  # it learns less of the new where that costs the old
+
+
+def test_a_chain_s_second_run_holds_by_both_diagonals(runs: Any, tiny_model: Path) -> None:
+    held = plain_losses(tiny_model, TrainConfig.model_validate(consolidated(2, online=ONLINE)))
+    assert [point["loss"] for point in runs["online"]] == pytest.approx(held, rel=1e-4)
+    assert held[-1] > runs["consolidated"][0][-1]["loss"] * 1.0005  # it is held more firmly than by one alone
+
+
+def read_fisher(folder: Path, num_ranks: int) -> dict[str, Any]:
+    """All that is kept in there, by parameter."""
+    indices = [slices.Index.model_validate_json((folder / f"{n}.json").read_bytes()) for n in range(num_ranks)]
+    ends: dict[str, int] = {}
+    for placed in (placed for index in indices for placed in index.slices):
+        ends[placed.name] = max(ends.get(placed.name, 0), placed.start + placed.num)
+    reader = slices.Reader(folder, num_ranks)
+    return {name: reader.read(slices.Slice(name, slices.FISHER, 0, end)) for name, end in ends.items()}
+
+
+def test_what_two_ranks_kept_of_what_matters_is_read_by_one(runs: Any) -> None:
+    earlier, own, both = runs["fishers"]
+    assert earlier.keys() == own.keys() == both.keys()
+    for name, values in both.items():
+        assert values == pytest.approx(own[name] + 0.5 * earlier[name], rel=1e-4, abs=1e-12)
+    assert sum(float(values.sum()) for values in earlier.values()) > 0
 
 
 def private_losses(model_folder: Path, settings: TrainConfig) -> list[float]:

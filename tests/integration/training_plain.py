@@ -103,6 +103,8 @@ def plain_fisher(model: Any, settings: TrainConfig) -> list[Any]:
             for batch, sign in zip(rank.of_step(step), signs(rank, step), strict=True):
                 (sign * model(**batch.inputs, labels=batch.labels, use_cache=False).loss).backward()
         for squares, weight in zip(total, model.parameters(), strict=True):
-            squares.add_(weight.grad.float() ** 2, alpha=settings.consolidation.weight / (num_steps * at_once))
+            squares.add_(weight.grad.float() ** 2, alpha=settings.consolidation.weights[0] / (num_steps * at_once))
         model.zero_grad()
+    if settings.consolidation.online:  # of a run before by the same documents, which began with the same model
+        return [(1 + settings.consolidation.online.decay) * squares for squares in total]
     return total

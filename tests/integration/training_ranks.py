@@ -80,7 +80,8 @@ def run_phases(phases: list[tuple[int, list[dict[str, Any]]]], model: Path, fold
 
     Phases come one after the other; ranks that hold a copy of the model together need one of their own for each number of
     them. A case is a `config`, and maybe `load`, `save` and `save_at`, `spoil`: a step whose loss is no number, `export`: a
-    folder for the model made, and `model`: another one to begin with.
+    folder for the model made, `keep`: one for Fisher's diagonal, `earlier`: such a folder and the number of ranks that wrote it,
+    and `model`: another one to begin with.
     """
     given = folder / "phases.json"
     given.write_text(json.dumps({"model": str(model), "phases": phases}))
@@ -155,10 +156,11 @@ class Saved:
 
 
 def _train_case(model: Path, case: dict[str, Any]) -> Points:
-    from pipelines.training import checkpoint, loop, losses
+    from pipelines.training import checkpoint, importance, loop, losses
     from pipelines.training.checkpoint import Record
     from pipelines.training.consolidation import consolidate
     from pipelines.training.engine import build_engine
+    from pipelines.training.importance import Earlier
     from pipelines.training.parallel import replica
 
     config, model = TrainConfig.model_validate(case["config"]), Path(case.get("model", model))
@@ -167,7 +169,11 @@ def _train_case(model: Path, case: dict[str, Any]) -> Points:
     share = batches(config, *ranks)
     if asked := config.consolidation:
         old = old_batches(config, *ranks)
-        consolidate(engine, old, asked.num_sequences, asked.weight)
+        before = Earlier(Path(case["earlier"][0]), case["earlier"][1], asked.online.decay) if asked.online else None
+        fisher = consolidate(engine, old, asked.num_sequences, asked.weights[0], before)
+        if "keep" in case:
+            Path(case["keep"]).mkdir(parents=True, exist_ok=True)
+            importance.write(engine, fisher, Path(case["keep"]))
     if "spoil" in case:
         loop.loss_of = lambda _: spoilt(share, case["spoil"])
     begun = checkpoint.read(engine, Path(case["load"])) if "load" in case else Record()
