@@ -100,10 +100,11 @@ def host_bytes(num_parameters: int, config: TrainConfig) -> int:
 
 def disk_bytes(num_parameters: int, config: TrainConfig) -> int:
     """Room for the kept checkpoints (12 bytes a parameter: float32 weights and two moments), one more while it is
-    written, and the export."""
+    written, the export, and what consolidation keeps with it."""
     width = 4 if config.precision == "float32" else 2
     num_written = (config.num_steps - 1) // config.checkpoint_every_steps
     kept = 0 if config.lora else 12 * min(kept_checkpoints(config) + 1, num_written)
+    kept += 4 if config.consolidation else 0  # Fisher's diagonal, for the next run of a chain
     return num_parameters * (kept + width)
 
 

@@ -157,6 +157,19 @@ def test_consolidation_is_refused_where_it_would_be_wrong() -> None:
     assert config(consolidation=asked, zero={"stage": 1}).consolidation is not None
     with pytest.raises(ValueError, match="consolidation needs zero stage 1, 2 or 3"):
         config(consolidation=asked, zero={"stage": 0})
+    for weight in ([10.0], [10.0, 1.0], [1.0, 1.0], 0.0, [0.0, 1.0]):
+        with pytest.raises(ValueError, match="weight"):
+            config(consolidation=asked | {"weight": weight})
+    with pytest.raises(ValueError, match="decay"):
+        config(consolidation=asked | {"online": {"checkpoint": "0" * 16, "decay": 0.0}})
+
+
+def test_retention_is_asked_for_where_there_is_a_choice_or_it_is_given() -> None:
+    for weight, given, asked in ((10.0, None, None), (10.0, 90, 90), ([1.0, 10.0], None, 95), ([1.0, 10.0], 99, 99)):
+        fields = {"dataset": "0" * 16, "weight": weight, "min_retention_percent": given}
+        consolidation = config(consolidation=fields).consolidation
+        assert consolidation is not None
+        assert consolidation.asked_percent == asked
 
 
 def test_learning_rate_warms_up_then_falls_as_a_cosine() -> None:
