@@ -1,130 +1,89 @@
-"""How good a dataset is, in figures: clean, comprehensive, consistent. From its manifest, its record and its shards."""
+"""How good a dataset is, in figures: clean, comprehensive, consistent. From its manifest, its record and its shards.
+
+    record -> one table, counted by columns -> which few documents are shown -> shards, each read once -> their texts
+
+What is shown of texts are a few documents, drawn by their ids: the same ones whatever the number of workers, and in the next
+version again. Texts before the rules are read again from the sources, where the recipe's are those of the dataset.
+"""
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterator, Sequence
-from datetime import datetime
-from typing import TYPE_CHECKING, NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster.artifacts import Dataset
-from cluster.config import StrictModel
+from cluster.errors import UserError
 from cluster.storage import Storage
-from pipelines.data.decide import EXCLUDED, HELDOUT, TRAIN
-from pipelines.data.record import is_recorded, part, read_table
-from pipelines.data.rules import VERSION
-from pipelines.data.shards import hash_of
-from pipelines.data.trace import DUPLICATES
+from pipelines.config import DataConfig
+from pipelines.config.data import SharesConfig
+from pipelines.data import report_changes, report_checks, report_counts, report_pairs, report_shares, report_topics
+from pipelines.data.record import is_recorded
+from pipelines.data.repair import repair_column
+from pipelines.data.report_again import read_again, source_files
+from pipelines.data.report_changes import NoRules
+from pipelines.data.report_excerpt import around
+from pipelines.data.report_figures import Change, Dropped, Likeness, Report, Rewritten, Sample
+from pipelines.data.report_labels import labels
+from pipelines.data.report_rows import drawn, read_rows
+from pipelines.data.report_shards import Place, Shards, read_shards
+from pipelines.data.rules import Rule
+from pipelines.progress import say
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
 NUM_SAMPLES = 3
 SAMPLE_CHARACTERS = 300
-NOT_DOCUMENTS = (
-    "unknown_format",
-    "unreadable",
-    "binary",
-    "broken_json",
-    "missing_text",
-    "no_main_text",
-    "too_large",
-    "http_status",
-)
-REPLACEMENT = "\ufffd"
-"""Stands where bytes could not be read as text."""
+NUM_SAMPLED = 2_000
+"""Kept documents whose texts are looked at for topics and encoding."""
 
 
-class Sample(StrictModel):
-    id: str
-    detail: str
-    text: str
-    """Its beginning, as it was read."""
+class _Drawn(NamedTuple):
+    """Documents whose texts are asked for."""
+
+    by_reason: dict[str, pa.Table]
+    by_rule: dict[str, pa.Table]
+    masked: pa.Table
+    kept: pa.Table
+    pairs: tuple[pa.Table, pa.Table]
+    """Near duplicates, and what stays in place of each."""
+
+    @property
+    def places(self) -> list[Place]:
+        tables = (*self.by_reason.values(), *self.by_rule.values(), self.masked, self.kept, *self.pairs)
+        return [place for table in tables for place in _places(table)]
 
 
-class Dropped(StrictModel):
-    """What one reason took out."""
+def report(storage: Storage, dataset: Dataset, config: DataConfig | None = None) -> Report:
+    """Reads every shard once, one at a time, and a few documents of the sources.
 
-    reason: str
-    num: int
-    samples: tuple[Sample, ...]
-
-
-class Share(StrictModel):
-    """One language, source or length class."""
-
-    name: str
-    num_in: int
-    num_kept: int
-    num_characters_kept: int
-
-
-class Check(StrictModel):
-    """What must hold, or what people should look at (`ok` says which: None is for people to judge)."""
-
-    what: str
-    ok: bool | None
-    found: str
-
-
-class Report(StrictModel):
-    version: str
-    digest: str
-    made_at: datetime
-    num_documents: int
-    num_train: int
-    num_heldout: int
-    num_characters_in: int
-    num_characters_kept: int
-    # clean
-    num_changed_by_rule: dict[str, int]
-    num_protected_by_kind: dict[str, int]
-    dropped: tuple[Dropped, ...]
-    """Most first."""
-    # comprehensive
-    languages: tuple[Share, ...]
-    missing_languages: tuple[str, ...]
-    """Asked for in the recipe, and none kept."""
-    sources: tuple[Share, ...]
-    """The first part of the files' names, one for each source of the recipe."""
-    lengths: tuple[Share, ...]
-    """Classes of characters after cleaning, each up to twice the one before."""
-    # consistent
-    checks: tuple[Check, ...]
-
-
-class _Row(NamedTuple):
-    id: str
-    split: str
-    source: str
-    language: str
-    num_characters: int
-    reason: str
-    detail: str
-    fingerprint: bytes
-
-
-COLUMNS = ("id", "source", "language", "num_characters", "reason", "detail", "fingerprint")
-
-
-def report(storage: Storage, dataset: Dataset) -> Report:
-    """Reads every shard once, one at a time. Thin: a row a document is held in memory; no topics, no labels."""
-    recorded, rows = is_recorded(storage, dataset), list[_Row]()
-    damaged, replaced, samples = list[str](), 0, dict[str, list[Sample]]()
-    for batch in dataset.batches:
-        table = read_table(storage, f"{dataset.location}/{batch.path}")
-        known = part(storage, dataset, batch.path, COLUMNS, recorded=recorded)
-        rows += _rows(batch.path.partition("/")[0], known)
-        damaged += [batch.path] if hash_of(table, dataset.config.get("rules_version", VERSION)) != batch.sha256 else []
-        texts = table["text"].to_pylist()
-        if batch.path.startswith(f"{EXCLUDED}/"):
-            _take_samples(samples, known, texts)
-        else:
-            replaced += sum(REPLACEMENT in text for text in texts)
-    kept = [row for row in rows if row.split != EXCLUDED]
-    reasons = sorted(dataset.num_excluded_by_reason.items(), key=lambda item: (-item[1], item[0]))
-    languages = _shares([(row.language or "unknown", row) for row in rows if row.language or row.split != EXCLUDED])
-    asked = dataset.config.get("filters", {}).get("languages", ())
+    Args:
+        config: of the recipe: the shares that it asks for, and where the sources lie. None: no shares, and no texts before the
+            rules but those of excluded documents.
+    """
+    recorded = is_recorded(storage, dataset)
+    rows = read_rows(storage, dataset, recorded=recorded)
+    chosen = _draw(dataset, rows)
+    say("report", f"{len(dataset.batches):,} shards of {len(rows):,} documents are read once")
+    shards = read_shards(storage, dataset, rows, chosen.places)
+    rules, why = _rules(dataset, config)
+    changed, why = _changes(dataset, config, chosen, shards, rules) if rules is not None else ({}, why)
+    like = _likeness(dataset, chosen, shards, rules or ())
+    texts = [(row, shards.texts[place]) for row, place in _with_places(chosen.kept) if place in shards.texts]
+    asked = report_shares.asked(
+        config.shares if config else SharesConfig(),
+        rows,
+        [report_shares.Text(text, row["num_characters"]) for row, text in texts],
+    )
+    agreement = labels(storage, dataset)
+    languages = report_counts.by_language(rows)
+    allowed = dataset.config.get("filters", {}).get("languages", ())
+    checks = (
+        *report_checks.checks(dataset, rows, shards, recorded=recorded),
+        *report_checks.of_samples(_num_unrepaired([text for _, text in texts]), len(texts), like),
+        *report_checks.of_shares(asked),
+        *report_checks.of_labels(agreement),
+    )
     return Report(
         version=dataset.key,
         digest=dataset.digest,
@@ -134,91 +93,165 @@ def report(storage: Storage, dataset: Dataset) -> Report:
         num_heldout=dataset.num_heldout,
         num_characters_in=dataset.num_characters_in,
         num_characters_kept=dataset.num_characters_kept,
+        steps=report_counts.steps(rows),
         num_changed_by_rule=dataset.num_changed_by_rule,
+        rewritten=_rewritten(dataset, rows, changed),
+        no_samples=why,
         num_protected_by_kind=dataset.num_protected_by_kind,
-        dropped=tuple(Dropped(reason=name, num=num, samples=tuple(samples.get(name, ()))) for name, num in reasons),
-        languages=_most_first(languages),
-        missing_languages=tuple(sorted(set(asked) - {row.language for row in kept})),
-        sources=_most_first(_shares([(row.source.partition("/")[0], row) for row in rows])),
-        lengths=_by_length(kept),
-        checks=tuple(_checks(dataset, rows, damaged, replaced, recorded=recorded)),
+        masked=_masked(chosen.masked, shards),
+        dropped=_dropped(dataset, rows, chosen, shards),
+        fates=report_counts.fates(rows),
+        languages=languages,
+        missing_languages=tuple(sorted(set(allowed) - {share.name for share in languages if share.num_kept})),
+        sources=report_counts.shares(rows, "folder"),
+        domains=report_counts.by_domain(rows),
+        lengths=report_counts.by_length(rows),
+        topics=report_topics.topics(
+            [report_topics.Sampled(row["id"], row["language"], report_topics.words_of(text)) for row, text in texts]
+        ),
+        asked=asked,
+        likeness=like,
+        overlaps=report_pairs.overlaps(rows),
+        labels=agreement,
+        checks=checks,
     )
 
 
-def _rows(split: str, table: pa.Table) -> Iterator[_Row]:
-    for name, source, language, num, reason, detail, fingerprint in zip(
-        *(table[column].to_pylist() for column in COLUMNS), strict=True
-    ):
-        yield _Row(name, split, source, language, num, reason, detail, fingerprint)
+# --- drawn ------------------------------------------------------------------------------------------------------------
 
 
-def _take_samples(samples: dict[str, list[Sample]], known: pa.Table, texts: Sequence[str]) -> None:
-    columns = (known[name].to_pylist() for name in ("id", "reason", "detail"))
-    for name, reason, detail, text in zip(*columns, texts, strict=True):
-        if len(chosen := samples.setdefault(reason, [])) < NUM_SAMPLES:
-            chosen.append(Sample(id=name, detail=detail, text=text[:SAMPLE_CHARACTERS]))
+def _draw(dataset: Dataset, rows: pa.Table) -> _Drawn:
+    import pyarrow.compute as pc
 
-
-def _shares(named: Sequence[tuple[str, _Row]]) -> list[Share]:
-    num_in = Counter(name for name, _ in named)
-    num_kept = Counter(name for name, row in named if row.split != EXCLUDED)
-    characters: Counter[str] = Counter()
-    for name, row in named:
-        characters[name] += row.num_characters if row.split != EXCLUDED else 0
-    return [Share(name=n, num_in=num_in[n], num_kept=num_kept[n], num_characters_kept=characters[n]) for n in num_in]
-
-
-def _most_first(shares: list[Share]) -> tuple[Share, ...]:
-    return tuple(sorted(shares, key=lambda share: (-share.num_characters_kept, -share.num_in, share.name)))
-
-
-def _by_length(kept: Sequence[_Row]) -> tuple[Share, ...]:
-    """From the shortest to the longest, with those in between that are empty."""
-    classes = [row.num_characters.bit_length() for row in kept]
-    found = {share.name: share for share in _shares([(_length(c), row) for c, row in zip(classes, kept, strict=True)])}
-    names = [_length(c) for c in range(min(classes, default=0), max(classes, default=-1) + 1)]
-    return tuple(found.get(n) or Share(name=n, num_in=0, num_kept=0, num_characters_kept=0) for n in names)
-
-
-def _length(bits: int) -> str:
-    return f"{(1 << bits) >> 1} to {(1 << bits) - 1}"
-
-
-def _checks(
-    dataset: Dataset, rows: Sequence[_Row], damaged: Sequence[str], replaced: int, *, recorded: bool
-) -> Iterator[Check]:
-    kept = [row for row in rows if row.split != EXCLUDED]
-    whole = len(rows) == dataset.num_documents == dataset.num_kept + dataset.num_excluded
-    yield Check(what="documents in are documents kept and excluded", ok=whole, found=f"{len(rows)} on record")
-    yield Check(
-        what="every shard has the hash that the manifest tells",
-        ok=not damaged,
-        found=", ".join(damaged) or f"{len(dataset.batches)} shards",
+    rules = [rule["name"] for rule in dataset.config.get("rules", [])]
+    protected = report_changes.candidates(rows, "protect")
+    return _Drawn(
+        {name: drawn(rows, pc.equal(rows["reason"], name), NUM_SAMPLES) for name in dataset.num_excluded_by_reason},
+        {name: report_changes.candidates(rows, name) for name in rules},
+        protected.filter(protected["kept"]).slice(0, NUM_SAMPLES),
+        drawn(rows, rows["kept"], NUM_SAMPLED),
+        report_pairs.drawn_pairs(rows),
     )
-    ids = len({row.id for row in rows})
-    yield Check(what="every document has an id of its own", ok=ids == len(rows), found=f"{ids} ids")
-    if recorded and dataset.config.get("dedup", {}).get("exact"):
-        prints = len({row.fingerprint for row in kept})
-        found = f"{len(kept) - prints} repeated among {len(kept)} kept"
-        yield Check(what="no two kept documents have the same words", ok=prints == len(kept), found=found)
-    yield Check(what="kept texts with a mark for unreadable bytes (U+FFFD)", ok=None, found=str(replaced))
-    broken = sum(row.reason in NOT_DOCUMENTS for row in rows)
-    yield Check(what="places in the input that could not become a document", ok=None, found=str(broken))
-    yield Check(what="documents that stand for others", ok=None, found=_largest_groups(rows))
-    for what, number in (("characters a document", _mean_length), ("English documents", _percent_english)):
-        halves = [f"{number([row for row in kept if row.split == split])} in {split}" for split in (TRAIN, HELDOUT)]
-        yield Check(what=f"{what}, to train and held out", ok=None, found=", ".join(halves))
 
 
-def _largest_groups(rows: Sequence[_Row]) -> str:
-    groups = Counter(row.detail.removeprefix("of ") for row in rows if row.reason in DUPLICATES)
-    largest = ", ".join(f"{name} for {num}" for name, num in groups.most_common(3))
-    return f"{len(groups)}" + (f"; most: {largest}" if largest else "")
+def _places(table: pa.Table) -> list[Place]:
+    return list(zip(table["shard"].to_pylist(), table["row"].to_pylist(), strict=True))
 
 
-def _mean_length(rows: Sequence[_Row]) -> str:
-    return f"{sum(row.num_characters for row in rows) / len(rows):.0f}" if rows else "none"
+def _with_places(table: pa.Table) -> list[tuple[dict[str, Any], Place]]:
+    return list(zip(table.to_pylist(), _places(table), strict=True))
 
 
-def _percent_english(rows: Sequence[_Row]) -> str:
-    return f"{100 * sum(row.language == 'en' for row in rows) / len(rows):.1f} %" if rows else "none"
+# --- clean ------------------------------------------------------------------------------------------------------------
+
+
+def _rules(dataset: Dataset, config: DataConfig | None) -> tuple[tuple[Rule, ...] | None, str]:
+    try:
+        return report_changes.rules_of(dataset, config), ""
+    except NoRules as reason:
+        return None, str(reason)
+
+
+def _changes(
+    dataset: Dataset, config: DataConfig | None, chosen: _Drawn, shards: Shards, rules: Sequence[Rule]
+) -> tuple[dict[str, tuple[Change, ...]], str]:
+    """Samples by rule, and why there are none of kept documents."""
+    texts, why = _originals(dataset, config, chosen, shards)
+    touched = {name: table["id"].to_pylist() for name, table in chosen.by_rule.items()}
+    protect = dataset.config.get("protect", {})
+    kinds = [kind for kind, action in protect.items() if action]
+    try:
+        return report_changes.changes(texts, touched, rules, kinds), why
+    except NoRules as reason:
+        return {}, str(reason)
+
+
+def _originals(
+    dataset: Dataset, config: DataConfig | None, chosen: _Drawn, shards: Shards
+) -> tuple[Mapping[str, str], str]:
+    """Texts by id before the rules: of excluded documents as they lie in the shards, of others from the sources."""
+    rows = [pair for table in chosen.by_rule.values() for pair in _with_places(table)]
+    found = {row["id"]: shards.texts[place] for row, place in rows if not row["kept"] and place in shards.texts}
+    kept = list({row["id"]: row for row, _ in rows if row["kept"]}.values())
+    if config is None or not kept:
+        return found, "no recipe was given, so that kept documents are not read again" if kept else ""
+    try:
+        files = source_files(dataset, config)
+    except UserError as error:
+        return found, f"the sources are not where the recipe says: {error.where}: {error.found}"
+    again = read_again(files, kept, config.max_document_bytes)
+    lost = (
+        "the recipe's sources are not, or no longer, those of this version: of kept documents none could be read again"
+    )
+    return found | again, "" if again else lost
+
+
+def _rewritten(dataset: Dataset, rows: pa.Table, samples: Mapping[str, tuple[Change, ...]]) -> tuple[Rewritten, ...]:
+    touched = report_counts.touched(rows)
+    found = []
+    for name in dataset.num_changed_by_rule:
+        counted = touched.get(name, report_counts.Touched())
+        found.append(Rewritten(rule=name, **counted._asdict(), samples=samples.get(name, ())))
+    return tuple(found)
+
+
+def _masked(rows: pa.Table, shards: Shards) -> tuple[Sample, ...]:
+    found = []
+    for row, place in _with_places(rows):
+        spans = shards.protected.get(place, [])
+        text = shards.texts.get(place, "")
+        if spans and spans[0]["end"] <= len(text):
+            kinds = ", ".join(sorted({span["kind"] for span in spans}))
+            text = around(text, spans[0]["start"], spans[0]["end"])
+            found.append(Sample(id=row["id"], detail=f"{len(spans)} values: {kinds}", text=text))
+    return tuple(found)
+
+
+def _dropped(dataset: Dataset, rows: pa.Table, chosen: _Drawn, shards: Shards) -> tuple[Dropped, ...]:
+    characters = report_counts.characters_by_reason(rows)
+    most = sorted(dataset.num_excluded_by_reason.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(
+        Dropped(
+            reason=reason,
+            num=num,
+            num_characters=characters.get(reason, 0),
+            samples=tuple(
+                _sample(row, shards.texts.get(place, "")) for row, place in _with_places(chosen.by_reason[reason])
+            ),
+        )
+        for reason, num in most
+    )
+
+
+def _sample(row: Mapping[str, Any], text: str) -> Sample:
+    cut = text if len(text) <= SAMPLE_CHARACTERS else f"{text[:SAMPLE_CHARACTERS]}…"
+    return Sample(id=row["id"], detail=row["detail"], text=cut)
+
+
+# --- consistent -------------------------------------------------------------------------------------------------------
+
+
+def _likeness(dataset: Dataset, chosen: _Drawn, shards: Shards, rules: Sequence[Rule]) -> Likeness:
+    """Both texts as the rules leave them: what was taken out lies there as it was read."""
+    import pyarrow as pa
+
+    out, stays = (_with_places(table) for table in chosen.pairs)
+    both = [(a, b) for a, b in zip(out, stays, strict=True) if a[1] in shards.texts and b[1] in shards.texts]
+    if not both:
+        return Likeness()
+    column: Any = pa.array([shards.texts[place] for (_, place), _ in both], pa.large_string())
+    for rule in rules:
+        column = rule.apply(column)
+    pairs = [
+        report_pairs.Pair(row["id"], shards.texts[place], text)
+        for ((row, _), (_, place)), text in zip(both, column.to_pylist(), strict=True)
+    ]
+    return report_pairs.likeness(pairs, dataset.config.get("dedup", {}).get("ngram", 5))
+
+
+def _num_unrepaired(texts: Sequence[str]) -> int:
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = pa.array(texts, pa.large_string())
+    return int(pc.sum(pc.not_equal(column, repair_column(column))).as_py() or 0)

@@ -2,22 +2,47 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import base64
+import hashlib
+from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
 from cluster.errors import ConfigError
-from pipelines.data.report import Check, Dropped, Report, Share
+from pipelines.data import report_plots as plots
+from pipelines.data.report_clean import clean, summary
+from pipelines.data.report_comprehensive import comprehensive
+from pipelines.data.report_consistent import consistent
+from pipelines.data.report_figures import Report
+from pipelines.data.report_first import BOUNDS, findings
 
 STYLE = """
-body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c }
-h2 { margin-top: 2.5rem; border-bottom: 2px solid #e8c33b } table { border-collapse: collapse; width: 100% }
-td, th { text-align: left; padding: .2rem .6rem .2rem 0; vertical-align: top } td.n, th.n { text-align: right; white-space: nowrap }
-svg { display: block } .bar { fill: #e8c33b } .out { fill: #d9d9d9 }
-.no { color: #a40000; font-weight: bold } .yes { color: #1a6b1a }
-pre { white-space: pre-wrap; background: #f6f6f6; padding: .5rem; margin: .2rem 0 1rem } small { color: #666 }
+:root { color-scheme: light dark; --ink: #1c1c1c; --soft: #5f5f5f; --line: #d4d4d4; --ground: #fff; --box: #f5f5f3;
+  --k0: #2f6fb3; --k1: #8a8a8a; --k2: #e09f00; --k3: #7a5ea8; --k4: #1b8a8a; --k5: #c2446e; --k6: #9b5b2e; --k7: #3a3a3a;
+  --bad: #a40000; --good: #1a6b1a; --warn: #8a5a00; --out: #fbd9d9; --in: #d5efd5 }
+@media (prefers-color-scheme: dark) { :root { --ink: #e6e6e3; --soft: #a3a3a0; --line: #444; --ground: #161616; --box: #222;
+  --k0: #6aa9ea; --k1: #9a9a9a; --k2: #f0b73a; --k3: #b39ae0; --k4: #4fc3c3; --k5: #ee7ba0; --k6: #cf8f5e; --k7: #d8d8d8;
+  --bad: #ff8080; --good: #7fd07f; --warn: #e8b85a; --out: #5a2424; --in: #1f4a24 } }
+body { font: 15px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem;
+  color: var(--ink); background: var(--ground) }
+h2 { margin-top: 3rem; border-bottom: 2px solid #e8c33b } h3 { margin: 2rem 0 .2rem } p { margin: .3rem 0 .6rem; max-width: 46rem }
+nav a { margin-right: 1rem } a { color: var(--k0) } small, .note { color: var(--soft) } .note { font-size: .9em }
+.scroll { overflow-x: auto } table { border-collapse: collapse; width: 100% }
+td, th { text-align: left; padding: .2rem .8rem .2rem 0; vertical-align: top; overflow-wrap: anywhere }
+tr + tr td { border-top: 1px solid var(--line) } td.n, th.n { text-align: right; white-space: nowrap }
+svg { display: block; width: 100%; max-width: 720px; height: auto; margin: .4rem 0 1rem; font: 12.5px system-ui, sans-serif }
+svg text { fill: var(--ink) } svg .tick { fill: var(--soft) } .axis { stroke: var(--line) }
+.mark { stroke: var(--bad); stroke-width: 2 } .whisker { stroke: var(--ink); stroke-width: 1.5 }
+.k0 { fill: var(--k0) } .k1 { fill: var(--k1) } .k2 { fill: var(--k2) } .k3 { fill: var(--k3) }
+.k4 { fill: var(--k4) } .k5 { fill: var(--k5) } .k6 { fill: var(--k6) } .k7 { fill: var(--k7) }
+.no { color: var(--bad); font-weight: bold } .yes { color: var(--good) } .judge { color: var(--warn) }
+pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--box); padding: .5rem; margin: .2rem 0 .8rem }
+pre code { font-size: .8em; border: 1px solid var(--soft); border-radius: 3px; padding: 0 .15em }
+del { background: var(--out); text-decoration-color: var(--bad) } ins { background: var(--in); text-decoration: none }
+details { margin: .3rem 0 } summary { cursor: pointer } .pair { display: grid; gap: 0 1rem; margin-bottom: .6rem;
+  grid-template-columns: repeat(auto-fit, minmax(18rem, 1fr)) }
+.pair > div:first-child { grid-column: 1 / -1; overflow-wrap: anywhere }
 """
-WIDTH = 240
 
 
 def write(report: Report, folder: Path) -> tuple[Path, Path]:
@@ -38,106 +63,48 @@ def write(report: Report, folder: Path) -> tuple[Path, Path]:
 
 
 def page(report: Report) -> str:
-    """The whole page."""
-    title = f"Dataset {report.version}"
+    """The whole page. Its policy lets a browser load nothing but the style that stands in it, by its hash."""
+    title = f"Dataset {escape(report.version)}"
+    hashed = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
+    policy = f"default-src 'none'; style-src 'sha256-{hashed}'; base-uri 'none'; form-action 'none'"
     return "".join(
         (
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{escape(title)}</title>',
-            '<meta name="viewport" content="width=device-width"><style>',
-            STYLE,
-            f"</style><h1>{escape(title)}</h1>",
-            f"<p>{_summary(report)}<br><small>made {report.made_at:%Y-%m-%d %H:%M:%S}, digest {escape(report.digest)}</small>",
-            "<h2>Clean</h2>",
-            *_clean(report),
-            "<h2>Comprehensive</h2>",
-            *_comprehensive(report),
-            "<h2>Consistent</h2>",
-            _table(("", "", "found"), map(_check, report.checks)),
+            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>',
+            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
+            f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style><h1>{title}</h1>',
+            *_first(report),
+            '<h2 id="clean">Clean</h2>',
+            *clean(report),
+            '<h2 id="comprehensive">Comprehensive</h2>',
+            *comprehensive(report),
+            '<h2 id="consistent">Consistent</h2>',
+            *consistent(report),
             "</html>\n",
         )
     )
 
 
-def _summary(report: Report) -> str:
-    kept = report.num_train + report.num_heldout
-    return (
-        f"{report.num_documents:,} documents in, {kept:,} kept ({report.num_train:,} to train, {report.num_heldout:,} held out); "
-        f"{report.num_characters_in:,} characters in, {report.num_characters_kept:,} kept"
-    )
-
-
-def _clean(report: Report) -> Iterator[str]:
-    yield "<h3>Rewritten by</h3>" + _counts(report.num_changed_by_rule, report.num_documents)
-    if report.num_protected_by_kind:
-        total = sum(report.num_protected_by_kind.values())
-        yield "<h3>Protected values</h3>" + _counts(report.num_protected_by_kind, total)
-    yield "<h3>Excluded as</h3>" + _counts({d.reason: d.num for d in report.dropped}, report.num_documents)
-    yield from map(_samples, report.dropped)
-
-
-def _samples(dropped: Dropped) -> str:
-    shown = "".join(
-        f"<div>{escape(sample.id)} <small>{escape(sample.detail)}</small></div><pre>{escape(sample.text) or '(no text)'}</pre>"
-        for sample in dropped.samples
-    )
-    return f"<details><summary>{escape(dropped.reason)}: samples</summary>{shown}</details>"
-
-
-def _comprehensive(report: Report) -> Iterator[str]:
-    yield "<h3>Languages</h3>" + _shares(report.languages)
-    if report.missing_languages:
-        yield f'<p class="no">asked for, and none kept: {escape(", ".join(report.missing_languages))}</p>'
-    yield "<h3>Sources</h3>" + _shares(report.sources)
-    yield "<h3>Lengths of the kept, in characters</h3>" + _shares(report.lengths)
-
-
-def _counts(counts: Mapping[str, int], total: int) -> str:
-    rows = ((escape(name), _number(num), _bar(num, 0, max(total, 1))) for name, num in counts.items())
-    return _table(("", "documents", ""), rows) if counts else "<p>none</p>"
-
-
-def _shares(shares: Sequence[Share]) -> str:
-    most = max((share.num_in for share in shares), default=1)
-    rows = (
-        (
-            escape(share.name),
-            _number(share.num_in),
-            _number(share.num_kept),
-            _number(share.num_characters_kept),
-            _bar(share.num_kept, share.num_in - share.num_kept, max(most, 1)),
+def _first(report: Report) -> Iterator[str]:
+    made = f"made {report.made_at:%Y-%m-%d %H:%M:%S}, digest {escape(report.digest)}"
+    yield f"<p>{summary(report)}<br><small>{made}</small>"
+    names = ("clean", "comprehensive", "consistent", "checks")
+    yield f"<nav>{''.join(f'<a href=#{name}>{name}</a>' for name in names)}</nav>"
+    left = [plots.Bar("documents in", report.num_documents, f"{report.num_documents:,}", tone="k1")]
+    left += [
+        plots.Bar(
+            f"without {step.name}" if step.name != "no document" else "readable",
+            step.num_left,
+            f"{step.num_left:,} (−{step.num_out:,})",
         )
-        for share in shares
-    )
-    return _table(("", "in", "kept", "characters kept", ""), rows) if shares else "<p>none</p>"
-
-
-def _check(check: Check) -> tuple[str, ...]:
-    mark = {True: '<span class="yes">holds</span>', False: '<span class="no">DOES NOT HOLD</span>', None: "to judge"}
-    return escape(check.what), mark[check.ok], escape(check.found)
-
-
-def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    head = "".join(f"<th{_kind(name)}>{name}</th>" for name in names)
-    body = "".join(
-        "<tr>" + "".join(f"<td{_kind(name)}>{cell}</td>" for name, cell in zip(names, row, strict=True)) + "</tr>"
-        for row in rows
-    )
-    return f"<table><tr>{head}</tr>{body}</table>"
-
-
-def _kind(name: str) -> str:
-    return ' class="n"' if name in ("documents", "in", "kept", "characters kept") else ""
-
-
-def _number(value: int) -> str:
-    return f"{value:,}"
-
-
-def _bar(num: int, rest: int, most: int) -> str:
-    """What was kept, and behind it what was not."""
-    kept, out = WIDTH * num / most, WIDTH * rest / most
-    return (
-        f'<svg width="{WIDTH}" height="14" role="img" aria-label="{num} of {most}">'
-        f'<rect class="bar" width="{kept:.1f}" height="14"/>'
-        f'<rect class="out" x="{kept:.1f}" width="{out:.1f}" height="14"/></svg>'
-    )
+        for step in report.steps
+    ]
+    yield "<h3>From documents in to documents kept</h3>"
+    yield '<p class="note">Left behind each kind of reasons, in the order in which documents are judged; in brackets what went.'
+    yield plots.bars("documents left behind each kind of reasons", left)
+    yield '<h3 id="first">Look at first</h3>'
+    told = [
+        f'<li{" class=no" if found.is_failure else ""}>{escape(found.text)} <a href="#{found.where}">there</a>'
+        for found in findings(report)
+    ]
+    yield f"<ul>{''.join(told)}</ul>" if told else "<p>Nothing stands out."
+    yield f'<p class="note">{escape(BOUNDS)}'
