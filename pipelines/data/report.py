@@ -27,7 +27,6 @@ from pipelines.data.report_labels import labels
 from pipelines.data.report_rows import drawn, read_rows
 from pipelines.data.report_shards import Place, Shards, read_shards
 from pipelines.data.rules import Rule
-from pipelines.progress import say
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -64,7 +63,6 @@ def report(storage: Storage, dataset: Dataset, config: DataConfig | None = None)
     recorded = is_recorded(storage, dataset)
     rows = read_rows(storage, dataset, recorded=recorded)
     chosen = _draw(dataset, rows)
-    say("report", f"{len(dataset.batches):,} shards of {len(rows):,} documents are read once")
     shards = read_shards(storage, dataset, rows, chosen.places)
     rules, why = _rules(dataset, config)
     changed, why = _changes(dataset, config, chosen, shards, rules) if rules is not None else ({}, why)

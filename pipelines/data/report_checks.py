@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 LARGEST = 3
+SHARES = "the shares that the recipe asks for are there"
 RELIABLE, TENTATIVE = 0.8, 0.667
 """Krippendorff's bounds of alpha: for conclusions, and for tentative ones (Krippendorff 2004, section 11.4)."""
 
@@ -55,7 +56,7 @@ def _stored(dataset: Dataset, shards: Shards, *, recorded: bool) -> Iterator[Che
     )
     yield check("encoding: all columns are valid UTF-8", shards.not_utf8, "otherwise readers fail, or show other signs")
     if recorded:
-        means = "otherwise `trace` and `forget` name other documents than the shards hold"
+        means = "otherwise serinus data trace and forget name other documents than the shards hold"
         yield check("every shard has the documents of its record, in order", shards.out_of_step, means)
 
 
@@ -162,7 +163,7 @@ def of_samples(num_unrepaired: int, num_sampled: int, like: Likeness) -> Iterato
     )
     if like.num_pairs:
         yield Check(
-            what="conflicting duplicates: near duplicates whose numbers differ from those that stay, of a sample",
+            what="conflicting duplicates: near duplicates that tell another number between the same words than what stays, of a sample",
             ok=None,
             found=f"{like.num_other_numbers:,} of {like.num_pairs:,} pairs",
             means="revisions of one text, or records that differ in their figures alone, of which one is kept",
@@ -173,7 +174,7 @@ def of_shares(asked: Sequence[Asked]) -> Iterator[Check]:
     short = [f"{one.name} {100 * one.found:.3g} % of {100 * one.asked:.3g} %" for one in asked if not one.holds]
     if asked:
         found = _some(short) or f"all {len(asked)}"
-        yield Check(what="the shares that the recipe asks for are there", ok=not short, found=found)
+        yield Check(what=SHARES, ok=not short, found=found)
 
 
 def of_labels(labels: Sequence[Labels]) -> Iterator[Check]:

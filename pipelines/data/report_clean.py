@@ -78,7 +78,9 @@ def _dropped(report: Report) -> Iterator[str]:
         )
         for one in report.dropped[:MOST_REASONS]
     ]
-    yield plots.bars("documents by reason", rows)
+    yield plots.bars(
+        "documents by reason", rows, [(kind, TONES[kind]) for kind in dict.fromkeys(map(_kind, report.dropped))]
+    )
     cells = (
         (
             escape(one.reason),
@@ -89,9 +91,11 @@ def _dropped(report: Report) -> Iterator[str]:
         )
         for one in report.dropped
     )
-    yield table(("reason", "kind", "documents", "of all", "characters"), cells)
+    listed = table(("reason", "kind", "documents", "of all", "characters"), cells)
+    yield f"<details><summary>figures of all {len(report.dropped)} reasons</summary>{listed}</details>"
     for one in report.dropped:
-        yield f"<details><summary>{escape(one.reason)}: samples</summary>{samples(one.samples)}</details>"
+        told = f"{escape(one.reason)}: {len(one.samples)} of {one.num:,}"
+        yield f"<details><summary>{told}</summary>{samples(one.samples)}</details>"
 
 
 def _kind(one: Dropped) -> str:

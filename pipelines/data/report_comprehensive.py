@@ -46,8 +46,8 @@ def _asked(report: Report) -> Iterator[str]:
         return
     yield note(
         "Shares of all characters kept, at least. The line across is what the recipe asks for, the thin one along a bar the "
-        "95 % interval of what is told from a sample. Missing is the least to be added of all that are short, so that every share of the "
-        "dimension holds."
+        "95 % interval of what is told from a sample. Missing is the least to be added of all that are short, so that every "
+        "share of the dimension holds: what is added to one makes others smaller."
     )
     for dimension in dict.fromkeys(one.dimension for one in report.asked):
         of_it = [one for one in report.asked if one.dimension == dimension]
@@ -55,7 +55,7 @@ def _asked(report: Report) -> Iterator[str]:
             plots.Bar(
                 one.name,
                 one.found,
-                f"{one.found:.1%} of {one.asked:.1%}",
+                f"{percent(one.found, 1)} of {percent(one.asked, 1)}",
                 *_interval(one),
                 one.asked,
                 "k0" if one.holds else "k2",
@@ -73,7 +73,7 @@ def _interval(one: Asked) -> tuple[float | None, float | None]:
 def _asked_cells(one: Asked) -> tuple[str, ...]:
     lacking = "not by adding" if one.num_characters_missing is None else f"{one.num_characters_missing:,}"
     mark = '<span class="yes">holds</span>' if one.holds else '<span class="no">MISSING</span>'
-    return escape(one.name), f"{one.asked:.1%}", f"{one.found:.1%}", lacking, mark
+    return escape(one.name), percent(one.asked, 1), percent(one.found, 1), lacking, mark
 
 
 def _shares(report: Report, shares: Sequence[Share], dimension: str) -> Iterator[str]:
@@ -129,7 +129,8 @@ def _domains(report: Report) -> Iterator[str]:
         return
     num = sum(share.num_in for share in report.domains)
     yield note(
-        f"By host, without <code>www.</code>, of the {num:,} of {report.num_documents:,} documents whose address is on record."
+        f"By host, without <code>www.</code>, of the {num:,} of {report.num_documents:,} documents whose address is on record. "
+        "Shares are of all characters kept."
     )
     yield from _shares(report, report.domains, "domains")
 
@@ -170,7 +171,7 @@ def _topics(topics: Topics) -> Iterator[str]:
             plots.Bar(
                 ", ".join(t.terms[:3]),
                 t.num / t.of,
-                f"{t.num / t.of:.1%} ({t.low:.1%}–{t.high:.1%})",
+                f"{percent(t.num, t.of)} ({100 * t.low:.1f}–{100 * t.high:.1f})",
                 t.low,
                 t.high,
                 tone="k4",
@@ -181,7 +182,9 @@ def _topics(topics: Topics) -> Iterator[str]:
         cells = ((escape(", ".join(t.terms)), f"{t.num:,}", escape(", ".join(t.examples))) for t in of_it)
         yield table(("words", "documents", "most of it"), cells)
     if topics.not_told:
-        told = ", ".join(f"{escape(name)} {num:,}" for name, num in topics.not_told.items())
+        first = list(topics.not_told.items())[:MOST_ROWS]
+        told = ", ".join(f"{escape(name)} {num:,}" for name, num in first)
+        told += f" and {len(topics.not_told) - MOST_ROWS} other languages" if len(topics.not_told) > MOST_ROWS else ""
         yield note(
             f"No topics are told of sampled documents in {told}: too few, without words in common, in a script without spaces, or "
             "beyond the three largest languages."

@@ -58,7 +58,7 @@ def _likeness(like: Likeness) -> Iterator[str]:
     shown = changes(like.unlike, "stays", "taken out")
     yield f"<details><summary>least in common</summary>{shown}</details>"
     if like.num_other_numbers:
-        told = f"{like.num_other_numbers:,} of {like.num_pairs:,} pairs do not tell the same numbers"
+        told = f"{like.num_other_numbers:,} of {like.num_pairs:,} pairs tell different numbers between the same words"
         yield f"<details><summary>{told}</summary>{changes(like.other_numbers, 'stays', 'taken out')}</details>"
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 CONTEXT = 60
 """Characters around a difference."""
-MOST = 400
+MOST = 260
 """Characters of an excerpt, about."""
 COMPARED = 2_000
 """Characters from the first difference on that are compared word by word."""
@@ -42,7 +42,11 @@ def excerpt(before: str, after: str) -> tuple[str, str]:
     same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
     start = _word_start(before, same)
     ends = before[start : start + COMPARED], after[start : start + COMPARED]
-    kept = list(_until_full(pieces(*ends)))
+    found = pieces(*ends)
+    is_cut = len(before) > start + COMPARED or len(after) > start + COMPARED
+    if is_cut and not found[-1].is_same:  # what one of them has beyond the other is only where they were cut
+        found[-1] = Piece(CUT, CUT)
+    kept = list(_until_full(found))
     if kept and kept[-1].is_same:
         kept[-1] = Piece(*[_head(kept[-1].before)] * 2)
     lead = CUT if start else ""

@@ -35,14 +35,25 @@ svg text { fill: var(--ink) } svg .tick { fill: var(--soft) } .axis { stroke: va
 .mark { stroke: var(--bad); stroke-width: 2 } .whisker { stroke: var(--ink); stroke-width: 1.5 }
 .k0 { fill: var(--k0) } .k1 { fill: var(--k1) } .k2 { fill: var(--k2) } .k3 { fill: var(--k3) }
 .k4 { fill: var(--k4) } .k5 { fill: var(--k5) } .k6 { fill: var(--k6) } .k7 { fill: var(--k7) }
-.no { color: var(--bad); font-weight: bold } .yes { color: var(--good) } .judge { color: var(--warn) }
+.no { color: var(--bad); font-weight: bold } td span { white-space: nowrap }
+.yes { color: var(--good) } .judge { color: var(--warn) }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--box); padding: .5rem; margin: .2rem 0 .8rem }
 pre code { font-size: .8em; border: 1px solid var(--soft); border-radius: 3px; padding: 0 .15em }
 del { background: var(--out); text-decoration-color: var(--bad) } ins { background: var(--in); text-decoration: none }
 details { margin: .3rem 0 } summary { cursor: pointer } .pair { display: grid; gap: 0 1rem; margin-bottom: .6rem;
-  grid-template-columns: repeat(auto-fit, minmax(18rem, 1fr)) }
+  grid-template-columns: 1fr 1fr } @media (max-width: 40rem) { .pair { grid-template-columns: 1fr } }
 .pair > div:first-child { grid-column: 1 / -1; overflow-wrap: anywhere }
 """
+BEHIND = {
+    "no document": "readable",
+    "quality": "of quality",
+    "language": "in the languages",
+    "evaluation sets": "not in evaluation sets",
+    "personal data": "without refused values",
+    "duplicates": "without duplicates",
+    "forgotten": "not forgotten",
+}
+"""What documents are behind each kind of reasons."""
 
 
 def write(report: Report, folder: Path) -> tuple[Path, Path]:
@@ -92,7 +103,7 @@ def _first(report: Report) -> Iterator[str]:
     left = [plots.Bar("documents in", report.num_documents, f"{report.num_documents:,}", tone="k1")]
     left += [
         plots.Bar(
-            f"without {step.name}" if step.name != "no document" else "readable",
+            BEHIND[step.name],
             step.num_left,
             f"{step.num_left:,} (−{step.num_out:,})",
         )

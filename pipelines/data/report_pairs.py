@@ -27,7 +27,7 @@ NUM_SHOWN = 3
 MOST_STEPS = 10
 """Two are the rule: an exact copy of a near duplicate."""
 EARLIER = "an earlier version"
-NUMBER = re.compile(r"[0-9]+(?:[.,][0-9]+)*")
+WORD = re.compile(r"\d+(?:[.,]\d+)*|\w+")
 
 
 class Pair(NamedTuple):
@@ -111,30 +111,40 @@ def likeness(pairs: Sequence[Pair], ngram: int) -> Likeness:
         return Likeness()
     common = _jaccard(pairs, ngram)
     tenths = Counter(min(int(share * 10 + 1e-9), 9) for share in common)
-    other = [pair for pair in pairs if Counter(NUMBER.findall(pair.stays)) != Counter(NUMBER.findall(pair.left_out))]
+    other = [(pair, places) for pair in pairs if (places := conflict(pair.stays, pair.left_out))]
     least = [pairs[i] for i in np.argsort(common, kind="stable")[:NUM_SHOWN].tolist()]
     return Likeness(
         num_pairs=len(pairs),
         num_by_tenth=tuple(tenths[tenth] for tenth in range(10)),
         num_other_numbers=len(other),
-        unlike=tuple(map(_shown, least)),
-        other_numbers=tuple(_shown_at_number(pair) for pair in other[:NUM_SHOWN]),
+        unlike=tuple(_shown(pair, (0, 0)) for pair in least),
+        other_numbers=tuple(_shown(pair, places) for pair, places in other[:NUM_SHOWN]),
     )
 
 
-def _shown(pair: Pair) -> Change:
-    before, after = excerpt(pair.stays, pair.left_out)
+def _shown(pair: Pair, places: tuple[int, int]) -> Change:
+    before, after = excerpt(pair.stays[places[0] :], pair.left_out[places[1] :])
     return Change(id=pair.id, before=before, after=after)
 
 
-def _shown_at_number(pair: Pair) -> Change:
-    """Around the first number that one of the two has and the other has not."""
-    stays, left_out = (list(NUMBER.finditer(text)) for text in (pair.stays, pair.left_out))
-    for a, b in zip(stays, left_out, strict=False):
-        if a.group() != b.group():
-            before, after = excerpt(pair.stays[max(a.start() - 60, 0) :], pair.left_out[max(b.start() - 60, 0) :])
-            return Change(id=pair.id, before=before, after=after)
-    return _shown(pair)
+def conflict(one: str, other: str) -> tuple[int, int] | None:
+    """Where the two first tell different numbers between the same words, three before and one behind: in each the first of
+    these words. Words between which a text has several numbers say nothing."""
+    ours, theirs = _numbers(one), _numbers(other)
+    for words, found in ours.items():
+        if words in theirs and found and (told := theirs[words]) and told[0] != found[0]:
+            return found[1], told[1]
+    return None
+
+
+def _numbers(text: str) -> dict[tuple[str, ...], tuple[str, int] | None]:
+    """By the words around a number that number, and where they begin; None where several numbers stand between the same."""
+    words, found = list(WORD.finditer(text)), dict[tuple[str, ...], tuple[str, int] | None]()
+    for i in range(3, len(words) - 1):
+        if words[i].group()[0].isdecimal():
+            around = (*(word.group().lower() for word in words[i - 3 : i]), words[i + 1].group().lower())
+            found[around] = None if around in found else (words[i].group(), words[i - 3].start())
+    return found
 
 
 def _jaccard(pairs: Sequence[Pair], ngram: int) -> list[float]:

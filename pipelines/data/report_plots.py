@@ -34,13 +34,17 @@ class Part(NamedTuple):
     tone: str
 
 
-def bars(title: str, rows: Sequence[Bar], most: float | None = None) -> str:
-    """One below the other, from 0 to `most` (default: the largest), with intervals and marks where there are any."""
-    ends = [end for row in rows for end in (row.value, row.high or 0, row.mark or 0)]
-    top = most or max(ends, default=0) or 1
-    parts = [_open(title, ROW * len(rows) + 4)]
+def bars(title: str, rows: Sequence[Bar], tones: Sequence[tuple[str, str]] = ()) -> str:
+    """One below the other, from 0 to the largest, with intervals and marks where there are any.
+
+    Args:
+        tones: what each class of bar stands for, for a legend.
+    """
+    top = max((end for row in rows for end in (row.value, row.high or 0, row.mark or 0)), default=0) or 1
+    legend, height = _legend(tones) if tones else ([], 0)
+    parts = [_open(title, height + ROW * len(rows) + 4), *legend]
     for number, row in enumerate(rows):
-        y = ROW * number + 4
+        y = height + ROW * number + 4
         parts += (*_label(row.label, y), _rect(row.tone, 0, row.value / top, y, f"{row.label}: {row.note}"))
         if row.low is not None and row.high is not None:
             parts.append(_whisker(row.low / top, row.high / top, y))

@@ -7,12 +7,13 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from cluster.artifacts import Dataset
+from cluster.artifacts import Batch, Dataset
 from cluster.storage import Storage
 from pipelines.data.decide import EXCLUDED
 from pipelines.data.record import read_table
 from pipelines.data.rules import VERSION
 from pipelines.data.shards import hash_of
+from pipelines.progress import bar
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -47,26 +48,35 @@ class Shards(NamedTuple):
 def read_shards(storage: Storage, dataset: Dataset, rows: pa.Table, wanted: Sequence[Place]) -> Shards:
     """One shard after the other. `rows`: of `report_rows.read_rows`."""
     found = Shards([], [], [], [], 0, {}, {})
-    by_shard = _by_shard(wanted)
-    schemas, start = dict[bool, Any](), 0
-    for number, batch in enumerate(dataset.batches):
-        table = read_table(storage, f"{dataset.location}/{batch.path}")
-        ids = rows["id"].slice(start, batch.num_documents)
-        start += batch.num_documents
-        excluded = batch.path.startswith(f"{EXCLUDED}/")
-        schema = schemas.setdefault(excluded, table.schema)
-        if not table.schema.equals(schema) or table["id"].null_count or table["text"].null_count:
-            found.other_schema.append(batch.path)
-        if not _is_utf8(table):
-            found.not_utf8.append(batch.path)
-            continue
-        if hash_of(table, dataset.config.get("rules_version", VERSION)) != batch.sha256:
-            found.damaged.append(batch.path)
-        elif not table["id"].equals(ids):
-            found.out_of_step.append(batch.path)
-        found = found._replace(num_replaced=found.num_replaced + (0 if excluded else _num_replaced(table)))
-        _take(table, number, by_shard.get(number, []), found)
+    by_shard, schemas, start = _by_shard(wanted), dict[bool, Any](), 0
+    with bar("report", len(dataset.batches), "shards") as progress:
+        for number, batch in enumerate(dataset.batches):
+            table = read_table(storage, f"{dataset.location}/{batch.path}")
+            excluded = batch.path.startswith(f"{EXCLUDED}/")
+            if not table.schema.equals(schemas.setdefault(excluded, table.schema)):
+                found.other_schema.append(batch.path)
+            ids, start = rows["id"].slice(start, batch.num_documents), start + batch.num_documents
+            if _is_sound(table, dataset, batch, ids, found):
+                replaced = 0 if excluded else _num_replaced(table)
+                found = found._replace(num_replaced=found.num_replaced + replaced)
+                _take(table, number, by_shard.get(number, []), found)
+            progress.update(number + 1)
     return found
+
+
+def _is_sound(table: pa.Table, dataset: Dataset, batch: Batch, ids: pa.ChunkedArray, found: Shards) -> bool:
+    """Whether its texts can be looked at. What is wrong is noted in `found`."""
+    if table["id"].null_count or table["text"].null_count:
+        found.other_schema.append(batch.path)
+        return False
+    if not _is_utf8(table):
+        found.not_utf8.append(batch.path)
+        return False
+    if hash_of(table, dataset.config.get("rules_version", VERSION)) != batch.sha256:
+        found.damaged.append(batch.path)
+    elif not table["id"].equals(ids):
+        found.out_of_step.append(batch.path)
+    return True
 
 
 def _by_shard(wanted: Sequence[Place]) -> Mapping[int, list[int]]:

@@ -48,5 +48,5 @@ def note(text: str) -> str:
     return f'<p class="note">{text}</p>'
 
 
-def percent(part: float, whole: float) -> str:
-    return f"{100 * part / whole:.1f} %" if whole else "none"
+def percent(part: float, whole: float, digits: int = 1) -> str:
+    return f"{100 * part / whole:.{digits}f} %" if whole else "none"

@@ -9,7 +9,7 @@ from html import escape
 from pipelines.data.report_excerpt import pieces
 from pipelines.data.report_figures import Change, Sample
 
-SHOWN = {" ": "␣", "\n": "↵\n", "\t": "⇥", "\r": "␍"}
+SHOWN = {" ": "␣", "\n": "↵\n", "\t": "⇥", "\r": "\\r"}
 """White space in what differs."""
 UNSEEN = frozenset({"Cc", "Cf", "Co", "Cn", "Cs", "Zl", "Zp"})
 """Unicode's categories of characters that have no shape of their own."""
