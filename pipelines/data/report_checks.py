@@ -163,7 +163,7 @@ def of_samples(num_unrepaired: int, num_sampled: int, like: Likeness) -> Iterato
     )
     if like.num_pairs:
         yield Check(
-            what="conflicting duplicates: near duplicates that tell another number between the same words than what stays, of a sample",
+            what="conflicting duplicates: near duplicates that tell another number in the same place, of a sample",
             ok=None,
             found=f"{like.num_other_numbers:,} of {like.num_pairs:,} pairs",
             means="revisions of one text, or records that differ in their figures alone, of which one is kept",

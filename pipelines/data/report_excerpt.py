@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from difflib import SequenceMatcher
 from itertools import takewhile
 from typing import NamedTuple
@@ -39,18 +39,32 @@ def pieces(before: str, after: str) -> list[Piece]:
 
 def excerpt(before: str, after: str) -> tuple[str, str]:
     """Both around their first differences; of what both have between two of them, and of long pieces, the middle is left out."""
-    same = sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(before, after, strict=False)))
+    same = _num_same(before, after)
     start = _word_start(before, same)
-    ends = before[start : start + COMPARED], after[start : start + COMPARED]
-    found = pieces(*ends)
-    is_cut = len(before) > start + COMPARED or len(after) > start + COMPARED
-    if is_cut and not found[-1].is_same:  # what one of them has beyond the other is only where they were cut
-        found[-1] = Piece(CUT, CUT)
+    at_end = min(_num_same(before[::-1], after[::-1]), min(len(before), len(after)) - same)
+    old, new = before[same : len(before) - at_end], after[same : len(after) - at_end]
+    if old and new:
+        found = _compared(before, after, start)
+    else:  # one piece came or went, however long
+        head, tail = before[start:same], before[len(before) - at_end :]
+        found = [Piece(head, head), Piece(old, new), Piece(tail, tail)]
     kept = list(_until_full(found))
     if kept and kept[-1].is_same:
         kept[-1] = Piece(*[_head(kept[-1].before)] * 2)
     lead = CUT if start else ""
     return lead + "".join(piece.before for piece in kept), lead + "".join(piece.after for piece in kept)
+
+
+def _num_same(one: Iterable[str], other: Iterable[str]) -> int:
+    return sum(1 for _ in takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+
+
+def _compared(before: str, after: str, start: int) -> list[Piece]:
+    found = pieces(before[start : start + COMPARED], after[start : start + COMPARED])
+    is_cut = len(before) > start + COMPARED or len(after) > start + COMPARED
+    if is_cut and not found[-1].is_same:  # what one of them has beyond the other is only where they were cut
+        found[-1] = Piece(CUT, CUT)
+    return found
 
 
 def _word_start(text: str, place: int) -> int:

@@ -101,7 +101,7 @@ def _pairs(report: Report) -> Iterator[Finding]:
         text = f"{unlike} of {like.num_pairs} sampled near duplicates have less than half in common with what stays"
         yield Finding(False, text, "duplicates")
     if like.num_other_numbers >= MANY_OTHER_NUMBERS * like.num_pairs:
-        text = f"{like.num_other_numbers} of {like.num_pairs} sampled near duplicates tell another number between the same words than what stays"
+        text = f"{like.num_other_numbers} of {like.num_pairs} sampled near duplicates tell another number in the same place"
         yield Finding(False, text, "duplicates")
 
 
