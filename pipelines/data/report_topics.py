@@ -1,7 +1,7 @@
 """What the kept texts are about: words that stand in the same documents, found in a sample, without a model.
 
 Documents of one language are a matrix of TF-IDF weights (Salton and Buckley 1988), taken apart into a few parts by
-non-negative matrix factorization (Lee and Seung 1999, Nature 401): each part is a topic, named by its heaviest words. The
+non-negative matrix factorization (Lee and Seung 1999, Nature 401): each part is a topic, named by its heaviest own words. The
 multiplicative updates are those of Lee and Seung 2001, the beginning is NNDSVD (Boutsidis and Gallopoulos 2008), so that the
 same sample gives the same topics.
 """
@@ -30,7 +30,7 @@ MAX_TOPICS = 10
 DOCUMENTS_PER_TOPIC = 20
 MAX_TERMS = 1_500
 MIN_DOCUMENTS_OF_TERM = 3
-MAX_SHARE_OF_TERM = 0.25
+MAX_SHARE_OF_TERM = 0.4
 """Words that more documents have tell nothing apart: among them are those that grammar asks for, in any language."""
 NUM_TERMS = 6
 NUM_EXAMPLES = 3
@@ -74,13 +74,14 @@ def _of_language(language: str, sample: Sequence[Sampled]) -> list[Topic]:
     if len(terms) < 2 * wanted:
         return []
     weights, parts = factors(_tf_idf(sample, terms), wanted)
+    own = parts / parts.sum(axis=0)  # how much of a word is this topic's: pronouns weigh in several
     strength = weights * np.linalg.norm(parts, axis=1)
     best, has_any = strength.argmax(axis=1), strength.max(axis=1) > EPSILON
     told = []
     for topic in range(len(parts)):
         members = np.flatnonzero(has_any & (best == topic))
         order = np.argsort(-strength[members, topic], kind="stable")
-        heaviest = np.argsort(-parts[topic], kind="stable")[:NUM_TERMS]
+        heaviest = np.argsort(-parts[topic] * own[topic], kind="stable")[:NUM_TERMS]
         low, high = wilson(len(members), len(sample))
         told.append(
             Topic(
@@ -127,7 +128,8 @@ def factors(matrix: Any, num: int) -> tuple[Floats, Floats]:
 
 
 def _beginning(matrix: Any, num: int) -> tuple[Floats, Floats]:
-    """NNDSVD: of each pair of singular vectors the part, positive or negative, that weighs more."""
+    """NNDSVD: of each pair of singular vectors the part, positive or negative, that weighs more. What is zero there begins at
+    the matrix's mean (NNDSVDa), for the updates leave zeros as they are."""
     from scipy.sparse.linalg import svds
 
     num = min(num, min(matrix.shape) - 1)
@@ -140,7 +142,8 @@ def _beginning(matrix: Any, num: int) -> tuple[Floats, Floats]:
         norms = max(float(np.linalg.norm(a)), EPSILON), max(float(np.linalg.norm(b)), EPSILON)
         scale = np.sqrt(s[source] * norms[0] * norms[1])
         w[:, target], h[target] = scale * a / norms[0], scale * b / norms[1]
-    return w + EPSILON, h + EPSILON
+    mean = matrix.sum() / np.prod(matrix.shape)
+    return np.where(w > EPSILON, w, mean), np.where(h > EPSILON, h, mean)
 
 
 def wilson(num: int, of: int) -> tuple[float, float]:

@@ -108,9 +108,7 @@ def test_what_was_excluded_is_shown_without_the_sources(storage: LocalStorage, f
     dataset = make(storage, settings)
     for given in (None, config("nowhere")):
         found = report(storage, dataset, given)
-        assert samples(found)["collapse_white_space"] == (
-            ("docs/a.jsonl#14", "too short  by far", "too short by far"),
-        )
+        assert samples(found)["collapse_white_space"] == (("docs/a.jsonl#14", "too short  by far", "too short by far"),)
         assert not samples(found)["strip_urls"]
         assert found.no_samples
     (folder / "a.jsonl").write_text("other\n")
@@ -118,7 +116,9 @@ def test_what_was_excluded_is_shown_without_the_sources(storage: LocalStorage, f
     assert (not samples(found)["strip_urls"], "no longer, those of this version" in found.no_samples) == (True, True)
 
 
-def test_the_same_documents_are_drawn_whatever_the_workers_and_the_order(storage: LocalStorage, folder: Path, tmp_path: Path) -> None:
+def test_the_same_documents_are_drawn_whatever_the_workers_and_the_order(
+    storage: LocalStorage, folder: Path, tmp_path: Path
+) -> None:
     for number in range(20):
         (folder / f"{number:02}.txt").write_text(SEEN.format(number, number) + " again" * number)
     settings = config(folder, dedup={"near": False})
@@ -181,7 +181,9 @@ def test_without_a_key_a_hash_is_shown_as_a_mask(storage: LocalStorage, folder: 
 # --- functions --------------------------------------------------------------------------------------------------------
 
 
-def test_a_function_of_the_users_is_applied_where_it_is_at_hand(storage: LocalStorage, folder: Path, tmp_path: Path) -> None:
+def test_a_function_of_the_users_is_applied_where_it_is_at_hand(
+    storage: LocalStorage, folder: Path, tmp_path: Path
+) -> None:
     file = tmp_path / "rules.py"
     file.write_text("def shout(text):\n    return text.replace('lamp one', 'LAMP ONE')\n")
     write_jsonl(folder, [*TEXTS, SEEN.format("a", "one")])
@@ -219,7 +221,10 @@ def test_pieces_put_together_are_the_texts() -> None:
 
 
 def test_what_differs_is_marked_and_what_is_unseen_is_shown() -> None:
-    assert marked("a  b\u200b<i>", "a b<i>") == ("a <del>␣</del>b<del><code>U+200B</code></del>&lt;i&gt;", "a b&lt;i&gt;")
+    assert marked("a  b\u200b<i>", "a b<i>") == (
+        "a <del>␣</del>b<del><code>U+200B</code></del>&lt;i&gt;",
+        "a b&lt;i&gt;",
+    )
     assert text("\u202ea\u200d\x00 <") == "<code>U+202E</code>a\u200d<code>U+0000</code> &lt;"
 
 
@@ -234,7 +239,10 @@ def test_samples_are_escaped(storage: LocalStorage, folder: Path) -> None:
 
 
 def test_an_origin_field_names_the_address(storage: LocalStorage, folder: Path) -> None:
-    rows = [{"text": text, "url": f"https://{'www.a.org' if i % 3 else 'b.org:80'}/{i // 2}"} for i, text in enumerate(TEXTS)]
+    rows = [
+        {"text": text, "url": f"https://{'www.a.org' if i % 3 else 'b.org:80'}/{i // 2}"}
+        for i, text in enumerate(TEXTS)
+    ]
     (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = config(folder, dedup={"near": False})
     named = settings.model_copy(update={"sources": (SourceConfig(path=str(folder), origin_field="url"),)})
