@@ -161,8 +161,14 @@ def test_label_agreement_of_this_version_is_told(storage: LocalStorage, tmp_path
         Agreement(layer=layer, alpha=alpha, num_units=40, annotators=("ann", "bob"))
         for layer, alpha in (("entity", 0.91), ("relation", 0.5), ("reasoning", None))
     )
-    made = {"num_documents": 3, "annotators": ("ann", "bob"), "agreement": agreement, "num_review_by_reason": {"outvoted": 2},
-            "num_given_by_layer": {"entity": 10, "relation": 4, "reasoning": 1}, "num_accepted_by_layer": {"entity": 9}}  # fmt: skip
+    made = {
+        "num_documents": 3,
+        "annotators": ("ann", "bob"),
+        "agreement": agreement,
+        "num_review_by_reason": {"outvoted": 2},
+        "num_given_by_layer": {"entity": 10, "relation": 4, "reasoning": 1},
+        "num_accepted_by_layer": {"entity": 9},
+    }
     save(storage, Annotations(key="a" * 16, dataset=dataset.key, **made))
     save(storage, Annotations(key="b" * 16, dataset="another", **made))
     found = report(storage, dataset)

@@ -44,11 +44,11 @@ def test_what_is_missing(
 
 
 def test_shares_above_the_whole_are_refused() -> None:
-    with pytest.raises(ValidationError, match="shares of languages add up to 1.2"):
+    with pytest.raises(ValidationError, match=r"shares of languages add up to 1\.2"):
         SharesConfig(languages={"en": 0.7, "de": 0.5})
-    with pytest.raises(ValidationError, match="shares of topics add up to 1.1"):
+    with pytest.raises(ValidationError, match=r"shares of topics add up to 1\.1"):
         SharesConfig(topics={name: TopicConfig(words=("one", "two"), share=0.55) for name in ("a", "b")})
-    with pytest.raises(ValidationError, match="unknown|extra|Extra"):
+    with pytest.raises(ValidationError, match="language"):
         SharesConfig.model_validate({"language": {}})
 
 
@@ -86,9 +86,7 @@ def test_each_dimension_is_told_and_another_share_is_no_other_version(storage: L
     }
     (check,) = [check for check in found.checks if check.ok is False]
     assert check.found == "fr 0 % of 10 %, a.org 0 % of 10 %, at least 200 characters 0 % of 20 %"
-    assert [finding.text for finding in findings(found) if finding.is_failure][
-        0
-    ] == "languages, fr: 0.0 % of 10.0 % asked for"
+    assert findings(found)[0].text == "languages, fr: 0.0 % of 10.0 % asked for"
     assert "MISSING" in page(found)
     without = asked(storage, folder)
     assert (without.version, without.asked) == (found.version, ())

@@ -11,11 +11,11 @@ from scipy.sparse import csr_array
 from pipelines.data.report_topics import HEAD_CHARACTERS, MIN_DOCUMENTS, Sampled, factors, topics, wilson, words_of
 
 PLANTED = {
-    "birds": "canary finch wing feather song nest beak flock".split(),
-    "mining": "shaft coal lamp seam pit miner gallery dust".split(),
-    "cooking": "butter flour oven recipe salt onion pepper dough".split(),
+    "birds": ["canary", "finch", "wing", "feather", "song", "nest", "beak", "flock"],
+    "mining": ["shaft", "coal", "lamp", "seam", "pit", "miner", "gallery", "dust"],
+    "cooking": ["butter", "flour", "oven", "recipe", "salt", "onion", "pepper", "dough"],
 }
-COMMON = "that with from this have been were their about there".split()
+COMMON = ["that", "with", "from", "this", "have", "been", "were", "their", "about", "there"]
 
 
 def planted(num: int, language: str = "en") -> tuple[list[Sampled], list[str]]:
