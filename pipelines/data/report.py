@@ -15,7 +15,7 @@ from cluster.artifacts import Dataset
 from cluster.errors import UserError
 from cluster.storage import Storage
 from pipelines.config import DataConfig
-from pipelines.config.data import SharesConfig
+from pipelines.config.data import ProtectedKind, SharesConfig
 from pipelines.data import report_changes, report_checks, report_counts, report_pairs, report_shares, report_topics
 from pipelines.data.record import is_recorded
 from pipelines.data.repair import repair_column
@@ -156,12 +156,15 @@ def _changes(
     """Samples by rule, and why there are none of kept documents."""
     texts, why = _originals(dataset, config, chosen, shards)
     touched = {name: table["id"].to_pylist() for name, table in chosen.by_rule.items()}
-    protect = dataset.config.get("protect", {})
-    kinds = [kind for kind, action in protect.items() if action]
     try:
-        return report_changes.changes(texts, touched, rules, kinds), why
+        return report_changes.changes(texts, touched, rules, _kinds(dataset)), why
     except NoRules as reason:
         return {}, str(reason)
+
+
+def _kinds(dataset: Dataset) -> list[ProtectedKind]:
+    """Of personal data that the dataset was protected against."""
+    return [kind for kind, action in dataset.config.get("protect", {}).items() if action]
 
 
 def _originals(
@@ -237,12 +240,15 @@ def _likeness(dataset: Dataset, chosen: _Drawn, shards: Shards, rules: Sequence[
     both = [(a, b) for a, b in zip(out, stays, strict=True) if a[1] in shards.texts and b[1] in shards.texts]
     if not both:
         return Likeness()
-    column: Any = pa.array([shards.texts[place] for (_, place), _ in both], pa.large_string())
-    for rule in rules:
-        column = rule.apply(column)
+    column = pa.array([shards.texts[place] for (_, place), _ in both], pa.large_string())
+    try:
+        column = report_changes.applied(column, rules)[-1]
+    except NoRules:  # told where the rules are
+        return Likeness()
+    texts = report_changes.masked(column, _kinds(dataset))  # the rules may show more of a text than was masked
     pairs = [
         report_pairs.Pair(row["id"], shards.texts[place], text)
-        for ((row, _), (_, place)), text in zip(both, column.to_pylist(), strict=True)
+        for ((row, _), (_, place)), text in zip(both, texts, strict=True)
     ]
     return report_pairs.likeness(pairs, dataset.config.get("dedup", {}).get("ngram", 5))
 

@@ -92,19 +92,14 @@ def changes(
     if not texts:
         return {}
     ids = list(texts)
-    stages: list[Any] = [pa.array(texts.values(), pa.large_string())]
-    try:
-        for rule in rules:
-            stages.append(rule.apply(stages[-1]))
-    except FunctionFailed as error:
-        raise NoRules(f"a rule fails on a document that it was applied to before: {error.told}") from None
+    stages = applied(pa.array(texts.values(), pa.large_string()), rules)
     shown = _showing_the_same(stages, kinds)
-    masked = [_masked(stage, kinds) for stage in stages]
+    texts_at = [masked(stage, kinds) for stage in stages]
     places = {name: i for i, name in enumerate(ids)}
     found: dict[str, tuple[Change, ...]] = {}
     for number, rule in enumerate(rules):
         chosen = [places[name] for name in touched.get(rule.name, ()) if name in places and shown[places[name]]]
-        pairs = [(ids[i], masked[number][i], masked[number + 1][i]) for i in chosen]
+        pairs = [(ids[i], texts_at[number][i], texts_at[number + 1][i]) for i in chosen]
         samples = [
             Change(id=n, **dict(zip(("before", "after"), excerpt(a, b), strict=True))) for n, a, b in pairs if a != b
         ]
@@ -112,10 +107,25 @@ def changes(
     return found
 
 
-def _masked(texts: pa.Array, kinds: Sequence[ProtectedKind]) -> list[str]:
+def applied(texts: pa.Array, rules: Sequence[Rule]) -> list[Any]:
+    """The texts, and what they are behind each rule.
+
+    Raises:
+        NoRules: a function of the user's fails.
+    """
+    stages: list[Any] = [texts]
+    try:
+        for rule in rules:
+            stages.append(rule.apply(stages[-1]))
+    except FunctionFailed as error:
+        raise NoRules(f"a rule fails on a document that it was applied to before: {error.told}") from None
+    return stages
+
+
+def masked(texts: pa.Array, kinds: Sequence[ProtectedKind]) -> list[str]:
     """Under no key: where the dataset has a hash for a value, a sample has the mask."""
-    masked = protect_column(texts, dict.fromkeys(kinds, "mask"), b"")[0] if kinds else texts
-    found: list[str] = masked.to_pylist()
+    column = protect_column(texts, dict.fromkeys(kinds, "mask"), b"")[0] if kinds else texts
+    found: list[str] = column.to_pylist()
     return found
 
 

@@ -184,6 +184,17 @@ def test_without_a_key_a_hash_is_shown_as_a_mask(storage: LocalStorage, folder: 
     assert ("[EMAIL]" in before, "[EMAIL]" in after) == (True, True)
 
 
+def test_near_duplicates_are_masked_as_well(storage: LocalStorage, folder: Path) -> None:
+    words = " ".join(f"word{i} canary mine{i} lamp{i}" for i in range(60))
+    write_jsonl(folder, [*TEXTS, *(f"{words} {end} bob.miller {{at}} example.org" for end in ("the end", "an end"))])
+    rules = (*DEFAULT_RULES, RuleConfig(name="at", pattern=r" \{at\} ", replacement="@"))
+    settings = config(folder, protect=ProtectConfig(email="mask"), rules=rules)
+    found = report(storage, make(storage, settings), settings)
+    assert found.likeness.num_pairs == 1
+    assert "miller" not in found.model_dump_json()
+    assert "[EMAIL]" in found.likeness.unlike[0].before
+
+
 # --- functions --------------------------------------------------------------------------------------------------------
 
 
