@@ -15,7 +15,7 @@ from pipelines.data.report_text import changes
 def consistent(report: Report) -> Iterator[str]:
     yield '<h3 id="checks">Checks</h3>'
     yield note("What must hold, and what only people can judge.")
-    order = {False: 0, None: 2, True: 1}
+    order = {False: 0, None: 1, True: 2}
     yield table(("", "", "figure"), map(_check, sorted(report.checks, key=lambda check: order[check.ok])))
     yield '<h3 id="duplicates">Duplicates</h3>'
     yield from _duplicates(report)
