@@ -29,7 +29,8 @@ h2 { margin-top: 3rem; border-bottom: 2px solid #e8c33b } h3 { margin: 2rem 0 .2
 nav a { margin-right: 1rem } a { color: var(--k0) } small, .note { color: var(--soft) } .note { font-size: .9em }
 .scroll { overflow-x: auto } table { border-collapse: collapse; width: 100% }
 td, th { text-align: left; padding: .2rem .8rem .2rem 0; vertical-align: top; overflow-wrap: anywhere }
-td:first-child { min-width: 9rem } small { overflow-wrap: anywhere } tr + tr td { border-top: 1px solid var(--line) } td.n, th.n { text-align: right; white-space: nowrap }
+td:first-child { min-width: 9rem } small { overflow-wrap: anywhere }
+tr + tr td { border-top: 1px solid var(--line) } td.n, th.n { text-align: right; white-space: nowrap }
 svg { display: block; width: 100%; max-width: 720px; height: auto; margin: .4rem 0 1rem; font: 12.5px system-ui, sans-serif }
 svg text { fill: var(--ink) } svg .tick { fill: var(--soft) } .axis { stroke: var(--line) }
 .mark { stroke: var(--bad); stroke-width: 2 } .whisker { stroke: var(--ink); stroke-width: 1.5 }

@@ -255,12 +255,16 @@ def test_samples_are_escaped(storage: LocalStorage, folder: Path) -> None:
     assert "<img" not in shown
 
 
-def test_an_origin_field_names_the_address(storage: LocalStorage, folder: Path) -> None:
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_an_origin_field_names_the_address(storage: LocalStorage, folder: Path, kind: str) -> None:
     rows = [
         {"text": text, "url": f"https://{'www.a.org' if i % 3 else 'b.org:80'}/{i // 2}"}
         for i, text in enumerate(TEXTS)
     ]
-    (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    if kind == "parquet":
+        pq.write_table(pa.Table.from_pylist(rows), folder / "a.parquet")
+    else:
+        (folder / "a.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     settings = config(folder, dedup={"near": False})
     named = settings.model_copy(update={"sources": (SourceConfig(path=str(folder), origin_field="url"),)})
     found = report(storage, make(storage, named), named)
