@@ -101,8 +101,8 @@ def _reported(app: typer.Typer, read_recipe: ReadRecipe) -> None:
         """Write how clean, comprehensive and consistent a version is, as an HTML page and as JSON. Exit code 1 when a
         check fails."""
         from pipelines.data import history
-        from pipelines.data.report import report
-        from pipelines.data.report_page import write
+        from pipelines.data.report.page import write
+        from pipelines.data.report.report import report
 
         loaded = read_recipe(recipe)
         storage = open_storage(loaded.storage)

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from cluster.errors import ConfigError
 from cluster.storage import LocalStorage
-from pipelines.data.report import report
-from pipelines.data.report_page import page, write
+from pipelines.data.report.page import page, write
+from pipelines.data.report.report import report
 from serinus import app
 from tests.unit.pipelines.data.world import FILTERS, TEXTS, config, make
 from tests.unit.test_check import GOOD

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from cluster.storage import LocalStorage
-from pipelines.data.report import report
-from pipelines.data.report_page import write
+from pipelines.data.report.page import write
+from pipelines.data.report.report import report
 from tests.unit.pipelines.data.world import TEXTS, config, make
 from tests.unit.pipelines.evaluation.test_report_browser import CHROMIUM, visit
 

@@ -13,12 +13,14 @@ import pytest
 from cluster.artifacts import Agreement, Annotations, save
 from cluster.storage import LocalStorage
 from pipelines.config import SourceConfig
-from pipelines.data import report_pairs, report_plots, report_rows
-from pipelines.data.report import report
-from pipelines.data.report_consistent import consistent
-from pipelines.data.report_first import findings
-from pipelines.data.report_page import STYLE, page
-from pipelines.data.report_pairs import Pair, conflict, likeness
+from pipelines.data.report import pairs as report_pairs
+from pipelines.data.report import plots as report_plots
+from pipelines.data.report import rows as report_rows
+from pipelines.data.report.consistent import consistent
+from pipelines.data.report.first import findings
+from pipelines.data.report.page import STYLE, page
+from pipelines.data.report.pairs import Pair, conflict, likeness
+from pipelines.data.report.report import report
 from tests.unit.pipelines.data.world import FILTERS, TEXTS, config, make
 
 LONG = " ".join(f"word{i} canary mine{i} lamp{i}" for i in range(60))

@@ -14,10 +14,10 @@ import pytest
 from cluster.storage import LocalStorage
 from pipelines.config import ProtectConfig, RuleConfig, SourceConfig
 from pipelines.config.data import DEFAULT_RULES
-from pipelines.data.report import Report, report
-from pipelines.data.report_excerpt import CUT, excerpt, pieces
-from pipelines.data.report_page import page
-from pipelines.data.report_text import marked, text
+from pipelines.data.report.excerpt import CUT, excerpt, pieces
+from pipelines.data.report.page import page
+from pipelines.data.report.report import Report, report
+from pipelines.data.report.text import marked, text
 from tests.unit.pipelines.data.world import TEXTS, config, make
 
 SEEN = "the canary sang [1] of coal and brass, see https://example.org/{}  and came\u200b up again at dusk with lamp {}"

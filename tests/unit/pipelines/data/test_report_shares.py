@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from cluster.storage import LocalStorage
 from pipelines.config.data import SharesConfig, TopicConfig
-from pipelines.data import report_shares
-from pipelines.data.report import Report, report
-from pipelines.data.report_first import findings
-from pipelines.data.report_page import page
-from pipelines.data.report_shares import Text, missing
+from pipelines.data.report import shares as report_shares
+from pipelines.data.report.first import findings
+from pipelines.data.report.page import page
+from pipelines.data.report.report import Report, report
+from pipelines.data.report.shares import Text, missing
 from tests.unit.pipelines.data.world import TEXTS, config, make
 
 

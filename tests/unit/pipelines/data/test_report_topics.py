@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from scipy.sparse import csr_array
 
-from pipelines.data.report_topics import HEAD_CHARACTERS, MIN_DOCUMENTS, Sampled, factors, topics, wilson, words_of
+from pipelines.data.report.topics import HEAD_CHARACTERS, MIN_DOCUMENTS, Sampled, factors, topics, wilson, words_of
 
 PLANTED = {
     "birds": ["canary", "finch", "wing", "feather", "song", "nest", "beak", "flock"],

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
-from pipelines.data import report_plots as plots
-from pipelines.data.report_checks import RELIABLE, TENTATIVE
-from pipelines.data.report_figures import Check, Labels, Likeness, Report
-from pipelines.data.report_table import note, table
-from pipelines.data.report_text import changes
+from pipelines.data.report import plots
+from pipelines.data.report.checks import RELIABLE, TENTATIVE
+from pipelines.data.report.figures import Check, Labels, Likeness, Report
+from pipelines.data.report.table import note, table
+from pipelines.data.report.text import changes
 
 
 def consistent(report: Report) -> Iterator[str]:

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from pipelines.data.report_checks import SHARES, TENTATIVE
-from pipelines.data.report_figures import Report
-from pipelines.data.report_rows import KEPT
-from pipelines.data.report_table import percent
+from pipelines.data.report.checks import SHARES, TENTATIVE
+from pipelines.data.report.figures import Report
+from pipelines.data.report.rows import KEPT
+from pipelines.data.report.table import percent
 
 MUCH_DROPPED = 0.2
 """Share of all documents that one reason takes out."""

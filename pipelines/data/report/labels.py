@@ -5,7 +5,7 @@ from __future__ import annotations
 from cluster.artifacts import Annotations, Dataset
 from cluster.storage import Storage
 from pipelines.data.annotation.annotate import everything
-from pipelines.data.report_figures import Labels, Layer
+from pipelines.data.report.figures import Labels, Layer
 
 
 def labels(storage: Storage, dataset: Dataset) -> tuple[Labels, ...]:

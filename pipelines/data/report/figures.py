@@ -121,7 +121,7 @@ class Likeness(StrictModel):
     num_by_tenth: tuple[int, ...] = ()
     """Pairs by Jaccard similarity of their n-grams of words, in steps of a tenth from 0."""
     num_other_numbers: int = 0
-    """Pairs that tell different numbers between the same words (see report_pairs.conflict)."""
+    """Pairs that tell different numbers between the same words (see pairs.conflict)."""
     unlike: tuple[Change, ...] = ()
     """Those with least in common: what stays, then what was taken out."""
     other_numbers: tuple[Change, ...] = ()

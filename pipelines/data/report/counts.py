@@ -6,8 +6,8 @@ from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 
-from pipelines.data.report_figures import Fates, Share, Step
-from pipelines.data.report_rows import KEPT, KINDS
+from pipelines.data.report.figures import Fates, Share, Step
+from pipelines.data.report.rows import KEPT, KINDS
 
 if TYPE_CHECKING:
     import pyarrow as pa

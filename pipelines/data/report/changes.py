@@ -18,10 +18,10 @@ from pipelines.config.data import ProtectedKind
 from pipelines.data.functions import FunctionFailed, recorded
 from pipelines.data.protect import find, protect_column
 from pipelines.data.repair import repair_column
-from pipelines.data.report_excerpt import excerpt
-from pipelines.data.report_figures import Change
-from pipelines.data.report_rows import drawn
-from pipelines.data.report_shards import MAX_CHARACTERS
+from pipelines.data.report.excerpt import excerpt
+from pipelines.data.report.figures import Change
+from pipelines.data.report.rows import drawn
+from pipelines.data.report.shards import MAX_CHARACTERS
 from pipelines.data.rules import VERSION, Rule, compile_rules
 
 if TYPE_CHECKING:

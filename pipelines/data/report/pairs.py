@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.data.report_excerpt import excerpt
-from pipelines.data.report_figures import Change, Likeness, Overlap
-from pipelines.data.report_rows import drawn
-from pipelines.data.report_shards import MAX_CHARACTERS
+from pipelines.data.report.excerpt import excerpt
+from pipelines.data.report.figures import Change, Likeness, Overlap
+from pipelines.data.report.rows import drawn
+from pipelines.data.report.shards import MAX_CHARACTERS
 from pipelines.data.trace import IN_VERSION
 
 if TYPE_CHECKING:

@@ -16,16 +16,21 @@ from cluster.errors import UserError
 from cluster.storage import Storage
 from pipelines.config import DataConfig
 from pipelines.config.data import ProtectedKind, SharesConfig
-from pipelines.data import report_changes, report_checks, report_counts, report_pairs, report_shares, report_topics
 from pipelines.data.record import is_recorded
 from pipelines.data.repair import repair_column
-from pipelines.data.report_again import read_again, source_files
-from pipelines.data.report_changes import NoRules
-from pipelines.data.report_excerpt import around
-from pipelines.data.report_figures import Change, Dropped, Likeness, Report, Rewritten, Sample
-from pipelines.data.report_labels import labels
-from pipelines.data.report_rows import drawn, read_rows
-from pipelines.data.report_shards import Place, Shards, read_shards
+from pipelines.data.report import changes as report_changes
+from pipelines.data.report import checks as report_checks
+from pipelines.data.report import counts as report_counts
+from pipelines.data.report import pairs as report_pairs
+from pipelines.data.report import shares as report_shares
+from pipelines.data.report import topics as report_topics
+from pipelines.data.report.again import read_again, source_files
+from pipelines.data.report.changes import NoRules
+from pipelines.data.report.excerpt import around
+from pipelines.data.report.figures import Change, Dropped, Likeness, Report, Rewritten, Sample
+from pipelines.data.report.labels import labels
+from pipelines.data.report.rows import drawn, read_rows
+from pipelines.data.report.shards import Place, Shards, read_shards
 from pipelines.data.rules import Rule
 
 if TYPE_CHECKING:

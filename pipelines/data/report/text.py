@@ -6,8 +6,8 @@ import unicodedata
 from collections.abc import Iterable
 from html import escape
 
-from pipelines.data.report_excerpt import pieces
-from pipelines.data.report_figures import Change, Sample
+from pipelines.data.report.excerpt import pieces
+from pipelines.data.report.figures import Change, Sample
 
 SHOWN = {" ": "␣", "\n": "↵\n", "\t": "⇥", "\r": "\\r"}
 """White space in what differs."""

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 
 from pipelines.config.data import SharesConfig, TopicConfig
-from pipelines.data.report_counts import shares
-from pipelines.data.report_figures import Asked
+from pipelines.data.report.counts import shares
+from pipelines.data.report.figures import Asked
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -29,7 +29,7 @@ class Text(NamedTuple):
 
 
 def asked(config: SharesConfig, rows: pa.Table, sample: Sequence[Text]) -> tuple[Asked, ...]:
-    """All shares that are asked for. `rows`: of `report_rows.read_rows`; topics are told from the sample alone."""
+    """All shares that are asked for. `rows`: of `rows.read_rows`; topics are told from the sample alone."""
     return (
         *_of_column("languages", config.languages, rows, "language"),
         *_of_column("sources", config.sources, rows, "folder"),

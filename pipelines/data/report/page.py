@@ -9,12 +9,12 @@ from html import escape
 from pathlib import Path
 
 from cluster.errors import ConfigError
-from pipelines.data import report_plots as plots
-from pipelines.data.report_clean import clean, summary
-from pipelines.data.report_comprehensive import comprehensive
-from pipelines.data.report_consistent import consistent
-from pipelines.data.report_figures import Report
-from pipelines.data.report_first import BOUNDS, findings
+from pipelines.data.report import plots
+from pipelines.data.report.clean import clean, summary
+from pipelines.data.report.comprehensive import comprehensive
+from pipelines.data.report.consistent import consistent
+from pipelines.data.report.figures import Report
+from pipelines.data.report.first import BOUNDS, findings
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1c; --soft: #5f5f5f; --line: #d4d4d4; --ground: #fff; --box: #f5f5f3;

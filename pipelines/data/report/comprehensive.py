@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from html import escape
 
-from pipelines.data import report_plots as plots
-from pipelines.data.report_clean import TONES
-from pipelines.data.report_figures import Asked, Report, Share, Topics
-from pipelines.data.report_table import note, percent, table
+from pipelines.data.report import plots
+from pipelines.data.report.clean import TONES
+from pipelines.data.report.figures import Asked, Report, Share, Topics
+from pipelines.data.report.table import note, percent, table
 
 MOST_ROWS = 20
 """Drawn; the table has all."""

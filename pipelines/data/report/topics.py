@@ -16,7 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.data.report_figures import Topic, Topics
+from pipelines.data.report.figures import Topic, Topics
 
 HEAD_CHARACTERS = 5_000
 """Of each document."""

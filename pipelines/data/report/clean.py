@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from html import escape
 
-from pipelines.data import report_plots as plots
-from pipelines.data.report_figures import Dropped, Report, Rewritten
-from pipelines.data.report_rows import KIND_OF, KINDS
-from pipelines.data.report_table import note, percent, table
-from pipelines.data.report_text import changes, samples
+from pipelines.data.report import plots
+from pipelines.data.report.figures import Dropped, Report, Rewritten
+from pipelines.data.report.rows import KIND_OF, KINDS
+from pipelines.data.report.table import note, percent, table
+from pipelines.data.report.text import changes, samples
 
 TONES = {name: f"k{number}" for number, name in enumerate(("kept", *KINDS))}
 MOST_REASONS = 15

@@ -8,9 +8,9 @@ from typing import TYPE_CHECKING
 from cluster.artifacts import Dataset
 from pipelines.data.decide import HELDOUT, TRAIN
 from pipelines.data.inventory import UNREADABLE
-from pipelines.data.report_figures import Asked, Check, Labels, Likeness
-from pipelines.data.report_pairs import num_unfounded
-from pipelines.data.report_shards import Shards
+from pipelines.data.report.figures import Asked, Check, Labels, Likeness
+from pipelines.data.report.pairs import num_unfounded
+from pipelines.data.report.shards import Shards
 
 if TYPE_CHECKING:
     import pyarrow as pa

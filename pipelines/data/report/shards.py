@@ -46,7 +46,7 @@ class Shards(NamedTuple):
 
 
 def read_shards(storage: Storage, dataset: Dataset, rows: pa.Table, wanted: Sequence[Place]) -> Shards:
-    """One shard after the other. `rows`: of `report_rows.read_rows`."""
+    """One shard after the other. `rows`: of `rows.read_rows`."""
     found = Shards([], [], [], [], 0, {}, {})
     by_shard, schemas, start = _by_shard(wanted), dict[bool, Any](), 0
     with bar("report", len(dataset.batches), "shards") as progress:
