@@ -35,7 +35,7 @@ def decide(documents: pa.Table, config: DataConfig, links: Links, earlier: Mappi
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    found = documents.select(["id", "reason", "detail"]).combine_chunks()
+    found = pa.table({name: _large(documents[name]) for name in ("id", "reason", "detail")})
     found = _without_repeats(found, links.exact, "exact_duplicate", earlier or {})
     found = _without_repeats(found, links.near, "near_duplicate", earlier or {})
     alive = np.asarray(pc.indices_nonzero(pc.equal(found["reason"], "")))
@@ -56,41 +56,48 @@ def _without_repeats(found: pa.Table, pairs: Int64s, reason: DropReason, earlier
     first = dedup.first_of(len(found), pairs)
     is_repeat = (first != np.arange(len(first))) & np.asarray(pc.equal(found["reason"], ""))
     leaders = first[is_repeat]
-    names = found["id"].take(pa.array(np.maximum(leaders, 0)))
+    names = _large(found["id"].take(pa.array(np.maximum(leaders, 0))))
     if len(leaders) and leaders.min() < 0:
-        others = pa.array([earlier[leader] for leader in leaders[leaders < 0].tolist()], pa.string())
-        names = pc.replace_with_mask(names.combine_chunks(), pa.array(leaders < 0), others)
-    told = {"reason": pa.scalar(reason, pa.string()), "detail": pc.binary_join_element_wise("of", names, " ")}
-    for name, values in told.items():
-        replaced = pc.replace_with_mask(_one(found[name]), pa.array(is_repeat), _one(values))
-        found = found.set_column(found.schema.get_field_index(name), name, replaced)
-    return found
+        others = pa.array([earlier[leader] for leader in leaders[leaders < 0].tolist()], pa.large_string())
+        names = pc.replace_with_mask(names, pa.array(leaders < 0), others)
+    detail = pc.binary_join_element_wise(pa.scalar("of", pa.large_string()), names, pa.scalar(" ", pa.large_string()))
+    return _put(_put(found, "reason", is_repeat, pa.scalar(reason, pa.large_string())), "detail", is_repeat, detail)
 
 
 def forgetting(decided: pa.Table, gone: Sequence[int]) -> pa.Table:
     """With these rows excluded because people want them out."""
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     mask = np.zeros(len(decided), np.bool_)
     mask[list(gone)] = True
     for name, value in (("split", EXCLUDED), ("reason", FORGOTTEN), ("detail", "")):
-        put = pc.replace_with_mask(_one(decided[name]), pa.array(mask), pa.scalar(value, pa.string()))
-        decided = decided.set_column(decided.schema.get_field_index(name), name, put)
+        decided = _put(decided, name, mask, pa.scalar(value, pa.large_string()))
     return decided
 
 
-def _one(values: pa.ChunkedArray | pa.Scalar) -> pa.Array | pa.Scalar:
-    return getattr(values, "combine_chunks", lambda: values)()
+def _put(table: pa.Table, name: str, mask: NDArray[np.bool_], values: pa.Array | pa.Scalar) -> pa.Table:
+    """With these values in the column where the mask is true."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    column = pc.replace_with_mask(_large(table[name]), pa.array(mask), values)
+    return table.set_column(table.schema.get_field_index(name), name, column)
 
 
-def choose_heldout(fingerprints: pa.Array | pa.ChunkedArray, fraction: float) -> NDArray[np.bool_]:
+def _large(values: pa.ChunkedArray) -> pa.Array:
+    """In one piece, which may have more than 2 GB of ids."""
+    import pyarrow as pa
+
+    return values.cast(pa.large_string()).combine_chunks()
+
+
+def choose_heldout(fingerprints: pa.ChunkedArray, fraction: float) -> NDArray[np.bool_]:
     """True where the first 8 bytes of the text's fingerprint (of 16), read as a number in [0, 1), are below `fraction`: order does
     not matter.
 
     Of two or more documents at least one is held out (if any are asked for) and one is trained on.
     """
-    keys = np.frombuffer(b"".join(fingerprints.to_pylist()), ">u8").reshape(-1, 2)
+    keys = dedup.words_of(fingerprints)[0].view(">u8").reshape(-1, 2)
     shares = keys[:, 0] / 2.0**64
     chosen = shares < fraction
     if fraction > 0 and (chosen.all() or not chosen.any()) and len(np.unique(keys, axis=0)) > 1:

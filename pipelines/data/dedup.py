@@ -82,8 +82,8 @@ NO_PAIRS: Int64s = np.zeros((2, 0), np.int64)
 
 def keys_of(table: pa.Table, numbers: Int64s, num_bands: int, bands: Sequence[int], *, exact: bool) -> Keys:
     """Of a table with the columns `fingerprint` and `bands` (of which each row has all or none): what is asked for of it."""
-    prints, _ = _words(table["fingerprint"] if exact else None)
-    signatures, lengths = _words(table["bands"] if bands else None)
+    prints, _ = words_of(table["fingerprint"] if exact else None)
+    signatures, lengths = words_of(table["bands"] if bands else None)
     return Keys(
         numbers,
         prints.reshape(-1, 2),
@@ -92,7 +92,7 @@ def keys_of(table: pa.Table, numbers: Int64s, num_bands: int, bands: Sequence[in
     )
 
 
-def _words(column: pa.ChunkedArray | None) -> tuple[Uint64s, Int64s]:
+def words_of(column: pa.ChunkedArray | None) -> tuple[Uint64s, Int64s]:
     """The bytes of all values in a row, as 64-bit words, and how many bytes each has."""
     import pyarrow as pa
 

@@ -91,7 +91,15 @@ def _planned(decided: pa.Table, path: str, split: str, rows: Int64s) -> Plan:
     chosen = decided.take(pa.array(rows))
     if path == FORGOTTEN_PATH:
         chosen = forgetting(chosen, range(len(rows)))
-    return Plan(path, split, chosen.select([*PLACE, "reason", "detail"]))
+    documents = chosen.select([*PLACE, "reason", "detail"])
+    return Plan(path, split, documents.cast(pa.schema({field.name: _narrow(field.type) for field in documents.schema})))
+
+
+def _narrow(kind: pa.DataType) -> pa.DataType:
+    """As shards are written."""
+    import pyarrow as pa
+
+    return pa.string() if pa.types.is_large_string(kind) else kind
 
 
 def prepare_folder(storage: Storage, location: str) -> None:

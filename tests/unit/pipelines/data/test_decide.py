@@ -95,7 +95,7 @@ def test_duplicates_are_removed_before_the_split() -> None:
 
 
 def heldout(keys: list[bytes], fraction: float) -> list[bool]:
-    chosen: list[bool] = choose_heldout(pa.array(keys, pa.binary()), fraction).tolist()
+    chosen: list[bool] = choose_heldout(pa.chunked_array([pa.array(keys, pa.binary())]), fraction).tolist()
     return chosen
 
 
