@@ -112,7 +112,7 @@ def _spare_the_collector() -> None:
 
 def schema() -> pa.Schema:
     """Of a batch. `file` and `ordinal` give the document order; `original` is the text as read, null where it is `text`, and
-    `text` the cleaned one, null where there is a reason against it: texts cost the object store their bytes."""
+    `text` the cleaned one, null where there is a reason against it: texts cost blocks their bytes."""
     import pyarrow as pa
 
     return pa.schema(

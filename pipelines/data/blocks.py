@@ -7,6 +7,8 @@ hash. They lie in runs/clean/<key>/blocks/<digest of all that decides over their
 
 from __future__ import annotations
 
+import shutil
+import tempfile
 import uuid
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
@@ -18,7 +20,7 @@ import xxhash
 
 from cluster.config import StrictModel
 from cluster.errors import StageFailed
-from cluster.storage import Storage, filesystem_to_write, remove_folder
+from cluster.storage import LocalStorage, Storage, filesystem_to_write, remove_folder
 from pipelines.data.batch import TEXT_COLUMNS, BatchCleaner, schema
 from pipelines.data.claim import written_with
 from pipelines.data.inventory import SourceFile
@@ -100,17 +102,19 @@ class Blocks:
         import pyarrow as pa
 
         options = pa.ipc.IpcWriteOptions(compression="lz4")
-        with written_whole(self.filesystem, self.of(number)) as stream:
-            hashed = _Hashed(stream)
-            with pa.ipc.new_file(pa.PythonFile(hashed, mode="w"), schema(), options=options) as writer:
-                for batch, table in enumerate(tables):
-                    (whole,) = table.combine_chunks().to_batches() or (None,)
-                    if whole is not None:
+        try:
+            with written_whole(self.filesystem, self.of(number)) as stream:
+                hashed = _Hashed(stream)
+                with pa.ipc.new_file(pa.PythonFile(hashed, mode="w"), schema(), options=options) as writer:
+                    for batch, table in enumerate(table for table in tables if len(table)):
+                        (whole,) = table.combine_chunks().to_batches()
                         writer.write_batch(whole)
                         yield told(table, number, batch)
-        mark = Whole(num_bytes=hashed.num_bytes, xxh3_128=hashed.hash.hexdigest())
-        with written_whole(self.filesystem, f"{self.of(number)}.json") as stream:
-            stream.write(mark.model_dump_json().encode())
+            mark = Whole(num_bytes=hashed.num_bytes, xxh3_128=hashed.hash.hexdigest())
+            with written_whole(self.filesystem, f"{self.of(number)}.json") as stream:
+                stream.write(mark.model_dump_json().encode())
+        except FileNotFoundError:  # the folder: of an input file's the cleaner tells otherwise
+            raise BlockGone(f"clean: {self.folder} is gone: run the same command again") from None
 
     def is_finished(self, number: int) -> bool:
         """Whether the block is whole and undamaged: it is read for that."""
@@ -122,8 +126,12 @@ class Blocks:
                 while chunk := stream.read(CHUNK_BYTES):
                     found.update(chunk)
                     size += len(chunk)
-        except (FileNotFoundError, ValueError):
+        except ValueError:
             return False
+        except OSError as error:
+            if isinstance(error, FileNotFoundError) or "NO_SUCH_KEY" in str(error):  # pyarrow's of an object
+                return False
+            raise
         return mark == Whole(num_bytes=size, xxh3_128=found.hexdigest())
 
     def tell(self, number: int) -> Iterator[pa.Table]:
@@ -135,8 +143,10 @@ class Blocks:
     def take(self, places: pa.Table, names: Sequence[str]) -> pa.Table:
         """These columns of the documents at these places, in the order of the places.
 
+        Each block is read whole and hashed once in a process before anything is taken from it.
+
         Raises:
-            BlockGone: of a block that is not there, or cannot be read.
+            BlockGone: of a block that is not there, or damaged.
         """
         import pyarrow as pa
 
@@ -158,14 +168,22 @@ class Blocks:
         import pyarrow as pa
         from pyarrow.fs import LocalFileSystem
 
-        path = self.of(number)
-        try:
-            is_local = isinstance(self.filesystem, LocalFileSystem)
-            with pa.memory_map(path) if is_local else self.filesystem.open_input_file(path) as stream:
-                yield pa.ipc.open_file(stream)
-        except (FileNotFoundError, pa.ArrowInvalid) as error:
-            what = "is gone" if isinstance(error, FileNotFoundError) else f"cannot be read ({error})"
-            raise BlockGone(f"clean: {path} {what}: run the same command again") from None
+        path, is_local = self.of(number), isinstance(self.filesystem, LocalFileSystem)
+        if not _is_sound(self, number):
+            raise BlockGone(f"clean: {path} is gone or damaged: run the same command again")
+        with pa.memory_map(path) if is_local else self.filesystem.open_input_file(path) as stream:
+            yield pa.ipc.open_file(stream)
+
+
+_SOUND = set[str]()
+"""Paths of blocks that this process has read whole and found undamaged."""
+
+
+def _is_sound(blocks: Blocks, number: int) -> bool:
+    path = blocks.of(number)
+    if path not in _SOUND and blocks.is_finished(number):
+        _SOUND.add(path)
+    return path in _SOUND
 
 
 def _runs(order: Any, keys: Any) -> list[Any]:
@@ -176,7 +194,10 @@ def _runs(order: Any, keys: Any) -> list[Any]:
 def _table(reader: pa.ipc.RecordBatchFileReader, batch: int) -> pa.Table:
     import pyarrow as pa
 
-    return pa.Table.from_batches([reader.get_batch(batch)])
+    try:
+        return pa.Table.from_batches([reader.get_batch(batch)])
+    except (OSError, ValueError) as error:  # removed or written anew since it was looked at
+        raise BlockGone(f"clean: a block cannot be read ({error}): run the same command again") from None
 
 
 def told(table: pa.Table, number: int, batch: int) -> pa.Table:
@@ -203,15 +224,31 @@ def num_finished(storage: Storage, key: str, blocks: Blocks) -> int:
     return sum(name.endswith(".json") for name in storage.list(f"{_folder(key)}/{digest}"))
 
 
+def num_files(storage: Storage, key: str) -> int:
+    """That lie about of the blocks of that version."""
+    return sum(1 for _ in storage.list(_folder(key)))
+
+
 def with_blocks(storage: Storage) -> tuple[str, ...]:
     """Keys of the versions of which there are blocks."""
-    found = (name.split("/") for name in storage.list("runs/clean") if name.endswith(".arrow"))
-    return tuple(sorted({key for _, _, key, *_ in found}))
+    from pyarrow.fs import FileSelector, FileType
+
+    filesystem, folder = storage.filesystem("runs/clean")
+    found = filesystem.get_file_info(FileSelector(folder, recursive=True, allow_not_found=True))
+    names = [info.path[len(folder) + 1 :].split("/") for info in found if info.type == FileType.File]
+    return tuple(sorted({key for key, part, *_ in names if part != "claim.json"}))
 
 
 def remove_blocks(storage: Storage, key: str) -> None:
-    """Of a version that is whole, however its input was cut."""
-    remove_folder(storage, _folder(key))
+    """Of a version that is whole, however its input was cut. A run that is at work on it all the same finds its blocks gone."""
+    if not isinstance(storage, LocalStorage):
+        remove_folder(storage, _folder(key))
+        return
+    folder = storage.path(_folder(key))
+    aside = folder.with_name(f".tmp-{uuid.uuid4().hex}")
+    with suppress(FileNotFoundError):
+        folder.rename(aside)  # at once: in a folder that is written to, one file after the other cannot be removed
+    shutil.rmtree(aside, ignore_errors=True)
 
 
 def _folder(key: str) -> str:
@@ -256,6 +293,13 @@ class _Hashed:
 
 
 @contextmanager
+def _spooled() -> Iterator[Any]:
+    """A file in memory that grows in the temporary folder. An upload that is left in the middle would become an object."""
+    with tempfile.SpooledTemporaryFile(max_size=CHUNK_BYTES) as content:
+        yield content
+
+
+@contextmanager
 def written_whole(filesystem: FileSystem, path: str) -> Iterator[Any]:
     """A stream to write a file by, which readers see when the block has ended without an error, and then whole.
 
@@ -265,8 +309,11 @@ def written_whole(filesystem: FileSystem, path: str) -> Iterator[Any]:
     from pyarrow.fs import LocalFileSystem
 
     if not isinstance(filesystem, LocalFileSystem):
-        with filesystem.open_output_stream(path) as stream:
-            yield stream
+        with _spooled() as content:
+            yield content
+            content.seek(0)
+            with filesystem.open_output_stream(path) as stream:
+                shutil.copyfileobj(content, stream, CHUNK_BYTES)
         return
     folder = path.rpartition("/")[0]
     hidden = f"{folder}/.tmp-{uuid.uuid4().hex}"

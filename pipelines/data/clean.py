@@ -1,7 +1,6 @@
 """From raw documents to a dataset: the clean stage, on Ray Data or, for small inputs, in one of Ray's tasks.
 
-    files -> [read, rewrite, filter, fingerprint] -> blocks -> [shards]
-                          \-> duplicates and split, at the driver -^
+    files -> [read, rewrite, filter, fingerprint] -> duplicates and split, at the driver -> [shards]
 
 What stands in brackets runs on the pool. Texts go from one to the other through the storage (pipelines/data/blocks.py); the
 driver and Ray's object store have a row for each document without them. A run that was interrupted goes on from the blocks that
@@ -32,6 +31,7 @@ from pipelines.data.blocks import (
     Blocks,
     Judge,
     blocks_of,
+    num_files,
     num_finished,
     remove_blocks,
     stretches,
@@ -86,6 +86,8 @@ def clean(config: DataConfig, storage: Storage) -> Dataset:
     work = prepare(config, storage)
     if made := load(storage, Dataset, work.key):
         say("clean", f"already made: {_counts(made)} ({made.location})")
+        if num_files(storage, work.key):  # of a run that was killed at its very end
+            finish(storage, made)
         return made
     say("clean", f"{len(work.files)} files, {sum(file.num_bytes for file in work.files) / 1e6:.1f} MB")
     judge = judge_of(work, storage)
@@ -93,35 +95,38 @@ def clean(config: DataConfig, storage: Storage) -> Dataset:
     try:
         with _told_apart(storage):
             dataset, record = _write(_read_and_judge(judge, work), judge.blocks, work, storage)
+        _refuse_if_empty(dataset, storage)
     except BlockGone:
         if (made := load(storage, Dataset, work.key)) is None:
             raise
+        return _made_meanwhile(made, storage)
+    except InputError:  # another recipe or input is asked for: nobody goes on with these blocks
         remove_blocks(storage, work.key)
-        return _made_meanwhile(made)
+        release(storage, work.key)
+        raise
     dataset = dataset.model_copy(update={"took_s": round(time.monotonic() - began_at, 2)})
-    _refuse_if_empty(dataset, storage)
     return _committed(dataset, record, storage)
 
 
 def judge_of(work: Work, storage: Storage) -> Judge:
-    """What the workers do, and where to. Says what there is of an interrupted run."""
+    """What the workers do, and where to. Says what is done already."""
     cut = stretches(work.files, BLOCK_BYTES)
     blocks = blocks_of(storage, work.key, cut)
     if done := num_finished(storage, work.key, blocks):
-        say("clean", f"going on from an interrupted run: {done} of {len(cut)} blocks are finished")
+        say("clean", f"going on: {done} of {len(cut)} blocks are there, of an interrupted run or one that is at work")
     return Judge(cleaner_of(work), tuple(cut), blocks)
 
 
-def _made_meanwhile(made: Dataset) -> Dataset:
+def _made_meanwhile(made: Dataset, storage: Storage) -> Dataset:
     say("clean", f"another run has made the same version meanwhile: {_counts(made)} ({made.location})")
+    finish(storage, made)
     return made
 
 
 def _committed(dataset: Dataset, record: Sequence[FileEntry], storage: Storage) -> Dataset:
     made = save_both(storage, dataset, record)
     if made.made_at != dataset.made_at:
-        say("clean", f"another run has made the same version meanwhile: {_counts(made)} ({made.location})")
-        return made
+        return _made_meanwhile(made, storage)
     finish(storage, made)
     _tell(made)
     return made
@@ -330,7 +335,6 @@ def _write_shards(blocks: Blocks, shards: Sequence[Plan], work: Work, storage: S
 def _refuse_if_empty(dataset: Dataset, storage: Storage) -> None:
     if dataset.num_kept:
         return
-    remove_blocks(storage, dataset.key)  # nobody goes on with them
     reasons = ", ".join(f"{reason}: {count}" for reason, count in _by_count(dataset))
     raise InputError(
         "data.sources",

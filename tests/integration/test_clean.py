@@ -249,7 +249,7 @@ def test_blocks_that_somebody_has_removed(
     tmp_path: Path, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     before_writing(monkeypatch, lambda: shutil.rmtree(storage.root / "runs"))
-    with pytest.raises(StageFailed, match=r"00000\.arrow is gone: run the same command again"):
+    with pytest.raises(StageFailed, match=r"00000\.arrow is gone or damaged: run the same command again"):
         clean(ten_documents(tmp_path), storage)
 
 

@@ -15,7 +15,17 @@ from cluster.storage import LocalStorage
 from pipelines.data import clean as stage
 from pipelines.data import inventory as listing
 from pipelines.data.batch import TEXT_COLUMNS, BatchCleaner, schema
-from pipelines.data.blocks import LARGEST, PLACE, BlockGone, Blocks, part_bytes, stretches
+from pipelines.data.blocks import (
+    LARGEST,
+    PLACE,
+    BlockGone,
+    Blocks,
+    blocks_of,
+    part_bytes,
+    remove_blocks,
+    stretches,
+    with_blocks,
+)
 from pipelines.data.inventory import Cut, SourceFile
 from pipelines.data.work import prepare
 from tests.unit.pipelines.data import world
@@ -118,8 +128,46 @@ def test_a_mark_that_says_nothing_is_none(blocks: Blocks) -> None:
 def test_a_block_that_is_gone_is_named(blocks: Blocks) -> None:
     (told,) = blocks.write(0, tables(1))
     Path(blocks.of(0)).unlink()
-    with pytest.raises(BlockGone, match=r"00000\.arrow is gone: run the same command again"):
+    with pytest.raises(BlockGone, match=r"00000\.arrow is gone or damaged: run the same command again"):
         blocks.take(told, ["text"])
+
+
+def test_nothing_is_taken_from_a_damaged_block(blocks: Blocks) -> None:
+    (told,) = blocks.write(0, tables(50))
+    path = Path(blocks.of(0))
+    content = bytearray(path.read_bytes())
+    content[len(content) // 2] ^= 1
+    path.write_bytes(content)
+    with pytest.raises(BlockGone, match="is gone or damaged"):
+        blocks.take(told, ["text"])
+
+
+def test_a_folder_that_is_removed_while_a_block_is_written(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    blocks = blocks_of(storage, "key", [])
+    writing = blocks.write(0, tables(2, 2))
+    next(writing)
+    remove_blocks(storage, "key")
+    with pytest.raises(BlockGone, match="is gone: run the same command again"):
+        list(writing)
+    assert list(storage.list("runs")) == []
+    remove_blocks(storage, "key")  # nothing there is no error
+
+
+def test_tables_without_documents_do_not_count(blocks: Blocks) -> None:
+    told = pa.concat_tables(blocks.write(0, [*tables(0, 2), *tables(0), *tables(1)]))
+    assert told["batch"].to_pylist() == [0, 0, 1]
+    assert blocks.take(told, ["text"])["text"].to_pylist() == ["text0", "text1", "text0"]
+
+
+def test_versions_with_anything_of_blocks_are_known(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path)
+    assert with_blocks(storage) == ()
+    storage.write("runs/clean/a/claim.json", b"")
+    storage.write("runs/clean/b/blocks/d/00000.arrow", b"")
+    (tmp_path / "runs/clean/c/blocks/d").mkdir(parents=True)
+    (tmp_path / "runs/clean/c/blocks/d/.tmp-1").write_bytes(b"")  # half a block, of a run that was killed
+    assert with_blocks(storage) == ("b", "c")
 
 
 def test_an_interrupted_run_is_gone_on_with(
@@ -147,5 +195,5 @@ def test_an_interrupted_run_is_gone_on_with(
     made = world.make(storage, config)
     assert made.digest == whole.digest
     assert read == [part for stretch in judge.stretches if stretch.number not in (0, 2) for part in stretch.parts]
-    assert f"2 of {len(judge.stretches)} blocks are finished" in capfd.readouterr().err
+    assert f"2 of {len(judge.stretches)} blocks are there" in capfd.readouterr().err
     assert list(storage.list(f"runs/clean/{made.key}/blocks")) == []
