@@ -11,8 +11,18 @@ from hashlib import sha256
 from typing import Any
 
 from cluster import artifacts, session
-from cluster.artifacts import Checkpoint, Dataset, FileEntry, Incident, LossPoint, Privacy, Weights
-from cluster.descent import annotations_of
+from cluster.artifacts import (
+    Annotations,
+    Checkpoint,
+    Dataset,
+    FileEntry,
+    Incident,
+    LossPoint,
+    Preferences,
+    Privacy,
+    Weights,
+)
+from cluster.descent import made_as
 from cluster.errors import InputError, StageFailed
 from cluster.storage import LocalStorage, Storage, remove_folder
 from cluster.waiting import wait_for_node
@@ -94,9 +104,9 @@ def train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage
     check_capacity(config, base, storage)
     inputs = _inputs(config, dataset, base, storage)
     data = _data(config, inputs, storage)
-    inputs |= _annotations(config, storage)
+    inputs |= _made_as(config, storage)
     run = f"runs/train/{key}"
-    names = origin(config, dataset, _file_digest(config), _annotated(inputs, storage))
+    names = origin(config, dataset, _file_digest(config), _annotated(inputs, storage), inputs.get("preferences"))
     terms = begin(config, data, storage, run, names) if config.privacy else None
     if terms is None:
         warn_unprotected(storage, names)
@@ -143,12 +153,13 @@ def _inputs(config: TrainConfig, dataset: Dataset, base: Weights, storage: Stora
     return {"dataset": dataset, "base": base, **old}
 
 
-def _annotations(config: TrainConfig, storage: Storage) -> dict[str, Any]:
-    """Those that the method's file was made of, so that `serinus data trace` leads from their documents to the model."""
+def _made_as(config: TrainConfig, storage: Storage) -> dict[str, Any]:
+    """What the method's file was made as, so that the lineage leads from its documents, or from users' votes, to the model."""
     if isinstance(config.method, CausalConfig):
         return {}
-    found = annotations_of(storage, sha256(read_file(config.method.path)).hexdigest())
-    return {"annotations": found} if found else {}
+    file = _file_digest(config)
+    found = {"annotations": made_as(storage, Annotations, file), "preferences": made_as(storage, Preferences, file)}
+    return {role: made for role, made in found.items() if made is not None}
 
 
 def _annotated(inputs: dict[str, Any], storage: Storage) -> Dataset | None:
