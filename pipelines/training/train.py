@@ -18,6 +18,7 @@ from cluster.artifacts import (
     FileEntry,
     Incident,
     LossPoint,
+    PreferenceAccuracy,
     Preferences,
     Privacy,
     Weights,
@@ -32,6 +33,7 @@ from pipelines.training.capacity import check_capacity
 from pipelines.training.examples import check_lengths, load_examples, make_examples, read_file
 from pipelines.training.failure import explained
 from pipelines.training.figures import Figures, shown
+from pipelines.training.heldout import Parts, split
 from pipelines.training.ledger import ledger
 from pipelines.training.loop import starts, worker
 from pipelines.training.private_run import account, begin, origin, warn_unprotected
@@ -68,6 +70,8 @@ def train_key(config: TrainConfig, dataset: Dataset, base: Weights) -> str:
     asked = config.model_dump(mode="json", exclude={*HOW, *LAYOUT, "zero"})
     if not isinstance(config.method, CausalConfig):
         asked["method"]["path"] = _file_digest(config)
+    if isinstance(config.method, PreferenceConfig) and not config.method.heldout_percent:
+        del asked["method"]["heldout_percent"], asked["method"]["heldout_seed"]  # as before there were such fields
     for name in ("lora", "privacy"):
         if asked[name] is None:
             del asked[name]  # what was made before there was such a field keeps its key
@@ -136,6 +140,8 @@ def train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage
     progress.say(
         "train", f"loss {_span(made.losses)} in {len(made.losses)} steps, {made.tokens_per_s:.0f} tokens/s{at}"
     )
+    if made.preference:
+        progress.say("train", made.preference.summary)
     return made
 
 
@@ -181,24 +187,32 @@ def _data(config: TrainConfig, inputs: dict[str, Any], storage: Storage) -> dict
     """The fields of a Plan that say what to train on."""
     base, method = inputs["base"], config.method
     tokenizer = tokenizer_digest({file.path: file.sha256 for file in base.files})
-    roles, examples = set(inputs) - {"base"}, ""
+    roles, files = set(inputs) - {"base"}, {"examples": ""}
     if not isinstance(method, CausalConfig):
-        roles, examples = roles - {"dataset"}, _examples(config, method, base, tokenizer, storage)
+        roles, files = roles - {"dataset"}, _files(config, method, base, tokenizer, storage)
     found = {role: _tokens(config, inputs[role], base, tokenizer, storage) for role in sorted(roles)}
     tokens = {role: {**index.model_dump(), "folder": index.folder} for role, index in found.items()}
-    return {"tokens": tokens, "examples": examples}
+    return {"tokens": tokens, **files}
 
 
-def _examples(
+def _files(
     config: TrainConfig, method: InstructConfig | PreferenceConfig, base: Weights, tokenizer: str, storage: Storage
-) -> str:
-    key = make_examples(method.kind, method.path, base.folder, tokenizer, storage)
-    examples = load_examples(storage, key)
-    check_lengths(examples, 2 if method.kind == "dpo" else 1, config.sequence_length, method.path)
-    progress.say(
-        "train", f"{int(examples.targets.sum()):,} of {len(examples.tokens):,} tokens to learn in {method.path}"
-    )
-    return key
+) -> dict[str, str]:
+    """Storage keys of the method's file, tokenised: `examples` to train on, and `heldout`."""
+    content = read_file(method.path)
+    parts = split(content, method) if isinstance(method, PreferenceConfig) else Parts(content, b"")
+    contents = {"examples": parts.train} | ({"heldout": parts.heldout} if parts.heldout else {})
+    keys, rows = dict[str, str](), 2 if method.kind == "dpo" else 1
+    for name, part in contents.items():
+        keys[name] = make_examples(method, part, base.folder, tokenizer, storage)
+        examples = load_examples(storage, keys[name])
+        check_lengths(examples, rows, config.sequence_length, method.path)
+        num, what = len(examples.ends) // rows, "not trained on, scored" if name == "heldout" else "to learn from"
+        progress.say(
+            "train",
+            f"{num:,} line(s) of {method.path} {what}: {int(examples.targets.sum()):,} of {len(examples.tokens):,} tokens",
+        )
+    return keys
 
 
 def _tokens(config: TrainConfig, dataset: Dataset, base: Weights, tokenizer: str, storage: Storage) -> TokenIndex:
@@ -315,6 +329,7 @@ def _manifest(
         resumed_at_steps=tuple(outcome["starts"][1:]),
         tokens_per_s=outcome["tokens_per_s"],
         incidents=tuple(Incident(**incident) for incident in outcome["incidents"]),
+        preference=PreferenceAccuracy(**told) if (told := outcome["preference"]) else None,
         ledger=ledger(
             num_parameters=inputs["base"].num_parameters,
             num_tokens=outcome["losses"][-1]["num_tokens"],
