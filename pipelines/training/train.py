@@ -206,11 +206,14 @@ def _files(
     for name, part in contents.items():
         keys[name] = make_examples(method, part, base.folder, tokenizer, storage)
         examples = load_examples(storage, keys[name])
-        check_lengths(examples, rows, config.sequence_length, method.path)
-        num, what = len(examples.ends) // rows, "not trained on, scored" if name == "heldout" else "to learn from"
+        what = "held out of" if name == "heldout" else "to learn from in"
+        check_lengths(
+            examples, rows, config.sequence_length, f"the lines {what} {method.path}" if parts.heldout else method.path
+        )
+        num = len(examples.ends) // rows
         progress.say(
             "train",
-            f"{num:,} line(s) of {method.path} {what}: {int(examples.targets.sum()):,} of {len(examples.tokens):,} tokens",
+            f"{num:,} line(s) {what} {method.path}: {int(examples.targets.sum()):,} of {len(examples.tokens):,} tokens",
         )
     return keys
 
