@@ -73,7 +73,7 @@ def train_side(name: str, pairs: Path, model: Path, storage: LocalStorage, given
             "method": {**method, **heldout}, "num_workers": 1, "gpus_per_worker": 0, "cpus_per_worker": 2, "zero": {"stage": 1},
             "num_steps": given.steps, "warmup_steps": max(1, given.steps // 10), "sequence_length": 512, "sequences_per_worker": 4,
             "sequences_per_step": given.pairs_per_step, "weight_decay": 0.0, "checkpoint_every_steps": 1000, "seed": given.seed,
-            **SIDES[name],
+            **SIDES[name], **({"learning_rate": given.learning_rate} if given.learning_rate else {}),
         }
     )  # fmt: skip
     base = import_model(ModelConfig(source=str(model)), storage)
@@ -115,6 +115,7 @@ def main() -> None:
     parser.add_argument("--heldout-percent", type=float, default=40)
     parser.add_argument("--steps", type=int, default=48)
     parser.add_argument("--pairs-per-step", type=int, default=8)
+    parser.add_argument("--learning-rate", type=float, help="default: 2e-5, with lora 2e-4")
     parser.add_argument("--beta", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--storage", type=Path, help="keep what is made there")
@@ -146,7 +147,7 @@ def report(name: str, made: Checkpoint, took_s: float, given: argparse.Namespace
     print("\n".join(told(made.preference)), flush=True)
     if given.out:
         settings = {
-            key: str(value) for key, value in vars(given).items() if key not in {"pairs", "out", "storage", "model"}
+            key: str(value) for key, value in vars(given).items() if key not in {"pairs", "out", "storage", "model", "side"}
         }
         line = {"side": name, "took_s": round(took_s), **settings, "losses": losses, **made.preference.model_dump()}
         with given.out.open("a", encoding="utf-8") as file:
