@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
@@ -166,6 +167,31 @@ class Annotations(Manifest):
         return f"{self.num_documents} documents: {accepted} accepted, {self.num_review} for review"
 
 
+class Preferences(Manifest):
+    """Pairs of answers made of users' votes: `pairs.jsonl` to train on, and `excluded.jsonl`; each vote is in one of them."""
+
+    kind: Literal["preferences"] = "preferences"
+    name: str = ""
+    """The model's public name."""
+    sources: tuple[Source, ...] = ()
+    """The files of votes, by their keys in the storage."""
+    num_votes: int = 0
+    num_pairs: int = 0
+    num_pairs_by_how: dict[str, int] = {}
+    """`correction`: of one vote; `thumbs`: of two."""
+    num_pairs_by_revision: dict[str, int] = {}
+    """Whose answers are in them."""
+    num_excluded_by_reason: dict[str, int] = {}
+    num_protected_by_kind: dict[str, int] = {}
+    """Values masked or hashed in votes that are in pairs."""
+
+    @property
+    def summary(self) -> str:
+        reasons = ", ".join(f"{reason} {num}" for reason, num in self.num_excluded_by_reason.items())
+        excluded = f"{sum(self.num_excluded_by_reason.values())} excluded" + (f" ({reasons})" if reasons else "")
+        return f"{self.num_pairs} pairs of {self.num_votes} votes, {excluded}"
+
+
 class Weights(Manifest):
     """A model whose Hugging Face folder (config, tokenizer, safetensors) is `model/` in the artifact's folder."""
 
@@ -264,6 +290,46 @@ class Ledger(StrictModel):
     privacy: Privacy | None = Field(None, exclude_if=_is_none)
 
 
+class PreferenceAccuracy(StrictModel):
+    """On how many held-out pairs a model trained on preferences prefers the chosen answer, before training and after."""
+
+    num_pairs: int
+    num_before: int
+    """The chosen answer has the larger log-probability, summed over its tokens: what the loss is written in (Rafailov et al.
+    2023, arXiv 2305.18290). Among answers of different lengths it leans to the shorter one."""
+    num_after: int
+    num_turned_right: int
+    """Among `num_after`, not among `num_before`."""
+    num_turned_wrong: int
+    num_before_per_token: int
+    """The same of the mean log-probability of a token (Meng et al. 2024, arXiv 2405.14734), which leans to the longer one."""
+    num_after_per_token: int
+    num_rewarded: int
+    """The implicit reward of the chosen answer is the larger: its log-probability has gained more than the other's. Before
+    training every reward is 0, so that there is nothing to compare it to."""
+
+    @property
+    def gain_points(self) -> float:
+        return 100 * (self.num_after - self.num_before) / self.num_pairs
+
+    @property
+    def summary(self) -> str:
+        before, after = (f"{100 * num / self.num_pairs:.1f} %" for num in (self.num_before, self.num_after))
+        low, high = (100 * limit for limit in wilson(self.num_after, self.num_pairs))
+        return (
+            f"prefers the chosen answer of {self.num_pairs} held-out pairs in {before} before, {after} after"
+            f" [{low:.1f}, {high:.1f}]; implicit reward larger in {100 * self.num_rewarded / self.num_pairs:.1f} %"
+        )
+
+
+def wilson(num: int, of: int, z: float = 1.959964) -> tuple[float, float]:
+    """Interval for a share of which `num` of `of` were seen (Wilson 1927, JASA 22): 95 % by default."""
+    share, width = num / of, z * z / of
+    middle = (share + width / 2) / (1 + width)
+    half = z / (1 + width) * math.sqrt(share * (1 - share) / of + width / (4 * of))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 class Checkpoint(Weights):
     """A fine-tuned model, exported."""
 
@@ -275,13 +341,16 @@ class Checkpoint(Weights):
     tokens_per_s: float = 0.0
     incidents: tuple[Incident, ...] = ()
     ledger: Ledger | None = None
+    preference: PreferenceAccuracy | None = Field(None, exclude_if=_is_none)
+    """Where `dpo` held pairs out."""
 
     @property
     def summary(self) -> str:
         if not self.losses:
             return super().summary
         first, last = self.losses[0], self.losses[-1]
-        return f"loss {first.loss:.3f} -> {last.loss:.3f} in {last.step} steps, {last.num_tokens} tokens, {self.tokens_per_s:.0f}/s"
+        told = f"loss {first.loss:.3f} -> {last.loss:.3f} in {last.step} steps, {last.num_tokens} tokens, {self.tokens_per_s:.0f}/s"
+        return f"{told}; {self.preference.summary}" if self.preference else told
 
 
 class QuantizedModel(Weights):
@@ -512,6 +581,7 @@ KINDS: dict[str, type[Manifest]] = {
     "dataset": Dataset,
     "record": Record,
     "annotations": Annotations,
+    "preferences": Preferences,
     "model": ImportedModel,
     "checkpoint": Checkpoint,
     "quantized": QuantizedModel,

@@ -31,6 +31,7 @@ PRODUCER = f"urn:serinus:{VERSION}"
 JOBS = {
     "dataset": "clean",
     "annotations": "annotate",
+    "preferences": "prefer",
     "model": "import",
     "checkpoint": "train",
     "quantized": "quantize",

@@ -19,6 +19,7 @@ from pipelines.training.engine import build_engine
 from pipelines.training.examples import fill, load_examples
 from pipelines.training.figures import figures_of
 from pipelines.training.guard import WINDOW, Kept, data_step, suspects, trouble, way_back
+from pipelines.training.heldout import heldout_pairs, measured
 from pipelines.training.lora import merged, save_adapter
 from pipelines.training.losses import Loss, loss_of
 from pipelines.training.packing import Share
@@ -38,12 +39,15 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
     """Train to the last step and export; the return value of rank 0 goes into the manifest.
 
     Args:
-        given: `plan`, a Plan as a dictionary; `figures`, an actor with `update(step, values)`.
+        given: `plan`, a Plan as a dictionary; `figures`, an actor with `update(step, values)` and `tell(doing)`.
     """
     what = Plan(**given["plan"])
     config, storage = TrainConfig.model_validate(what.config), open_storage(what.storage)
     engine = build_engine(config, local_copy(storage, what.base))
+    if config.method.kind == "dpo" and engine.global_rank == 0:
+        given["figures"].tell.remote("scoring all answers by the model that training begins with")
     batches = _batches(engine, config, storage, what)
+    pairs = heldout_pairs(engine, config, storage, what)
     if config.consolidation:
         assert isinstance(batches, Batches)  # consolidation is refused in private
         old = _packed(config, storage, what.tokens["consolidated"])
@@ -57,6 +61,9 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
         record, tokens_per_s = _train(engine, config, batches, record, given["figures"])
     except Diverged as why:
         return {"diverged": str(why)}  # not raised: workers that start again would come to the same
+    if pairs and engine.global_rank == 0:
+        given["figures"].tell.remote(f"scoring {pairs.num} held-out pairs")
+    preference = pairs and measured(engine, config, pairs)
     files = export(engine, config, storage, what)
     return {
         "losses": [point.model_dump() for point in record.losses],
@@ -66,6 +73,7 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
         "device": device_name(engine.device),
         "precision": str(engine.module.dtype).removeprefix("torch."),
         "files": [entry.model_dump() for entry in files],
+        "preference": preference and preference.model_dump(),
     }
 
 

@@ -22,5 +22,7 @@ class Plan(NamedTuple):
     """Storage folder for the model made."""
     adapter: str = ""
     """Storage folder for the adapter, where one is trained."""
+    heldout: str = ""
+    """Storage key of pairs that are not trained on, tokenised; empty where there are none."""
     terms: dict[str, Any] | None = None
     """Of a private run: its mechanism (privacy.py). Its secret lies in the run's folder and travels in no message."""
