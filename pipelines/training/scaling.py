@@ -1,4 +1,4 @@
-"""A scaling law of a few runs: what a larger one will come to, with an interval. Pure; numpy alone.
+"""A scaling law of a few runs: what a larger one will come to, with an interval. Pure.
 
 The law is that of Hoffmann et al. 2022 (arXiv 2203.15556, equation 2): the loss of a model of N parameters after D tokens is
 L(N, D) = E + A / N^alpha + B / D^beta. They fit its five numbers to hundreds of runs by least squares (section 3.3). Two or three
@@ -23,6 +23,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.special import log_ndtr, logsumexp, ndtri_exp
 
 Array = NDArray[np.floating[Any]]
 
@@ -33,7 +34,7 @@ NOISE = np.geomspace(0.001, 0.03, 10)
 """Standard deviation of a loss, as a share of it."""
 MEANS, DEVIATIONS = np.array([2.0, 1.0, 1.0]), np.array([1.5, 1.5, 1.5])
 """Of E and of what size and data cost at the smallest run, in nats a token."""
-NUM_DRAWS = 8_000
+NUM_DRAWS, NUM_TRIES = 8_000, 4
 
 
 class Point(NamedTuple):
@@ -111,7 +112,7 @@ def fit(points: Sequence[Point]) -> Law:
     )
     means, covariances, evidence = _posterior(design, losses, noise)
     evidence += _log_prior(alpha) + _log_prior(beta)
-    chosen, values = _draw(np.exp(evidence - evidence.max()), means, covariances)
+    chosen, values = _draw(evidence, means, covariances)
     e, a, b = values.T
     return Law(e, a, b, alpha[chosen], beta[chosen], noise[chosen], smallest, fewest)
 
@@ -129,34 +130,55 @@ def _log_prior(exponent: Array) -> Array:
 def _posterior(design: Array, losses: Array, noise: Array) -> tuple[Array, Array, Array]:
     """Of (E, a, b) at each place of the grid: mean, covariance, and the logarithm of how well the losses go with that place.
 
-    Bayesian linear regression with known noise (Bishop 2006, equations 3.50, 3.51 and 2.115).
+    Bayesian linear regression with known noise (Bishop 2006, equations 3.50, 3.51 and 3.86).
 
     Args:
         design: places x runs x 3.
     """
     deviations = noise[:, None] * losses
     weighted = design / deviations[..., None]
+    rest = (losses - design @ MEANS) / deviations  # of what the priors' means say
     precision = np.diag(DEVIATIONS**-2.0) + weighted.transpose(0, 2, 1) @ weighted
     covariance = np.linalg.inv(precision)
-    target = MEANS / DEVIATIONS**2 + (weighted * (losses / deviations)[..., None]).sum(1)
-    mean = (covariance @ target[..., None])[..., 0]
-    spread = design * DEVIATIONS
-    marginal = spread @ spread.transpose(0, 2, 1) + deviations[..., None] ** 2 * np.eye(len(losses))
-    rest = losses - design @ MEANS
-    distance = (rest * np.linalg.solve(marginal, rest[..., None])[..., 0]).sum(-1)
-    return mean, covariance, -0.5 * (distance + np.linalg.slogdet(marginal)[1])
+    pull = (weighted * rest[..., None]).sum(1)
+    shift = (covariance @ pull[..., None])[..., 0]
+    distance = (rest**2).sum(-1) - (pull * shift).sum(-1)
+    evidence = -0.5 * (distance + np.linalg.slogdet(precision)[1]) - np.log(deviations).sum(-1)
+    return MEANS + shift, covariance, evidence
 
 
-def _draw(weights: Array, means: Array, covariances: Array) -> tuple[NDArray[np.int64], Array]:
-    """Places of the grid, and (E, a, b) there. Draws with a value below 0 are thrown away, which is what cutting the prior off
-    at 0 does to the posterior."""
+def _draw(evidence: Array, means: Array, covariances: Array) -> tuple[NDArray[np.int64], Array]:
+    """Places of the grid, and (E, a, b) there, none below 0.
+
+    A place counts by its evidence times the chance that a draw there is nowhere below 0. That chance is first estimated from a few
+    draws and then, of the places chosen by it, put right by weights. Runs that go against the law (the larger model is the
+    worse one) make it tiny everywhere, so that throwing draws away would never end.
+    """
     rng = np.random.default_rng(0)
     roots = np.linalg.cholesky(covariances)
-    kept: list[tuple[NDArray[np.int64], Array]] = []
-    while sum(len(places) for places, _ in kept) < NUM_DRAWS:
-        places = rng.choice(len(weights), NUM_DRAWS, p=weights / weights.sum())
-        values = means[places] + (roots[places] @ rng.standard_normal((NUM_DRAWS, 3, 1)))[..., 0]
-        good = (values >= 0).all(1)
-        kept.append((places[good], values[good]))
-    places, values = (np.concatenate(parts)[:NUM_DRAWS] for parts in zip(*kept, strict=True))
-    return places, values
+    tries = np.repeat(np.arange(len(evidence)), NUM_TRIES)
+    chances = logsumexp(_cut(means[tries], roots[tries], rng)[1].reshape(-1, NUM_TRIES), axis=1) - np.log(NUM_TRIES)
+    places = _resampled(evidence + chances, rng)
+    values, found = _cut(means[places], roots[places], rng)
+    kept = _resampled(found - chances[places], rng)
+    return places[kept], values[kept]
+
+
+def _resampled(log_weights: Array, rng: np.random.Generator) -> NDArray[np.int64]:
+    return rng.choice(len(log_weights), NUM_DRAWS, p=np.exp(log_weights - logsumexp(log_weights)))
+
+
+def _cut(means: Array, roots: Array, rng: np.random.Generator) -> tuple[Array, Array]:
+    """Draws from normal distributions that are cut off below 0, and the logarithms of their weights (the simulator of Geweke,
+    Hajivassiliou and Keane; Hajivassiliou, McFadden and Ruud 1996, Journal of Econometrics 72).
+
+    Args:
+        roots: Cholesky factors of the covariances.
+    """
+    steps, log_weights = np.zeros_like(means), np.zeros(len(means))
+    for side in range(means.shape[1]):
+        so_far = means[:, side] + (roots[:, side, :side] * steps[:, :side]).sum(1)
+        log_chance = log_ndtr(so_far / roots[:, side, side])
+        log_weights += log_chance
+        steps[:, side] = -ndtri_exp(log_chance + np.log1p(-rng.random(len(means))))
+    return np.maximum(means + (roots @ steps[..., None])[..., 0], 0.0), log_weights
