@@ -173,8 +173,8 @@ def check(recipe: RecipePath) -> None:
     doubts = [doubt for doubt in (train_plan.warning(found), *found.caveats, _few_keys(found)) if doubt]
     out.print(f"{recipe}: good. {len(found.data.sources)} source(s), {found.last_train.num_steps} steps, "
               f"{len(found.evaluate.tasks)} task(s), {len(found.rollout.steps)} rollout step(s) for {found.name}")  # fmt: skip
-    if stages := train_plan.stages_of(found):
-        out.print(stages, markup=False)
+    for line in train_plan.stages_of(found):
+        out.print(line, markup=False)
     for doubt in doubts:
         out.print(f"but: {doubt}", markup=False)
     if (until := tls.check(found.serve)) and until < datetime.now(UTC) + RENEW_BEFORE:

@@ -1,6 +1,6 @@
 """Does a law of two small sizes foretell the third? `python benchmarks/bench_progressive.py [--text FOLDER] [--folder KEPT]`
 
-A byte-level tokenizer of 2,000 tokens and Llamas of 0.23 M, 0.85 M and 2.2 M parameters, trained from random weights by `serinus
+A byte-level tokenizer of 512 tokens and Llamas of 0.04 M, 0.18 M and 0.5 M parameters, trained from random weights by `serinus
 run --until train` on two CPU ranks. The first two sizes are trained on three sizes of data each, the third on the largest. The text
 is novels of Project Gutenberg beside the repository (../shared/data/corpus_gutenberg_md) or the folder given, cut into
 documents of about 6,000 characters, of which 15 % are held out.
@@ -29,12 +29,12 @@ import yaml
 ROOT = Path(__file__).resolve().parents[1]
 GUTENBERG = ROOT.parent / "shared" / "data" / "corpus_gutenberg_md"
 DOCUMENT_CHARACTERS = 6_000
-VOCABULARY = 2_000
-TOKENS = [200_000, 400_000, 800_000]
+VOCABULARY = 512
+TOKENS = [250_000, 500_000, 1_000_000]
 SIZES = [
-    {"hidden_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 176},
-    {"hidden_size": 128, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 344},
-    {"hidden_size": 192, "num_hidden_layers": 4, "num_attention_heads": 6, "intermediate_size": 512},
+    {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 88},
+    {"hidden_size": 64, "num_hidden_layers": 3, "num_attention_heads": 4, "intermediate_size": 176},
+    {"hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 6, "intermediate_size": 256},
 ]
 
 
@@ -72,9 +72,9 @@ def save_model(texts: list[str], folder: Path) -> None:
 
 def write_recipe(folder: Path) -> Path:
     stages = [
-        {"model": SIZES[0], "num_tokens": TOKENS, "learning_rate": 4e-3},
-        {"model": SIZES[1], "num_tokens": TOKENS, "learning_rate": 3e-3},
-        {"model": SIZES[2], "num_tokens": TOKENS[-1], "learning_rate": 2e-3},
+        {"model": SIZES[0], "num_tokens": TOKENS},
+        {"model": SIZES[1], "num_tokens": TOKENS},
+        {"model": SIZES[2], "num_tokens": TOKENS[-1]},
     ]
     recipe = {
         "name": "novels",
@@ -82,8 +82,9 @@ def write_recipe(folder: Path) -> Path:
         "data": {"sources": [{"path": "documents.jsonl"}], "heldout_fraction": 0.15},
         "model": {"source": "base"},
         "train": {
-            "gpus_per_worker": 0, "num_workers": 2, "zero": {"stage": 1}, "precision": "float32", "warmup_steps": 20,
-            "sequence_length": 128, "sequences_per_worker": 4, "attend_across_documents": True, "checkpoint_every_steps": 500,
+            "gpus_per_worker": 0, "num_workers": 2, "zero": {"stage": 1}, "precision": "float32", "warmup_steps": 50,
+            "learning_rate": 3e-3, "sequence_length": 128, "sequences_per_worker": 4, "attend_across_documents": True,
+            "checkpoint_every_steps": 500,
         },
         "progressive": {"stages": stages},
         "evaluate": {"tasks": [{"name": "heldout_perplexity", "kind": "perplexity"}]},

@@ -21,7 +21,7 @@ from pipelines.initial_model import count_parameters, initial_model
 from pipelines.progress import say
 from pipelines.training.forecast import Size, forecast
 from pipelines.training.heldout_loss import Windows, heldout_loss
-from pipelines.training.sizes import check_growth
+from pipelines.training.sizes import check_growth, short
 from pipelines.training.tokens import make_tokens, tokenizer_digest
 from pipelines.training.train import train
 
@@ -97,6 +97,8 @@ def _course(recipe: LifecycleConfig, dataset: Dataset, base: Weights, storage: S
     check_epochs(course, make_tokens(dataset, base.folder, tokenizer, storage).num_tokens)
     say("train", f"{len(sizes)} stages, {len(course.runs)} runs: " + ", ".join(f"{size / 1e6:.3g} M" for size in sizes)
         + " parameters")  # fmt: skip
+    for doubt in short(config, sizes):
+        say("train", f"warning: {doubt}")
     return course
 
 
@@ -137,8 +139,9 @@ def _forecast(course: Course, stage: int) -> Forecast:
     coming = [course.size_of(run) for run in course.of_stage(stage)]
     goal = course.size_of(course.runs[-1])
     inputs = {f"run_{number}": run.digest for number, run in enumerate(course.done, start=1)}
-    asked = {"gate": gate.model_dump(exclude={"max_epochs"}), "stage": stage + 1, "coming": coming, "goal": goal}
-    key = artifacts.stage_key("forecast", {**asked, "version": VERSION}, inputs)
+    sizes = {"coming": [size._asdict() for size in coming], "goal": goal._asdict()}
+    asked = {"gate": gate.model_dump(exclude={"max_epochs"}), "stage": stage + 1, **sizes, "rule_version": VERSION}
+    key = artifacts.stage_key("forecast", asked, inputs)
     made = artifacts.load(course.storage, Forecast, key)
     if made is None:
         fields = forecast(gate, course.done, coming, goal)

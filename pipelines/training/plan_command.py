@@ -18,7 +18,7 @@ from pipelines.config import LifecycleConfig, TrainConfig
 from pipelines.training.memory import Memory
 from pipelines.training.plan import GIB, Plan, make_plan, rate_of, room_of, trouble
 from pipelines.training.shape import Shape, check_parallel, read_shape
-from pipelines.training.sizes import shapes
+from pipelines.training.sizes import shapes, short
 
 COLUMNS = {
     "parameters": "weights", "gradients": "grads", "masters": "master", "optimizer": "Adam",
@@ -94,8 +94,9 @@ def last_shape(recipe: LifecycleConfig, source: Shape) -> Shape:
     return shapes(recipe.progressive, source)[-1] if recipe.progressive else source
 
 
-def stages_of(recipe: LifecycleConfig) -> str | None:
-    """For `serinus check`: a progressive training's stages in one line, with parameters where the model can be read here.
+def stages_of(recipe: LifecycleConfig) -> list[str]:
+    """For `serinus check`: a progressive training's stages in one line, with parameters where the model can be read here, and
+    a line for each that is too short.
 
     Raises:
         ConfigError: there is no model of a stage's sizes.
@@ -103,16 +104,17 @@ def stages_of(recipe: LifecycleConfig) -> str | None:
     from cluster.errors import UserError
 
     if recipe.progressive is None:
-        return None
+        return []
     runs = recipe.progressive.runs(recipe.train)
     told = f"progressive: {len(recipe.progressive.stages)} stages, {len(runs)} runs of {runs[0].train.num_steps} to"
     told += f" {max(run.train.num_steps for run in runs)} steps"
     try:
         source = read_shape(recipe.model.source)
     except UserError:
-        return f"{told}; the model's size is not known here"
-    sizes = ", ".join(f"{shape.num_parameters / 1e6:.3g} M" for shape in shapes(recipe.progressive, source))
-    return f"{told}; about {sizes} parameters"
+        return [f"{told}; the model's size is not known here"]
+    sizes = [shape.num_parameters for shape in shapes(recipe.progressive, source)]
+    doubts = [f"but: {doubt}" for doubt in short(recipe.progressive, sizes)]
+    return [f"{told}; about {', '.join(f'{size / 1e6:.3g} M' for size in sizes)} parameters", *doubts]
 
 
 def warning(recipe: LifecycleConfig) -> str | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from itertools import pairwise
 
 from cluster.errors import ConfigError
@@ -77,6 +78,20 @@ def check_growth(num_parameters: list[int]) -> None:
     if len(set(num_parameters)) == 1:
         found = f"all stages have {num_parameters[0] / 1e6:.3g} M parameters"
         raise ConfigError("progressive.stages", found, "make the first ones smaller (model: {num_hidden_layers: ...})")
+
+
+def short(config: ProgressiveConfig, sizes: Sequence[int]) -> list[str]:
+    """What is to be said of stages with too few tokens for their size.
+
+    Args:
+        sizes: parameters of each stage's model.
+    """
+    return [
+        f"progressive.stages[{number}].num_tokens: {stage.num_tokens[-1] / size:.2g} tokens a parameter; below one a model is"
+        " still on its way down from random weights, and the law does not hold: make it smaller, or train it longer"
+        for number, (stage, size) in enumerate(zip(config.stages, sizes, strict=True))
+        if stage.num_tokens[-1] < size
+    ]
 
 
 def place(stage: int) -> str:

@@ -9,7 +9,7 @@ import pytest
 from cluster.errors import ConfigError
 from pipelines.config import ProgressiveConfig, SizeConfig
 from pipelines.training.shape import Shape
-from pipelines.training.sizes import resolve, shapes
+from pipelines.training.sizes import resolve, shapes, short
 
 SMOLLM2 = Shape(
     num_parameters=134_515_008, counted="", vocabulary=49152, hidden=576, layers=30, intermediate=1536, heads=9, kv_heads=3,
@@ -62,3 +62,8 @@ def test_stages_grow() -> None:
         shapes(course(all_of_it, two), SMOLLM2)
     with pytest.raises(ConfigError, match="all stages have 35"):
         shapes(course(two, two), SMOLLM2)
+
+
+def test_stages_too_short_for_the_law_are_told() -> None:
+    (told,) = short(course({"num_hidden_layers": 2}, {}), [1000, 2500])
+    assert told.startswith("progressive.stages[1].num_tokens: 0.4 tokens a parameter; below one")
