@@ -172,8 +172,10 @@ def check(recipe: RecipePath) -> None:
     """Read a recipe and say what is wrong with it, in under a second."""
     found = load_yaml(recipe, Recipe)
     doubts = [doubt for doubt in (train_plan.warning(found), *found.caveats, _few_keys(found)) if doubt]
-    out.print(f"{recipe}: good. {len(found.data.sources)} source(s), {found.train.num_steps} steps, "
+    out.print(f"{recipe}: good. {len(found.data.sources)} source(s), {found.last_train.num_steps} steps, "
               f"{len(found.evaluate.tasks)} task(s), {len(found.rollout.steps)} rollout step(s) for {found.name}")  # fmt: skip
+    for line in train_plan.stages_of(found):
+        out.print(line, markup=False)
     for doubt in doubts:
         out.print(f"but: {doubt}", markup=False)
     if (until := tls.check(found.serve)) and until < datetime.now(UTC) + RENEW_BEFORE:
