@@ -29,6 +29,7 @@ from pipelines.data import commands as data_commands
 from pipelines.data import openlineage_command
 from pipelines.data import plan_command as data_plan
 from pipelines.data.annotation import commands as annotation
+from pipelines.data.preferences import commands as preferences
 from pipelines.evaluation import agreement_command, canaries_command, eval_command, report_command
 from pipelines.training import plan_command as train_plan
 from services.commands import canary as canary_commands
@@ -171,8 +172,10 @@ def check(recipe: RecipePath) -> None:
     """Read a recipe and say what is wrong with it, in under a second."""
     found = load_yaml(recipe, Recipe)
     doubts = [doubt for doubt in (train_plan.warning(found), *found.caveats, _few_keys(found)) if doubt]
-    out.print(f"{recipe}: good. {len(found.data.sources)} source(s), {found.train.num_steps} steps, "
+    out.print(f"{recipe}: good. {len(found.data.sources)} source(s), {found.last_train.num_steps} steps, "
               f"{len(found.evaluate.tasks)} task(s), {len(found.rollout.steps)} rollout step(s) for {found.name}")  # fmt: skip
+    for line in train_plan.stages_of(found):
+        out.print(line, markup=False)
     for doubt in doubts:
         out.print(f"but: {doubt}", markup=False)
     if (until := tls.check(found.serve)) and until < datetime.now(UTC) + RENEW_BEFORE:
@@ -316,6 +319,7 @@ data_commands.register(data, _read)
 data_plan.register(data, lambda recipe: load_yaml(recipe, Recipe), out.print)
 openlineage_command.register(data, _read, data_commands.say)
 annotation.register(data, lambda recipe: open_storage(_read(recipe).storage), data_commands.say)
+preferences.register(data, _read, data_commands.say)
 k8s_commands.register(_group("k8s", "The same cluster on Kubernetes."), _workload, out)
 app.add_typer(job_commands.app, name="jobs")
 app.add_typer(train_plan.train_commands(lambda path: load_yaml(path, Recipe), out), name="train")

@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from itertools import accumulate
 from pathlib import Path
 from typing import Any
 
@@ -37,14 +38,13 @@ def generate(folder: Path, num: int, alike: float) -> None:
     band = rng.integers(0, NUM_BANDS, len(copies))
     bands[copies, band] = bands[originals, band]
     prints = rng.integers(0, 2**64, (num, 2), np.uint64)
-    blocks, rows = np.divmod(np.arange(num), BLOCK)
     binary = {"fingerprint": [p.tobytes() for p in prints], "bands": [b.tobytes() for b in bands]}
-    table = pa.table({"row": rows, **{name: pa.array(values, pa.binary()) for name, values in binary.items()}})
+    empty = pa.array([""] * num)
+    table = pa.table({"reason": empty, **{name: pa.array(values, pa.binary()) for name, values in binary.items()}})
     write(folder / "keys.arrow", table, BLOCK)
     ids = [f"documents/part-{i // 50_000:04d}.jsonl#{i}" for i in range(num)]
-    empty = pa.array([""] * num)
     held = {"id": ids, "reason": empty, "detail": empty, "fingerprint": table["fingerprint"]}
-    write(folder / "documents.arrow", pa.table({**held, "block": pa.array(blocks, pa.int32()), "row": rows}), num)
+    write(folder / "documents.arrow", pa.table(held), num)
 
 
 def write(path: Path, table: pa.Table, rows: int) -> None:
@@ -83,19 +83,20 @@ def measure(side: str, folder: Path) -> dict[str, Any]:
     keys = [pa.Table.from_batches([batch]) for batch in resident(mapped(folder / "keys.arrow")).to_batches()]
     documents = resident(mapped(folder / "documents.arrow"))
     before, began = peak_bytes(begin=True), time.process_time()
-    blocks, config = tuple(range(len(keys))), DataConfig(sources=(SourceConfig(path="x"),))
+    starts = tuple(accumulate([len(table) for table in keys[:-1]], initial=0))
+    config = DataConfig(sources=(SourceConfig(path="x"),))
     found = []
     if side != "driver":
         bands = tuple(range(NUM_BANDS)) if side == "all" else (0,)
-        found = [link(Task(blocks, bands, side == "all", NUM_BANDS, "unused", ()), *keys)]
+        found = [link(Task(starts, bands, side == "all", NUM_BANDS, "unused", ()), *keys)]
     elif (pairs := np.load(folder / "pairs.npy")).size:
         found = [Links(pairs[:, :0], pairs)]
     if side == "all":
         np.save(folder / "pairs.npy", found[0].near)
     excluded = 0
     if side != "task":
-        decisions = decide(documents, config, joined(found, documents))
-        excluded = sum(bool(decision.reason) for decision in decisions)
+        decisions = decide(documents, config, joined(found))
+        excluded = decisions["split"].to_pylist().count("excluded")
     return {"bytes": peak_bytes() - before, "cpu_s": time.process_time() - began, "excluded": excluded}
 
 

@@ -6,8 +6,9 @@ A random Llama of about 30 M parameters, three optimizer steps in each configura
 that has imported torch and DeepSpeed. Compared:
 - states: bytes of the tensors that stay (weights, float32 masters, Adam's moments), counted on each rank; gradients are left
   out, which come and go;
-- peak: the highest resident memory of a rank during the steps (VmHWM) less what it had before the model was built. That holds
-  what the allocator keeps, gloo's buffers and oneDNN's scratch as well, of which the plan knows nothing.
+- peak: the most memory of its own (RssAnon, looked at every 2 ms) of a rank during the steps, less what it had before the model
+  was built. That holds what the allocator keeps, gloo's buffers and oneDNN's scratch as well, of which the plan knows nothing;
+  not the pages of libraries and of the model's file, which all ranks of a machine share.
 """
 
 from __future__ import annotations
@@ -18,6 +19,9 @@ import os
 import socket
 import sys
 import tempfile
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +33,7 @@ SHAPE = {
 CASES: tuple[dict[str, Any], ...] = (
     {"num_workers": 1, "zero": {"stage": 0}, "precision": "float32"},
     {"num_workers": 2, "zero": {"stage": 1}, "precision": "float32"},
-    {"num_workers": 2, "zero": {"stage": 2}, "precision": "bfloat16"},
+    {"num_workers": 2, "zero": {"stage": 2}, "precision": "float32"},
     {"num_workers": 2, "zero": {"stage": 3}, "precision": "float32"},
     {"num_workers": 2, "zero": {"stage": 3}, "precision": "float32", "gradient_checkpointing": True},
     {"num_workers": 2, "parallel": {"tensor": 2}, "zero": {"stage": 1}, "precision": "float32"},
@@ -56,15 +60,15 @@ def rank(number: int, port: int, case: dict[str, Any], folder: Path, out: Path) 
 
     names = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": case["num_workers"], "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "127.0.0.1"})
-    before, config = _status("VmRSS"), settings(case)
+    before, config = _own_bytes(), settings(case)
     engine = build_engine(config, folder)
-    Path("/proc/self/clear_refs").write_text("5")  # VmHWM begins anew (man 5 proc): loading is not what is predicted
     tokens = np.random.default_rng(0).integers(3, 8000, 40_000).astype("<u2")
     share = Share(*replica(engine), config.sequences_per_worker, 1)
     batches = Batches(Packed(Stream([tokens]), config.sequence_length, 0), share, 0)
-    for _ in train_steps(engine, config, batches, Record(), Reported()):
-        pass
-    found = {"states": _states(engine), "before": before, "peak": _status("VmHWM")}
+    with _watched() as most:  # loading is not what is predicted
+        for _ in train_steps(engine, config, batches, Record(), Reported()):
+            pass
+    found = {"states": _states(engine), "before": before, "peak": most[0]}
     (out / f"{number}.json").write_text(json.dumps(found))
 
 
@@ -78,10 +82,28 @@ def _states(engine: Any) -> int:
     return sum(storages.values())
 
 
-def _status(field: str) -> int:
-    """Bytes, by /proc/self/status."""
+@contextmanager
+def _watched() -> Iterator[list[int]]:
+    """The most memory of its own that this process had meanwhile."""
+    most, ended = [0], threading.Event()
+
+    def watch() -> None:
+        while not ended.wait(0.002):
+            most[0] = max(most[0], _own_bytes())
+
+    watcher = threading.Thread(target=watch)
+    watcher.start()
+    try:
+        yield most
+    finally:
+        ended.set()
+        watcher.join()
+
+
+def _own_bytes() -> int:
+    """Resident and anonymous (man 5 proc)."""
     lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:"))
+    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
 
 
 def measure(case: dict[str, Any], folder: Path) -> list[dict[str, int]]:

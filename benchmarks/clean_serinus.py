@@ -60,7 +60,7 @@ def on_ray(config: DataConfig, storage: LocalStorage, *, small_too: bool) -> tup
     from pipelines.data import clean as stage
 
     if small_too:
-        stage._read_and_judge = lambda work: stage._with_ray_data(work, stage._num_blocks(work))
+        stage._read_and_judge = lambda judge, work: stage._with_ray_data(judge, work.config)
     with joined():
         began = time.monotonic()
         return stage.clean(config, storage), time.monotonic() - began

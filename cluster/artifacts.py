@@ -167,6 +167,31 @@ class Annotations(Manifest):
         return f"{self.num_documents} documents: {accepted} accepted, {self.num_review} for review"
 
 
+class Preferences(Manifest):
+    """Pairs of answers made of users' votes: `pairs.jsonl` to train on, and `excluded.jsonl`; each vote is in one of them."""
+
+    kind: Literal["preferences"] = "preferences"
+    name: str = ""
+    """The model's public name."""
+    sources: tuple[Source, ...] = ()
+    """The files of votes, by their keys in the storage."""
+    num_votes: int = 0
+    num_pairs: int = 0
+    num_pairs_by_how: dict[str, int] = {}
+    """`correction`: of one vote; `thumbs`: of two."""
+    num_pairs_by_revision: dict[str, int] = {}
+    """Whose answers are in them."""
+    num_excluded_by_reason: dict[str, int] = {}
+    num_protected_by_kind: dict[str, int] = {}
+    """Values masked or hashed in votes that are in pairs."""
+
+    @property
+    def summary(self) -> str:
+        reasons = ", ".join(f"{reason} {num}" for reason, num in self.num_excluded_by_reason.items())
+        excluded = f"{sum(self.num_excluded_by_reason.values())} excluded" + (f" ({reasons})" if reasons else "")
+        return f"{self.num_pairs} pairs of {self.num_votes} votes, {excluded}"
+
+
 class Weights(Manifest):
     """A model whose Hugging Face folder (config, tokenizer, safetensors) is `model/` in the artifact's folder."""
 
@@ -279,6 +304,46 @@ class Retention(StrictModel):
         return 100 * math.exp(self.before - self.after)
 
 
+class PreferenceAccuracy(StrictModel):
+    """On how many held-out pairs a model trained on preferences prefers the chosen answer, before training and after."""
+
+    num_pairs: int
+    num_before: int
+    """The chosen answer has the larger log-probability, summed over its tokens: what the loss is written in (Rafailov et al.
+    2023, arXiv 2305.18290). Among answers of different lengths it leans to the shorter one."""
+    num_after: int
+    num_turned_right: int
+    """Among `num_after`, not among `num_before`."""
+    num_turned_wrong: int
+    num_before_per_token: int
+    """The same of the mean log-probability of a token (Meng et al. 2024, arXiv 2405.14734), which leans to the longer one."""
+    num_after_per_token: int
+    num_rewarded: int
+    """The implicit reward of the chosen answer is the larger: its log-probability has gained more than the other's. Before
+    training every reward is 0, so that there is nothing to compare it to."""
+
+    @property
+    def gain_points(self) -> float:
+        return 100 * (self.num_after - self.num_before) / self.num_pairs
+
+    @property
+    def summary(self) -> str:
+        before, after = (f"{100 * num / self.num_pairs:.1f} %" for num in (self.num_before, self.num_after))
+        low, high = (100 * limit for limit in wilson(self.num_after, self.num_pairs))
+        return (
+            f"prefers the chosen answer of {self.num_pairs} held-out pairs in {before} before, {after} after"
+            f" [{low:.1f}, {high:.1f}]; implicit reward larger in {100 * self.num_rewarded / self.num_pairs:.1f} %"
+        )
+
+
+def wilson(num: int, of: int, z: float = 1.959964) -> tuple[float, float]:
+    """Interval for a share of which `num` of `of` were seen (Wilson 1927, JASA 22): 95 % by default."""
+    share, width = num / of, z * z / of
+    middle = (share + width / 2) / (1 + width)
+    half = z / (1 + width) * math.sqrt(share * (1 - share) / of + width / (4 * of))
+    return max(0.0, middle - half), min(1.0, middle + half)
+
+
 class Checkpoint(Weights):
     """A fine-tuned model, exported."""
 
@@ -291,13 +356,119 @@ class Checkpoint(Weights):
     incidents: tuple[Incident, ...] = ()
     ledger: Ledger | None = None
     retention: Retention | None = Field(None, exclude_if=_is_none)
+    preference: PreferenceAccuracy | None = Field(None, exclude_if=_is_none)
+    """Where `dpo` held pairs out."""
 
     @property
     def summary(self) -> str:
         if not self.losses:
             return super().summary
         first, last = self.losses[0], self.losses[-1]
-        return f"loss {first.loss:.3f} -> {last.loss:.3f} in {last.step} steps, {last.num_tokens} tokens, {self.tokens_per_s:.0f}/s"
+        told = f"loss {first.loss:.3f} -> {last.loss:.3f} in {last.step} steps, {last.num_tokens} tokens, {self.tokens_per_s:.0f}/s"
+        return f"{told}; {self.preference.summary}" if self.preference else told
+
+
+class InitialModel(Weights):
+    """The base model's architecture and tokenizer, in a size of its own, with random weights."""
+
+    kind: Literal["initial"] = "initial"
+    seed: int = 0
+
+
+class Prediction(StrictModel):
+    """A loss that a scaling law predicts for a run, in nats a token of held-out text."""
+
+    num_parameters: int
+    num_tokens: int
+    loss: float
+    low: float
+    high: float
+    confidence: float
+    """Of the interval from low to high."""
+
+    @property
+    def text(self) -> str:
+        return f"{self.loss:.3f} [{self.low:.3f}, {self.high:.3f}]"
+
+    @property
+    def percent(self) -> float:
+        """Half the interval's width, of the loss."""
+        return 50 * (self.high - self.low) / self.loss
+
+
+class Coefficient(StrictModel):
+    """Of a scaling law: median, and the interval of the forecast's confidence."""
+
+    median: float
+    low: float
+    high: float
+
+
+class ForecastCheck(StrictModel):
+    """One thing that must hold before a stage starts."""
+
+    name: str
+    passed: bool
+    message: str
+
+
+class Forecast(Manifest):
+    """What the runs of the stages so far say of the next one, written before it starts, and whether it may."""
+
+    kind: Literal["forecast"] = "forecast"
+    stage: int = 0
+    """The next one, from 1."""
+    law: str = ""
+    num_runs: int = 0
+    num_sizes: int = 0
+    coefficients: dict[str, Coefficient] = {}
+    fit_error_percent: float = 0.0
+    """Root mean square over the runs."""
+    predictions: tuple[Prediction, ...] = ()
+    """Of the next stage's runs; the last one is the stage's own."""
+    goal: Prediction | None = None
+    """Of the last stage."""
+    checks: tuple[ForecastCheck, ...] = ()
+    passed: bool = False
+
+    @property
+    def summary(self) -> str:
+        verdict = "passed" if self.passed else "failed"
+        of = f"{self.num_runs} run(s) of {self.num_sizes} size(s), fit error {self.fit_error_percent:.2g} %"
+        found = self.predictions[-1]
+        return f"{verdict}: loss {found.text} at {found.confidence:.0%} predicted from {of}"
+
+
+class StageRun(Manifest):
+    """What one run of a stage came to, next to what was predicted."""
+
+    kind: Literal["stage_run"] = "stage_run"
+    stage: int = 0
+    """From 1."""
+    num_parameters: int = 0
+    num_tokens: int = 0
+    """Trained on."""
+    sequence_length: int = 0
+    loss: float = 0.0
+    """Of held-out documents, nats a token."""
+    num_heldout_tokens: int = 0
+    context_length: int = 0
+    """Of the windows that it was measured in, the same for all stages."""
+    prediction: Prediction | None = None
+    """None in the first stage."""
+
+    @property
+    def is_as_predicted(self) -> bool | None:
+        found = self.prediction
+        return None if found is None else found.low <= self.loss <= found.high
+
+    @property
+    def summary(self) -> str:
+        size = f"{self.num_parameters / 1e6:.3g} M parameters, {self.num_tokens / 1e6:.3g} M tokens: held-out loss {self.loss:.3f}"
+        if self.prediction is None:
+            return size
+        inside = "inside" if self.is_as_predicted else "OUTSIDE"
+        return f"{size}, predicted {self.prediction.text}: {inside}"
 
 
 class QuantizedModel(Weights):
@@ -555,8 +726,12 @@ KINDS: dict[str, type[Manifest]] = {
     "dataset": Dataset,
     "record": Record,
     "annotations": Annotations,
+    "preferences": Preferences,
     "model": ImportedModel,
     "checkpoint": Checkpoint,
+    "initial": InitialModel,
+    "forecast": Forecast,
+    "stage_run": StageRun,
     "quantized": QuantizedModel,
     "adapter": Adapter,
     "evaluation": EvalReport,

@@ -7,17 +7,17 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping, Sequence
-from typing import NamedTuple
+from typing import NamedTuple, TypeVar
 
 from cluster import registry
-from cluster.artifacts import Annotations, load
+from cluster.artifacts import Annotations, Preferences, load
 from cluster.config import StrictModel
 from cluster.errors import InputError
 from cluster.storage import Storage
 
 WEIGHTS_FROM: Mapping[str, tuple[str, ...]] = {
     "annotations": ("dataset",),
-    "checkpoint": ("dataset", "base", "replayed", "consolidated", "annotations"),
+    "checkpoint": ("dataset", "base", "replayed", "consolidated", "annotations", "preferences"),
     "quantized": ("dataset", "model"),
     "adapter": ("base",),
     "revision": ("weights", "revision", "base", "adapter"),
@@ -79,11 +79,14 @@ def descent(storage: Storage, *datasets: str) -> Descent:
     return Descent(models=models, evaluations=tuple(reports))
 
 
-def annotations_of(storage: Storage, sha256: str) -> Annotations | None:
-    """The annotations that a file with that hash was made as, wherever it lies now."""
-    for name in storage.list("artifacts/annotations"):
+MadeFile = TypeVar("MadeFile", Annotations, Preferences)
+
+
+def made_as(storage: Storage, kind: type[MadeFile], sha256: str) -> MadeFile | None:
+    """The artifact of that kind that a file with that hash was made as, wherever it lies now."""
+    for name in storage.list(f"artifacts/{kind.model_fields['kind'].default}"):
         if name.count("/") == 3 and name.endswith("/manifest.json"):
-            made = load(storage, Annotations, name.split("/")[2])
+            made = load(storage, kind, name.split("/")[2])
             if made is not None and any(file.sha256 == sha256 for file in made.files):
                 return made
     return None

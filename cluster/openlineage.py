@@ -31,8 +31,12 @@ PRODUCER = f"urn:serinus:{VERSION}"
 JOBS = {
     "dataset": "clean",
     "annotations": "annotate",
+    "preferences": "prefer",
     "model": "import",
+    "initial": "initialize",
     "checkpoint": "train",
+    "forecast": "forecast",
+    "stage_run": "measure",
     "quantized": "quantize",
     "adapter": "import-adapter",
     "evaluation": "evaluate",

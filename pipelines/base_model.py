@@ -40,12 +40,12 @@ def import_model(config: ModelConfig, storage: Storage) -> ImportedModel:
         InputError: the source is missing, damaged, not a causal language model, without a tokenizer, or only a pickle.
     """
     begun = time.monotonic()
-    sources = [Source(**source) for source in _on_train_pool(fingerprint, config.source, config.revision)]
+    sources = [Source(**source) for source in on_train_pool(fingerprint, config.source, config.revision)]
     key = artifacts.stage_key("import", {}, {source.path: source.sha256 for source in sources})
     if made := artifacts.load(storage, ImportedModel, key):
         return made
     say("train", f"importing {config.source} ({sum(s.num_bytes for s in sources) / 1e6:.0f} MB)")
-    files, num_parameters = _on_train_pool(convert, config.source, config.revision, storage.location, key)
+    files, num_parameters = on_train_pool(convert, config.source, config.revision, storage.location, key)
     return artifacts.save(
         storage,
         ImportedModel(
@@ -71,7 +71,7 @@ def as_folder(source: Path, storage: Storage) -> Path:
     return local_copy(storage, import_model(ModelConfig(source=str(source)), storage).folder)
 
 
-def _on_train_pool(function: Callable[..., T], *arguments: Any) -> T:
+def on_train_pool(function: Callable[..., T], *arguments: Any) -> T:
     """Call it there when a cluster is joined, since the driver may lack the memory; else here."""
     import ray
 

@@ -19,6 +19,7 @@ from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.judged import note_judged
 from pipelines.evaluation.verdict import gate
 from pipelines.progress import say
+from pipelines.progressive import train_in_stages
 from pipelines.publish import check_passed, publish_baseline, publish_candidate
 from pipelines.quantization.hardware import check_servable, refusals
 from pipelines.quantization.quantize import key_of, quantize
@@ -97,7 +98,10 @@ def run(
         return work.made
 
     base = work.make("train", "base", lambda: import_model(recipe.model, storage))
-    trained = work.make("train", "trained", lambda: train(recipe.train, dataset, base, storage))
+    if recipe.progressive:
+        trained = train_in_stages(recipe, dataset, base, storage, work.make)
+    else:
+        trained = work.make("train", "trained", lambda: train(recipe.train, dataset, base, storage))
     if work.ends_with("train"):
         return work.made
 

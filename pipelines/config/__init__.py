@@ -25,6 +25,7 @@ from pipelines.config.evaluation import EvaluateConfig
 from pipelines.config.gate import DEFAULT_REQUIREMENTS, Comparison, GateConfig, Priority, RequirementConfig, asked_of
 from pipelines.config.lifecycle import LifecycleConfig
 from pipelines.config.privacy import BudgetConfig, PrivacyConfig
+from pipelines.config.progressive import ForecastGateConfig, ProgressiveConfig, SizeConfig, StageConfig, StageRunConfig
 from pipelines.config.quantization import QuantizeConfig, Stratum
 from pipelines.config.sharing import ParallelConfig, ZeroConfig
 from pipelines.config.stages import STAGES, Pool, Stage
@@ -58,6 +59,7 @@ __all__ = [
     "EvaluationSetConfig",
     "FilterConfig",
     "FineWebConfig",
+    "ForecastGateConfig",
     "Fraction",
     "GateConfig",
     "InstructConfig",
@@ -72,6 +74,7 @@ __all__ = [
     "PreferenceConfig",
     "Priority",
     "PrivacyConfig",
+    "ProgressiveConfig",
     "ProtectAction",
     "ProtectConfig",
     "ProtectedKind",
@@ -80,8 +83,11 @@ __all__ = [
     "RequirementConfig",
     "RuleConfig",
     "SixFractions",
+    "SizeConfig",
     "SourceConfig",
     "Stage",
+    "StageConfig",
+    "StageRunConfig",
     "Stratum",
     "TrackersConfig",
     "TrainConfig",

@@ -22,6 +22,8 @@ class SourceConfig(StrictModel):
     """Field or column with the text, for JSONL and Parquet."""
     id_field: str | None = None
     """Field or column with the document's id; without it the id is <file>#<line or row>."""
+    origin_field: str | None = None
+    """Field or column with the address that the document came from, for JSONL and Parquet; web archives bring theirs along."""
 
 
 DEFAULT_RULE_NAMES = ("repair_unicode", "strip_urls", "strip_bracketed_references", "collapse_white_space")
@@ -217,6 +219,38 @@ class DecontaminateConfig(StrictModel):
         return self
 
 
+class TopicConfig(StrictModel):
+    """A topic, by words that texts on it use. A document is of the topic of which it has most, and of none with fewer than two."""
+
+    words: tuple[Annotated[str, Field(pattern=r"^\S+$")], ...] = Field(min_length=2)
+    """In any case; whole words."""
+    share: Fraction = 0.0
+
+
+class SharesConfig(StrictModel):
+    """What the kept texts are to consist of: of all their characters at least these shares (0 to 1). Asked by
+    `serinus data report`; nothing is cleaned otherwise for it, and another share is not another version."""
+
+    languages: dict[Annotated[str, Field(pattern="^[a-z]{2}$")], Fraction] = {}
+    """By ISO 639-1 code."""
+    sources: dict[str, Fraction] = {}
+    """By the last part of the source's path, as in the documents' ids."""
+    domains: dict[str, Fraction] = {}
+    """By host, without `www.`, of the address that a document came from."""
+    topics: dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")], TopicConfig] = {}
+    min_characters: dict[Annotated[int, Field(ge=1)], Fraction] = {}
+    """In documents of at least so many characters."""
+
+    @model_validator(mode="after")
+    def _within_the_whole(self) -> SharesConfig:
+        topics = {name: topic.share for name, topic in self.topics.items()}
+        dimensions = (("languages", self.languages), ("sources", self.sources), ("domains", self.domains))
+        for name, shares in (*dimensions, ("topics", topics)):
+            if (total := sum(shares.values())) > 1 + 1e-9:
+                raise ValueError(f"shares of {name} add up to {total:.4g}, which is above 1")
+        return self
+
+
 class DataConfig(StrictModel):
     """From raw documents to a dataset."""
 
@@ -229,6 +263,8 @@ class DataConfig(StrictModel):
     decontaminate: DecontaminateConfig | None = None
     """Comes behind the filters. Leave it out and no evaluation set is looked at."""
     dedup: DedupConfig = DedupConfig()
+    shares: SharesConfig = SharesConfig()
+    """Asked of the result by `serinus data report`."""
     max_document_bytes: int = Field(10_000_000, ge=1, lt=2**31)
     """A longer document is excluded as `too_large`."""
     heldout_fraction: float = Field(0.1, ge=0, lt=1)

@@ -10,6 +10,7 @@ from cluster.storage_config import StorageConfig
 from pipelines.config.data import DataConfig
 from pipelines.config.evaluation import EvaluateConfig
 from pipelines.config.gate import GateConfig, asked_of
+from pipelines.config.progressive import ProgressiveConfig, refuse
 from pipelines.config.quantization import QuantizeConfig
 from pipelines.config.training import ModelConfig, TrainConfig
 from pipelines.task_config import UNGATED
@@ -25,6 +26,9 @@ class LifecycleConfig(StrictModel):
     data: DataConfig
     model: ModelConfig
     train: TrainConfig = TrainConfig()
+    progressive: ProgressiveConfig | None = None
+    """Train in stages from random weights instead of fine-tuning; `model` then gives architecture and tokenizer, and `train` what
+    all stages have in common."""
     evaluate: EvaluateConfig
     quantize: QuantizeConfig = QuantizeConfig()
     gate: GateConfig = GateConfig()
@@ -39,6 +43,18 @@ class LifecycleConfig(StrictModel):
         if isinstance(given, str) and "://" in given and not given.startswith(("s3://", "file://")):
             raise ValueError("unknown storage scheme: use a folder or s3://bucket/folder")
         return given
+
+    @model_validator(mode="after")
+    def _stages_can_be_trained(self) -> LifecycleConfig:
+        if self.progressive is not None:
+            refuse(self.train)
+            self.progressive.runs(self.train)
+        return self
+
+    @property
+    def last_train(self) -> TrainConfig:
+        """The training that makes the model: `train`, or the last run of the last stage."""
+        return self.progressive.runs(self.train)[-1].train if self.progressive else self.train
 
     @model_validator(mode="after")
     def _gate_judges_something(self) -> LifecycleConfig:

@@ -47,6 +47,11 @@ class PreferenceConfig(StrictModel):
     """JSONL with `prompt` (text, or a list of messages), `chosen` and `rejected`."""
     beta: float = Field(0.1, gt=0)
     """How closely the model is kept to the one that training begins with: the larger, the closer."""
+    heldout_percent: float = Field(10, ge=0, le=50)
+    """Of the prompts: their pairs are not trained on, and how often the model prefers their chosen answers is measured before
+    and after. 0 measures nothing."""
+    heldout_seed: int = 0
+    """Another one holds out other prompts."""
 
 
 MethodConfig = Annotated[CausalConfig | InstructConfig | PreferenceConfig, Field(discriminator="kind")]

@@ -7,7 +7,7 @@ from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -67,7 +67,7 @@ class Placed(NamedTuple):
 
 @dataclass(frozen=True)
 class BatchCleaner:
-    """What a worker calls: rows naming files (or parts of them) in, tables of cleaned documents with their verdicts out."""
+    """What a worker calls: files (by their indices), or parts of them, in, tables of cleaned documents with their verdicts out."""
 
     files: tuple[SourceFile, ...]
     config: DataConfig
@@ -77,12 +77,10 @@ class BatchCleaner:
     functions: Mapping[str, str] | None = None
     """Sources of the rules that are functions, by the rules' names; None where their files are at hand."""
 
-    def __call__(self, rows: dict[str, Any]) -> Iterator[pa.Table]:
+    def __call__(self, parts: Sequence[tuple[int, int | None]]) -> Iterator[pa.Table]:
         rules = compile_rules(self.config.rules, self.functions)
         _spare_the_collector()
-        files = [int(index) for index in rows["file"]]
-        parts = [int(part) for part in rows["part"]] if "part" in rows else [None] * len(files)
-        for batch in self._batches(list(zip(files, parts, strict=True))):
+        for batch in self._batches(parts):
             yield clean_batch(batch, rules, self.config, self.key, self.lists)
 
     def _batches(self, parts: Sequence[tuple[int, int | None]]) -> Iterator[list[Placed]]:
@@ -114,7 +112,7 @@ def _spare_the_collector() -> None:
 
 def schema() -> pa.Schema:
     """Of a batch. `file` and `ordinal` give the document order; `original` is the text as read, null where it is `text`, and
-    `text` the cleaned one, null where there is a reason against it: texts cost the object store their bytes."""
+    `text` the cleaned one, null where there is a reason against it: texts cost blocks their bytes."""
     import pyarrow as pa
 
     return pa.schema(

@@ -2,10 +2,11 @@
 
     files -> [read, rewrite, filter, fingerprint] -> duplicates and split, at the driver -> [shards]
 
-What stands in brackets runs on the pool; texts never come to the driver. Where all files together are small, as stored, one task
-reads and judges them, with the same result and without the start of Ray Data. Large files of JSON lines and of Parquet are read
-in parts, by several workers. Thin: any other file (packed, an archive) is read by one worker, and the tables between the two
-steps live in Ray's object store, which spills to disk.
+What stands in brackets runs on the pool. Texts go from one to the other through the storage (pipelines/data/blocks.py); the
+driver and Ray's object store have a row for each document without them. A run that was interrupted goes on from the blocks that
+are finished. Where all files together are small, as stored, one task reads and judges them, with the same result and without the
+start of Ray Data. Large files of JSON lines and of Parquet are read in parts, by several workers. Thin: any other file (packed,
+an archive) is read by one worker.
 """
 
 from __future__ import annotations
@@ -23,26 +24,35 @@ from cluster.session import cpus_of_a_core, on_pool
 from cluster.storage import Storage, filesystem_to_write
 from cluster.waiting import wait_for_node
 from pipelines.config import DataConfig
-from pipelines.data.batch import TEXT_COLUMNS, BatchCleaner, schema
+from pipelines.data.batch import schema
+from pipelines.data.blocks import (
+    PLACE,
+    BlockGone,
+    Blocks,
+    Judge,
+    blocks_of,
+    num_files,
+    num_finished,
+    remove_blocks,
+    stretches,
+    told,
+)
 from pipelines.data.claim import claim, release
-from pipelines.data.decide import EXCLUDED, SPLITS, Decision, decide
+from pipelines.data.decide import decide, forgetting
 from pipelines.data.dedup import Links
-from pipelines.data.duplicates import joined, keys_table, link, names_of, shards_of, tasks
-from pipelines.data.inventory import SourceFile
+from pipelines.data.duplicates import joined, link, names_of, shards_of, tasks
 from pipelines.data.outcome import manifest
 from pipelines.data.protect import read_key
-from pipelines.data.record import FORGOTTEN, save_both
+from pipelines.data.record import save_both
 from pipelines.data.recorded import rules_digest
 from pipelines.data.rules import compile_rules
 from pipelines.data.shards import (
     Plan,
-    Row,
     Target,
     Written,
     plan,
     prepare_folder,
     remove_leftovers,
-    take_out,
     write_shard,
 )
 from pipelines.data.work import Work, cleaner_of, prepare
@@ -52,11 +62,10 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import ray
 
-    Blocks = Sequence[ray.ObjectRef[pa.Table]]
+    Tables = Sequence[ray.ObjectRef[pa.Table]]
 
-MAX_BLOCKS = 1_024
 BLOCK_BYTES = 8_000_000
-"""About so much input for a task, a second of work and more. What is not more altogether is small."""
+"""So much input for a task at least, a second of work. What is not more altogether is small."""
 
 
 def clean(config: DataConfig, storage: Storage) -> Dataset:
@@ -77,22 +86,47 @@ def clean(config: DataConfig, storage: Storage) -> Dataset:
     work = prepare(config, storage)
     if made := load(storage, Dataset, work.key):
         say("clean", f"already made: {_counts(made)} ({made.location})")
+        if num_files(storage, work.key):  # of a run that was killed at its very end
+            finish(storage, made)
         return made
     say("clean", f"{len(work.files)} files, {sum(file.num_bytes for file in work.files) / 1e6:.1f} MB")
-    wait_for_node("clean", config.pool, num_tasks=_num_blocks(work))
-    with _told_apart(storage):
-        blocks = _read_and_judge(work)
-        dataset, record = _write(blocks, work, storage)
+    judge = judge_of(work, storage)
+    wait_for_node("clean", config.pool, num_tasks=len(judge.stretches))
+    try:
+        with _told_apart(storage):
+            dataset, record = _write(_read_and_judge(judge, work), judge.blocks, work, storage)
+        _refuse_if_empty(dataset, storage)
+    except BlockGone:
+        if (made := load(storage, Dataset, work.key)) is None:
+            raise
+        return _made_meanwhile(made, storage)
+    except InputError:  # another recipe or input is asked for: nobody goes on with these blocks
+        remove_blocks(storage, work.key)
+        release(storage, work.key)
+        raise
     dataset = dataset.model_copy(update={"took_s": round(time.monotonic() - began_at, 2)})
-    _refuse_if_empty(dataset, storage)
     return _committed(dataset, record, storage)
+
+
+def judge_of(work: Work, storage: Storage) -> Judge:
+    """What the workers do, and where to. Says what is done already."""
+    cut = stretches(work.files, BLOCK_BYTES)
+    blocks = blocks_of(storage, work.key, cut)
+    if done := num_finished(storage, work.key, blocks):
+        say("clean", f"going on: {done} of {len(cut)} blocks are there, of an interrupted run or one that is at work")
+    return Judge(cleaner_of(work), tuple(cut), blocks)
+
+
+def _made_meanwhile(made: Dataset, storage: Storage) -> Dataset:
+    say("clean", f"another run has made the same version meanwhile: {_counts(made)} ({made.location})")
+    finish(storage, made)
+    return made
 
 
 def _committed(dataset: Dataset, record: Sequence[FileEntry], storage: Storage) -> Dataset:
     made = save_both(storage, dataset, record)
     if made.made_at != dataset.made_at:
-        say("clean", f"another run has made the same version meanwhile: {_counts(made)} ({made.location})")
-        return made
+        return _made_meanwhile(made, storage)
     finish(storage, made)
     _tell(made)
     return made
@@ -103,67 +137,59 @@ def finish(storage: Storage, made: Dataset) -> None:
     remove_leftovers(storage, made)
     if record := load(storage, Record, made.key):
         remove_leftovers(storage, record)
+    remove_blocks(storage, made.key)
     release(storage, made.key)
 
 
-def _read_and_judge(work: Work) -> Blocks:
-    """Tables of documents with their verdicts, in no particular order, where the workers left them."""
-    is_small = sum(file.num_bytes for file in work.files) <= BLOCK_BYTES
-    return _in_one_task(work) if is_small else _with_ray_data(work, _num_blocks(work))
+def _read_and_judge(judge: Judge, work: Work) -> Tables:
+    """What is told of the documents, in tables in no particular order, where the workers left them."""
+    is_small = sum(stretch.num_bytes for stretch in judge.stretches) <= BLOCK_BYTES
+    return (_in_one_task if is_small else _with_ray_data)(judge, work.config)
 
 
-def _in_one_task(work: Work) -> Blocks:
+def _in_one_task(judge: Judge, config: DataConfig) -> Tables:
     import ray
 
-    task = ray.remote(judged).options(num_cpus=1, num_returns="streaming", label_selector=on_pool(work.config.pool))
+    task = ray.remote(judged).options(num_cpus=1, num_returns="streaming", label_selector=on_pool(config.pool))
     with bar("clean", None, "documents") as progress:
-        *blocks, total = task.remote(cleaner_of(work), parts_of(work.files))
+        *tables, total = task.remote(judge)
         num_rows = ray.get(total)  # raises what the task did
         if not isinstance(num_rows, int):
             raise StageFailed("clean: the worker ended before it had read all: run the same command again")
         progress.update(num_rows)
-    return blocks
+    return tables
 
 
-def judged(cleaner: BatchCleaner, parts: Sequence[dict[str, int]]) -> Iterator[pa.Table | int]:
+def judged(judge: Judge) -> Iterator[pa.Table | int]:
     """The tables, and at last the number of their rows."""
     num_rows = 0
-    for table in cleaner({name: [part[name] for part in parts] for name in ("file", "part")}):
+    for table in judge({"stretch": [stretch.number for stretch in judge.stretches]}):
         num_rows += len(table)
         yield table
     yield num_rows
 
 
-def _with_ray_data(work: Work, num_blocks: int) -> Blocks:
+def _with_ray_data(judge: Judge, config: DataConfig) -> Tables:
     import ray.data
 
     logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plans and bars are not for those who run a recipe
 
     context = ray.data.DataContext.get_current().copy()
-    context.execution_options.label_selector = on_pool(work.config.pool) or None
+    context.execution_options.label_selector = on_pool(config.pool) or None
     context.enable_progress_bars = False
     with ray.data.DataContext.current(context), bar("clean", None, "documents") as progress:
-        dataset = ray.data.from_items(parts_of(work.files), override_num_blocks=num_blocks)
-        cleaned = dataset.map_batches(cleaner_of(work), batch_size=None, num_cpus=cpus_of_a_core())
-        blocks: list[ray.ObjectRef[pa.Table]] = []
+        largest_first = sorted(judge.stretches, key=lambda stretch: -stretch.num_bytes)
+        items = [{"stretch": stretch.number} for stretch in largest_first]
+        dataset = ray.data.from_items(items, override_num_blocks=len(items))
+        cleaned = dataset.map_batches(judge, batch_size=None, num_cpus=cpus_of_a_core())
+        tables: list[ray.ObjectRef[pa.Table]] = []
         read = 0
         for bundle in cleaned.iter_internal_ref_bundles():
             rows = bundle.num_rows() or 0
-            blocks += bundle.block_refs if rows else ()
+            tables += bundle.block_refs if rows else ()
             read += rows
             progress.update(read)
-    return blocks
-
-
-def parts_of(files: Sequence[SourceFile]) -> list[dict[str, int]]:
-    """What the workers are given to read, in document order."""
-    return [{"file": index, "part": part} for index, file in enumerate(files) for part in range(len(file.cuts) + 1)]
-
-
-def _num_blocks(work: Work) -> int:
-    """Of the read tasks: one for every BLOCK_BYTES. A worker starts in seconds, which small inputs pay for only once."""
-    num_bytes = sum(file.num_bytes for file in work.files)
-    return min(max(num_bytes // BLOCK_BYTES, 1), len(parts_of(work.files)), MAX_BLOCKS)
+    return tables
 
 
 @contextmanager
@@ -181,7 +207,7 @@ def _told_apart(storage: Storage) -> Iterator[None]:
             )
             raise StageFailed(f"{found}; run the same command again, with larger nodes if it recurs") from None
         if isinstance(cause, StageFailed):
-            raise StageFailed(str(cause)) from None
+            raise (BlockGone if isinstance(cause, BlockGone) else StageFailed)(str(cause)) from None
         if isinstance(cause, UserError):  # a file of rules that runs here may lack a module there
             raise type(cause)(cause.where, cause.found, cause.remedy) from None
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
@@ -200,30 +226,28 @@ def _root_cause(error: BaseException) -> BaseException:
     return _root_cause(inner) if isinstance(inner, BaseException) and inner is not error else error
 
 
-def _write(blocks: Blocks, work: Work, storage: Storage) -> tuple[Dataset, list[FileEntry]]:
+def _write(tables: Tables, blocks: Blocks, work: Work, storage: Storage) -> tuple[Dataset, list[FileEntry]]:
     """Decide over all documents and write the shards; the dataset's manifest, not yet saved, and the files of its record."""
-    documents, keys = _without_texts(blocks, work.config)
-    _check_ids(documents)
-    decisions, shards = settle(documents, _links(keys, documents, work, storage), work, storage)
+    documents, links = _linked(tables, work, storage)
+    decided, shards = settle(documents, links, work, storage)
     written = _write_shards(blocks, shards, work, storage)
-    return outcome(work, documents, decisions, written), [shard.record for shard in written]
+    return outcome(work, documents, decided, written), [shard.record for shard in written]
 
 
-def settle(documents: pa.Table, links: Links, work: Work, storage: Storage) -> tuple[list[Decision], list[Plan]]:
-    """What becomes of each document, and the shards to write."""
-    decisions = decide(documents, work.config, links, names_of(storage, work.earlier, links))
-    rows = [Row(*place) for place in zip(*_places(documents), decisions, strict=True)]
+def settle(documents: pa.Table, links: Links, work: Work, storage: Storage) -> tuple[pa.Table, list[Plan]]:
+    """What becomes of each document (see `decide`), and the shards to write."""
+    decided = decide(documents, work.config, links, names_of(storage, work.earlier, links))
     gone = _forgotten(documents, work.forgotten)
-    shards = take_out(list(plan(rows, SPLITS, work.config.documents_per_shard)), [rows[i][:2] for i in gone])
-    for i in gone:
-        decisions[i] = Decision(EXCLUDED, FORGOTTEN)
-    return decisions, shards
+    for name in PLACE:
+        decided = decided.append_column(name, documents[name])
+    shards = plan(decided, work.config.documents_per_shard, gone)
+    return forgetting(decided, gone), shards
 
 
-def outcome(work: Work, documents: pa.Table, decisions: Sequence[Decision], written: Sequence[Written]) -> Dataset:
+def outcome(work: Work, documents: pa.Table, decided: pa.Table, written: Sequence[Written]) -> Dataset:
     """The manifest, not yet saved."""
     return manifest(
-        documents, decisions, written, config=work.config, files=work.files, recorded=work.recorded, key=work.key
+        documents, decided, written, config=work.config, files=work.files, recorded=work.recorded, key=work.key
     )
 
 
@@ -241,10 +265,6 @@ def target_of(work: Work, storage: Storage) -> Target:
     return Target(filesystem, folder, record, rules_digest(work.recorded))
 
 
-def _places(documents: pa.Table) -> tuple[list[int], list[int]]:
-    return documents["block"].to_pylist(), documents["row"].to_pylist()
-
-
 def _forgotten(documents: pa.Table, ids: Sequence[str]) -> list[int]:
     """Where these documents stand, in the order of the ids."""
     if not ids:
@@ -258,9 +278,9 @@ def _check_ids(documents: pa.Table) -> None:
     """Items of evaluation and lineage go by id: a repeated one would be found out only after training."""
     import pyarrow.compute as pc
 
-    counted = pc.value_counts(documents["id"])
-    repeated = [entry["values"].as_py() for entry in counted if entry["counts"].as_py() > 1]
-    if repeated:
+    if pc.count_distinct(documents["id"]).as_py() < len(documents):
+        counted = documents["id"].value_counts().to_pylist()
+        repeated = [entry["values"] for entry in counted if entry["counts"] > 1]
         raise InputError(
             "data.sources: id_field",
             f"{len(repeated)} ids stand on several documents, {repeated[0]!r} among them",
@@ -268,38 +288,34 @@ def _check_ids(documents: pa.Table) -> None:
         )
 
 
-def _without_texts(blocks: Blocks, config: DataConfig) -> tuple[pa.Table, Blocks]:
-    """One row a document, in document order, with the block and the row in it where its texts lie; and, where the workers
-    left it, by what the documents of each block are compared."""
-    import pyarrow as pa
+def _linked(tables: Tables, work: Work, storage: Storage) -> tuple[pa.Table, Links]:
+    """One row a document, in document order, and who is like whom."""
     import ray
 
-    if not blocks:
-        return strip(0, schema().empty_table())[0], []
-    part = ray.remote(strip).options(**_filling_a_core(config), num_returns=2)
-    tables, keys = zip(*(part.remote(number, block) for number, block in enumerate(blocks)), strict=True)
-    return pa.concat_tables(ray.get(list(tables))).sort_by([("file", "ascending"), ("ordinal", "ascending")]), keys
+    found = ray.get(list(tables))
+    order = in_order(found)
+    documents = documents_of([found[i] for i in order])
+    _check_ids(documents)
+    run = ray.remote(link).options(**_filling_a_core(work.config))
+    todo = tasks(work.config.dedup, [len(found[i]) for i in order], storage.location, shards_of(work.earlier))
+    return documents, joined(ray.get([run.remote(task, *(tables[i] for i in order)) for task in todo]))
+
+
+def in_order(tables: Sequence[pa.Table]) -> list[int]:
+    """The tables' numbers, in document order: each has neighbours of one stretch."""
+    firsts = [tuple(table[name][0].as_py() for name in PLACE) for table in tables]
+    return sorted(range(len(tables)), key=firsts.__getitem__)
+
+
+def documents_of(tables: Sequence[pa.Table]) -> pa.Table:
+    """Of tables in document order."""
+    import pyarrow as pa
+
+    return pa.concat_tables([told(schema().empty_table(), 0, 0), *tables]).drop_columns(["bands"])
 
 
 def _filling_a_core(config: DataConfig) -> dict[str, Any]:
     return {"num_cpus": cpus_of_a_core(), "label_selector": on_pool(config.pool)}
-
-
-def strip(number: int, block: pa.Table) -> tuple[pa.Table, pa.Table]:
-    import pyarrow as pa
-
-    rows = len(block)
-    table = block.append_column("block", pa.array([number] * rows, pa.int32()))
-    table = table.append_column("row", pa.array(range(rows), pa.int64()))
-    return table.drop_columns([*TEXT_COLUMNS, "bands"]), keys_table(block)
-
-
-def _links(keys: Blocks, documents: pa.Table, work: Work, storage: Storage) -> Links:
-    import ray
-
-    run = ray.remote(link).options(**_filling_a_core(work.config))
-    todo = tasks(work.config.dedup, range(len(keys)), len(documents), storage.location, shards_of(work.earlier))
-    return joined(ray.get([run.remote(task, *keys) for task in todo]), documents)
 
 
 def _write_shards(blocks: Blocks, shards: Sequence[Plan], work: Work, storage: Storage) -> list[Written]:
@@ -307,7 +323,7 @@ def _write_shards(blocks: Blocks, shards: Sequence[Plan], work: Work, storage: S
 
     target = target_of(work, storage)
     write = ray.remote(write_shard).options(**_filling_a_core(work.config))
-    results = [write.remote(target, shard, *(blocks[b] for b in shard.blocks)) for shard in shards]
+    results = [write.remote(target, shard, blocks) for shard in shards]
     with bar("clean", len(results), "shards") as progress:
         waiting = results
         while waiting:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated, TypeVar
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
 import typer
 from pydantic import BaseModel
 
 from cluster import config
-from cluster.command_line import JsonOption, ReadNamed, RecipeOption
+from cluster.command_line import JsonOption, RecipeOption
 from cluster.storage import Storage, open_storage
+
+if TYPE_CHECKING:
+    from pipelines.config import LifecycleConfig
 
 Found = TypeVar("Found", bound=BaseModel)
 
@@ -21,9 +24,11 @@ VersionArgument = Annotated[
     str | None, typer.Argument(help="key or digest, or the beginning of one; default: the newest")
 ]
 OpenStorage = Callable[[Path | None], Storage]
+ReadRecipe = Callable[[Path | None], "LifecycleConfig"]
+"""None: that of the last `serinus deploy`."""
 
 
-def register(app: typer.Typer, read_recipe: ReadNamed) -> None:
+def register(app: typer.Typer, read_recipe: ReadRecipe) -> None:
     """Put the commands among those of `app`."""
 
     def storage(recipe: Path | None) -> Storage:
@@ -31,6 +36,7 @@ def register(app: typer.Typer, read_recipe: ReadNamed) -> None:
 
     _versions(app, storage)
     _compared(app, storage)
+    _reported(app, read_recipe)
     _documents(app, storage)
 
 
@@ -84,6 +90,8 @@ def _compared(app: typer.Typer, storage_of: OpenStorage) -> None:
         found = history.difference(storage, before, after, examples)
         _show(found, tell.diff_lines, as_json)
 
+
+def _reported(app: typer.Typer, read_recipe: ReadRecipe) -> None:
     @app.command("report")
     def data_report(
         version: VersionArgument = None,
@@ -93,11 +101,12 @@ def _compared(app: typer.Typer, storage_of: OpenStorage) -> None:
         """Write how clean, comprehensive and consistent a version is, as an HTML page and as JSON. Exit code 1 when a
         check fails."""
         from pipelines.data import history
-        from pipelines.data.report import report
-        from pipelines.data.report_page import write
+        from pipelines.data.report.page import write
+        from pipelines.data.report.report import report
 
-        storage = storage_of(recipe)
-        found = report(storage, history.version(storage, version))
+        loaded = read_recipe(recipe)
+        storage = open_storage(loaded.storage)
+        found = report(storage, history.version(storage, version), loaded.data)
         say(str(path) for path in write(found, folder))
         failed = [check.what for check in found.checks if check.ok is False]
         say(f"does not hold: {what}" for what in failed)

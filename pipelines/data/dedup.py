@@ -20,6 +20,8 @@ from pipelines.config import DedupConfig
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from pipelines.data.kernels.characters import Buffers
+
 SIGNED_ALIKE = 5
 """The version of the rules from which on signatures are of these words and hash functions."""
 
@@ -32,9 +34,13 @@ def fingerprints(texts: pa.Array) -> list[bytes]:
     from pipelines.data.kernels.characters import buffers
     from pipelines.data.kernels.spelling import single_spaced
 
-    data, offsets = single_spaced(buffers(texts))
-    view, bounds = data.data, offsets.tolist()
-    return [xxhash.xxh3_128_digest(view[start:end]) for start, end in pairwise(bounds)]
+    return hashes(single_spaced(buffers(texts)))
+
+
+def hashes(texts: Buffers) -> list[bytes]:
+    """Of each text's UTF-8 16 bytes (xxh3-128)."""
+    view = texts.data.data
+    return [xxhash.xxh3_128_digest(view[start:end]) for start, end in pairwise(texts.offsets.tolist())]
 
 
 def band_keys(texts: pa.Array, config: DedupConfig) -> list[bytes]:
@@ -76,12 +82,27 @@ NO_PAIRS: Int64s = np.zeros((2, 0), np.int64)
 
 def keys_of(table: pa.Table, numbers: Int64s, num_bands: int, bands: Sequence[int], *, exact: bool) -> Keys:
     """Of a table with the columns `fingerprint` and `bands` (of which each row has all or none): what is asked for of it."""
-    prints = table["fingerprint"].to_pylist() if exact else []
-    signatures = table["bands"].to_pylist() if bands else []
-    signed = np.array([row for row, signature in enumerate(signatures) if signature], np.int64)
-    all_bands = np.frombuffer(b"".join(signatures), np.uint64).reshape(-1, num_bands)
-    fingerprints = np.frombuffer(b"".join(prints), np.uint64).reshape(-1, 2)
-    return Keys(numbers, fingerprints, numbers[signed], all_bands[:, list(bands)])
+    prints, _ = words_of(table["fingerprint"] if exact else None)
+    signatures, lengths = words_of(table["bands"] if bands else None)
+    return Keys(
+        numbers,
+        prints.reshape(-1, 2),
+        numbers[: len(lengths)][lengths > 0],
+        signatures.reshape(-1, num_bands or 1)[:, list(bands)],
+    )
+
+
+def words_of(column: pa.ChunkedArray | None) -> tuple[Uint64s, Int64s]:
+    """The bytes of all values in a row, as 64-bit words, and how many bytes each has."""
+    import pyarrow as pa
+
+    if column is None or not len(column):
+        return np.empty(0, np.uint64), np.empty(0, np.int64)
+    values = column.cast(pa.large_binary()).combine_chunks()
+    _, bounds, data = values.buffers()
+    offsets = np.frombuffer(bounds, np.int64)[values.offset : values.offset + len(values) + 1]
+    content = np.frombuffer(data, np.uint8)[offsets[0] : offsets[-1]] if data else np.empty(0, np.uint8)
+    return content.view(np.uint64), np.diff(offsets)
 
 
 def links(keys: Sequence[Keys], *, exact: bool) -> Links:

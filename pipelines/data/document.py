@@ -79,4 +79,4 @@ class Document:
     element of a JSON array) or the whole could not be read. In web archives bytes of the file as it lies there: what a CDX
     index tells, too."""
     origin: str = ""
-    """Of a web archive's record: its address and WARC-Record-ID."""
+    """Of a web archive's record: its address and WARC-Record-ID. Of others what `origin_field` names, or nothing."""

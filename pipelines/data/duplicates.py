@@ -7,7 +7,7 @@ depends on how many documents are alike, not on how many there are.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from itertools import pairwise
+from itertools import accumulate, pairwise
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -17,7 +17,7 @@ from cluster.errors import ConfigError, InputError
 from cluster.storage import Storage, open_storage
 from pipelines.config import DedupConfig
 from pipelines.data.decide import EXCLUDED
-from pipelines.data.dedup import NO_PAIRS, SIGNED_ALIKE, Int64s, Keys, Links, keys_of, links
+from pipelines.data.dedup import NO_PAIRS, SIGNED_ALIKE, Keys, Links, keys_of, links
 from pipelines.data.history import version
 from pipelines.data.record import is_recorded, read_table
 from pipelines.data.rules import VERSION
@@ -26,11 +26,8 @@ from pipelines.data.trace import IN_VERSION
 if TYPE_CHECKING:
     import pyarrow as pa
 
-COLUMNS = ("row", "fingerprint", "bands")
 MANY = 200_000
-"""Documents from which on each band has a task of its own; below that one task takes a second for all."""
-ROWS = 1 << 32
-"""More than a block has. The number of a document on the workers is its block's times this, and its row."""
+"""Documents for which one task compares all bands in a second. Of more, several tasks compare some bands each."""
 
 
 class Shard(NamedTuple):
@@ -43,7 +40,8 @@ class Shard(NamedTuple):
 class Task(NamedTuple):
     """What one worker compares."""
 
-    blocks: tuple[int, ...]
+    starts: tuple[int, ...]
+    """Of each table that is compared the number of its first document."""
     bands: tuple[int, ...]
     exact: bool
     num_bands: int
@@ -51,35 +49,33 @@ class Task(NamedTuple):
     earlier: tuple[Shard, ...]
 
 
-def keys_table(block: pa.Table) -> pa.Table:
-    """By what the documents of a block are compared that nothing stands against yet."""
-    import pyarrow as pa
-
-    alive = [i for i, reason in enumerate(block["reason"].to_pylist()) if not reason]
-    rows = pa.array(alive, pa.int64())
-    return block.select(["fingerprint", "bands"]).take(rows).append_column("row", rows)
-
-
-def tasks(config: DedupConfig, blocks: Sequence[int], num: int, storage: str, earlier: Sequence[Shard]) -> list[Task]:
-    """One for all, or one for each band where there are many documents, `num` of this version and the earlier ones."""
+def tasks(config: DedupConfig, lengths: Sequence[int], storage: str, earlier: Sequence[Shard]) -> list[Task]:
+    """One for all bands, or several that share them where there are many documents in tables of these lengths and in earlier
+    versions."""
+    *starts, num = accumulate(lengths, initial=0)
     num -= earlier[0].start if earlier else 0
-    bands = range(config.num_bands if config.near else 0)
-    groups = [(band,) for band in bands] if num >= MANY and config.near else [tuple(bands)]
+    bands = tuple(range(config.num_bands if config.near else 0))
+    num_groups = min(1 + num // MANY, max(len(bands), 1))
+    groups = [bands[i::num_groups] for i in range(num_groups)]
     return [
-        Task(tuple(blocks), group, config.exact and i == 0, config.num_bands, storage, tuple(earlier))
+        Task(tuple(starts), group, config.exact and i == 0, config.num_bands, storage, tuple(earlier))
         for i, group in enumerate(groups)
         if group or config.exact
     ]
 
 
 def link(task: Task, *tables: pa.Table) -> Links:
-    """The pairs of one task. `tables` are the keys of the task's blocks, in their order."""
+    """The pairs of one task. `tables` have all documents in their order, with `reason`, `fingerprint` and `bands`."""
     return links([*_earlier_keys(task), *_own_keys(task, tables)], exact=task.exact)
 
 
 def _own_keys(task: Task, tables: Iterable[pa.Table]) -> Iterator[Keys]:
-    for block, table in zip(task.blocks, tables, strict=True):
-        yield keys_of(table, np.asarray(table["row"]) + block * ROWS, task.num_bands, task.bands, exact=task.exact)
+    import pyarrow.compute as pc
+
+    for start, table in zip(task.starts, tables, strict=True):
+        alive = pc.indices_nonzero(pc.equal(table["reason"], ""))
+        keys = table.select(["fingerprint", "bands"]).take(alive)
+        yield keys_of(keys, np.asarray(alive).astype(np.int64) + start, task.num_bands, task.bands, exact=task.exact)
 
 
 def _earlier_keys(task: Task) -> Iterator[Keys]:
@@ -91,21 +87,10 @@ def _earlier_keys(task: Task) -> Iterator[Keys]:
         )
 
 
-def joined(found: Sequence[Links], documents: pa.Table) -> Links:
-    """All pairs, by the documents' places in the table, which has their `block` and `row`."""
-    codes = np.asarray(documents["block"]).astype(np.int64) * ROWS + np.asarray(documents["row"])
-    order = np.argsort(codes)
+def joined(found: Sequence[Links]) -> Links:
+    """All pairs, of all tasks."""
     exact = np.concatenate([NO_PAIRS, *(links.exact for links in found)], axis=1)
-    near = np.concatenate([NO_PAIRS, *(links.near for links in found)], axis=1)
-    return Links(_places(exact, codes, order), _places(near, codes, order))
-
-
-def _places(pairs: Int64s, codes: Int64s, order: Int64s) -> Int64s:
-    """Those of earlier versions stay as they are."""
-    own = pairs >= 0
-    placed = pairs.copy()
-    placed[own] = order[np.searchsorted(codes, pairs[own], sorter=order)]
-    return placed
+    return Links(exact, np.concatenate([NO_PAIRS, *(links.near for links in found)], axis=1))
 
 
 # --- earlier versions -------------------------------------------------------------------------------------------------

@@ -20,11 +20,12 @@ from cluster.errors import InputError
 from cluster.storage import Storage, exclusive, filesystem_to_write
 from pipelines.data import ledger
 from pipelines.data.annotation.annotate import holding
+from pipelines.data.blocks import with_blocks
 from pipelines.data.claim import claim, release
-from pipelines.data.decide import EXCLUDED, HELDOUT, TRAIN
+from pipelines.data.decide import EXCLUDED, FORGOTTEN, HELDOUT, TRAIN
 from pipelines.data.history import versions
-from pipelines.data.outcome import checked, num_by_kind
-from pipelines.data.record import FORGOTTEN, completed, filled, is_recorded, parts, read_table, save_both
+from pipelines.data.outcome import checked, num_protected
+from pipelines.data.record import completed, filled, is_recorded, parts, read_table, save_both
 from pipelines.data.recorded import with_forgotten
 from pipelines.data.rules import VERSION
 from pipelines.data.shards import FORGOTTEN_PATH, Target, Written, prepare_folder, stored_schema, write_tables
@@ -53,6 +54,8 @@ class Forgotten(StrictModel):
     """Documents left out as copies of this one, and staying out. Their texts are on disk among the excluded."""
     annotated_in: tuple[str, ...] = ()
     """Keys of annotations that hold its text."""
+    interrupted: tuple[str, ...] = ()
+    """Keys of versions that a run under way or interrupted has blocks of: texts, this one's perhaps among them."""
     seen_by: Descent
     """Models to retrain: those made of versions that train on it; evaluations that could draw items from it, held out."""
 
@@ -91,6 +94,7 @@ def forget(storage: Storage, name: str, version: Dataset | None, who: str, at: d
         instead=kept_instead(row)[0],
         copies=_copies(storage, where, name),
         annotated_in=holding(storage, name),
+        interrupted=with_blocks(storage),
         seen_by=_seen(storage, where),
     )
 
@@ -175,7 +179,7 @@ class _Making(NamedTuple):
             if split == EXCLUDED:
                 reasons.subtract(record["reason"].to_pylist())
             else:
-                kinds.subtract(num_by_kind(table["protected"].to_pylist()))
+                kinds.subtract(num_protected(table))
                 characters += sum(record["num_characters"].to_pylist())
         reasons[FORGOTTEN] += sum(splits.values())
         made = self.new.model_copy(

@@ -79,6 +79,7 @@ class SourceFile:
     cuts: tuple[Cut, ...] = ()
     """Where readers may begin besides the beginning: at the first line, or row group, behind each CUT_BYTES. Of JSON lines that
     are not packed, and of Parquet."""
+    origin_field: str | None = None
 
     def part(self, number: int) -> tuple[Cut, Cut | None]:
         """Where that part of the file begins, from 0, and where the next one does. There is one more than there are cuts."""
@@ -231,6 +232,7 @@ def _source_file(source: SourceConfig, filesystem: FileSystem, info: FileInfo, n
     kind: Format | None = ENDINGS.get(ending) if source.format == "auto" else source.format
     gzipped = name.lower().endswith(".gz")
     file = SourceFile(name, info.path, filesystem, kind, gzipped, source.text_field, source.id_field, info.size or 0)
+    file = replace(file, origin_field=source.origin_field)
     if info.type != FileType.File:
         return replace(file, format=None, num_bytes=0, reason="unreadable", detail=NO_FILE)
     if kind is None or (kind == "parquet" and gzipped):

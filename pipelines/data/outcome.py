@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from cluster.artifacts import Dataset, Source
 from pipelines.config import DataConfig
-from pipelines.data.decide import EXCLUDED, HELDOUT, TRAIN, Decision
+from pipelines.data.decide import EXCLUDED, HELDOUT, TRAIN
 from pipelines.data.filters import CHEAP_FILTERS
 from pipelines.data.inventory import SourceFile
 from pipelines.data.recorded import rules_digest
@@ -28,7 +27,7 @@ FILTER_NAMES = (
 
 def manifest(
     documents: pa.Table,
-    decisions: Sequence[Decision],
+    decided: pa.Table,
     written: Sequence[Written],
     *,
     config: DataConfig,
@@ -37,10 +36,11 @@ def manifest(
     key: str,
 ) -> Dataset:
     """Of the dataset, not yet saved. Documents in are documents kept and excluded, or we have lost some."""
-    splits = Counter(decision.split for decision in decisions)
-    reasons = Counter(decision.reason for decision in decisions if decision.split == EXCLUDED)
-    changed = Counter(name for names in documents["changed_by"].to_pylist() for name in names)
-    lengths = zip(documents["num_characters"].to_pylist(), decisions, strict=True)
+    import pyarrow.compute as pc
+
+    splits, reasons = num_by_value(decided["split"]), num_by_value(decided["reason"])
+    changed = num_by_value(pc.list_flatten(documents["changed_by"]))
+    kept = documents.filter(pc.not_equal(decided["split"], EXCLUDED))
     dataset = Dataset(
         key=key,
         config=recorded,
@@ -54,13 +54,13 @@ def manifest(
         ),
         rules_digest=rules_digest(recorded),
         num_documents=len(documents),
-        num_train=splits[TRAIN],
-        num_heldout=splits[HELDOUT],
-        num_excluded_by_reason=dict(sorted(reasons.items())),
-        num_changed_by_rule={rule.name: changed[rule.name] for rule in config.rules},
-        num_protected_by_kind=_protected(documents, decisions) if config.protect.actions else {},
-        num_characters_in=sum(documents["num_characters_in"].to_pylist()),
-        num_characters_kept=sum(length for length, decision in lengths if decision.split != EXCLUDED),
+        num_train=splits.get(TRAIN, 0),
+        num_heldout=splits.get(HELDOUT, 0),
+        num_excluded_by_reason={reason: num for reason, num in reasons.items() if reason},
+        num_changed_by_rule={rule.name: changed.get(rule.name, 0) for rule in config.rules},
+        num_protected_by_kind=num_protected(kept) if config.protect.actions else {},
+        num_characters_in=pc.sum(documents["num_characters_in"]).as_py() or 0,
+        num_characters_kept=pc.sum(kept["num_characters"]).as_py() or 0,
     )
     return checked(dataset)
 
@@ -71,12 +71,14 @@ def checked(dataset: Dataset) -> Dataset:
     return dataset
 
 
-def _protected(documents: pa.Table, decisions: Sequence[Decision]) -> dict[str, int]:
-    """Values that were masked or hashed in the kept documents."""
-    rows = zip(documents["protected"].to_pylist(), decisions, strict=True)
-    return num_by_kind(spans for spans, decision in rows if decision.split != EXCLUDED)
-
-
-def num_by_kind(protected: Iterable[Sequence[dict[str, Any]]]) -> dict[str, int]:
+def num_protected(documents: pa.Table) -> dict[str, int]:
     """Values by kind, of the column `protected`."""
-    return dict(sorted(Counter(span["kind"] for spans in protected for span in spans).items()))
+    import pyarrow.compute as pc
+
+    return num_by_value(pc.struct_field(pc.list_flatten(documents["protected"]), "kind"))
+
+
+def num_by_value(values: pa.ChunkedArray) -> dict[str, int]:
+    """Sorted by value."""
+    counted = values.value_counts().to_pylist()
+    return dict(sorted((entry["values"], entry["counts"]) for entry in counted))

@@ -13,7 +13,7 @@ from functools import partial
 from itertools import count
 from typing import IO, TYPE_CHECKING, Any
 
-from pipelines.data.archive import read_archive
+from pipelines.data.archive import MAX_ORIGIN, read_archive
 from pipelines.data.document import Document
 from pipelines.data.inventory import Cut, SourceFile
 from pipelines.data.pages import declared_charset, decode, main_text, storable
@@ -149,7 +149,9 @@ def _from_value(
         return Document(name, storable(raw()), file.name, number, "missing_text", storable(detail), span)
     given = value.get(file.id_field) if file.id_field else None
     own = name if given is None else storable(str(given))
-    return Document(own, storable(text) if escapes else text, file.name, number, None, "", span)
+    origin = value.get(file.origin_field) if file.origin_field else None
+    address = storable(origin)[:MAX_ORIGIN] if isinstance(origin, str) else ""
+    return Document(own, storable(text) if escapes else text, file.name, number, None, "", span, address)
 
 
 def _parquet(file: SourceFile, limit: int, part: int | None = None) -> Iterator[Document]:
@@ -166,7 +168,7 @@ def _parquet(file: SourceFile, limit: int, part: int | None = None) -> Iterator[
                 detail = f"no column `{file.text_field}`; columns: {', '.join(names[:12])}"
                 yield Document(file.name, "", file.name, 1, "missing_text", _whole(file, detail))
                 return
-            columns = [file.text_field, *([file.id_field] if file.id_field in names else [])]
+            columns = [file.text_field, *(name for name in {file.id_field, file.origin_field} if name in names)]
             groups = range(begin.start, following.start if following else parquet.num_row_groups)
             for batch in parquet.iter_batches(batch_size=64, row_groups=groups, columns=columns):
                 for value in _values(batch):

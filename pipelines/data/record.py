@@ -9,18 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
-import xxhash
-
 from cluster.artifacts import VERSION, Dataset, FileEntry, Manifest, Record, commit, load, save
 from cluster.errors import StageFailed
 from cluster.storage import Storage
 from pipelines.data.decide import EXCLUDED
-from pipelines.data.document import DropReason
+from pipelines.data.dedup import hashes
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-FORGOTTEN: DropReason = "forgotten"
 
 FROM_BLOCKS = (
     "span",
@@ -63,18 +59,24 @@ def record_of(table: pa.Table, from_blocks: pa.Table, split: str, forgotten: boo
 
     Of what is forgotten nothing is told but its id and where it lay.
     """
-    import pyarrow as pa
 
-    texts = [] if forgotten else table["text"].to_pylist()
     known = {
         name: table[name] for name in ("id", "source", "position", "reason", "detail") if name in table.schema.names
     }
     columns = known if forgotten else {**{name: from_blocks[name] for name in FROM_BLOCKS}, **known}
     if not forgotten:
-        columns["text_hash"] = pa.array([xxhash.xxh3_128_digest(text.encode()) for text in texts], pa.binary())
+        columns["text_hash"] = text_hashes(table["text"])
     if split == EXCLUDED:
         columns = {name: column for name, column in columns.items() if name not in ("fingerprint", "bands")}
     return filled(columns, len(table))
+
+
+def text_hashes(texts: pa.ChunkedArray) -> pa.Array:
+    import pyarrow as pa
+
+    from pipelines.data.kernels.characters import buffers
+
+    return pa.array(hashes(buffers(texts.cast(pa.large_string()).combine_chunks())), pa.binary())
 
 
 def filled(columns: dict[str, pa.ChunkedArray | pa.Array], num_rows: int) -> pa.Table:
@@ -163,12 +165,10 @@ def completed(record: pa.Table) -> pa.Table:
 
 
 def _from_shard(storage: Storage, key: str, columns: Sequence[str]) -> pa.Table:
-    import pyarrow as pa
 
     if list(columns) == ["id"]:
         return read_table(storage, key, columns)
     table = read_table(storage, key)
     known = {name: table[name] for name in table.schema.names if name in schema().names}
-    texts = table["text"].to_pylist()
-    known["text_hash"] = pa.array([xxhash.xxh3_128_digest(text.encode()) for text in texts], pa.binary())
+    known["text_hash"] = text_hashes(table["text"])
     return filled(known, len(table)).select(list(columns))

@@ -35,6 +35,7 @@ def recorded_config(config: DataConfig, forgotten: Sequence[str] = (), against: 
     """
     left_out: Any = {
         "pool": True,
+        "shares": True,
         "decontaminate": True,
         "sources": {"__all__": {"path"}},
         "protect": {"key_file"},
@@ -44,6 +45,9 @@ def recorded_config(config: DataConfig, forgotten: Sequence[str] = (), against: 
     dumped = config.model_dump(mode="json", exclude=left_out)
     rules = [functions.recorded(rule) for rule in config.rules]
     decided = {"rules": rules, "rules_version": VERSION, "protect_key": key_id(read_key(config.protect))}
+    for source in dumped["sources"]:
+        if source["origin_field"] is None:
+            del source["origin_field"]
     recorded = {**dumped, **decided}
     if against:
         recorded["dedup"] = {**recorded["dedup"], "against": list(against)}

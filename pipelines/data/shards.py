@@ -1,11 +1,10 @@
-"""Parquet shards, the hashes of what is in them, and beside each its record. Runs on the workers, which hold the texts."""
+"""Parquet shards, the hashes of what is in them, and beside each its record. Written on the workers, of what lies in the blocks."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import uuid
-from collections.abc import Container, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
@@ -13,8 +12,10 @@ import numpy as np
 from cluster.artifacts import Batch, FileEntry, Manifest
 from cluster.storage import Storage, filesystem_to_write
 from pipelines.data.batch import schema
-from pipelines.data.decide import EXCLUDED, Decision
-from pipelines.data.record import FORGOTTEN, FROM_BLOCKS, record_of
+from pipelines.data.blocks import PLACE, Blocks, written_whole
+from pipelines.data.decide import EXCLUDED, SPLITS, forgetting
+from pipelines.data.dedup import Int64s
+from pipelines.data.record import FROM_BLOCKS, record_of
 from pipelines.data.rules import VERSION
 
 if TYPE_CHECKING:
@@ -28,25 +29,13 @@ HASHED_BY_LENGTHS = 5
 """The version of the rules from which on batches are."""
 
 
-class Row(NamedTuple):
-    """Where a document lies, and what is to be written beside it."""
-
-    block: int
-    offset: int
-    decision: Decision
-
-
 class Plan(NamedTuple):
     """One shard: its path below the artifact's folder, and its documents in order."""
 
     path: str
     split: str
-    rows: list[Row]
-
-    @property
-    def blocks(self) -> list[int]:
-        """The blocks that hold the documents, each once."""
-        return sorted({row.block for row in self.rows})
+    documents: pa.Table
+    """Where each lies (blocks.PLACE), and its `reason` and `detail`."""
 
 
 class Target(NamedTuple):
@@ -69,25 +58,48 @@ class Written(NamedTuple):
     record: FileEntry
 
 
-def plan(rows: Sequence[Row], splits: Sequence[str], documents_per_shard: int) -> Iterator[Plan]:
-    """Shards of at most `documents_per_shard` documents for each split; none for a split without documents."""
-    for split in splits:
-        chosen = [row for row in rows if row.decision.split == split]
-        for number, start in enumerate(range(0, len(chosen), documents_per_shard)):
-            yield Plan(f"{split}/part-{number:05d}.parquet", split, chosen[start : start + documents_per_shard])
+def plan(decided: pa.Table, documents_per_shard: int, gone: Sequence[int] = ()) -> list[Plan]:
+    """Shards of at most `documents_per_shard` documents for each split; none for a split without documents.
 
-
-def take_out(shards: Sequence[Plan], gone: Sequence[tuple[int, int]]) -> list[Plan]:
-    """The same shards without some documents (block, offset), which get a shard of their own at the end, in this order.
-
-    All others stay where they are, so that forgetting one document later leaves all shards but one as they were.
+    Args:
+        decided: of all documents their places (blocks.PLACE), `split`, `reason` and `detail`.
+        gone: rows of those to be forgotten, which get a shard of their own at the end, in this order. All others stay where they
+            would be with them, so that forgetting one document later leaves all shards but one as they were.
     """
-    if not gone:
-        return list(shards)
-    places: Container[tuple[int, int]] = set(gone)
-    left = [shard._replace(rows=[row for row in shard.rows if row[:2] not in places]) for shard in shards]
-    forgotten = [Row(*place, Decision(EXCLUDED, FORGOTTEN)) for place in gone]
-    return [*(shard for shard in left if shard.rows), Plan(FORGOTTEN_PATH, EXCLUDED, forgotten)]
+    taken = np.asarray(gone, np.int64)
+    shards = [
+        _planned(decided, f"{split}/part-{number:05d}.parquet", split, rows[~np.isin(rows, taken)])
+        for split in SPLITS
+        for number, rows in enumerate(_cut(decided, split, documents_per_shard))
+    ]
+    forgotten = [_planned(decided, FORGOTTEN_PATH, EXCLUDED, taken)]
+    return [shard for shard in (*shards, *forgotten) if len(shard.documents)]
+
+
+def _cut(decided: pa.Table, split: str, documents_per_shard: int) -> Iterator[Int64s]:
+    """The rows of each shard of that split."""
+    import pyarrow.compute as pc
+
+    rows = np.asarray(pc.indices_nonzero(pc.equal(decided["split"], split))).astype(np.int64)
+    for start in range(0, len(rows), documents_per_shard):
+        yield rows[start : start + documents_per_shard]
+
+
+def _planned(decided: pa.Table, path: str, split: str, rows: Int64s) -> Plan:
+    import pyarrow as pa
+
+    chosen = decided.take(pa.array(rows))
+    if path == FORGOTTEN_PATH:
+        chosen = forgetting(chosen, range(len(rows)))
+    documents = chosen.select([*PLACE, "reason", "detail"])
+    return Plan(path, split, documents.cast(pa.schema({field.name: _narrow(field.type) for field in documents.schema})))
+
+
+def _narrow(kind: pa.DataType) -> pa.DataType:
+    """As shards are written."""
+    import pyarrow as pa
+
+    return pa.string() if pa.types.is_large_string(kind) else kind
 
 
 def prepare_folder(storage: Storage, location: str) -> None:
@@ -108,12 +120,17 @@ def remove_leftovers(storage: Storage, manifest: Manifest) -> None:
         filesystem.delete_file(path)
 
 
-def write_shard(target: Target, shard: Plan, *blocks: pa.Table) -> Written:
-    """Write one shard and its record. `blocks` are those of `shard.blocks`, in that order."""
-    held = dict(zip(shard.blocks, blocks, strict=True))
-    table = _assemble(shard, held)
-    record = record_of(table, _rows_of(shard, held, FROM_BLOCKS), shard.split, shard.path == FORGOTTEN_PATH)
-    return write_tables(target, shard.path, table, record)
+def write_shard(target: Target, shard: Plan, blocks: Blocks) -> Written:
+    """Write one shard and its record, of what lies in the blocks.
+
+    Raises:
+        BlockGone: a block is not there any more.
+    """
+    is_excluded, is_forgotten = shard.split == EXCLUDED, shard.path == FORGOTTEN_PATH
+    originals = ("original",) if is_excluded else ()
+    held = blocks.take(shard.documents, [*dict.fromkeys((*KEPT_COLUMNS, *originals, *FROM_BLOCKS))])
+    table = _assemble(shard, held) if is_excluded else held.select(list(KEPT_COLUMNS))
+    return write_tables(target, shard.path, table, record_of(table, held, shard.split, is_forgotten))
 
 
 def stored_schema(names: Sequence[str]) -> pa.Schema:
@@ -131,56 +148,23 @@ def write_tables(target: Target, path: str, table: pa.Table, record: pa.Table) -
 
 
 def _write(filesystem: FileSystem, folder: str, path: str, table: pa.Table) -> FileEntry:
-    from pyarrow.fs import LocalFileSystem
-
-    content, whole = parquet_bytes(table), f"{folder}/{path}"
-    # A folder's readers must not see a part of a file that another run has written already; S3 shows whole objects only.
-    name = f"{folder}/.tmp-{uuid.uuid4().hex}" if isinstance(filesystem, LocalFileSystem) else whole
-    with filesystem.open_output_stream(name) as stream:
+    content = parquet_bytes(table)
+    with written_whole(filesystem, f"{folder}/{path}") as stream:
         stream.write(content)
-    if name != whole:
-        filesystem.move(name, whole)
     return FileEntry(path=path, num_bytes=len(content), sha256=hashlib.sha256(content).hexdigest())
 
 
-def _assemble(shard: Plan, blocks: dict[int, pa.Table]) -> pa.Table:
+def _assemble(shard: Plan, held: pa.Table) -> pa.Table:
+    """The excluded documents: the texts as they were read, but of the forgotten."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
-    if shard.split == EXCLUDED:  # see batch.schema
-        table = _rows_of(shard, blocks, (*KEPT_COLUMNS, "original"))
-        table = table.set_column(1, "text", pc.coalesce(table["original"], table["text"])).drop_columns(["original"])
-    else:
-        table = _rows_of(shard, blocks, KEPT_COLUMNS)
+    texts = pc.coalesce(held["original"], held["text"])  # see batch.schema
     if shard.path == FORGOTTEN_PATH:
-        table = table.set_column(1, "text", pa.array([""] * len(table), table.schema.field("text").type))
-    if shard.split == EXCLUDED:
-        reasons = pa.array([row.decision.reason for row in shard.rows], pa.string())
-        details = pa.array([row.decision.detail for row in shard.rows], pa.string())
-        table = table.append_column("reason", reasons).append_column("detail", details).select(list(EXCLUDED_COLUMNS))
-    return table
-
-
-def _rows_of(shard: Plan, blocks: dict[int, pa.Table], names: Sequence[str]) -> pa.Table:
-    """The shard's rows in their order, of these columns.
-
-    Document order may leave a block and come back to it: the rows are taken block by block, then put in order.
-    """
-    import pyarrow as pa
-
-    order = sorted(range(len(shard.rows)), key=lambda i: shard.rows[i].block)
-    parts = [
-        blocks[block].select(names).take([row.offset for row in shard.rows if row.block == block])
-        for block in shard.blocks
-    ]
-    return pa.concat_tables(parts).take(pa.array(_inverse(order)))
-
-
-def _inverse(permutation: Sequence[int]) -> list[int]:
-    inverse = [0] * len(permutation)
-    for place, i in enumerate(permutation):
-        inverse[i] = place
-    return inverse
+        texts = pa.array([""] * len(held), pa.large_string())
+    columns = {**{name: held[name] for name in held.schema.names}, "text": texts}
+    columns |= {name: shard.documents[name] for name in ("reason", "detail")}
+    return pa.table({name: columns[name] for name in EXCLUDED_COLUMNS})
 
 
 def parquet_bytes(table: pa.Table) -> bytes:

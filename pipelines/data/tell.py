@@ -168,6 +168,9 @@ def forget_lines(done: Forgotten) -> Iterator[str]:
         yield f"  it is still in {', '.join(done.still_in)}: versions never change"
     if done.annotated_in:
         yield f"  and in annotations {', '.join(done.annotated_in)}: remove their folders under artifacts/annotations"
+    if done.interrupted:
+        yield f"  perhaps in blocks of cleanings under way or interrupted, {', '.join(done.interrupted)}: end them, or remove"
+        yield "  their folders under runs/clean"
     yield f"  and in its source, {done.source}"
     if done.seen_by.evaluations:
         yield f"  {len(done.seen_by.evaluations)} evaluation(s) could draw items from it: serinus run RECIPE makes new ones"

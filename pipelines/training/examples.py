@@ -15,6 +15,7 @@ from cluster import session
 from cluster.artifacts import digest
 from cluster.errors import ConfigError, InputError
 from cluster.storage import Storage, local_copy, open_storage
+from pipelines.config import InstructConfig, PreferenceConfig
 
 FORMAT = 1
 """Of the token files: another one gives them another name."""
@@ -174,21 +175,23 @@ def _rendered(tokenizer: Any, messages: Messages, where: str) -> tuple[str, list
     return text, spans
 
 
-def make_examples(kind: str, path: str, model_folder: str, tokenizer: str, storage: Storage) -> str:
-    """Tokenise the method's file on the data pool, or find that it has been done. The storage key of the result.
+def make_examples(
+    method: InstructConfig | PreferenceConfig, content: bytes, model_folder: str, tokenizer: str, storage: Storage
+) -> str:
+    """Tokenise lines of the method's file on the data pool, or find that it has been done. The storage key of the result.
 
     Args:
+        content: of the file, or a part of it.
         model_folder: storage folder with the tokenizer.
         tokenizer: digest of the tokenizer's files.
     """
     import ray
 
-    content = read_file(path)
-    key = f"runs/examples/{digest([FORMAT, kind, sha256(content).hexdigest(), tokenizer])[:16]}.npz"
+    key = f"runs/examples/{digest([FORMAT, method.kind, sha256(content).hexdigest(), tokenizer])[:16]}.npz"
     if storage.read(key) is None:
         task = ray.remote(_encode_file).options(num_cpus=1, label_selector=session.on_pool("data"))
         try:
-            storage.write(key, ray.get(task.remote(kind, path, content, storage.location, model_folder)))
+            storage.write(key, ray.get(task.remote(method.kind, method.path, content, storage.location, model_folder)))
         except ray.exceptions.RayTaskError as error:
             raise (error.cause if isinstance(error.cause, InputError) else error) from None
     return key

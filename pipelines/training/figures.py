@@ -19,14 +19,20 @@ class Figures:
 
     def __init__(self) -> None:
         self._new: list[tuple[int, Values]] = []
+        self._doing = "starting the workers"
 
     def update(self, step: int, values: Values) -> None:
         self._new.append((step, values))
+        self._doing = ""
 
-    def take(self) -> list[tuple[int, Values]]:
-        """(steps done, figures) of each step since the last call."""
+    def tell(self, doing: str) -> None:
+        """What the ranks do between steps, where it takes long."""
+        self._doing = doing
+
+    def take(self) -> tuple[list[tuple[int, Values]], str]:
+        """(steps done, figures) of each step since the last call; what is done now that is no step."""
         taken, self._new = self._new, []
-        return taken
+        return taken, self._doing
 
 
 def figures_of(point: LossPoint, tokens_per_s: float) -> Values:
@@ -59,12 +65,12 @@ def shown(figures: Any, num_steps: int, tracker: Guarded) -> Iterator[None]:
 def _watch(figures: Any, bar: progress.Bar, tracker: Guarded, done: threading.Event) -> None:
     import ray
 
-    step, told = 0, "starting the workers"
+    step, told, doing = 0, "", ""
     ended = False
     while not ended:
         ended = done.wait(POLL_S)  # once more after the end: for the last steps
         try:
-            taken = ray.get(figures.take.remote(), timeout=5.0)
+            taken, doing = ray.get(figures.take.remote(), timeout=5.0)
         except ray.exceptions.GetTimeoutError:
             taken = []  # a busy machine: show what is known
         except ray.exceptions.RayError:
@@ -72,4 +78,4 @@ def _watch(figures: Any, bar: progress.Bar, tracker: Guarded, done: threading.Ev
         for step, values in taken:
             tracker.log(step, values)
             told = f"loss {values['loss']:.3f}  {values['tokens_per_s']:.0f} tokens/s"
-        bar.update(step, told)
+        bar.update(step, doing or told)

@@ -19,6 +19,7 @@ from pipelines.training.examples import fill, load_examples
 from pipelines.training.figures import figures_of
 from pipelines.training.guard import WINDOW, Kept, data_step, suspects, trouble, way_back
 from pipelines.training.held import hold_old
+from pipelines.training.heldout import heldout_pairs, measured
 from pipelines.training.lora import merged, save_adapter
 from pipelines.training.losses import Loss, loss_of
 from pipelines.training.packing import Share
@@ -38,13 +39,16 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
     """Train to the last step and export; the return value of rank 0 goes into the manifest.
 
     Args:
-        given: `plan`, a Plan as a dictionary; `figures`, an actor with `update(step, values)`.
+        given: `plan`, a Plan as a dictionary; `figures`, an actor with `update(step, values)` and `tell(doing)`.
     """
     what = Plan(**given["plan"])
     config, storage = TrainConfig.model_validate(what.config), open_storage(what.storage)
     engine = build_engine(config, local_copy(storage, what.base))
+    if config.method.kind == "dpo" and engine.global_rank == 0:
+        given["figures"].tell.remote("scoring all answers by the model that training begins with")
     batches = _batches(engine, config, storage, what)
     old = hold_old(engine, config, storage, what)
+    pairs = heldout_pairs(engine, config, storage, what)
     record = checkpoint.restore(engine)
     if engine.global_rank == 0:
         note_start(storage, what.run, record.step)
@@ -53,6 +57,9 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
     except Diverged as why:
         return {"diverged": str(why)}  # not raised: workers that start again would come to the same
     retention = old.retention(engine)
+    if pairs and engine.global_rank == 0:
+        given["figures"].tell.remote(f"scoring {pairs.num} held-out pairs")
+    preference = pairs and measured(engine, config, pairs)
     files = export(engine, config, storage, what) + old.keep(engine, storage, what.importance)
     return {
         "losses": [point.model_dump() for point in record.losses],
@@ -63,6 +70,7 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
         "precision": str(engine.module.dtype).removeprefix("torch."),
         "files": [entry.model_dump() for entry in files],
         "retention": None if retention is None else retention.model_dump(),
+        "preference": preference and preference.model_dump(),
     }
 
 

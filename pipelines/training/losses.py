@@ -50,8 +50,13 @@ def log_probabilities(engine: Any, inputs: dict[str, Any], labels: Any) -> Any:
     """Of each row's targets given what stands before them, in nats, float32."""
     from torch.nn.functional import cross_entropy
 
-    logits = engine(**inputs).logits.float().transpose(1, 2)
-    return -cross_entropy(logits, _next(labels), ignore_index=NO_TARGET, reduction="none").sum(dim=1)
+    # Of the targets alone, the smaller part of a conversation: for the others a float32 copy would be made and thrown away.
+    wanted = _next(labels)
+    rows, places = (wanted != NO_TARGET).nonzero(as_tuple=True)
+    logits = engine(**inputs).logits[rows, places].float()
+    found = logits.new_zeros(wanted.shape)
+    found[rows, places] = -cross_entropy(logits, wanted[rows, places], reduction="none")
+    return found.sum(dim=1)
 
 
 def _next(labels: Any) -> Any:

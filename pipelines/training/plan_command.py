@@ -18,6 +18,7 @@ from pipelines.config import LifecycleConfig, TrainConfig
 from pipelines.training.memory import Memory
 from pipelines.training.plan import GIB, Plan, make_plan, rate_of, room_of, trouble
 from pipelines.training.shape import Shape, check_parallel, read_shape
+from pipelines.training.sizes import shapes, short
 
 COLUMNS = {
     "parameters": "weights", "gradients": "grads", "masters": "master", "optimizer": "Adam",
@@ -48,6 +49,7 @@ def train_commands(load: Callable[[Path], LifecycleConfig], out: Console) -> typ
         """Predict memory a rank and time of the recipe's training. Exit code 1 when it does not fit."""
         loaded = load(recipe)
         shape = read_shape(str(model), "--model") if model else read_shape(loaded.model.source)
+        shape = last_shape(loaded, shape)
         made = plan_recipe(loaded, shape, topology, gib, open_storage(loaded.storage))
         if as_json:
             print(json.dumps(as_document(made, shape), indent=1))
@@ -71,7 +73,7 @@ def plan_recipe(
     """
     from cluster.errors import UserError
 
-    declared, config = load_topology(topology), recipe.train
+    declared, config = load_topology(topology), recipe.last_train
     check_parallel(shape, config.parallel)
     room = room_of(config, declared, _free_here() if not config.gpus_per_worker else None)
     if gib is not None:
@@ -81,6 +83,38 @@ def plan_recipe(
     except UserError:  # a bucket that cannot be reached from here: there is no earlier run to learn from
         rate = rate_of(config, declared, None)
     return make_plan(shape, config, room, rate)
+
+
+def last_shape(recipe: LifecycleConfig, source: Shape) -> Shape:
+    """Of the model that is made: the source's, or the last stage's of a progressive training.
+
+    Raises:
+        ConfigError: there is no model of a stage's sizes.
+    """
+    return shapes(recipe.progressive, source)[-1] if recipe.progressive else source
+
+
+def stages_of(recipe: LifecycleConfig) -> list[str]:
+    """For `serinus check`: a progressive training's stages in one line, with parameters where the model can be read here, and
+    a line for each that is too short.
+
+    Raises:
+        ConfigError: there is no model of a stage's sizes.
+    """
+    from cluster.errors import UserError
+
+    if recipe.progressive is None:
+        return []
+    runs = recipe.progressive.runs(recipe.train)
+    told = f"progressive: {len(recipe.progressive.stages)} stages, {len(runs)} runs of {runs[0].train.num_steps} to"
+    told += f" {max(run.train.num_steps for run in runs)} steps"
+    try:
+        source = read_shape(recipe.model.source)
+    except UserError:
+        return [f"{told}; the model's size is not known here"]
+    sizes = [shape.num_parameters for shape in shapes(recipe.progressive, source)]
+    doubts = [f"but: {doubt}" for doubt in short(recipe.progressive, sizes)]
+    return [f"{told}; about {', '.join(f'{size / 1e6:.3g} M' for size in sizes)} parameters", *doubts]
 
 
 def warning(recipe: LifecycleConfig) -> str | None:
@@ -95,6 +129,7 @@ def warning(recipe: LifecycleConfig) -> str | None:
         shape = read_shape(recipe.model.source)
     except UserError:
         return None
+    shape = last_shape(recipe, shape)
     check_parallel(shape, recipe.train.parallel)
     try:
         found = trouble(plan_recipe(recipe, shape, None, None, None))
@@ -133,7 +168,7 @@ def as_document(plan: Plan, shape: Shape) -> dict[str, Any]:
 
 
 def _show(plan: Plan, shape: Shape, recipe: LifecycleConfig, out: Console) -> None:
-    config = recipe.train
+    config = recipe.last_train
     out.print(
         f"{recipe.model.source}: {shape.num_parameters / 1e6:,.1f} M parameters ({shape.counted}); "
         f"{_ranks(config)}, {config.precision}, {config.sequences_per_worker} x {config.sequence_length} tokens at once",

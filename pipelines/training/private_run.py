@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from cluster import artifacts
 from cluster.artifacts import Dataset, Privacy
 from cluster.storage import Storage
 from pipelines import progress
@@ -25,16 +26,24 @@ UNITS = {
 }
 
 
-def origin(config: TrainConfig, dataset: Dataset, digest: str, annotated: Dataset | None = None) -> tuple[str, ...]:
+def origin(
+    config: TrainConfig,
+    dataset: Dataset,
+    digest: str,
+    annotated: Dataset | None = None,
+    preferences: artifacts.Preferences | None = None,
+) -> tuple[str, ...]:
     """Names of the files that the run's data came from.
 
     Args:
         digest: SHA-256 of the method's file, where it has one.
         annotated: whose documents that file tells of, where it was made as their annotations.
+        preferences: as which the file was made, of votes that later versions hold as well.
     """
     if isinstance(config.method, CausalConfig):
         return data_of(dataset)
-    return tuple(sorted({config.method.path, digest, *(data_of(annotated) if annotated else ())}))
+    votes = {name for source in preferences.sources for name in (source.path, source.sha256)} if preferences else set()
+    return tuple(sorted({config.method.path, digest, *votes, *(data_of(annotated) if annotated else ())}))
 
 
 def begin(config: TrainConfig, data: dict[str, Any], storage: Storage, run: str, names: tuple[str, ...]) -> Terms:

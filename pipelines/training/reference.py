@@ -28,7 +28,7 @@ def reference(engine: Any, examples: Examples, storage: Storage, key: str, rows:
     blob = storage.read(key)
     if blob is not None:
         return np.asarray(np.load(io.BytesIO(blob.content)))
-    scores = _computed(engine, examples, rows)
+    scores = log_probabilities_of(engine, examples, rows)
     dist.barrier()  # all have looked for it
     if engine.global_rank == 0:
         file = io.BytesIO()
@@ -37,7 +37,12 @@ def reference(engine: Any, examples: Examples, storage: Storage, key: str, rows:
     return scores
 
 
-def _computed(engine: Any, examples: Examples, rows: int) -> NDArray[np.float32]:
+def log_probabilities_of(engine: Any, examples: Examples, rows: int) -> NDArray[np.float32]:
+    """Of each row's targets, by the engine's model as it is now, in nats. Every rank must call it.
+
+    Args:
+        rows: at once on each rank.
+    """
     import torch
     import torch.distributed as dist
 

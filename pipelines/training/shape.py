@@ -108,6 +108,12 @@ def shape_of(config: dict[str, Any], counted: int | None = None) -> Shape:
     return shape if counted else shape.replace(num_parameters=_count(shape, each))
 
 
+def with_sides(shape: Shape, sides: dict[str, int]) -> Shape:
+    """A dense model of the same architecture with other sides, its parameters counted as of a Llama-like one."""
+    other = shape.replace(**sides, counted="config.json, as of a Llama-like model")
+    return other.replace(num_parameters=_count(other, other.intermediate))
+
+
 def check_parallel(shape: Shape, parallel: ParallelConfig) -> None:
     """Make sure that so many workers can hold a copy of the model together: attention is cut between its heads, stages
     between layers. What config.json does not say is found when the model is loaded (parallel.py, pipeline.py).

@@ -135,7 +135,7 @@ def tokenize_shard(job: dict[str, str]) -> dict[str, Any]:
     filesystem, path = filesystem_to_write(storage, job["target"])
     filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
     with filesystem.open_output_stream(path) as file:
-        for texts in _texts(storage, job["source"]):
+        for texts in texts_of(storage, job["source"]):
             tokens = encode(texts)
             file.write(tokens.tobytes())
             num_tokens, num_documents = num_tokens + len(tokens), num_documents + len(texts)
@@ -143,7 +143,8 @@ def tokenize_shard(job: dict[str, str]) -> dict[str, Any]:
     return {"path": name, "num_tokens": num_tokens, "num_documents": num_documents, "dtype": dtype, "end": end}
 
 
-def _texts(storage: Storage, key: str) -> Iterator[list[str]]:
+def texts_of(storage: Storage, key: str) -> Iterator[list[str]]:
+    """Of a Parquet file's documents, some at a time."""
     import pyarrow.parquet as pq
 
     filesystem, path = storage.filesystem(key)

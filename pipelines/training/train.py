@@ -12,8 +12,20 @@ from hashlib import sha256
 from typing import Any
 
 from cluster import artifacts, session
-from cluster.artifacts import Checkpoint, Dataset, FileEntry, Incident, LossPoint, Privacy, Retention, Weights
-from cluster.descent import annotations_of
+from cluster.artifacts import (
+    Annotations,
+    Checkpoint,
+    Dataset,
+    FileEntry,
+    Incident,
+    LossPoint,
+    PreferenceAccuracy,
+    Preferences,
+    Privacy,
+    Retention,
+    Weights,
+)
+from cluster.descent import made_as
 from cluster.errors import InputError, StageFailed
 from cluster.storage import LocalStorage, Storage, remove_folder
 from cluster.waiting import wait_for_node
@@ -23,6 +35,7 @@ from pipelines.training.capacity import check_capacity
 from pipelines.training.examples import check_lengths, load_examples, make_examples, read_file
 from pipelines.training.failure import explained
 from pipelines.training.figures import Figures, shown
+from pipelines.training.heldout import Parts, split
 from pipelines.training.importance import FOLDER
 from pipelines.training.ledger import ledger
 from pipelines.training.loop import starts, worker
@@ -62,6 +75,8 @@ def train_key(config: TrainConfig, dataset: Dataset, base: Weights) -> str:
     asked = config.model_dump(mode="json", exclude={*HOW, *LAYOUT, "zero"})
     if not isinstance(config.method, CausalConfig):
         asked["method"]["path"] = _file_digest(config)
+    if isinstance(config.method, PreferenceConfig) and not config.method.heldout_percent:
+        del asked["method"]["heldout_percent"], asked["method"]["heldout_seed"]  # as before there were such fields
     for name in ("lora", "privacy"):
         if asked[name] is None:
             del asked[name]  # what was made before there was such a field keeps its key
@@ -112,9 +127,9 @@ def _train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storag
     check_capacity(config, base, storage)
     inputs = _inputs(config, dataset, base, storage)
     data = _data(config, inputs, storage)
-    inputs |= _annotations(config, storage)
+    inputs |= _made_as(config, storage)
     run = f"runs/train/{key}"
-    names = origin(config, dataset, _file_digest(config), _annotated(inputs, storage))
+    names = origin(config, dataset, _file_digest(config), _annotated(inputs, storage), inputs.get("preferences"))
     terms = begin(config, data, storage, run, names) if config.privacy else None
     if terms is None:
         warn_unprotected(storage, names)
@@ -150,6 +165,8 @@ def _train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storag
         before, after = math.exp(kept.before), math.exp(kept.after)
         of = f"perplexity {before:.2f} -> {after:.2f} in {kept.num_sequences} held-out sequences"
         progress.say("train", f"retains {kept.percent:.1f} % of the old documents' score ({of})")
+    if made.preference:
+        progress.say("train", made.preference.summary)
     return made
 
 
@@ -169,12 +186,13 @@ def _inputs(config: TrainConfig, dataset: Dataset, base: Weights, storage: Stora
     return {"dataset": dataset, "base": base, **old, **carried}
 
 
-def _annotations(config: TrainConfig, storage: Storage) -> dict[str, Any]:
-    """Those that the method's file was made of, so that `serinus data trace` leads from their documents to the model."""
+def _made_as(config: TrainConfig, storage: Storage) -> dict[str, Any]:
+    """What the method's file was made as, so that the lineage leads from its documents, or from users' votes, to the model."""
     if isinstance(config.method, CausalConfig):
         return {}
-    found = annotations_of(storage, sha256(read_file(config.method.path)).hexdigest())
-    return {"annotations": found} if found else {}
+    file = _file_digest(config)
+    found = {"annotations": made_as(storage, Annotations, file), "preferences": made_as(storage, Preferences, file)}
+    return {role: made for role, made in found.items() if made is not None}
 
 
 def _annotated(inputs: dict[str, Any], storage: Storage) -> Dataset | None:
@@ -188,26 +206,37 @@ def _data(config: TrainConfig, inputs: dict[str, Any], storage: Storage) -> dict
     """The fields of a Plan that say what to train on."""
     base, method = inputs["base"], config.method
     tokenizer = tokenizer_digest({file.path: file.sha256 for file in base.files})
-    roles, examples = set(inputs) - {"base", "carried"}, ""
+    roles, files = set(inputs) - {"base", "carried"}, {"examples": ""}
     if not isinstance(method, CausalConfig):
-        roles, examples = roles - {"dataset"}, _examples(config, method, base, tokenizer, storage)
+        roles, files = roles - {"dataset"}, _files(config, method, base, tokenizer, storage)
     found = {role: _tokens(config, inputs[role], base, tokenizer, storage) for role in sorted(roles)}
     if held := heldout_tokens(config, inputs, tokenizer, storage):
         found["held"] = held
     tokens = {role: {**index.model_dump(), "folder": index.folder} for role, index in found.items()}
-    return {"tokens": tokens, "examples": examples}
+    return {"tokens": tokens, **files}
 
 
-def _examples(
+def _files(
     config: TrainConfig, method: InstructConfig | PreferenceConfig, base: Weights, tokenizer: str, storage: Storage
-) -> str:
-    key = make_examples(method.kind, method.path, base.folder, tokenizer, storage)
-    examples = load_examples(storage, key)
-    check_lengths(examples, 2 if method.kind == "dpo" else 1, config.sequence_length, method.path)
-    progress.say(
-        "train", f"{int(examples.targets.sum()):,} of {len(examples.tokens):,} tokens to learn in {method.path}"
-    )
-    return key
+) -> dict[str, str]:
+    """Storage keys of the method's file, tokenised: `examples` to train on, and `heldout`."""
+    content = read_file(method.path)
+    parts = split(content, method) if isinstance(method, PreferenceConfig) else Parts(content, b"")
+    contents = {"examples": parts.train} | ({"heldout": parts.heldout} if parts.heldout else {})
+    keys, rows = dict[str, str](), 2 if method.kind == "dpo" else 1
+    for name, part in contents.items():
+        keys[name] = make_examples(method, part, base.folder, tokenizer, storage)
+        examples = load_examples(storage, keys[name])
+        what = "held out of" if name == "heldout" else "to learn from in"
+        check_lengths(
+            examples, rows, config.sequence_length, f"the lines {what} {method.path}" if parts.heldout else method.path
+        )
+        num = len(examples.ends) // rows
+        progress.say(
+            "train",
+            f"{num:,} line(s) {what} {method.path}: {int(examples.targets.sum()):,} of {len(examples.tokens):,} tokens",
+        )
+    return keys
 
 
 def _tokens(config: TrainConfig, dataset: Dataset, base: Weights, tokenizer: str, storage: Storage) -> TokenIndex:
@@ -325,6 +354,7 @@ def _manifest(
         tokens_per_s=outcome["tokens_per_s"],
         incidents=tuple(Incident(**incident) for incident in outcome["incidents"]),
         retention=None if outcome["retention"] is None else Retention(**outcome["retention"]),
+        preference=PreferenceAccuracy(**told) if (told := outcome["preference"]) else None,
         ledger=ledger(
             num_parameters=inputs["base"].num_parameters,
             num_tokens=outcome["losses"][-1]["num_tokens"],

@@ -26,5 +26,7 @@ class Plan(NamedTuple):
     """Storage folder for Fisher's diagonal, with consolidation."""
     earlier: dict[str, Any] | None = None
     """That of the run before (importance.py): storage `folder` and `num_files`."""
+    heldout: str = ""
+    """Storage key of pairs that are not trained on, tokenised; empty where there are none."""
     terms: dict[str, Any] | None = None
     """Of a private run: its mechanism (privacy.py). Its secret lies in the run's folder and travels in no message."""

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from cluster.errors import UserError
+from cluster.feedback import Exchange, Thumb
 from cluster.storage import open_storage
 from cluster.telemetry import bind, configure, logger
 from services.config import ProbesConfig, RolloutConfig
@@ -24,7 +25,6 @@ from services.rollout.measures import Measures, figures
 from services.rollout.notifier import Notifier
 from services.rollout.probes import ProbeAnswer, ProbeTask
 from services.rollout.status import RolloutStatus, read_status
-from services.rollout.votes import Thumb
 
 log = logger("rollout")
 
@@ -139,12 +139,18 @@ class Controller:
         self._stir()
 
     def feedback(
-        self, owner: str, request_id: str, thumb: Thumb, correction: str | None
+        self,
+        owner: str,
+        request_id: str,
+        thumb: Thumb,
+        correction: str | None,
+        exchange: dict[str, Any] | None = None,
     ) -> dict[str, str | None] | None:
         """Take a user's vote; returns the revision it concerns, its role and the thumb it replaces, None for an unknown answer;
         only `refused`, and why, for a vote that was changed too often. It wakes nobody: the next turn writes it."""
         try:
-            found = self._feedback.vote(owner, request_id, thumb, correction, now())
+            texts = None if exchange is None else Exchange.model_validate(exchange)
+            found = self._feedback.vote(owner, request_id, thumb, correction, now(), exchange=texts)
         except TooManyVotes as error:
             return {"refused": str(error)}
         if found is None:

@@ -1,7 +1,4 @@
-"""What users say of answers: who may judge which, one vote a request, counted per revision and kept for good.
-
-    rollouts/<name>/<rollout>/feedback-000001.jsonl    a line per vote, beside the rollout that placed the user
-    rollouts/<name>/before/feedback-000001.jsonl       where there was none yet
+"""What users say of answers: who may judge which, one vote a request, counted per revision and kept for good (cluster/feedback.py).
 
 A gateway tells of every request that reached a revision; which one answered is therefore known here, whichever gateway
 replica the vote comes to. What of it is evidence is decided elsewhere (votes.py).
@@ -19,33 +16,22 @@ from pydantic import Field
 
 from cluster.config import StrictModel
 from cluster.errors import StageFailed
+from cluster.feedback import Exchange, Thumb, Vote, vote_files
 from cluster.storage import Storage
 from services.contract import Role
 from services.rollout.status import current_key, folder
-from services.rollout.votes import Thumb, UserVote
+from services.rollout.votes import UserVote
 
 MAX_KNOWN = 200_000
 """Answers that can still be judged; the oldest are forgotten first. About 100 MB at most, with ids of 64 characters."""
 MAX_UNWRITTEN = 2_000
 """Answers whose votes are held while storage is away; then no more are taken."""
 MAX_UNWRITTEN_BYTES = 16 * 2**20
-"""Of these votes with their corrections."""
+"""Of these votes with their texts."""
 MAX_REVOTES = 5
 """A vote is written so often anew: whoever changes it without end must not fill storage."""
 FLUSH_S = 5.0
 """Votes are written at least so often: what a killed controller can lose."""
-
-
-class Vote(StrictModel):
-    """One judgement, as it is kept. Of several on one request the last counts."""
-
-    request_id: str
-    revision: str
-    role: str
-    thumb: Thumb
-    correction: str | None = None
-    """The answer as it should have been."""
-    at: datetime
 
 
 class FeedbackCounts(StrictModel):
@@ -112,7 +98,16 @@ class FeedbackBook:
             while len(self._answers) > MAX_KNOWN:
                 del self._answers[next(iter(self._answers))]
 
-    def vote(self, owner: str, request_id: str, thumb: Thumb, correction: str | None, at: datetime) -> Taken | None:
+    def vote(
+        self,
+        owner: str,
+        request_id: str,
+        thumb: Thumb,
+        correction: str | None,
+        at: datetime,
+        *,
+        exchange: Exchange | None = None,
+    ) -> Taken | None:
         """None when `owner` has no such answer (any more).
 
         Raises:
@@ -127,7 +122,7 @@ class FeedbackBook:
             if found.num_written > MAX_REVOTES:
                 raise TooManyVotes(f"the vote on {request_id} was changed {MAX_REVOTES} times")
             vote = Vote(request_id=request_id, revision=found.revision, role=found.role, thumb=thumb,
-                        correction=correction, at=at)  # fmt: skip
+                        correction=correction, exchange=exchange, at=at)  # fmt: skip
             self._hold(place, (vote.model_dump_json() + "\n").encode())
             self._rollouts[place] = found.rollout
             before, found.thumb = found.thumb, thumb
@@ -157,7 +152,7 @@ class FeedbackBook:
     def _write(self, rollout: str | None, lines: dict[tuple[str, str], bytes]) -> None:
         where = folder(self._name, rollout or "before") if rollout is not None else _where(self._storage, self._name)
         if where not in self._next:  # only then: the folder grows with each file, and this process alone writes them
-            self._next[where] = len(_files(self._storage, where)) + 1
+            self._next[where] = len(vote_files(self._storage, where)) + 1
         self._storage.write(f"{where}/feedback-{self._next[where]:06d}.jsonl", b"".join(lines.values()))
         self._next[where] += 1
         self._written(lines)
@@ -177,7 +172,7 @@ def feedback(storage: Storage, name: str, rollout_id: str | None = None) -> dict
     """What was said of each revision during that rollout (or the present one) and since, each request's last vote."""
     where = folder(name, rollout_id) if rollout_id else _where(storage, name)
     last: dict[tuple[str, str], Vote] = {}
-    for key in _files(storage, where):
+    for key in vote_files(storage, where):
         blob = storage.read(key)
         for line in blob.content.decode().split("\n") if blob else ():
             if line:
@@ -208,7 +203,3 @@ def _plus(counts: FeedbackCounts, vote: Vote) -> FeedbackCounts:
 def _where(storage: Storage, name: str) -> str:
     current = storage.read(current_key(name))
     return folder(name, current.content.decode() if current else "before")
-
-
-def _files(storage: Storage, where: str) -> list[str]:
-    return [key for key in storage.list(where) if key.rsplit("/", 1)[1].startswith("feedback-")]

@@ -14,17 +14,16 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from datetime import datetime
-from typing import Final, Literal
+from typing import Final
 
 import numpy as np
 
 from cluster.config import StrictModel
+from cluster.feedback import Thumb
 from services.config import RolloutConfig
 from services.contract import Role
 from services.rollout.errors import ErrorTest, Prior
 from services.rollout.sequential import Array
-
-Thumb = Literal["up", "down"]
 
 PRIOR: Final = Prior(rate=0.1, number=20.0, least=0.005)
 """What stable's share of thumbs down is taken for before anything is known. Costs power if wrong."""

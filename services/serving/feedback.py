@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
+from cluster.feedback import MAX_CHARACTERS, Exchange
 from cluster.telemetry import logger
 from services.contract import NAMESPACE, actor_name
 from services.serving.call import request_id_of
@@ -23,7 +24,6 @@ log = logger("gateway")
 SETTLE_S = 1.0
 """A gateway tells of a request within half a second: a vote that comes sooner is asked for once more after this."""
 ANSWER_TIMEOUT_S = 10.0
-MAX_CORRECTION = 32_000
 MAX_CONCURRENT = 64
 """Votes under way at each gateway replica: unknown ids wait a second each, and must not fill the place of requests."""
 
@@ -36,8 +36,10 @@ class FeedbackRequest(BaseModel):
     request_id: str = Field(min_length=1, max_length=1024)
     """The answer's x-request-id."""
     thumb: Literal["up", "down"]
-    correction: str | None = Field(default=None, max_length=MAX_CORRECTION)
+    correction: str | None = Field(default=None, max_length=MAX_CHARACTERS)
     """The answer as it should have been. It is kept beside the vote."""
+    exchange: Exchange | None = None
+    """What was asked and answered, for those who want it learnt from. It is kept beside the vote."""
 
 
 class FeedbackDesk:
@@ -58,7 +60,8 @@ class FeedbackDesk:
                            kind="server_error", headers={"Retry-After": "1"})  # fmt: skip
         self._num_under_way += 1
         try:
-            arguments = (owner_of(key), request_id_of(body.request_id), body.thumb, body.correction)
+            texts = body.exchange and body.exchange.model_dump()
+            arguments = (owner_of(key), request_id_of(body.request_id), body.thumb, body.correction, texts)
             found = await self._tell(*arguments)
             if found is None:
                 await asyncio.sleep(SETTLE_S)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import re
 import subprocess
 import sys
 import threading
@@ -128,7 +129,7 @@ def second_node(ray_cluster: str) -> Iterator[SecondNode]:
 
 
 @pytest.mark.usefixtures("way")
-@pytest.mark.parametrize("moment", ["_without_texts", "_links", "_write_shards"])
+@pytest.mark.parametrize("moment", ["_write", "settle", "_write_shards"])
 def test_a_killed_node(
     folder: Path,
     undisturbed: Dataset,
@@ -172,6 +173,9 @@ def test_a_killed_driver(folder: Path, undisturbed: Dataset, storage: LocalStora
     assert not [*storage.root.rglob("manifest.json")]
     said = drive(storage.root, folder, BLOCK_BYTES)
     assert said.stdout.split() == [undisturbed.digest], said.stderr
+    done, all_blocks = re.findall(r"going on: (\d+) of (\d+) blocks are there", said.stderr)[0]
+    assert int(done) == int(all_blocks) > 9  # as the second one left them
+    assert not [*storage.root.rglob("*.arrow*")]
 
 
 @pytest.mark.usefixtures("ray_cluster", "way")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import os
+import shutil
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
@@ -26,6 +27,7 @@ from pipelines.data.batch import MAX_BATCH_DOCUMENTS
 from pipelines.data.clean import clean
 from pipelines.data.record import parts, schema
 from pipelines.data.shards import hash_of
+from tests.unit.pipelines.data import world
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_cluster")]
 
@@ -123,12 +125,19 @@ def test_result_does_not_depend_on_how_the_work_is_cut(
 ) -> None:
     config = quickstart(topics_folder, documents_per_shard=20, heldout_fraction=0.3)
     made = []
-    for num_blocks, many in ((0, duplicates.MANY), (1, duplicates.MANY), (3, 1)):  # at last with a task for each band
+    for least, many in (
+        (1 << 30, duplicates.MANY),
+        (1 << 30, duplicates.MANY),
+        (150_000, 1),
+    ):  # at last a task for each band
         monkeypatch.setattr(duplicates, "MANY", many)
-        storage = LocalStorage(tmp_path / str(num_blocks))
+        monkeypatch.setattr(stage, "BLOCK_BYTES", least)
+        storage = LocalStorage(tmp_path / str(len(made)))
         work = stage.prepare(config, storage)
-        blocks = stage._with_ray_data(work, num_blocks) if num_blocks else stage._in_one_task(work)
-        made.append(stage._write(blocks, work, storage))
+        judge = stage.judge_of(work, storage)
+        assert (len(judge.stretches) == 1) == (least == 1 << 30)
+        tables = (stage._with_ray_data if made else stage._in_one_task)(judge, config)
+        made.append(stage._write(tables, judge.blocks, work, storage))
     (small, record), (one, _), (other, other_record) = made
     assert small.digest == one.digest == other.digest
     assert record == other_record
@@ -190,7 +199,7 @@ def test_one_task_gives_its_tables_as_they_are_read(tmp_path: Path, storage: Loc
     lines = [f'{{"text": "short text number {n}"}}\n' for n in range(2 * MAX_BATCH_DOCUMENTS + 1)]
     (tmp_path / "a.jsonl").write_text("".join(lines))
     work = stage.prepare(DataConfig(sources=(SourceConfig(path=str(tmp_path / "a.jsonl")),)), storage)
-    tables = ray.get(list(stage._in_one_task(work)))
+    tables = ray.get(list(stage._in_one_task(stage.judge_of(work, storage), work.config)))
     assert [len(table) for table in tables] == [MAX_BATCH_DOCUMENTS, MAX_BATCH_DOCUMENTS, 1]
     assert pa.concat_tables(tables)["ordinal"].to_pylist() == list(range(len(lines)))
 
@@ -205,7 +214,43 @@ def test_inputs_that_are_small_altogether_are_read_without_ray_data(
     for name in ("_with_ray_data", "_in_one_task"):
         monkeypatch.setattr(stage, name, lambda *_, name=name: [name])
     work = stage.prepare(DataConfig(sources=(SourceConfig(path=str(tmp_path)),)), storage)
-    assert stage._read_and_judge(work) == [path]
+    assert stage._read_and_judge(stage.judge_of(work, storage), work) == [path]
+
+
+def ten_documents(tmp_path: Path) -> DataConfig:
+    (tmp_path / "docs").mkdir()
+    for number, text in enumerate(world.TEXTS[:10]):
+        (tmp_path / "docs" / f"{number}.txt").write_text(text)
+    return world.config(tmp_path / "docs")
+
+
+def before_writing(monkeypatch: pytest.MonkeyPatch, what: Callable[[], object]) -> None:
+    write = stage._write_shards
+
+    def after(*args: Any) -> Any:
+        what()
+        return write(*args)
+
+    monkeypatch.setattr(stage, "_write_shards", after)
+
+
+def test_blocks_that_another_run_has_removed_because_it_ended_first(
+    tmp_path: Path, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    config = ten_documents(tmp_path)
+    before_writing(monkeypatch, lambda: world.make(storage, config))
+    made = clean(config, storage)
+    assert made == load(storage, Dataset, made.key)
+    assert "another run has made the same version meanwhile: 10 documents" in capfd.readouterr().err
+    assert list(storage.list("runs/clean")) == [f"runs/clean/{made.key}/claim.json"]
+
+
+def test_blocks_that_somebody_has_removed(
+    tmp_path: Path, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before_writing(monkeypatch, lambda: shutil.rmtree(storage.root / "runs"))
+    with pytest.raises(StageFailed, match=r"00000\.arrow is gone or damaged: run the same command again"):
+        clean(ten_documents(tmp_path), storage)
 
 
 def test_a_worker_that_dies_time_and_again_is_one_message(
@@ -232,4 +277,4 @@ def test_file_that_vanishes_meanwhile_is_one_message(
     work = stage.prepare(config, storage)
     (tmp_path / "a.txt").unlink()
     with pytest.raises(StageFailed, match=r"a\.txt was readable"), stage._told_apart(storage):
-        stage._read_and_judge(work)
+        stage._read_and_judge(stage.judge_of(work, storage), work)

@@ -16,6 +16,7 @@ import pytest
 from cluster import registry
 from cluster.artifacts import Revision
 from cluster.errors import InputError
+from cluster.feedback import vote_files, votes_folder
 from cluster.storage import LocalStorage
 from services.config import ProbesConfig, ProbeSetConfig, RolloutConfig, ServingConfig, StepConfig
 from services.contract import read_traffic
@@ -140,7 +141,9 @@ def test_users_judge_their_own_answers_through_any_gateway(world: World) -> None
     asked = [world.chat("alice") for _ in range(6)]
     for number, request_id in enumerate(asked):  # spread over two gateways, which know nothing of each other's answers
         body: dict[str, Any] = {"request_id": request_id, "thumb": "down" if number < 2 else "up"}
-        answer = world.post("feedback", "alice", body | ({"correction": "Hi."} if number == 0 else {}))
+        texts = {"messages": [{"role": "user", "content": "hello"}], "answer": "Hello."}
+        more = {0: {"correction": "Hi."}, 1: {"exchange": texts}}.get(number, {})
+        answer = world.post("feedback", "alice", body | more)
         assert (answer.status_code, answer.json()) == (200, {"object": "feedback", "request_id": request_id})
     assert (
         world.post("feedback", "alice", {"request_id": asked[0], "thumb": "up"}).status_code == 200
@@ -153,10 +156,13 @@ def test_users_judge_their_own_answers_through_any_gateway(world: World) -> None
         ("alice", {"request_id": asked[0], "thumb": "sideways"}, 400, "thumb"),
         ("alice", {"request_id": asked[0], "thumb": "up", "stars": 5}, 400, "stars"),
         ("alice", {"request_id": asked[0], "thumb": "up", "correction": "x" * 40_000}, 400, "correction"),
+        ("alice", {"request_id": asked[0], "thumb": "up", "exchange": {"answer": "Hi."}}, 400, "exchange.messages"),
     ):
         answer = world.post("feedback", key, refused)
         assert (answer.status_code, answer.json()["error"]["param"]) == (status, param), answer.text
     eventually(lambda: _votes(world) == (5, 1, 0))
+    kept = b"".join(world.storage.read(key).content for key in vote_files(world.storage, votes_folder(NAME)))  # type: ignore[union-attr]
+    assert kept.count(b'"exchange":{"messages":[{"role":"user","content":"hello"}],"answer":"Hello."}') == 1
 
 
 def _votes(world: World) -> tuple[int, int, int]:

@@ -13,7 +13,8 @@ from cluster.artifacts import Checkpoint, Dataset, load, save
 from cluster.errors import ConfigError, InputError, ResourceError
 from cluster.storage import LocalStorage
 from pipelines.adapter import TENSOR, check_tensors, read_config, read_header
-from pipelines.config import TrainConfig
+from pipelines.config import PreferenceConfig, TrainConfig
+from pipelines.training.heldout import split
 from pipelines.training.packing import Share, Stream, num_sequences, sequence_ids
 from pipelines.training.schedule import learning_rate
 from pipelines.training.tokens import make_tokens, open_stream
@@ -145,10 +146,21 @@ def test_instructions_in_bfloat16_with_offload_and_accumulation(storage: LocalSt
 def test_preferences_by_the_same_loop(storage: LocalStorage, tiny_model: Path) -> None:
     dataset, base = small_dataset(storage), base_model(storage, tiny_model)
     pairs = [{"prompt": f"Is {n} even?", "chosen": f"yes {n % 7}", "rejected": f"no no {n % 5}"} for n in range(24)]
-    config = small_run(method=_file(storage, "dpo", pairs), attend_across_documents=False)
+    method = {**_file(storage, "dpo", pairs), "heldout_percent": 30}
+    config = small_run(method=method, attend_across_documents=False)
     made = train(config, dataset, base, storage)
     assert made.losses[0].loss == pytest.approx(math.log(2), rel=1e-4)  # before it has learnt anything
     assert made.losses[-1].loss < 0.5
+    found = made.preference
+    assert found is not None
+    assert isinstance(config.method, PreferenceConfig)
+    heldout = split(Path(config.method.path).read_bytes(), config.method).heldout
+    held = [json.loads(line) for line in heldout.split(b"\n") if line]
+    assert found.num_pairs == len(held) > 2
+    assert found.num_rewarded == found.num_pairs  # what it has learnt of the others holds for these
+    assert (found.num_before, found.num_after) == tuple(
+        _num_preferred(storage.root / model.folder, held) for model in (base, made)
+    )
     _file(storage, "dpo", [{"prompt": "Is 2 even?", "answer": "yes"}])
     with pytest.raises(InputError, match=r"does not fit train\.method dpo"):
         train(config, dataset, base, storage)
@@ -254,6 +266,28 @@ def test_a_private_run_says_what_it_spent_and_the_next_one_may_not_spend_it_agai
     assert train(config, dataset, base, storage) == made  # found, and nothing spent
     with pytest.raises(ResourceError, match=r"1 run\(s\) on the same data have spent 2\.[89]"):
         train(config.replace(seed=1), dataset, base, storage)
+
+
+def _num_preferred(folder: Path, pairs: list[dict[str, str]]) -> int:
+    """Pairs whose chosen answer is likelier to the model in that folder, by transformers alone."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+
+    def likelihood(prompt: str, answer: str) -> float:
+        asked = [{"role": "user", "content": prompt}]
+        texts = [
+            tokenizer.apply_chat_template(asked, tokenize=False, add_generation_prompt=True),
+            tokenizer.apply_chat_template([*asked, {"role": "assistant", "content": answer}], tokenize=False),
+        ]
+        before, tokens = (tokenizer(text, add_special_tokens=False)["input_ids"] for text in texts)
+        with torch.no_grad():
+            scores = model(input_ids=torch.tensor([tokens])).logits[0].log_softmax(-1)
+        return sum(float(scores[n - 1, tokens[n]]) for n in range(len(before), len(tokens)))
+
+    return sum(likelihood(p["prompt"], p["chosen"]) > likelihood(p["prompt"], p["rejected"]) for p in pairs)
 
 
 def _file(storage: LocalStorage, kind: str, lines: list[dict[str, str]]) -> dict[str, str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import subprocess
 import sys
@@ -104,6 +105,75 @@ def test_a_gate_that_judges_nothing_is_refused(tmp_path: Path, tasks: str, says:
     with pytest.raises(ConfigError) as caught:
         load_yaml(broken(tmp_path, "tasks: scores", tasks), Recipe)
     assert says in str(caught.value)
+
+
+PROGRESSIVE = """\
+progressive:
+  stages:
+    - {model: {num_hidden_layers: 2}, num_tokens: [400_000, 800_000]}
+    - {num_tokens: 800_000}
+"""
+
+
+def in_stages(tmp_path: Path, old: str = "", new: str = "") -> Path:
+    """The good recipe with progressive training."""
+    text = (
+        GOOD.replace("  num_steps: 60\n", "")
+        .replace("evaluate:\n", f"{PROGRESSIVE}evaluate:\n")
+        .replace("model.gguf", "base")
+    )
+    assert old in text
+    path = tmp_path / "broken.yaml"
+    path.write_text(text.replace(old, new, 1))
+    return path
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "says"),
+    [
+        ("num_workers: 2", "num_workers: 2\n  num_steps: 60", "train.num_steps follows from progressive.stages"),
+        ("num_workers: 2", "num_workers: 2\n  lora: {}", "leave train.lora out"),
+        ("num_workers: 2", "num_workers: 2\n  method: {kind: dpo, path: x}", "needs train.method causal"),
+        ("[400_000, 800_000]", "[800_000, 400_000]", "must be positive and grow"),
+        ("[400_000, 800_000]", "[1_000, 800_000]", "progressive.stages[0]: 1000 tokens are 1 steps"),
+        ("[400_000, 800_000]", "[]", "progressive.stages[0].num_tokens"),
+        ("num_hidden_layers", "num_hidden_layer", "did you mean `num_hidden_layers`?"),
+        ("    - {num_tokens: 800_000}\n", "", "at least 2 items"),
+        ("  stages:\n", "  gate: {confidence: 90}\n  stages:\n", "less than or equal to 0.999"),
+    ],
+)
+def test_stages_that_cannot_be_are_refused(tmp_path: Path, old: str, new: str, says: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        load_yaml(in_stages(tmp_path, old, new), Recipe)
+    assert says in str(caught.value)
+
+
+def test_a_number_of_tokens_is_a_list_of_one_and_steps_follow_from_it(tmp_path: Path) -> None:
+    found = load_yaml(in_stages(tmp_path), Recipe)
+    assert found.progressive is not None
+    assert [stage.num_tokens for stage in found.progressive.stages] == [(400_000, 800_000), (800_000,)]
+    assert [run.train.num_steps for run in found.progressive.runs(found.train)] == [25, 49, 49]
+    assert found.last_train.num_steps == 49
+
+
+def test_check_tells_of_stages(tmp_path: Path) -> None:
+    config = {
+        "hidden_size": 64,
+        "num_attention_heads": 4,
+        "num_hidden_layers": 4,
+        "intermediate_size": 128,
+        "vocab_size": 9000,
+    }
+    (tmp_path / "base").mkdir()
+    (tmp_path / "base" / "config.json").write_text(json.dumps(config))
+    found = CliRunner().invoke(app, ["check", str(in_stages(tmp_path))])
+    assert found.exit_code == 0, found.output
+    said = " ".join(found.output.split())
+    assert "progressive: 2 stages, 3 runs of 25 to 49 steps; about 1.23 M, 1.32 M parameters" in said
+    assert "but: progressive.stages[0].num_tokens: 0.65 tokens a parameter" in said
+    odd = CliRunner().invoke(app, ["check", str(in_stages(tmp_path, "num_hidden_layers: 2", "hidden_size: 63"))])
+    assert isinstance(odd.exception, ConfigError)
+    assert "hidden_size 63 over 4 num_attention_heads is no whole number" in str(odd.exception)
 
 
 def test_the_recipe_that_the_cases_break_is_good(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ import pytest
 
 from cluster import artifacts, registry
 from cluster.artifacts import Adapter, Annotations, Checkpoint, Dataset, FileEntry, QuantizedModel, Revision
-from cluster.descent import annotations_of, descent
+from cluster.descent import descent, made_as
 from cluster.errors import InputError
 from cluster.storage import LocalStorage
 from pipelines.publish import publish_adapter
@@ -69,8 +69,8 @@ def test_a_model_that_learnt_from_annotations_has_seen_their_documents(storage: 
         ("checkpoint", "cccc", "made of annotations nnnn")
     ]
     assert [model.how for model in descent(storage, other.location).models] == ["trained on it"]
-    assert annotations_of(storage, "5" * 64) == made
-    assert annotations_of(storage, "6" * 64) is None
+    assert made_as(storage, Annotations, "5" * 64) == made
+    assert made_as(storage, Annotations, "6" * 64) is None
 
 
 def test_fields_of_another_version_do_not_matter_but_damage_does(storage: LocalStorage) -> None:

@@ -12,13 +12,14 @@ from pyarrow.fs import LocalFileSystem
 
 from pipelines.config import DataConfig, FilterConfig, ProtectAction, ProtectConfig, RuleConfig, SourceConfig
 from pipelines.data.batch import MAX_BATCH_DOCUMENTS, BatchCleaner, Placed, clean_batch, schema
-from pipelines.data.decide import Decision
+from pipelines.data.blocks import Blocks
+from pipelines.data.decide import forgetting
 from pipelines.data.dedup import fingerprints
 from pipelines.data.document import Document
 from pipelines.data.inventory import inventory
 from pipelines.data.record import schema as record_schema
 from pipelines.data.rules import compile_rules
-from pipelines.data.shards import Plan, Row, Target, hash_of, plan, take_out, write_shard
+from pipelines.data.shards import Target, hash_of, plan, write_shard
 
 CONFIG = DataConfig(sources=(SourceConfig(path="docs"),), filters=FilterConfig(languages=("en",), min_words=5))
 
@@ -136,7 +137,7 @@ def test_a_large_file_comes_in_several_batches_numbered_through(tmp_path: Path) 
     sources = (SourceConfig(path=str(tmp_path)),)
     config = CONFIG.replace(sources=sources, rules=(RuleConfig(name="up", pattern="x", replacement="X"),))
     cleaner = BatchCleaner(tuple(inventory(sources)), config)
-    tables = list(cleaner({"file": [0, 1]}))
+    tables = list(cleaner([(0, None), (1, None)]))
     assert [len(table) for table in tables] == [MAX_BATCH_DOCUMENTS, MAX_BATCH_DOCUMENTS, 6]  # small files share
     everything = pa.concat_tables(tables)
     assert everything["file"].to_pylist() == [0] * num + [1]
@@ -144,20 +145,33 @@ def test_a_large_file_comes_in_several_batches_numbered_through(tmp_path: Path) 
     assert everything["changed_by"].to_pylist() == [["up"]] * (num + 1)
 
 
-def block(first: int, num: int) -> pa.Table:
-    rows = range(first, first + num)
-    columns = {name: [f"{name}{i}" for i in rows] for name in ("id", "source", "original", "text", "language")}
-    table = pa.table({**columns, "position": list(rows), "protected": [[]] * num})
-    of_record = {
-        "span": pa.array([(i, i + 1) for i in rows], pa.list_(pa.int64(), 2)),
-        "origin": [f"origin{i}" for i in rows],
-        "num_characters_in": list(rows),
-        "num_characters": list(rows),
-        "changed_by": [["one", "two"]] * num,
-        "fingerprint": [b"f%d" % i for i in rows],
-        "bands": [b"b%d" % i for i in rows],
+def block(num: int) -> pa.Table:
+    """Documents that tell by every value which one they are."""
+    rows = range(num)
+    columns: dict[str, list[Any]] = {
+        field.name: list(rows) if pa.types.is_integer(field.type) else [f"{field.name}{i}" for i in rows]
+        for field in schema()
     }
-    return pa.table({**{name: table[name] for name in table.schema.names}, **of_record})
+    columns |= {"protected": [[]] * num, "span": [(i, i + 1) for i in rows], "changed_by": [["one", "two"]] * num}
+    columns |= {"fingerprint": [b"f%d" % i for i in rows], "bands": [b"b%d" % i for i in rows]}
+    return pa.table(columns, schema=schema())
+
+
+def blocks(folder: Path, *nums: int) -> Blocks:
+    """One with so many documents each."""
+    made = Blocks(LocalFileSystem(), str(folder / "blocks"))
+    for number, num in enumerate(nums):
+        list(made.write(number, [block(num)]))
+    return made
+
+
+def decided(*rows: tuple[int, int, str, str]) -> pa.Table:
+    """Of documents in these stretches, in these rows of them, with these reasons and details."""
+    stretch, row, reason, detail = zip(*rows, strict=True)
+    splits = ["excluded" if why else "train" for why in reason]
+    return pa.table(
+        {"stretch": stretch, "batch": [0] * len(rows), "row": row, "split": splits, "reason": reason, "detail": detail}
+    )
 
 
 def target(folder: Path) -> Target:
@@ -168,9 +182,8 @@ def target(folder: Path) -> Target:
 
 
 def test_shards_are_planned_by_split_and_size() -> None:
-    rows = [Row(0, i, Decision("train" if i % 2 else "excluded", "" if i % 2 else "empty")) for i in range(7)]
-    shards = list(plan(rows, ("train", "heldout", "excluded"), 2))
-    assert [(shard.path, [row.offset for row in shard.rows]) for shard in shards] == [
+    shards = plan(decided(*((0, i, "" if i % 2 else "empty", "") for i in range(7))), 2)
+    assert [(shard.path, shard.documents["row"].to_pylist()) for shard in shards] == [
         ("train/part-00000.parquet", [1, 3]),
         ("train/part-00001.parquet", [5]),
         ("excluded/part-00000.parquet", [0, 2]),
@@ -179,10 +192,8 @@ def test_shards_are_planned_by_split_and_size() -> None:
 
 
 def test_shard_takes_its_rows_in_document_order_from_several_blocks(tmp_path: Path) -> None:
-    blocks = {4: block(0, 3), 7: block(10, 3)}
-    rows = [Row(b, i, Decision("train")) for b, i in ((7, 2), (4, 0), (7, 0), (4, 2))]
-    shard = Plan("train/part-00000.parquet", "train", rows)
-    entry, batch, recorded = write_shard(target(tmp_path), shard, *(blocks[b] for b in shard.blocks))
+    (shard,) = plan(decided(*((stretch, row, "", "") for stretch, row in ((1, 12), (0, 0), (1, 10), (0, 2)))), 4)
+    entry, batch, recorded = write_shard(target(tmp_path), shard, blocks(tmp_path, 3, 13))
     table = pq.read_table(tmp_path / "dataset" / entry.path)
     assert table.column_names == ["id", "text", "source", "position", "language", "protected"]
     assert table["id"].to_pylist() == ["id12", "id0", "id10", "id2"]
@@ -200,9 +211,8 @@ def test_shard_takes_its_rows_in_document_order_from_several_blocks(tmp_path: Pa
 
 
 def test_excluded_shard_has_the_original_and_the_reason(tmp_path: Path) -> None:
-    rows = [Row(0, 1, Decision("excluded", "language", "de")), Row(0, 0, Decision("excluded", "empty", "no words"))]
-    shard = Plan("excluded/part-00000.parquet", "excluded", rows)
-    write_shard(target(tmp_path), shard, block(0, 2))
+    (shard,) = plan(decided((0, 1, "language", "de"), (0, 0, "empty", "no words")), 2)
+    write_shard(target(tmp_path), shard, blocks(tmp_path, 2))
     record = pq.read_table(tmp_path / "record" / shard.path).to_pylist()
     assert [(row["reason"], row["changed_by"], row["bands"]) for row in record] == [
         ("language", ["one", "two"], b""),
@@ -215,23 +225,27 @@ def test_excluded_shard_has_the_original_and_the_reason(tmp_path: Path) -> None:
 
 
 def test_what_is_forgotten_leaves_its_place_and_is_told_without_its_text(tmp_path: Path) -> None:
-    rows = [Row(0, i, Decision("train")) for i in range(3)] + [Row(0, 3, Decision("excluded", "language", "de"))]
-    shards = take_out(list(plan(rows, ("train", "excluded"), 2)), [(0, 3), (0, 2)])
-    assert [(shard.path, [row.offset for row in shard.rows]) for shard in shards] == [
+    documents = decided(*((0, i, "", "") for i in range(3)), (0, 3, "language", "de"))
+    shards = plan(documents, 2, gone=[3, 2])
+    assert [(shard.path, shard.documents["row"].to_pylist()) for shard in shards] == [
         ("train/part-00000.parquet", [0, 1]),
         ("excluded/forgotten.parquet", [3, 2]),
     ]
-    write_shard(target(tmp_path), shards[1], block(0, 4))
+    write_shard(target(tmp_path), shards[1], blocks(tmp_path, 4))
     assert [{**row, "position": 0} for row in pq.read_table(tmp_path / "dataset" / shards[1].path).to_pylist()] == [
         {"id": f"id{i}", "text": "", "source": f"source{i}", "position": 0, "reason": "forgotten", "detail": ""}
         for i in (3, 2)
     ]
     record = pq.read_table(tmp_path / "record" / shards[1].path).to_pylist()
     assert {name for row in record for name, value in row.items() if value} == {"id", "source", "position", "reason"}
+    told = forgetting(documents, [3, 2]).to_pylist()
+    assert [(row["split"], row["reason"], row["detail"]) for row in told[1:]] == [
+        ("train", "", ""), ("excluded", "forgotten", ""), ("excluded", "forgotten", "")
+    ]  # fmt: skip
 
 
 def test_hash_of_a_batch_sees_ids_texts_and_order_but_not_encoding() -> None:
-    table = block(0, 3).select(["id", "source", "original", "text", "language", "position", "protected"])
+    table = block(3).select(["id", "source", "original", "text", "language", "position", "protected"])
     same = table.cast(
         pa.schema(
             [(name, pa.large_string()) for name in table.column_names[:-2]]
@@ -244,7 +258,7 @@ def test_hash_of_a_batch_sees_ids_texts_and_order_but_not_encoding() -> None:
 
 
 def test_batches_of_earlier_versions_are_hashed_as_they_were() -> None:
-    table = block(0, 2)
+    table = block(2)
     lines = "".join(f'["id{i}", "text{i}"]\n' for i in range(2))
     assert hash_of(table, 4) == hashlib.sha256(lines.encode()).hexdigest()
     assert hash_of(table.slice(0, 0)) == hash_of(table.slice(2))

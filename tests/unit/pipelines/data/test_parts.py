@@ -20,12 +20,18 @@ from cluster.artifacts import Record, load
 from cluster.storage import LocalStorage
 from pipelines.config import SourceConfig
 from pipelines.data import inventory as listing
-from pipelines.data.clean import parts_of
+from pipelines.data.blocks import stretches
 from pipelines.data.inventory import SourceFile, inventory
 from pipelines.data.read import read_documents
 from tests.unit.pipelines.data.world import TEXTS, config, make
 
 LIMIT = 300
+
+
+def parts_of(file: SourceFile) -> list[int]:
+    """Numbers of the parts that the workers are given, in their order."""
+    return [part for stretch in stretches([file], 1) for _, part in stretch.parts]
+
 
 lines = st.one_of(
     st.text(max_size=60).map(lambda text: json.dumps({"text": text}, ensure_ascii=False).encode("utf-8", "replace")),
@@ -53,7 +59,7 @@ def test_parts_hold_the_documents_of_the_whole(
     path.write_bytes(data if ended else data.rstrip(b"\n"))
     file = in_parts(path, cut_bytes)
     whole = list(read_documents(file, LIMIT))
-    parts = [list(read_documents(file, LIMIT, item["part"])) for item in parts_of([file])]
+    parts = [list(read_documents(file, LIMIT, part)) for part in parts_of(file)]
     assert [document for part in parts for document in part] == whole
     assert all(cut.start == 0 or path.read_bytes()[cut.start - 1 : cut.start] == b"\n" for cut in file.cuts)
 
@@ -124,7 +130,7 @@ def test_row_groups_hold_the_documents_of_the_whole(
     assert (len(file.cuts) > 0) == (rows < 200 and cut_bytes < 1 << 30)
     whole = list(read_documents(file, LIMIT))
     assert [document.position for document in whole] == list(range(1, 201))
-    assert [d for item in parts_of([file]) for d in read_documents(file, LIMIT, item["part"])] == whole
+    assert [d for part in parts_of(file) for d in read_documents(file, LIMIT, part)] == whole
 
 
 def test_parquet_without_texts_is_one_exclusion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,7 +152,7 @@ def test_damage_costs_one_part_and_no_id_stands_twice(tmp_path: Path, monkeypatc
         at = rng.randrange(4, len(data) - 8)
         path.write_bytes(data[:at] + rng.randbytes(4) + data[at + 4 :])
         (file,) = inventory([SourceConfig(path=str(path))])
-        found = [d for item in parts_of([file]) for d in read_documents(file, 10_000, item["part"])]
+        found = [d for part in parts_of(file) for d in read_documents(file, 10_000, part)]
         ids = [document.id for document in found]
         assert len(set(ids)) == len(ids)
         assert found
@@ -160,7 +166,7 @@ def test_a_file_that_holds_more_rows_than_it_tells(tmp_path: Path, monkeypatch: 
     monkeypatch.setattr(listing, "CUT_BYTES", 1)
     (file,) = inventory([SourceConfig(path=str(tmp_path / "a.parquet"))])
     lying = replace(file, cuts=tuple(cut._replace(line=1 + 5 * cut.start) for cut in file.cuts))
-    ids = [d.id for item in parts_of([lying]) for d in read_documents(lying, LIMIT, item["part"])]
+    ids = [d.id for part in parts_of(lying) for d in read_documents(lying, LIMIT, part)]
     assert len(set(ids)) == len(ids)
 
 

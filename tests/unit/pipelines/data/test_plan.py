@@ -98,7 +98,7 @@ def test_sample_is_bounded_and_tells_of_the_whole(corpus: DataConfig, monkeypatc
     monkeypatch.setattr("pipelines.data.sample.PLACE_BYTES", 25_000)
     files = inventory(corpus.sources)
     assert [(f.name, f.num_bytes) for f in listed(corpus.sources)] == [(f.name, f.num_bytes) for f in files]
-    truth = [reason for table in BatchCleaner(tuple(files), corpus)({"file": range(len(files))})
+    truth = [reason for table in BatchCleaner(tuple(files), corpus)([(i, None) for i in range(len(files))])
              for reason in table["reason"].to_pylist()]  # fmt: skip
     num, kept = sum(reason != "unknown_format" for reason in truth), truth.count("")
     sample, found = sampled(corpus, 0.3)

@@ -11,8 +11,8 @@ from typer.testing import CliRunner
 
 from cluster.errors import ConfigError
 from cluster.storage import LocalStorage
-from pipelines.data.report import report
-from pipelines.data.report_page import page, write
+from pipelines.data.report.page import page, write
+from pipelines.data.report.report import report
 from serinus import app
 from tests.unit.pipelines.data.world import FILTERS, TEXTS, config, make
 from tests.unit.test_check import GOOD
@@ -75,12 +75,14 @@ class Page(HTMLParser):
         super().__init__()
         self.tags: set[str] = set()
         self.attributes: set[str] = set()
+        self.links: set[str] = set()
         self.text = ""
         self.feed(text)
 
     def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
         self.tags.add(tag)
         self.attributes |= {name for name, _ in attrs}
+        self.links |= {value or "" for name, value in attrs if name == "href"}
 
     def handle_data(self, data: str) -> None:
         self.text += data
@@ -90,7 +92,8 @@ def test_the_page_runs_nothing_and_asks_for_nothing_from_outside(storage: LocalS
     shown = Page(page(report(storage, make(storage, config(folder)))))
     assert NASTY in shown.text  # told, not run
     assert not shown.tags & {"script", "img", "link", "iframe", "object"}
-    assert not shown.attributes & {"src", "href", "onerror", "onclick"}
+    assert not shown.attributes & {"src", "style", "onerror", "onclick"}
+    assert all(link.startswith("#") for link in shown.links)
     assert all(heading in shown.text for heading in ("Clean", "Comprehensive", "Consistent"))
 
 

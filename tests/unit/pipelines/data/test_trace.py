@@ -189,6 +189,17 @@ def test_forgetting_twice_changes_nothing_and_names_the_same_models(storage: Loc
     assert (unseen.seen_by.models, len(unseen.seen_by.evaluations)) == ((), 1)
 
 
+def test_blocks_of_interrupted_cleanings_are_named(storage: LocalStorage, folder: Path) -> None:
+    dataset = make(storage, settings(folder))
+    kept, _ = trained_and_heldout(storage, dataset)
+    assert out_of(storage, kept).interrupted == ()
+    for number in range(2):
+        storage.write(f"runs/clean/abc/blocks/d/{number:05d}.arrow", b"")
+    done = out_of(storage, kept)
+    assert done.interrupted == ("abc",)
+    assert "blocks of cleanings under way or interrupted, abc" in "\n".join(tell.forget_lines(done))
+
+
 def test_a_forgetting_that_was_killed_goes_on_with_the_same_command(
     storage: LocalStorage, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -9,13 +10,15 @@ import pyarrow as pa
 
 from cluster import artifacts
 from cluster.artifacts import Checkpoint, Dataset, EvalReport, GateReport, QuantizedModel, Revision
-from cluster.storage import LocalStorage
+from cluster.storage import LocalStorage, Storage
 from pipelines.config import DataConfig, FilterConfig, SourceConfig
 from pipelines.data import clean as stage
+from pipelines.data.blocks import remove_blocks
+from pipelines.data.dedup import Links
 from pipelines.data.duplicates import joined, link, shards_of, tasks
 from pipelines.data.record import save_both
 from pipelines.data.shards import write_shard
-from pipelines.data.work import cleaner_of, prepare
+from pipelines.data.work import Work, prepare
 from pipelines.publish import publish_candidate
 
 FILTERS = FilterConfig(min_words=5, min_stop_words=0)
@@ -36,20 +39,23 @@ def make(storage: LocalStorage, settings: DataConfig, num_workers: int = 1) -> D
     work = prepare(settings, storage)
     if found := artifacts.load(storage, Dataset, work.key):
         return found
-    items, clean = stage.parts_of(work.files), cleaner_of(work)
-    shares = [items[i::num_workers] for i in reversed(range(num_workers))]
-    blocks = [
-        block for share in shares for block in clean({name: [i[name] for i in share] for name in ("file", "part")})
-    ]
-    stripped, keys = zip(*(stage.strip(number, block) for number, block in enumerate(blocks)), strict=True)
-    documents = pa.concat_tables(stripped).sort_by([("file", "ascending"), ("ordinal", "ascending")])
-    todo = tasks(settings.dedup, range(len(keys)), len(documents), storage.uri, shards_of(work.earlier))
-    links = joined([link(task, *keys) for task in todo], documents)
-    decisions, shards = stage.settle(documents, links, work, storage)
+    judge = stage.judge_of(work, storage)
+    numbers = [stretch.number for stretch in judge.stretches]
+    shares = [numbers[i::num_workers] for i in reversed(range(num_workers))]
+    tables = [table for share in shares for table in judge({"stretch": share})]
+    documents, links = linked(tables, work, storage)
+    decided, shards = stage.settle(documents, links, work, storage)
     target = stage.target_of(work, storage)
-    written = [write_shard(target, shard, *(blocks[b] for b in shard.blocks)) for shard in shards]
-    dataset = stage.outcome(work, documents, decisions, written)
-    return save_both(storage, dataset, [shard.record for shard in written])
+    written = [write_shard(target, shard, judge.blocks) for shard in shards]
+    dataset = save_both(storage, stage.outcome(work, documents, decided, written), [shard.record for shard in written])
+    remove_blocks(storage, dataset.key)
+    return dataset
+
+
+def linked(tables: Sequence[pa.Table], work: Work, storage: Storage) -> tuple[pa.Table, Links]:
+    tables = [tables[i] for i in stage.in_order(tables)]
+    todo = tasks(work.config.dedup, [len(table) for table in tables], storage.uri, shards_of(work.earlier))
+    return stage.documents_of(tables), joined([link(task, *tables) for task in todo])
 
 
 def train(storage: LocalStorage, dataset: Dataset, name: str = "m") -> tuple[Checkpoint, QuantizedModel, Revision]:

@@ -100,5 +100,6 @@ def test_figures_are_taken_once() -> None:
     figures = Figures()
     figures.update(1, {"loss": 2.0})
     figures.update(2, {"loss": 1.0})
-    assert figures.take() == [(1, {"loss": 2.0}), (2, {"loss": 1.0})]
-    assert figures.take() == []
+    assert figures.take() == ([(1, {"loss": 2.0}), (2, {"loss": 1.0})], "")
+    figures.tell("scoring 7 held-out pairs")
+    assert figures.take() == ([], "scoring 7 held-out pairs")

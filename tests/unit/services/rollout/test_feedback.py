@@ -224,6 +224,10 @@ def test_votes_and_a_rollouts_last_probe_wake_nobody(tmp_path: Path, monkeypatch
     monkeypatch.setattr(one._loop, "vote", told.append)
     assert one.feedback("", "a", "up", None) == {"revision": "m-1", "role": "stable", "before": None}
     assert [(vote.request_id, vote.thumb) for vote in told] == [("a", "up")]
+    texts = {"messages": [{"role": "user", "content": "Hi"}], "answer": "Hello"}
+    assert one.feedback("", "a", "down", "Hi!", texts) is not None  # as a gateway sends them
+    one._feedback.flush(actor.now() + timedelta(seconds=FLUSH_S))
+    assert b'"exchange":{"messages":[{"role":"user","content":"Hi"}],"answer":"Hello"}' in written(one._storage)[0]  # type: ignore[arg-type]
     one.probes_finished(("rollout", "r", 0))
     assert stirred == []
     one.probes_finished(("decay", "r", 1))

@@ -11,6 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
+from cluster.feedback import Thumb
 from cluster.storage import LocalStorage
 from services.config import RolloutConfig, StepConfig
 from services.contract import Role
@@ -23,7 +24,7 @@ from services.rollout.policy import MIN_CANARY_VOTES, harm_level, level_of
 from services.rollout.replay import replay
 from services.rollout.status import Decision, RolloutStatus
 from services.rollout.summary import lines, summary
-from services.rollout.votes import Ballot, Thumb, UserVote
+from services.rollout.votes import Ballot, UserVote
 from tests.unit.services.rollout.test_loop import CANDIDATE, CONFIG, STABLE, World
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)

@@ -15,7 +15,7 @@ from typer.testing import CliRunner
 import serinus
 from cluster.artifacts import Annotations, Dataset, load
 from cluster.config import load_yaml
-from cluster.descent import annotations_of
+from cluster.descent import made_as
 from cluster.errors import ConfigError, InputError
 from cluster.storage import LocalStorage
 from pipelines.data.annotation import annotate as stage
@@ -85,7 +85,7 @@ def test_rules_give_layers_and_conversations_that_training_reads(
     assert (holding(storage, held), holding(storage, unheld)) == ((made.key,), ())
 
     path = storage.root / made.location / "instruct.jsonl"
-    assert annotations_of(storage, sha256(path.read_bytes()).hexdigest()) == made
+    assert made_as(storage, Annotations, sha256(path.read_bytes()).hexdigest()) == made
     lines = [messages for _, messages in conversations("instruct", str(path), path.read_bytes())]
     assert len(lines) == made.num_conversations == 2 * num
     asked, answer = (lines[0][i]["content"] for i in (0, 1))

@@ -1,0 +1,1 @@
+"""Preferences for training, from what users say of answers in production."""
