@@ -30,7 +30,8 @@ sys.path.insert(0, str(ROOT))
 
 from bench_gateway import machine  # noqa: E402
 
-from cluster.artifacts import Checkpoint, Dataset, PreferenceAccuracy, save, wilson  # noqa: E402
+from cluster.artifacts import Checkpoint, Dataset, PreferenceAccuracy, save  # noqa: E402
+from cluster.intervals import wilson  # noqa: E402
 from cluster.session import joined  # noqa: E402
 from cluster.storage import LocalStorage  # noqa: E402
 

@@ -8,15 +8,15 @@ from __future__ import annotations
 
 import hashlib
 import json
-import math
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from pydantic import Field
 
-from cluster.config import StrictModel
+from cluster.config import StrictModel, is_none
 from cluster.errors import Conflict, InputError
+from cluster.intervals import wilson
 from cluster.storage import ABSENT, Storage, sha256_of
 
 VERSION = "0.1.0"
@@ -216,11 +216,6 @@ class ImportedModel(Weights):
     """The files it was made from. Where they lay is not on record: the same model in another folder is the same."""
 
 
-def _is_none(value: object) -> bool:
-    """Fields left out where they are not set leave the digests of older manifests as they were."""
-    return value is None
-
-
 class LossPoint(StrictModel):
     step: int
     loss: float
@@ -229,7 +224,7 @@ class LossPoint(StrictModel):
     """Trained on so far, over all ranks."""
     sequences_checksum: int = 0
     """Of the sequences that the step took, whichever rank took them (pipelines/training/packing.py)."""
-    epsilon: float | None = Field(None, exclude_if=_is_none)
+    epsilon: float | None = Field(None, exclude_if=is_none)
     """Of private runs: what steps up to this one spent at the run's delta, at most. Their loss has noise, num_tokens is an
     expectation, and there is no checksum, which would tell who was drawn."""
 
@@ -287,7 +282,7 @@ class Ledger(StrictModel):
     energy_estimate_wh: float | None = None
     energy_basis: str
     """What the estimate rests on, or why there is none."""
-    privacy: Privacy | None = Field(None, exclude_if=_is_none)
+    privacy: Privacy | None = Field(None, exclude_if=is_none)
 
 
 class Retention(StrictModel):
@@ -336,14 +331,6 @@ class PreferenceAccuracy(StrictModel):
         )
 
 
-def wilson(num: int, of: int, z: float = 1.959964) -> tuple[float, float]:
-    """Interval for a share of which `num` of `of` were seen (Wilson 1927, JASA 22): 95 % by default."""
-    share, width = num / of, z * z / of
-    middle = (share + width / 2) / (1 + width)
-    half = z / (1 + width) * math.sqrt(share * (1 - share) / of + width / (4 * of))
-    return max(0.0, middle - half), min(1.0, middle + half)
-
-
 class Checkpoint(Weights):
     """A fine-tuned model, exported."""
 
@@ -355,8 +342,8 @@ class Checkpoint(Weights):
     tokens_per_s: float = 0.0
     incidents: tuple[Incident, ...] = ()
     ledger: Ledger | None = None
-    retention: Retention | None = Field(None, exclude_if=_is_none)
-    preference: PreferenceAccuracy | None = Field(None, exclude_if=_is_none)
+    retention: Retention | None = Field(None, exclude_if=is_none)
+    preference: PreferenceAccuracy | None = Field(None, exclude_if=is_none)
     """Where `dpo` held pairs out."""
 
     @property

@@ -30,6 +30,11 @@ class StrictModel(BaseModel):
         return self.model_validate({**dict(self), **changes})
 
 
+def is_none(value: object) -> bool:
+    """For `exclude_if`: fields left out where they are not set leave what older versions wrote, and its digest, as it was."""
+    return value is None
+
+
 def _resolve(value: str, info: ValidationInfo) -> str:
     """A path relative to the file it stands in becomes absolute; a URI stays as it is."""
     base = (info.context or {}).get("base")

@@ -7,11 +7,11 @@ rollouts/<name>/before/feedback-000001.jsonl       where there was none yet
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Any, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
-from cluster.config import StrictModel
+from cluster.config import StrictModel, is_none
 from cluster.storage import Storage
 
 Thumb = Literal["up", "down"]
@@ -44,10 +44,6 @@ class Exchange(StrictModel):
         return self
 
 
-def _is_none(value: Any) -> bool:
-    return value is None
-
-
 class Vote(StrictModel):
     """One judgement. Of several on one request the last counts."""
 
@@ -57,7 +53,7 @@ class Vote(StrictModel):
     thumb: Thumb
     correction: str | None = None
     """The answer as it should have been."""
-    exchange: Exchange | None = Field(None, exclude_if=_is_none)
+    exchange: Exchange | None = Field(None, exclude_if=is_none)
     at: datetime
 
 

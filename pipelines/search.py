@@ -20,8 +20,9 @@ from cluster.artifacts import (
     SchemeSearch,
     Weights,
 )
-from cluster.errors import InputError, ResourceError
+from cluster.errors import ResourceError
 from cluster.storage import Storage, local_copy
+from cluster.versions import every
 from pipelines.config import LifecycleConfig, QuantizeConfig, Stage
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.evaluate import key_of as report_key
@@ -195,18 +196,9 @@ def _settings(recipe: LifecycleConfig) -> dict[str, Any]:
 
 def find_search(storage: Storage, verdict: GateReport) -> SchemeSearch | None:
     """The last search that this gate decided in. Records of other versions of serinus, which cannot be read, are passed over."""
-    found = [
+    deciding = (
         search
-        for key in storage.list("artifacts/search")
-        if key.endswith("/manifest.json")
-        and (search := _readable(storage, key.split("/")[2])) is not None
-        and any(attempt.gate == verdict.digest for attempt in search.attempts)
-    ]
-    return max(found, key=lambda search: search.made_at, default=None)
-
-
-def _readable(storage: Storage, key: str) -> SchemeSearch | None:
-    try:
-        return artifacts.load(storage, SchemeSearch, key)
-    except InputError:
-        return None
+        for search in reversed(every(storage, SchemeSearch)[0])
+        if any(attempt.gate == verdict.digest for attempt in search.attempts)
+    )
+    return next(deciding, None)

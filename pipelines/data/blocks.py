@@ -132,7 +132,9 @@ class Blocks:
             if isinstance(error, FileNotFoundError) or "NO_SUCH_KEY" in str(error):  # pyarrow's of an object
                 return False
             raise
-        return mark == Whole(num_bytes=size, xxh3_128=found.hexdigest())
+        is_whole = mark == Whole(num_bytes=size, xxh3_128=found.hexdigest())
+        (_SOUND.add if is_whole else _SOUND.discard)(self.of(number))
+        return is_whole
 
     def tell(self, number: int) -> Iterator[pa.Table]:
         """Of a finished block what `write` told."""
@@ -157,9 +159,7 @@ class Blocks:
             with self._opened(int(stretch[chosen[0]])) as reader:
                 for rows in _runs(chosen, batch):
                     tables.append(_table(reader, int(batch[rows[0]])).select(names).take(pa.array(row[rows])))
-        found = pa.concat_tables(
-            tables
-        ).combine_chunks()  # else what Parquet makes of it would tell how the input was cut
+        found = pa.concat_tables(tables).combine_chunks()  # else Parquet's bytes would tell how the input was cut
         is_ordered = bool((np.diff(order) > 0).all())
         return found if is_ordered else found.take(pa.array(np.argsort(order)))
 
@@ -169,21 +169,18 @@ class Blocks:
         from pyarrow.fs import LocalFileSystem
 
         path, is_local = self.of(number), isinstance(self.filesystem, LocalFileSystem)
-        if not _is_sound(self, number):
+        if path not in _SOUND and not self.is_finished(number):
             raise BlockGone(f"clean: {path} is gone or damaged: run the same command again")
-        with pa.memory_map(path) if is_local else self.filesystem.open_input_file(path) as stream:
+        try:
+            stream = pa.memory_map(path) if is_local else self.filesystem.open_input_file(path)
+        except OSError as error:
+            raise _unreadable(path, error) from None
+        with stream:
             yield pa.ipc.open_file(stream)
 
 
 _SOUND = set[str]()
-"""Paths of blocks that this process has read whole and found undamaged."""
-
-
-def _is_sound(blocks: Blocks, number: int) -> bool:
-    path = blocks.of(number)
-    if path not in _SOUND and blocks.is_finished(number):
-        _SOUND.add(path)
-    return path in _SOUND
+"""Paths of blocks that this process has read whole and found undamaged: each is read so once."""
 
 
 def _runs(order: Any, keys: Any) -> list[Any]:
@@ -197,7 +194,11 @@ def _table(reader: pa.ipc.RecordBatchFileReader, batch: int) -> pa.Table:
     try:
         return pa.Table.from_batches([reader.get_batch(batch)])
     except (OSError, ValueError) as error:  # removed or written anew since it was looked at
-        raise BlockGone(f"clean: a block cannot be read ({error}): run the same command again") from None
+        raise _unreadable("a block", error) from None
+
+
+def _unreadable(what: str, error: Exception) -> BlockGone:
+    return BlockGone(f"clean: {what} cannot be read any more ({error}): run the same command again")
 
 
 def told(table: pa.Table, number: int, batch: int) -> pa.Table:
@@ -293,13 +294,6 @@ class _Hashed:
 
 
 @contextmanager
-def _spooled() -> Iterator[Any]:
-    """A file in memory that grows in the temporary folder. An upload that is left in the middle would become an object."""
-    with tempfile.SpooledTemporaryFile(max_size=CHUNK_BYTES) as content:
-        yield content
-
-
-@contextmanager
 def written_whole(filesystem: FileSystem, path: str) -> Iterator[Any]:
     """A stream to write a file by, which readers see when the block has ended without an error, and then whole.
 
@@ -309,7 +303,8 @@ def written_whole(filesystem: FileSystem, path: str) -> Iterator[Any]:
     from pyarrow.fs import LocalFileSystem
 
     if not isinstance(filesystem, LocalFileSystem):
-        with _spooled() as content:
+        # A whole one first: an upload that is left in the middle would become an object.
+        with tempfile.SpooledTemporaryFile(max_size=CHUNK_BYTES) as content:
             yield content
             content.seek(0)
             with filesystem.open_output_stream(path) as stream:

@@ -207,7 +207,7 @@ def _told_apart(storage: Storage) -> Iterator[None]:
             )
             raise StageFailed(f"{found}; run the same command again, with larger nodes if it recurs") from None
         if isinstance(cause, StageFailed):
-            raise (BlockGone if isinstance(cause, BlockGone) else StageFailed)(str(cause)) from None
+            raise type(cause)(str(cause)) from None
         if isinstance(cause, UserError):  # a file of rules that runs here may lack a module there
             raise type(cause)(cause.where, cause.found, cause.remedy) from None
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):

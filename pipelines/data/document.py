@@ -5,8 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Literal
 
-DropReason = Literal[
-    # the file or line could not become a document
+NotDocument = Literal[
     "unknown_format",
     "unreadable",
     "binary",
@@ -15,6 +14,10 @@ DropReason = Literal[
     "no_main_text",
     "too_large",
     "http_status",
+]
+"""Why a file or a line could not become a document."""
+DropReason = Literal[
+    NotDocument,
     # the document is not what was asked for
     "empty",
     "too_few_words",

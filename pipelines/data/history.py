@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cluster.artifacts import Dataset, load
+from cluster.artifacts import Dataset
 from cluster.config import StrictModel
 from cluster.errors import InputError
 from cluster.storage import Storage
+from cluster.versions import every, fitting
 from pipelines.data.record import parts
 
 if TYPE_CHECKING:
@@ -25,18 +26,7 @@ class Versions(NamedTuple):
 
 
 def versions(storage: Storage) -> Versions:
-    found, unreadable = list[Dataset](), list[str]()
-    for name in storage.list("artifacts/dataset"):
-        if name.count("/") != 3 or not name.endswith("/manifest.json"):
-            continue
-        key = name.split("/")[2]
-        try:
-            dataset = load(storage, Dataset, key)
-        except InputError:
-            unreadable.append(key)
-            continue
-        found += [dataset] if dataset is not None else []
-    return Versions(sorted(found, key=lambda dataset: (dataset.made_at, dataset.key)), unreadable)
+    return Versions(*every(storage, Dataset))
 
 
 def version(storage: Storage, wanted: str | None = None, back: int = 0) -> Dataset:
@@ -52,7 +42,7 @@ def version(storage: Storage, wanted: str | None = None, back: int = 0) -> Datas
         if not found:
             raise InputError(where, "no dataset yet", "make one: serinus run RECIPE")
         raise InputError(where, f"only {len(found)} version(s) of a dataset", "make another one: serinus run RECIPE")
-    matching = [made for made in found if made.key.startswith(wanted) or made.digest.startswith(wanted)]
+    matching = fitting(found, wanted)
     if len(matching) == 1:
         return matching[0]
     if matching:

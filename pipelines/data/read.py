@@ -168,7 +168,10 @@ def _parquet(file: SourceFile, limit: int, part: int | None = None) -> Iterator[
                 detail = f"no column `{file.text_field}`; columns: {', '.join(names[:12])}"
                 yield Document(file.name, "", file.name, 1, "missing_text", _whole(file, detail))
                 return
-            columns = [file.text_field, *(name for name in {file.id_field, file.origin_field} if name in names)]
+            columns = [
+                file.text_field,
+                *(name for name in dict.fromkeys((file.id_field, file.origin_field)) if name in names),
+            ]
             groups = range(begin.start, following.start if following else parquet.num_row_groups)
             for batch in parquet.iter_batches(batch_size=64, row_groups=groups, columns=columns):
                 for value in _values(batch):

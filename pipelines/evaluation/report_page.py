@@ -2,20 +2,19 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 
 from cluster.artifacts import Check, Difference, Ledger
-from cluster.errors import ConfigError
 from cluster.registry import Lineage
+from pipelines import pages
 from pipelines.evaluation import plots
 from pipelines.evaluation.explain import MARKS
 from pipelines.evaluation.figures import is_whole
 from pipelines.evaluation.report import Evidence, ModelScore, RunReport
 from pipelines.evaluation.report_items import Calibration, WorstItem
+from pipelines.pages import write_report
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c }
@@ -52,22 +51,12 @@ def write(report: RunReport, folder: Path) -> tuple[Path, Path]:
     """
     gate = _of(report, "gate")[:8]
     name = (report.revision or (f"{report.name}-gate-{gate}" if gate else report.name)).replace("/", "-")
-    paths = folder / f"report-{name}.html", folder / f"report-{name}.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        paths[0].write_text(page(report), encoding="utf-8")
-        paths[1].write_text(report.model_dump_json(indent=1), encoding="utf-8")
-    except OSError as error:
-        found = f"cannot be written to: {error.strerror}"
-        raise ConfigError(f"--out: {folder}", found, "name a folder that you may write to") from None
-    return paths
+    return write_report(folder, f"report-{name}", page(report), report)
 
 
 def page(report: RunReport) -> str:
-    """The whole page. Its policy lets a browser load nothing but the style that stands in it, by its hash."""
+    """The whole page."""
     title = escape(report.revision or (f"{report.name}: not published" if report.outcome else report.name))
-    hashed = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{hashed}'; base-uri 'none'; form-action 'none'"
     sections = (
         ("Verdict", _verdict(report)),
         ("Scores", _scores(report)),
@@ -80,15 +69,8 @@ def page(report: RunReport) -> str:
         ("Lineage", _lineage(report)),
         ("Evidence", _evidence(report)),
     )
-    return "".join(
-        (
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>',
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-            f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style><h1>{title}</h1>',
-            *_written(sections, "<p>none on record</p>" if report.outcome or report.revision else ""),
-            "</html>\n",
-        )
-    )
+    nothing = "<p>none on record</p>" if report.outcome or report.revision else ""
+    return pages.page(title, STYLE, _written(sections, nothing))
 
 
 def _written(sections: Iterable[tuple[str, Iterator[str]]], nothing: str) -> Iterator[str]:

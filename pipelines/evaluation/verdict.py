@@ -10,6 +10,7 @@ from cluster import artifacts
 from cluster.artifacts import EvalReport, GateReport
 from cluster.errors import InputError
 from cluster.storage import Storage, open_storage
+from cluster.versions import every, fitting
 from pipelines.config import GateConfig, Stratum, asked_of
 from pipelines.evaluation.compare import compare, pairs
 from pipelines.evaluation.explain import mark
@@ -101,31 +102,16 @@ def find_report(storage: Storage, wanted: str | None = None, not_of: Collection[
     Raises:
         InputError: there is none, or more than one.
     """
-    reports, unreadable = _reports(storage)
+    reports, unreadable = every(storage, GateReport)  # those of an earlier version say less, and stay for the lineage
     reports = [found for found in reports if not {found.digest, found.key} & {*not_of}]
     if wanted is not None:
-        reports = [found for found in reports if found.key.startswith(wanted) or found.digest.startswith(wanted)]
+        reports = fitting(reports, wanted)
     if len(reports) == 1 or (reports and wanted is None):
-        return max(reports, key=lambda report: report.made_at)
+        return reports[-1]
     why = f"{len(reports)} gate reports match {wanted}" if reports else f"no gate report {wanted or 'yet'}"
     if unreadable:
-        why += f" ({unreadable} of another version cannot be read)"
+        why += f" ({len(unreadable)} of another version cannot be read)"
     raise InputError(f"{storage.uri}/artifacts/gate", why, "make one: serinus run RECIPE")
-
-
-def _reports(storage: Storage) -> tuple[list[GateReport], int]:
-    """All that can be read, and how many cannot: those of an earlier version say less, and stay for the lineage."""
-    found, unreadable = [], 0
-    for key in storage.list("artifacts/gate"):
-        if not key.endswith("/manifest.json"):
-            continue
-        try:
-            report = artifacts.load(storage, GateReport, key.split("/")[2])
-        except InputError:
-            unreadable += 1
-            continue
-        found += [report] if report is not None else []
-    return found, unreadable
 
 
 def read_report(path: str) -> GateReport:

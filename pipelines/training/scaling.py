@@ -53,11 +53,6 @@ class Interval(NamedTuple):
     low: float
     high: float
 
-    @property
-    def percent(self) -> float:
-        """Half its width, of the loss."""
-        return 50 * (self.high - self.low) / self.loss
-
 
 class Law(NamedTuple):
     """Draws from the laws that go with the runs, each field an array of NUM_DRAWS."""

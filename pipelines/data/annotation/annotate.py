@@ -16,9 +16,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from cluster.artifacts import Annotations, Dataset, FileEntry, load, save, stage_key
+from cluster.artifacts import Annotations, Dataset, load, save, stage_key
 from cluster.errors import InputError
 from cluster.storage import Storage, remove_folder
+from cluster.versions import chosen, every, write_file
 from pipelines.data.annotation.agreement import Seen, agreements
 from pipelines.data.annotation.checks import check
 from pipelines.data.annotation.config import AnnotationConfig, LabelStudioAnnotator, ModelAnnotator, RulesAnnotator
@@ -205,7 +206,10 @@ def _saved(
         REVIEW: (review.model_dump_json() for review in reviews),
         INSTRUCT: (json.dumps(line, ensure_ascii=False) for line in lines),
     }
-    entries = [_write(storage, location, name, text) for name, text in files.items()]
+    entries = [
+        write_file(storage, location, name, "".join(f"{line}\n" for line in lines).encode())
+        for name, lines in files.items()
+    ]
     accepted = _counts(document.layers for document in documents)
     failed = Counter[str](review.layer for review in reviews)
     seen = [
@@ -242,44 +246,21 @@ def _counts(layers: Iterable[Layers]) -> dict[str, int]:
     }
 
 
-def _write(storage: Storage, location: str, name: str, lines: Iterable[str]) -> FileEntry:
-    content = "".join(f"{line}\n" for line in lines).encode()
-    storage.write(f"{location}/{name}", content)
-    return FileEntry(path=name, num_bytes=len(content), sha256=sha256(content).hexdigest())
-
-
 # --- what was made ----------------------------------------------------------------------------------------------------
-
-
-def everything(storage: Storage) -> list[Annotations]:
-    """All that were made, oldest first."""
-    names = [name for name in storage.list("artifacts/annotations") if name.endswith("/manifest.json")]
-    made = [one for name in names if (one := load(storage, Annotations, name.split("/")[2]))]
-    return sorted(made, key=lambda one: (one.made_at, one.key))
 
 
 def holding(storage: Storage, document: str) -> tuple[str, ...]:
     """Keys of those that have that document."""
     return tuple(
-        made.key for made in everything(storage) if any(one.id == document for one in read_documents(storage, made))
+        made.key
+        for made in every(storage, Annotations)[0]
+        if any(one.id == document for one in read_documents(storage, made))
     )
 
 
 def find(storage: Storage, wanted: str | None = None) -> Annotations:
-    """Those with that key or digest or the beginning of one; without any the newest.
-
-    Raises:
-        InputError: there are none, or more than one.
-    """
-    made = everything(storage)
-    fitting = [one for one in made if wanted is None or one.key.startswith(wanted) or one.digest.startswith(wanted)]
-    if not fitting or (wanted is not None and len(fitting) > 1):
-        found = f"{len(fitting)} of {len(made)} annotations fit" if made else "nothing was annotated yet"
-        remedy = (
-            "name one by its key: serinus data annotate list" if made else "begin: serinus data annotate run CONFIG"
-        )
-        raise InputError(f"annotations {wanted or ''}".strip(), found, remedy)
-    return fitting[-1]
+    """Raises InputError: there are none that fit, or several (`chosen`)."""
+    return chosen(storage, Annotations, wanted, "serinus data annotate")
 
 
 def read_documents(storage: Storage, made: Annotations) -> list[Annotated]:

@@ -66,9 +66,10 @@ def _looking(annotate: typer.Typer, open_recipe: OpenRecipe, say: Say) -> None:
     @annotate.command("list")
     def listed(recipe: RecipeOption = None) -> None:
         """What was annotated, newest last."""
-        from pipelines.data.annotation.annotate import everything
+        from cluster.artifacts import Annotations
+        from cluster.versions import every
 
-        for one in everything(open_recipe(recipe)):
+        for one in every(open_recipe(recipe), Annotations)[0]:
             say([f"{one.key}  {one.made_at:%Y-%m-%d %H:%M}  version {one.dataset}  {one.summary}"])
 
     @annotate.command("show")

@@ -46,9 +46,10 @@ def _looking(group: typer.Typer, read_recipe: ReadRecipe, say: Say) -> None:
     @group.command("list")
     def listed(recipe: RecipeOption = None) -> None:
         """The versions, newest last."""
-        from pipelines.data.preferences.make import everything
+        from cluster.artifacts import Preferences
+        from cluster.versions import every
 
-        for one in everything(open_storage(read_recipe(recipe).storage)):
+        for one in every(open_storage(read_recipe(recipe).storage), Preferences)[0]:
             say([f"{one.key}  {one.made_at:%Y-%m-%d %H:%M}  {one.name}  {one.summary}"])
 
     @group.command("show")

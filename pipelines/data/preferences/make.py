@@ -18,6 +18,7 @@ from cluster.config import StrictModel
 from cluster.errors import InputError
 from cluster.feedback import Exchange, Vote, vote_files, votes_folder
 from cluster.storage import Storage
+from cluster.versions import chosen, write_file
 from pipelines.config import DataConfig
 from pipelines.data import decontaminate
 from pipelines.data.preferences.pairs import Cast, Excluded, Pair, excluded, in_force, pairs_of
@@ -223,34 +224,13 @@ def _counted(names: Iterable[str]) -> dict[str, int]:
 
 
 def _written(storage: Storage, location: str, files: dict[str, Sequence[StrictModel]]) -> tuple[FileEntry, ...]:
-    entries = list[FileEntry]()
-    for name, lines in files.items():
-        content = "".join(f"{line.model_dump_json()}\n" for line in lines).encode()
-        storage.write(f"{location}/{name}", content)
-        entries.append(FileEntry(path=name, num_bytes=len(content), sha256=sha256(content).hexdigest()))
-    return tuple(entries)
-
-
-def everything(storage: Storage) -> list[Preferences]:
-    """All versions, oldest first."""
-    names = [name for name in storage.list("artifacts/preferences") if name.endswith("/manifest.json")]
-    made = [one for name in names if (one := load(storage, Preferences, name.split("/")[2]))]
-    return sorted(made, key=lambda one: (one.made_at, one.key))
+    contents = {name: "".join(f"{line.model_dump_json()}\n" for line in lines) for name, lines in files.items()}
+    return tuple(write_file(storage, location, name, content.encode()) for name, content in contents.items())
 
 
 def find(storage: Storage, wanted: str | None = None) -> Preferences:
-    """The version with that key or digest or the beginning of one; without any the newest.
-
-    Raises:
-        InputError: there is none, or more than one.
-    """
-    made = everything(storage)
-    fitting = [one for one in made if wanted is None or one.key.startswith(wanted) or one.digest.startswith(wanted)]
-    if not fitting or (wanted is not None and len(fitting) > 1):
-        found = f"{len(fitting)} of {len(made)} versions fit" if made else "no preferences were made yet"
-        remedy = "name one by its key: serinus data preferences list" if made else "begin: serinus data preferences run"
-        raise InputError(f"preferences {wanted or ''}".strip(), found, remedy)
-    return fitting[-1]
+    """Raises InputError: there is no version that fits, or several (`chosen`)."""
+    return chosen(storage, Preferences, wanted, "serinus data preferences")
 
 
 def read_excluded(storage: Storage, made: Preferences) -> list[Excluded]:

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from cluster.artifacts import Annotations, Dataset
 from cluster.storage import Storage
-from pipelines.data.annotation.annotate import everything
+from cluster.versions import every
 from pipelines.data.report.figures import Labels, Layer
 
 
 def labels(storage: Storage, dataset: Dataset) -> tuple[Labels, ...]:
     """Oldest first."""
-    return tuple(_labels(made) for made in everything(storage) if made.dataset == dataset.key)
+    return tuple(_labels(made) for made in every(storage, Annotations)[0] if made.dataset == dataset.key)
 
 
 def _labels(made: Annotations) -> Labels:

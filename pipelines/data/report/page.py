@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import base64
-import hashlib
 from collections.abc import Iterator
 from html import escape
 from pathlib import Path
 
-from cluster.errors import ConfigError
+from pipelines import pages
 from pipelines.data.report import plots
 from pipelines.data.report.clean import clean, summary
 from pipelines.data.report.comprehensive import comprehensive
 from pipelines.data.report.consistent import consistent
 from pipelines.data.report.figures import Report
 from pipelines.data.report.first import BOUNDS, findings
+from pipelines.pages import write_report
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1c; --soft: #5f5f5f; --line: #d4d4d4; --ground: #fff; --box: #f5f5f3;
@@ -63,37 +62,19 @@ def write(report: Report, folder: Path) -> tuple[Path, Path]:
     Raises:
         ConfigError: it cannot be written to.
     """
-    paths = folder / f"dataset-{report.version}.html", folder / f"dataset-{report.version}.json"
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        paths[0].write_text(page(report), encoding="utf-8")
-        paths[1].write_text(report.model_dump_json(indent=1), encoding="utf-8")
-    except OSError as error:
-        found = f"cannot be written to: {error.strerror}"
-        raise ConfigError(f"--out: {folder}", found, "name a folder that you may write to") from None
-    return paths
+    return write_report(folder, f"dataset-{report.version}", page(report), report)
 
 
 def page(report: Report) -> str:
-    """The whole page. Its policy lets a browser load nothing but the style that stands in it, by its hash."""
-    title = f"Dataset {escape(report.version)}"
-    hashed = base64.b64encode(hashlib.sha256(STYLE.encode()).digest()).decode()
-    policy = f"default-src 'none'; style-src 'sha256-{hashed}'; base-uri 'none'; form-action 'none'"
-    return "".join(
-        (
-            f'<!doctype html><html lang="en"><meta charset="utf-8"><title>{title}</title>',
-            f'<meta http-equiv="Content-Security-Policy" content="{policy}">',
-            f'<meta name="viewport" content="width=device-width"><style>{STYLE}</style><h1>{title}</h1>',
-            *_first(report),
-            '<h2 id="clean">Clean</h2>',
-            *clean(report),
-            '<h2 id="comprehensive">Comprehensive</h2>',
-            *comprehensive(report),
-            '<h2 id="consistent">Consistent</h2>',
-            *consistent(report),
-            "</html>\n",
-        )
-    )
+    """The whole page."""
+    return pages.page(f"Dataset {escape(report.version)}", STYLE, _parts(report))
+
+
+def _parts(report: Report) -> Iterator[str]:
+    yield from _first(report)
+    for name, part in (("Clean", clean), ("Comprehensive", comprehensive), ("Consistent", consistent)):
+        yield f'<h2 id="{name.lower()}">{name}</h2>'
+        yield from part(report)
 
 
 def _first(report: Report) -> Iterator[str]:

@@ -6,7 +6,7 @@ Thin: that table is held in memory, without texts and signatures, some 300 bytes
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from cluster.artifacts import Dataset
 from cluster.storage import Storage
 from pipelines.data.decide import EXCLUDED
+from pipelines.data.document import NotDocument
 from pipelines.data.record import filled, part
 
 if TYPE_CHECKING:
@@ -34,18 +35,8 @@ COLUMNS = (
     "fingerprint",
     "text_hash",
 )
-NOT_DOCUMENTS = (
-    "unknown_format",
-    "unreadable",
-    "binary",
-    "broken_json",
-    "missing_text",
-    "no_main_text",
-    "too_large",
-    "http_status",
-)
 KINDS: Mapping[str, tuple[str, ...]] = {
-    "no document": NOT_DOCUMENTS,
+    "no document": get_args(NotDocument),
     "quality": (),
     "language": ("language", "language_uncertain"),
     "evaluation sets": ("contaminated",),

@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.intervals import wilson
 from pipelines.data.report.figures import Topic, Topics
 
 HEAD_CHARACTERS = 5_000
@@ -144,11 +145,3 @@ def _beginning(matrix: Any, num: int) -> tuple[Floats, Floats]:
         w[:, target], h[target] = scale * a / norms[0], scale * b / norms[1]
     mean = matrix.sum() / np.prod(matrix.shape)
     return np.where(w > EPSILON, w, mean), np.where(h > EPSILON, h, mean)
-
-
-def wilson(num: int, of: int) -> tuple[float, float]:
-    """95 % interval of a share (Wilson 1927)."""
-    z, share = 1.96, num / of
-    middle = (share + z * z / (2 * of)) / (1 + z * z / of)
-    half = z * np.sqrt(share * (1 - share) / of + z * z / (4 * of * of)) / (1 + z * z / of)
-    return max(0.0, float(middle - half)), min(1.0, float(middle + half))

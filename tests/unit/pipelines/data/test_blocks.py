@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pyarrow.fs import LocalFileSystem
 
-from cluster.storage import LocalStorage
+from cluster.storage import LocalStorage, open_storage
 from pipelines.data import clean as stage
 from pipelines.data import inventory as listing
 from pipelines.data.batch import TEXT_COLUMNS, BatchCleaner, schema
@@ -139,6 +139,36 @@ def test_nothing_is_taken_from_a_damaged_block(blocks: Blocks) -> None:
     content[len(content) // 2] ^= 1
     path.write_bytes(content)
     with pytest.raises(BlockGone, match="is gone or damaged"):
+        blocks.take(told, ["text"])
+
+
+def test_a_block_that_goes_after_it_was_looked_at(blocks: Blocks) -> None:
+    (told,) = blocks.write(0, tables(1))
+    assert blocks.take(told, ["text"])["text"].to_pylist() == ["text0"]
+    Path(blocks.of(0)).unlink()
+    with pytest.raises(BlockGone, match="cannot be read any more"):
+        blocks.take(told, ["text"])
+
+
+def test_blocks_in_a_bucket(s3_uri: str) -> None:
+    """What a writer leaves in the middle is no object there, and what was whole stays so."""
+    storage = open_storage(s3_uri)
+    blocks = blocks_of(storage, "key", [])
+    assert not blocks.is_finished(0)
+    told = pa.concat_tables(blocks.write(0, tables(2, 3)))
+    assert blocks.is_finished(0)
+    assert pa.concat_tables(blocks.tell(0)).equals(told)
+    assert blocks.take(told, ["text"])["text"].to_pylist() == [f"text{i}" for i in range(5)]
+    for number in (0, 1):
+        writing = blocks.write(number, tables(2, 2))
+        next(writing)
+        writing.close()
+    assert (blocks.is_finished(0), blocks.is_finished(1)) == (True, False)
+    assert [name.rpartition("/")[2] for name in storage.list("runs")] == ["00000.arrow", "00000.arrow.json"]
+    assert with_blocks(storage) == ("key",)
+    remove_blocks(storage, "key")
+    assert list(storage.list("runs")) == []
+    with pytest.raises(BlockGone):
         blocks.take(told, ["text"])
 
 

@@ -5,10 +5,9 @@ from __future__ import annotations
 import random
 
 import numpy as np
-import pytest
 from scipy.sparse import csr_array
 
-from pipelines.data.report.topics import HEAD_CHARACTERS, MIN_DOCUMENTS, Sampled, factors, topics, wilson, words_of
+from pipelines.data.report.topics import HEAD_CHARACTERS, MIN_DOCUMENTS, Sampled, factors, topics, words_of
 
 PLANTED = {
     "birds": ["canary", "finch", "wing", "feather", "song", "nest", "beak", "flock"],
@@ -63,10 +62,3 @@ def test_factors_are_near_the_matrix_and_not_negative() -> None:
     assert w.min() >= 0
     assert h.min() >= 0
     assert np.linalg.norm(matrix - w @ h) < 0.05 * np.linalg.norm(matrix.toarray())
-
-
-@pytest.mark.parametrize(
-    ("num", "of", "low", "high"), [(0, 10, 0.0, 0.2775), (5, 10, 0.2366, 0.7634), (50, 100, 0.4038, 0.5962)]
-)
-def test_wilsons_interval(num: int, of: int, low: float, high: float) -> None:
-    assert wilson(num, of) == pytest.approx((low, high), abs=2e-4)

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cluster.artifacts import Checkpoint, Dataset, ImportedModel, LossPoint, PreferenceAccuracy, wilson
+from cluster.artifacts import Checkpoint, Dataset, ImportedModel, LossPoint, PreferenceAccuracy
 from cluster.errors import InputError
 from pipelines.config import PreferenceConfig, TrainConfig
 from pipelines.training.batches import Pairs
@@ -103,12 +103,6 @@ def test_first_tokens_are_no_targets_and_sums_are_of_the_targets(tiny_model: Pat
             single = [likely[n - 1, tokens[n]].item() for n in range(1, len(tokens)) if targets[n]]
             assert len(single) == num_targets(examples)[row]
             assert score == pytest.approx(sum(single), rel=1e-5)
-
-
-def test_wilson_s_interval() -> None:
-    """Newcombe 1998 (Statistics in Medicine 17, table I, method 3): 81 of 263, 15 of 148, 0 of 20."""
-    for num, of, low, high in ((81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611)):
-        assert wilson(num, of) == pytest.approx((low, high), abs=5e-5)
 
 
 def test_the_figure_is_told_and_runs_without_it_keep_key_and_digest() -> None:

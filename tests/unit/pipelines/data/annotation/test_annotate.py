@@ -256,5 +256,5 @@ def test_mistakes_in_the_file_are_told_by_their_place(tmp_path: Path) -> None:
 
 
 def test_what_is_not_there_is_told(storage: LocalStorage, dataset: Dataset) -> None:
-    with pytest.raises(InputError, match="nothing was annotated yet"):
+    with pytest.raises(InputError, match="there are none yet"):
         find(storage)
