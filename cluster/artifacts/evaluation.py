@@ -1,0 +1,119 @@
+"""Scores, and the gate's verdict on them."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from cluster.artifacts.manifest import Manifest
+from cluster.config import StrictModel
+
+
+class Score(StrictModel):
+    """One figure of one task on one model."""
+
+    task: str
+    metric: str
+    value: float
+    ci_low: float
+    ci_high: float
+    """95 % bootstrap interval over items."""
+    num_items: int
+    higher_is_better: bool = True
+
+
+class EvalReport(Manifest):
+    """Scores of one model; `items.parquet` has one row per item with the same ids for every model."""
+
+    kind: Literal["evaluation"] = "evaluation"
+    model: str = ""
+    """Digest of the weights' manifest."""
+    scores: tuple[Score, ...] = ()
+
+    def score(self, task: str, metric: str = "") -> Score:
+        """By default the task's first figure, which gates compare."""
+        return next(s for s in self.scores if s.task == task and metric in ("", s.metric))
+
+    @property
+    def summary(self) -> str:
+        return ", ".join(f"{s.task} {s.metric} {s.value:.4g} [{s.ci_low:.4g}, {s.ci_high:.4g}]" for s in self.scores)
+
+
+class Difference(StrictModel):
+    """A paired comparison of two models on the same items: `new - old` in the metric's unit."""
+
+    task: str
+    metric: str
+    old: float
+    new: float
+    difference: float
+    ci_low: float
+    ci_high: float
+    ratio: float
+    """new / old."""
+    num_items: int
+    higher_is_better: bool = True
+
+
+Outcome = Literal["passed", "failed", "inconclusive"]
+
+
+class Check(StrictModel):
+    """One requirement of a gate on one task, and what was found. Harm is how much worse the new model is: in points of a score
+    (0 to 100), in percent of a perplexity; negative where it is better."""
+
+    name: str
+    """<task>: <new> vs <old>."""
+    task: str
+    metric: str
+    priority: Literal["must", "should", "could"]
+    outcome: Outcome
+    message: str
+    method: str
+    """The test; empty where the figures are taken as they are."""
+    num_items: int
+    old: float
+    new: float
+    harm: float
+    harm_low: float
+    harm_high: float
+    """One-sided bounds: at least `harm_low` with a confidence of 1 - alpha, at most `harm_high` with one of 1 - beta."""
+    margin: float
+    effect: float
+    p_margin: float | None = None
+    """Of "the harm is the margin or less"."""
+    p_margin_adjusted: float | None = None
+    """The same after Holm's adjustment over all tests of that priority: failed when at most alpha."""
+    p_effect: float | None = None
+    """Of "the harm is the effect or more": passed when at most beta."""
+    num_items_if_equal: int | None = None
+    """Items on which a model as good as the old one passes with a chance of `power`; None: out of reach."""
+    num_items_if_as_found: int | None = None
+    """Items on which the harm as found would be settled, one way or the other."""
+
+
+class GateReport(Manifest):
+    """The verdict on a model. `differences` maps "trained vs base", "quantized vs trained", "quantized vs base"."""
+
+    kind: Literal["gate"] = "gate"
+    outcome: Outcome = "inconclusive"
+    """Of the musts together: failed when one failed, else inconclusive when one is, else passed."""
+    passed: bool = False
+    """Whether the model may be published: the outcome is passed, or inconclusive and the recipe lets that through."""
+    checks: tuple[Check, ...] = ()
+    differences: dict[str, tuple[Difference, ...]] = {}
+
+    @property
+    def warnings(self) -> tuple[Check, ...]:
+        """What people should know of a model that is let through."""
+        return tuple(
+            check
+            for check in self.checks
+            if check.outcome != "passed" and (check.priority == "should" or (check.priority == "must" and self.passed))
+        )
+
+    @property
+    def summary(self) -> str:
+        musts = [check for check in self.checks if check.priority == "must"]
+        num_passed = sum(check.outcome == "passed" for check in musts)
+        warned = f", {len(self.warnings)} warning(s)" if self.warnings else ""
+        return f"{self.outcome}: {num_passed} of {len(musts)} musts passed{warned}"
