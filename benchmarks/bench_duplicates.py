@@ -1,8 +1,10 @@
-"""Memory and time of finding duplicates among many documents: the driver, one band's task, and all bands in one process.
+"""Memory and time of finding duplicates among many documents: the driver, one band's task, all bands in one process, and one task
+of those that look for repeated lines.
 
     python benchmarks/bench_duplicates.py [--documents 1000000] [--alike 0.3]
 
-Signatures are made up: a share of the documents is like an earlier one in one band, the others are like none. Each side is a
+Signatures are made up: a share of the documents is like an earlier one in one band, the others are like none; the same share of the
+lines, ten a document, stands in several. Each side is a
 process of its own; memory is its peak above what it had with everything imported and read (signatures and rows lie in mapped
 files here, in Ray's object store in a cleaning).
 """
@@ -25,8 +27,8 @@ import pyarrow as pa
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT))
 
-NUM_BANDS, BLOCK = 14, 2_048
-SIDES = ("driver", "task", "all")
+NUM_BANDS, BLOCK, NUM_LINES = 14, 2_048, 10
+SIDES = ("driver", "task", "all", "lines")
 
 
 def generate(folder: Path, num: int, alike: float) -> None:
@@ -38,7 +40,11 @@ def generate(folder: Path, num: int, alike: float) -> None:
     band = rng.integers(0, NUM_BANDS, len(copies))
     bands[copies, band] = bands[originals, band]
     prints = rng.integers(0, 2**64, (num, 2), np.uint64)
-    binary = {"fingerprint": [p.tobytes() for p in prints], "bands": [b.tobytes() for b in bands]}
+    lines = rng.integers(0, 2**64, (num, NUM_LINES), np.uint64)
+    again = rng.random(lines.shape) < alike
+    lines[again] = lines.ravel()[rng.integers(0, num, again.sum())]
+    held = {"fingerprint": prints, "bands": bands, "lines": lines}
+    binary = {name: [row.tobytes() for row in rows] for name, rows in held.items()}
     empty = pa.array([""] * num)
     table = pa.table({"reason": empty, **{name: pa.array(values, pa.binary()) for name, values in binary.items()}})
     write(folder / "keys.arrow", table, BLOCK)
@@ -75,16 +81,25 @@ def peak_bytes(*, begin: bool = False) -> int:
 def measure(side: str, folder: Path) -> dict[str, Any]:
     from scipy.sparse import csgraph  # noqa: F401  # imported where it is used, by both sides
 
-    from pipelines.config import DataConfig, SourceConfig
-    from pipelines.data.decide import decide
+    from pipelines.config import DataConfig, RepeatsConfig, SourceConfig
+    from pipelines.data.decide import decide, without_duplicates
     from pipelines.data.dedup import Links
     from pipelines.data.duplicates import Task, joined, link
+    from pipelines.data.repeats import find, tasks
 
     keys = [pa.Table.from_batches([batch]) for batch in resident(mapped(folder / "keys.arrow")).to_batches()]
     documents = resident(mapped(folder / "documents.arrow"))
     before, began = peak_bytes(begin=True), time.process_time()
     starts = tuple(accumulate([len(table) for table in keys[:-1]], initial=0))
     config = DataConfig(sources=(SourceConfig(path="x"),))
+    if side == "lines":
+        (task, *others), alive = (
+            tasks("lines", RepeatsConfig(), NUM_LINES * len(documents)),
+            np.ones(len(documents), np.bool_),
+        )
+        num = len(find(task, alive, *keys))
+        spent = {"bytes": peak_bytes() - before, "cpu_s": time.process_time() - began}
+        return {**spent, "told": f"1 of {1 + len(others)} tasks, {num} lines to go"}
     found = []
     if side != "driver":
         bands = tuple(range(NUM_BANDS)) if side == "all" else (0,)
@@ -93,11 +108,11 @@ def measure(side: str, folder: Path) -> dict[str, Any]:
         found = [Links(pairs[:, :0], pairs)]
     if side == "all":
         np.save(folder / "pairs.npy", found[0].near)
-    excluded = 0
+    told = ""
     if side != "task":
-        decisions = decide(documents, config, joined(found))
-        excluded = decisions["split"].to_pylist().count("excluded")
-    return {"bytes": peak_bytes() - before, "cpu_s": time.process_time() - began, "excluded": excluded}
+        decisions = decide(documents, config, without_duplicates(documents, joined(found)))
+        told = f"{decisions['split'].to_pylist().count('excluded')} excluded"
+    return {"bytes": peak_bytes() - before, "cpu_s": time.process_time() - began, "told": told}
 
 
 def main() -> None:
@@ -116,8 +131,8 @@ def main() -> None:
         for side in reversed(SIDES):
             command = [sys.executable, __file__, "--side", side, "--folder", folder]
             answer = json.loads(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
-            excluded = f", {answer['excluded']} excluded" if answer["excluded"] else ""
-            print(f"{side:<8} {answer['bytes'] / 1e6:8.0f} MB {answer['cpu_s']:8.1f} CPU-s{excluded}")
+            told = answer["told"] and f", {answer['told']}"
+            print(f"{side:<8} {answer['bytes'] / 1e6:8.0f} MB {answer['cpu_s']:8.1f} CPU-s{told}")
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """What each stage of cleaning costs by the recipe of bench_clean.py: CPU seconds and MB/s of one core.
 
-    python benchmarks/stages.py FOLDER_OF_JSONL
+    python benchmarks/stages.py FOLDER_OF_JSONL [--repeats]
 
 Stages are the functions that the workers call, on batches as the workers make them. What it takes to hand arrays from one to the
 next is in the last row.
@@ -35,6 +35,7 @@ PLACES = (
     ("stop words", "pipelines.data.filters", "stop_word_drops"),
     ("exact fingerprints", "pipelines.data.dedup", "fingerprints"),
     ("MinHash bands", "pipelines.data.dedup", "band_keys"),
+    ("hashes of lines and paragraphs", "pipelines.data.dedup", "span_hashes"),
 )
 """Stage, and the function that does it, by the module in which its callers find it."""
 
@@ -68,14 +69,16 @@ def timed(function: Callable[..., Any], stage: str, seconds: Seconds) -> Callabl
     return called
 
 
-def stages(folder: Path) -> tuple[Seconds, float]:
-    """CPU seconds of each stage, and megabytes of text."""
+def stages(folder: Path, *, repeats: bool) -> tuple[Seconds, float]:
+    """CPU seconds of each stage, and megabytes of text. `repeats`: repeated lines and paragraphs are asked for."""
     from benchmarks.clean_serinus import recipe
     from pipelines.data import batch
     from pipelines.data.inventory import inventory
     from pipelines.data.rules import compile_rules
 
     config = recipe(folder)
+    if repeats:
+        config = config.replace(dedup=config.dedup.replace(lines={}, paragraphs={}))
     files = tuple(inventory(config.sources))
     seconds: Seconds = defaultdict(float)
     with measured(seconds):
@@ -99,9 +102,10 @@ def stages(folder: Path) -> tuple[Seconds, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
-    stages(folder)  # compiles, loads models
-    seconds, megabytes = stages(folder)
+    parser.add_argument("--repeats", action="store_true", help="with repeated lines and paragraphs")
+    args = parser.parse_args()
+    stages(args.folder, repeats=args.repeats)  # compiles, loads models
+    seconds, megabytes = stages(args.folder, repeats=args.repeats)
     print(f"{megabytes:.1f} MB of text")
     for stage, cpu_s in seconds.items():
         print(f"{stage:<34} {cpu_s:7.3f} CPU-s {megabytes / cpu_s:8.1f} MB/s")

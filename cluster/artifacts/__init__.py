@@ -6,7 +6,7 @@ completion marker, the cache key (`key` is known before the work starts) and the
 
 from __future__ import annotations
 
-from cluster.artifacts.data import Agreement, Annotations, Batch, Dataset, Preferences, Record
+from cluster.artifacts.data import Agreement, Annotations, Batch, Dataset, Preferences, Record, Repeated
 from cluster.artifacts.evaluation import Check, Difference, EvalReport, GateReport, Outcome, Score
 from cluster.artifacts.manifest import VERSION, VOLATILE, FileEntry, Manifest, Source, Weights, digest
 from cluster.artifacts.progressive import Coefficient, Forecast, ForecastCheck, InitialModel, Prediction, StageRun
@@ -57,6 +57,7 @@ __all__ = [
     "Privacy",
     "QuantizedModel",
     "Record",
+    "Repeated",
     "Retention",
     "Revision",
     "SchemeAttempt",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from cluster.artifacts.manifest import Manifest, Source
-from cluster.config import StrictModel
+from cluster.config import StrictModel, is_none
 
 
 class Batch(StrictModel):
@@ -17,6 +19,15 @@ class Batch(StrictModel):
     """Of the documents' ids and texts in order, independent of Parquet's encoding."""
     rules: str
     """Digest of the rule set."""
+
+
+class Repeated(StrictModel):
+    """Taken out of kept documents because it stood before (`data.dedup.lines`, `data.dedup.paragraphs`)."""
+
+    num_lines: int
+    """Those of paragraphs that went are not among them."""
+    num_paragraphs: int
+    num_characters: int
 
 
 class Dataset(Manifest):
@@ -36,6 +47,8 @@ class Dataset(Manifest):
     """Values masked or hashed in kept documents."""
     num_characters_in: int = 0
     num_characters_kept: int = 0
+    repeated: Repeated | None = Field(None, exclude_if=is_none)
+    """None where neither was asked for."""
     batches: tuple[Batch, ...] = ()
 
     @property

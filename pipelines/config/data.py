@@ -140,6 +140,22 @@ class FilterConfig(StrictModel):
         return self
 
 
+Repeating = Literal["paragraphs", "lines"]
+
+
+class RepeatsConfig(StrictModel):
+    """Of lines, or paragraphs, with the same words one stays in the whole version, as in CCNet (Wenzek et al. 2020, arXiv
+    1911.00359, section 3.1). Words are compared in lower case and without punctuation, as for near duplicates."""
+
+    min_words: int = Field(5, ge=1)
+    """Shorter ones stay: "* * *" and "Yes, she said" stand everywhere. A word is a run of letters and digits, which is long in
+    scripts without spaces."""
+    max_occurrences: int = Field(1, ge=1)
+    """What stands in more places stays where it stands first, and goes elsewhere; what stands in no more stays everywhere."""
+    ignore_digits: bool = False
+    """Take each digit for the same, as CCNet does: "page 3 of 10" is "page 4 of 12" then."""
+
+
 class DedupConfig(StrictModel):
     exact: bool = True
     near: bool = True
@@ -151,6 +167,16 @@ class DedupConfig(StrictModel):
     against: tuple[Annotated[str, Field(pattern="^[0-9a-f]{4,64}$")], ...] = ()
     """Earlier versions of the dataset in the same storage (`serinus data log`), by key or digest or the beginning of one: what
     they keep counts as there already. They must have been made with the same ngram, num_bands and rows_per_band."""
+    lines: RepeatsConfig | None = None
+    """Lines that stood before, in the same document or an earlier one. Leave it out and all stay; `{}`: the defaults."""
+    paragraphs: RepeatsConfig | None = None
+    """The same of paragraphs, which empty lines separate."""
+
+    @property
+    def repeats(self) -> dict[Repeating, RepeatsConfig]:
+        """Of the two what is asked for."""
+        both: tuple[Repeating, ...] = get_args(Repeating)
+        return {name: asked for name in both if (asked := getattr(self, name))}
 
 
 ProtectedKind = Literal["email", "phone", "credit_card", "iban", "ip_address", "national_id", "secret"]
@@ -279,3 +305,10 @@ class DataConfig(StrictModel):
         if repeated := {n for n in names if names.count(n) > 1}:
             raise ValueError(f"rule names must differ, repeated: {', '.join(sorted(repeated))}")
         return rules
+
+    @model_validator(mode="after")
+    def _told_apart(self) -> DataConfig:
+        for name in self.dedup.repeats:
+            if any(rule.name == f"repeated_{name}" for rule in self.rules):
+                raise ValueError(f"dedup.{name} is on record as the rule repeated_{name}: give yours another name")
+        return self

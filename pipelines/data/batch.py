@@ -44,6 +44,13 @@ class Verdict(NamedTuple):
     language: str
     fingerprint: bytes
     bands: bytes
+    lines: bytes = b""
+    """Hashes of them, where repeated ones are asked for; see dedup.span_hashes."""
+    paragraphs: bytes = b""
+
+
+KEYS = ("fingerprint", "bands", "lines", "paragraphs")
+"""What is taken of a text that nothing was found against, to compare it with others."""
 
 
 class Lists(NamedTuple):
@@ -130,7 +137,7 @@ def schema() -> pa.Schema:
             "num_characters": pa.int64(),
             "changed_by": pa.list_(pa.string()),
             "protected": pa.list_(pa.struct({"kind": pa.string(), "start": pa.int32(), "end": pa.int32()})),
-            **{name: pa.binary() if name in ("fingerprint", "bands") else pa.string() for name in Verdict._fields},
+            **{name: pa.binary() if name in KEYS else pa.string() for name in Verdict._fields},
         }
     )
 
@@ -258,16 +265,18 @@ def judge(texts: pa.Array, config: DataConfig, lists: Lists = NO_LISTS) -> list[
         drops |= {kept[place]: filters.Drop("contaminated", detail) for place, detail in found.items()}
     keys = _keys(texts, _without(alive, drops), config.dedup)
     return [
-        Verdict(*drops.get(i, ("", "")), languages.get(i, ("",))[0], *keys.get(i, (b"", b"")))
+        Verdict(*drops.get(i, ("", "")), languages.get(i, ("",))[0], *keys.get(i, (b"",) * len(KEYS)))
         for i in range(len(texts))
     ]
 
 
-def _keys(texts: pa.Array, kept: list[int], config: DedupConfig) -> dict[int, tuple[bytes, bytes]]:
-    """Fingerprint and bands of the kept texts."""
-    texts = _chosen(texts, kept)
-    bands = dedup.band_keys(texts, config) if config.near else [b""] * len(kept)
-    return dict(zip(kept, zip(dedup.fingerprints(texts), bands, strict=True), strict=True))
+def _keys(texts: pa.Array, kept: list[int], config: DedupConfig) -> dict[int, tuple[bytes, ...]]:
+    """KEYS of the kept texts."""
+    texts, nothing = _chosen(texts, kept), [b""] * len(kept)
+    bands = dedup.band_keys(texts, config) if config.near else nothing
+    lines = dedup.span_hashes(texts, "lines", config.lines) if config.lines else nothing
+    paragraphs = dedup.span_hashes(texts, "paragraphs", config.paragraphs) if config.paragraphs else nothing
+    return dict(zip(kept, zip(dedup.fingerprints(texts), bands, lines, paragraphs, strict=True), strict=True))
 
 
 def _chosen(texts: pa.Array, indices: list[int]) -> pa.Array:

@@ -1,6 +1,6 @@
 """From raw documents to a dataset: the clean stage, on Ray Data or, for small inputs, in one of Ray's tasks.
 
-    files -> [read, rewrite, filter, fingerprint] -> duplicates and split, at the driver -> [shards]
+    files -> [read, rewrite, filter, fingerprint] -> duplicates, repeated text, split, at the driver -> [shards]
 
 What stands in brackets runs on the pool. Texts go from one to the other through the storage (pipelines/data/blocks.py); the
 driver and Ray's object store have a row for each document without them. A run that was interrupted goes on from the blocks that
@@ -16,7 +16,7 @@ import logging
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from cluster.artifacts import Dataset, FileEntry, Record, load
 from cluster.errors import InputError, ResourceError, StageFailed, UserError
@@ -24,9 +24,7 @@ from cluster.session import cpus_of_a_core, on_pool
 from cluster.storage import Storage, filesystem_to_write
 from cluster.waiting import wait_for_node
 from pipelines.config import DataConfig
-from pipelines.data.batch import schema
 from pipelines.data.blocks import (
-    PLACE,
     BlockGone,
     Blocks,
     Judge,
@@ -35,26 +33,16 @@ from pipelines.data.blocks import (
     num_finished,
     remove_blocks,
     stretches,
-    told,
 )
 from pipelines.data.claim import claim, release
-from pipelines.data.decide import decide, forgetting
-from pipelines.data.dedup import Links
-from pipelines.data.duplicates import joined, link, names_of, shards_of, tasks
-from pipelines.data.outcome import manifest
+from pipelines.data.compare import Pool, filling_a_core, linked, parted
 from pipelines.data.protect import read_key
 from pipelines.data.record import save_both
 from pipelines.data.recorded import rules_digest
 from pipelines.data.rules import compile_rules
-from pipelines.data.shards import (
-    Plan,
-    Target,
-    Written,
-    plan,
-    prepare_folder,
-    remove_leftovers,
-    write_shard,
-)
+from pipelines.data.settle import Settled, outcome, settle
+from pipelines.data.shards import Plan, Target, Written, prepare_folder, remove_leftovers, write_shard
+from pipelines.data.tell import repeated_text
 from pipelines.data.work import Work, cleaner_of, prepare
 from pipelines.progress import bar, say
 
@@ -62,7 +50,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     import ray
 
-    Tables = Sequence[ray.ObjectRef[pa.Table]]
+    Tables = list[ray.ObjectRef[pa.Table]]
 
 BLOCK_BYTES = 8_000_000
 """So much input for a task at least, a second of work. What is not more altogether is small."""
@@ -227,28 +215,20 @@ def _root_cause(error: BaseException) -> BaseException:
 
 
 def _write(tables: Tables, blocks: Blocks, work: Work, storage: Storage) -> tuple[Dataset, list[FileEntry]]:
-    """Decide over all documents and write the shards; the dataset's manifest, not yet saved, and the files of its record."""
-    documents, links = _linked(tables, work, storage)
-    decided, shards = settle(documents, links, work, storage)
-    written = _write_shards(blocks, shards, work, storage)
-    return outcome(work, documents, decided, written), [shard.record for shard in written]
+    """Decide over all documents and write the shards; the dataset's manifest, not yet saved, and the files of its record.
+
+    What was compared is let go of before shards are written: it would lie in Ray's object store all the while.
+    """
+    settled = _settled(tables, blocks, work, storage)
+    written = _write_shards(blocks, settled.shards, work, storage)
+    return outcome(work, settled, written), [shard.record for shard in written]
 
 
-def settle(documents: pa.Table, links: Links, work: Work, storage: Storage) -> tuple[pa.Table, list[Plan]]:
-    """What becomes of each document (see `decide`), and the shards to write."""
-    decided = decide(documents, work.config, links, names_of(storage, work.earlier, links))
-    gone = _forgotten(documents, work.forgotten)
-    for name in PLACE:
-        decided = decided.append_column(name, documents[name])
-    shards = plan(decided, work.config.documents_per_shard, gone)
-    return forgetting(decided, gone), shards
-
-
-def outcome(work: Work, documents: pa.Table, decided: pa.Table, written: Sequence[Written]) -> Dataset:
-    """The manifest, not yet saved."""
-    return manifest(
-        documents, decided, written, config=work.config, files=work.files, recorded=work.recorded, key=work.key
-    )
+def _settled(tables: Tables, blocks: Blocks, work: Work, storage: Storage) -> Settled:
+    """Takes the tables out of the list."""
+    workers, found = Pool(work.config), parted(tables, work.config)
+    links = linked(found, work, storage, workers)
+    return settle(found, links, blocks=blocks, work=work, storage=storage, workers=workers)
 
 
 def target_of(work: Work, storage: Storage) -> Target:
@@ -265,64 +245,11 @@ def target_of(work: Work, storage: Storage) -> Target:
     return Target(filesystem, folder, record, rules_digest(work.recorded))
 
 
-def _forgotten(documents: pa.Table, ids: Sequence[str]) -> list[int]:
-    """Where these documents stand, in the order of the ids."""
-    if not ids:
-        return []
-    wanted = set(ids)
-    places = {name: i for i, name in enumerate(documents["id"].to_pylist()) if name in wanted}
-    return [places[name] for name in sorted(places)]
-
-
-def _check_ids(documents: pa.Table) -> None:
-    """Items of evaluation and lineage go by id: a repeated one would be found out only after training."""
-    import pyarrow.compute as pc
-
-    if pc.count_distinct(documents["id"]).as_py() < len(documents):
-        counted = documents["id"].value_counts().to_pylist()
-        repeated = [entry["values"] for entry in counted if entry["counts"] > 1]
-        raise InputError(
-            "data.sources: id_field",
-            f"{len(repeated)} ids stand on several documents, {repeated[0]!r} among them",
-            "name a field whose values differ, or leave id_field out",
-        )
-
-
-def _linked(tables: Tables, work: Work, storage: Storage) -> tuple[pa.Table, Links]:
-    """One row a document, in document order, and who is like whom."""
-    import ray
-
-    found = ray.get(list(tables))
-    order = in_order(found)
-    documents = documents_of([found[i] for i in order])
-    _check_ids(documents)
-    run = ray.remote(link).options(**_filling_a_core(work.config))
-    todo = tasks(work.config.dedup, [len(found[i]) for i in order], storage.location, shards_of(work.earlier))
-    return documents, joined(ray.get([run.remote(task, *(tables[i] for i in order)) for task in todo]))
-
-
-def in_order(tables: Sequence[pa.Table]) -> list[int]:
-    """The tables' numbers, in document order: each has neighbours of one stretch."""
-    firsts = [tuple(table[name][0].as_py() for name in PLACE) for table in tables]
-    return sorted(range(len(tables)), key=firsts.__getitem__)
-
-
-def documents_of(tables: Sequence[pa.Table]) -> pa.Table:
-    """Of tables in document order."""
-    import pyarrow as pa
-
-    return pa.concat_tables([told(schema().empty_table(), 0, 0), *tables]).drop_columns(["bands"])
-
-
-def _filling_a_core(config: DataConfig) -> dict[str, Any]:
-    return {"num_cpus": cpus_of_a_core(), "label_selector": on_pool(config.pool)}
-
-
 def _write_shards(blocks: Blocks, shards: Sequence[Plan], work: Work, storage: Storage) -> list[Written]:
     import ray
 
     target = target_of(work, storage)
-    write = ray.remote(write_shard).options(**_filling_a_core(work.config))
+    write = ray.remote(write_shard).options(**filling_a_core(work.config))
     results = [write.remote(target, shard, blocks) for shard in shards]
     with bar("clean", len(results), "shards") as progress:
         waiting = results
@@ -352,6 +279,8 @@ def _tell(dataset: Dataset) -> None:
         say("clean", f"  rewritten by {rule:<26} {count}")
     for kind, count in dataset.num_protected_by_kind.items():
         say("clean", f"  protected    {kind:<26} {count}")
+    if dataset.repeated:
+        say("clean", f"  removed      {repeated_text(dataset.repeated)}")
 
 
 def _counts(dataset: Dataset) -> str:

@@ -1,13 +1,14 @@
-"""The decisions that need all documents at once: duplicates and the held-out split. Pure, at the driver.
+"""The decisions that need all documents at once: duplicates, remnants, the held-out split. Pure, at the driver.
 
-What the documents are compared by stays on the workers (pipelines/data/duplicates.py), which tell here only who is like whom.
+What the documents are compared by stays on the workers (pipelines/data/duplicates.py, repeats.py), which tell here only who is like
+whom, and what is left of whom.
 Thin: one row a document (its texts and signatures are elsewhere) is held in the driver's memory, as Arrow's columns.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,19 +26,72 @@ SPLITS = (TRAIN, HELDOUT, EXCLUDED)
 FORGOTTEN: DropReason = "forgotten"
 
 
-def decide(documents: pa.Table, config: DataConfig, links: Links, earlier: Mapping[int, str] | None = None) -> pa.Table:
-    """`split`, `reason` and `detail` of each document, which stand in document order: of duplicates the first is kept.
+class Repeats(NamedTuple):
+    """What documents lose because it stood before (pipelines/data/repeats.py)."""
+
+    rows: Int64s
+    """Of those that lose something, ascending."""
+    told: pa.Table
+    """Of each of them: see `cutting.told_schema`."""
+
+    def among(self, rows: Int64s) -> tuple[Int64s, pa.Table]:
+        """Of these documents: which of them lose something, counted among them, and what is told of those."""
+        import pyarrow as pa
+
+        places = np.searchsorted(self.rows, rows)
+        known = np.flatnonzero(np.append(self.rows, -1)[places] == rows)
+        return known, self.told.take(pa.array(places[known]))
+
+
+def without_duplicates(documents: pa.Table, links: Links, earlier: Mapping[int, str] | None = None) -> pa.Table:
+    """`id`, `reason` and `detail` of each document, which stand in document order: of duplicates the first has no reason.
 
     Args:
         links: pairs of documents that are alike, by their places in the table; of those without a reason alone.
         earlier: names of documents of earlier versions, which have numbers below zero in `links`.
     """
     import pyarrow as pa
-    import pyarrow.compute as pc
 
     found = pa.table({name: _large(documents[name]) for name in ("id", "reason", "detail")})
     found = _without_repeats(found, links.exact, "exact_duplicate", earlier or {})
-    found = _without_repeats(found, links.near, "near_duplicate", earlier or {})
+    return _without_repeats(found, links.near, "near_duplicate", earlier or {})
+
+
+def without_remnants(found: pa.Table, repeats: Repeats, min_words: int) -> pa.Table:
+    """Exclude the documents of which fewer words are left than that, or none at all."""
+    import pyarrow as pa
+
+    asked = max(min_words, 1)
+    few = np.flatnonzero(np.asarray(repeats.told["num_words"]) < asked)
+    rows = (
+        repeats.told.select(("num_words", "num_repeated_lines", "num_repeated_paragraphs"))
+        .take(pa.array(few))
+        .to_pylist()
+    )
+    details = [
+        f"{row['num_words']} words left, at least {asked} asked; "
+        f"{spelt(row['num_repeated_lines'], row['num_repeated_paragraphs'])} stood before"
+        for row in rows
+    ]
+    reasons = ["repeated_lines" if row["num_repeated_lines"] else "repeated_paragraphs" for row in rows]
+    mask = np.zeros(len(found), np.bool_)
+    mask[repeats.rows[few]] = True
+    for name, values in (("reason", reasons), ("detail", details)):
+        found = _put(found, name, mask, pa.array(values, pa.large_string()))
+    return found
+
+
+def spelt(num_lines: int, num_paragraphs: int) -> str:
+    """`3 lines and 1 paragraph`."""
+    counts = ((num_lines, "line"), (num_paragraphs, "paragraph"))
+    return " and ".join(f"{num} {what}{'s' * (num != 1)}" for num, what in counts if num)
+
+
+def decide(documents: pa.Table, config: DataConfig, found: pa.Table) -> pa.Table:
+    """`split`, `reason` and `detail` of each document, once all reasons are found."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
     alive = np.asarray(pc.indices_nonzero(pc.equal(found["reason"], "")))
     split = np.full(len(found), SPLITS.index(EXCLUDED), np.int8)
     split[alive] = choose_heldout(documents["fingerprint"].take(pa.array(alive)), config.heldout_fraction)

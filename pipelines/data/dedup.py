@@ -1,4 +1,4 @@
-"""Exact and near duplicates: fingerprints, bands of MinHash signatures, connected components.
+"""Exact and near duplicates: fingerprints, bands of MinHash signatures, connected components; hashes of lines and paragraphs.
 
 MinHash: Broder 1997, "On the resemblance and containment of documents". Bands: Leskovec, Rajaraman and Ullman,
 "Mining of Massive Datasets", chapter 3.4: two documents of Jaccard similarity s share a band with
@@ -9,21 +9,26 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import pairwise
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from pipelines.config import DedupConfig
+from pipelines.config import DedupConfig, RepeatsConfig
+from pipelines.config.data import Repeating
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
     from pipelines.data.kernels.characters import Buffers
+    from pipelines.data.kernels.spans import Spans
 
 SIGNED_ALIKE = 5
 """The version of the rules from which on signatures are of these words and hash functions."""
+
+HASH_BYTES = 8
+"""Of a line or a paragraph."""
 
 Int64s = NDArray[np.int64]
 Uint64s = NDArray[np.uint64]
@@ -56,6 +61,29 @@ def band_keys(texts: pa.Array, config: DedupConfig) -> list[bytes]:
     found = signatures(words, bounds, config.ngram, config.num_bands * config.rows_per_band)
     keys = band_keys(found, config.num_bands)
     return [row.tobytes() if num else b"" for row, num in zip(keys, np.diff(bounds).tolist(), strict=True)]
+
+
+def span_hashes(texts: pa.Array, name: Repeating, config: RepeatsConfig) -> list[bytes]:
+    """Of each text HASH_BYTES for each of its lines, or paragraphs, that has words enough, in their order."""
+    from pipelines.data.kernels.characters import buffers
+
+    found = spans_of(buffers(texts), name, config)
+    chosen = found.hashes != 0
+    kept, bounds = found.hashes[chosen], sums(chosen)[found.bounds]
+    return [kept[start:end].tobytes() for start, end in pairwise(bounds.tolist())]
+
+
+def spans_of(column: Buffers, name: Repeating, config: RepeatsConfig | None) -> Spans:
+    """The lines, or paragraphs, of each text. `config`: None where they are not asked for."""
+    from pipelines.data.kernels.spans import spans
+
+    config, paragraphs = config or RepeatsConfig(), name == "paragraphs"
+    return spans(column, paragraphs=paragraphs, min_words=config.min_words, ignore_digits=config.ignore_digits)
+
+
+def sums(values: NDArray[Any]) -> Int64s:
+    """Of the first of the values: of none, of one, and so on to all."""
+    return np.concatenate([np.zeros(1, np.int64), np.cumsum(values, dtype=np.int64)])
 
 
 class Keys(NamedTuple):

@@ -56,6 +56,9 @@ DropReason = Literal[
     # the document is there already
     "exact_duplicate",
     "near_duplicate",
+    # so are most of its lines or paragraphs
+    "repeated_lines",
+    "repeated_paragraphs",
     # a person asked for it
     "forgotten",
 ]

@@ -3,7 +3,7 @@
 Forgetting is cleaning once more with one document less, without the sources and in the time it takes to copy a dataset: what
 comes out has the key and the digest that `clean` gives to the same sources while the list of the forgotten is the same. So
 the next run of the recipe finds it made. Other documents keep their places: what was left out as a copy of the forgotten one
-stays out. Versions made before stay as they are.
+stays out, and so do lines and paragraphs that others lost because they stood in it first. Versions made before stay as they are.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, NamedTuple
 
-from cluster.artifacts import Batch, Dataset, FileEntry, Record, load, stage_key
+from cluster.artifacts import Batch, Dataset, FileEntry, Record, Repeated, load, stage_key
 from cluster.config import StrictModel
 from cluster.descent import Descent, descent
 from cluster.errors import InputError
@@ -24,7 +24,7 @@ from pipelines.data.blocks import with_blocks
 from pipelines.data.claim import claim, release
 from pipelines.data.decide import EXCLUDED, FORGOTTEN, HELDOUT, TRAIN
 from pipelines.data.history import versions
-from pipelines.data.outcome import checked, num_protected
+from pipelines.data.outcome import checked, num_protected, num_repeated
 from pipelines.data.record import completed, filled, is_recorded, parts, read_table, save_both
 from pipelines.data.recorded import with_forgotten
 from pipelines.data.rules import VERSION
@@ -173,7 +173,7 @@ class _Making(NamedTuple):
     def _saved(self, written: Sequence[Written], taken: Sequence[tuple[str, _Shard]]) -> Dataset:
         splits: Counter[str] = Counter()
         reasons = Counter(self.old.num_excluded_by_reason)
-        kinds, characters = Counter(self.old.num_protected_by_kind), 0
+        kinds, characters, repeated = Counter(self.old.num_protected_by_kind), 0, self.old.repeated
         for path, (table, record) in taken:
             splits[split := path.partition("/")[0]] += len(table)
             if split == EXCLUDED:
@@ -181,6 +181,7 @@ class _Making(NamedTuple):
             else:
                 kinds.subtract(num_protected(table))
                 characters += sum(record["num_characters"].to_pylist())
+                repeated = _less(repeated, num_repeated(record)) if repeated else None
         reasons[FORGOTTEN] += sum(splits.values())
         made = self.new.model_copy(
             update={
@@ -191,6 +192,7 @@ class _Making(NamedTuple):
                 "num_excluded_by_reason": {name: num for name, num in sorted(reasons.items()) if num},
                 "num_protected_by_kind": {name: num for name, num in sorted(kinds.items()) if num},
                 "num_characters_kept": self.old.num_characters_kept - characters,
+                "repeated": repeated,
                 "made_at": Dataset(key="").made_at,
                 "took_s": 0.0,
             }
@@ -198,6 +200,10 @@ class _Making(NamedTuple):
         saved = save_both(self.storage, checked(made), [shard.record for shard in written])
         release(self.storage, saved.key)
         return saved
+
+
+def _less(all_of_them: Repeated, some: Repeated) -> Repeated:
+    return Repeated(**{name: num - getattr(some, name) for name, num in all_of_them})
 
 
 def _parted(shard: _Shard, gone: set[str]) -> tuple[_Shard, _Shard]:

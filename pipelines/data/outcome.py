@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
-from cluster.artifacts import Dataset, Source
+from cluster.artifacts import Dataset, Repeated, Source
 from pipelines.config import DataConfig
 from pipelines.data.decide import EXCLUDED, HELDOUT, TRAIN
 from pipelines.data.filters import CHEAP_FILTERS
 from pipelines.data.inventory import SourceFile
+from pipelines.data.record import REPEATED
 from pipelines.data.recorded import rules_digest
 from pipelines.data.shards import Written
 
@@ -41,6 +42,7 @@ def manifest(
     splits, reasons = num_by_value(decided["split"]), num_by_value(decided["reason"])
     changed = num_by_value(pc.list_flatten(documents["changed_by"]))
     kept = documents.filter(pc.not_equal(decided["split"], EXCLUDED))
+    repeated_rules = [f"repeated_{name}" for name in config.dedup.repeats]
     dataset = Dataset(
         key=key,
         config=recorded,
@@ -50,6 +52,7 @@ def manifest(
         rules=(
             *(rule.name for rule in config.rules),
             *FILTER_NAMES,
+            *repeated_rules,
             *(("decontaminate",) if config.decontaminate else ()),
         ),
         rules_digest=rules_digest(recorded),
@@ -57,10 +60,13 @@ def manifest(
         num_train=splits.get(TRAIN, 0),
         num_heldout=splits.get(HELDOUT, 0),
         num_excluded_by_reason={reason: num for reason, num in reasons.items() if reason},
-        num_changed_by_rule={rule.name: changed.get(rule.name, 0) for rule in config.rules},
+        num_changed_by_rule={
+            name: changed.get(name, 0) for name in (*(rule.name for rule in config.rules), *repeated_rules)
+        },
         num_protected_by_kind=num_protected(kept) if config.protect.actions else {},
         num_characters_in=pc.sum(documents["num_characters_in"]).as_py() or 0,
         num_characters_kept=pc.sum(kept["num_characters"]).as_py() or 0,
+        repeated=num_repeated(kept) if repeated_rules else None,
     )
     return checked(dataset)
 
@@ -76,6 +82,14 @@ def num_protected(documents: pa.Table) -> dict[str, int]:
     import pyarrow.compute as pc
 
     return num_by_value(pc.struct_field(pc.list_flatten(documents["protected"]), "kind"))
+
+
+def num_repeated(documents: pa.Table) -> Repeated:
+    """What these documents lost, of the columns record.REPEATED."""
+    import pyarrow.compute as pc
+
+    lines, paragraphs, characters = (pc.sum(documents[name]).as_py() or 0 for name in REPEATED)
+    return Repeated(num_lines=lines, num_paragraphs=paragraphs, num_characters=characters)
 
 
 def num_by_value(values: pa.ChunkedArray) -> dict[str, int]:

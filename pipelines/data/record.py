@@ -28,10 +28,13 @@ FROM_BLOCKS = (
     "fingerprint",
     "bands",
 )
+REPEATED = ("num_repeated_lines", "num_repeated_paragraphs", "num_repeated_characters")
+"""Taken out because it stood before. Columns of records alone whose version asks for it, so that those of others stay as they
+were."""
 
 
 def schema() -> pa.Schema:
-    """Of a record's files."""
+    """Of a record's files, but for REPEATED."""
     import pyarrow as pa
 
     return pa.schema(
@@ -63,7 +66,8 @@ def record_of(table: pa.Table, from_blocks: pa.Table, split: str, forgotten: boo
     known = {
         name: table[name] for name in ("id", "source", "position", "reason", "detail") if name in table.schema.names
     }
-    columns = known if forgotten else {**{name: from_blocks[name] for name in FROM_BLOCKS}, **known}
+    names = (*FROM_BLOCKS, *(name for name in REPEATED if name in from_blocks.schema.names))
+    columns = known if forgotten else {**{name: from_blocks[name] for name in names}, **known}
     if not forgotten:
         columns["text_hash"] = text_hashes(table["text"])
     if split == EXCLUDED:
@@ -80,11 +84,11 @@ def text_hashes(texts: pa.ChunkedArray) -> pa.Array:
 
 
 def filled(columns: dict[str, pa.ChunkedArray | pa.Array], num_rows: int) -> pa.Table:
-    """A record with these columns, and what is empty for each that is missing."""
+    """A record with these columns, and what is empty for each that is missing; REPEATED only where it is among them."""
     import pyarrow as pa
 
     empty = {pa.string(): "", pa.binary(): b"", pa.int64(): 0, pa.list_(pa.string()): [], pa.list_(pa.int64(), 2): None}
-    fields = schema()
+    fields = pa.schema([*schema(), *(pa.field(name, pa.int64()) for name in REPEATED if name in columns)])
     arrays = [
         columns[field.name].cast(field.type)
         if field.name in columns

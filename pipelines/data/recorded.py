@@ -39,7 +39,7 @@ def recorded_config(config: DataConfig, forgotten: Sequence[str] = (), against: 
         "decontaminate": True,
         "sources": {"__all__": {"path"}},
         "protect": {"key_file"},
-        "dedup": {"against"},
+        "dedup": {"against", "lines", "paragraphs"},
         "filters": {"blocked_words"},
     }
     dumped = config.model_dump(mode="json", exclude=left_out)
@@ -51,6 +51,8 @@ def recorded_config(config: DataConfig, forgotten: Sequence[str] = (), against: 
     recorded = {**dumped, **decided}
     if against:
         recorded["dedup"] = {**recorded["dedup"], "against": list(against)}
+    for name, asked in config.dedup.repeats.items():
+        recorded["dedup"] = {**recorded["dedup"], name: asked.model_dump(mode="json")}
     if config.filters.blocked_words is not None:
         recorded["filters"] = {
             **recorded["filters"],

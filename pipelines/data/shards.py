@@ -13,9 +13,10 @@ from cluster.artifacts import Batch, FileEntry, Manifest
 from cluster.storage import Storage, filesystem_to_write
 from pipelines.data.batch import schema
 from pipelines.data.blocks import PLACE, Blocks, written_whole
-from pipelines.data.decide import EXCLUDED, SPLITS, forgetting
+from pipelines.data.cutting import CHANGED, cut_out, put_rows
+from pipelines.data.decide import EXCLUDED, SPLITS, Repeats, forgetting
 from pipelines.data.dedup import Int64s
-from pipelines.data.record import FROM_BLOCKS, record_of
+from pipelines.data.record import FROM_BLOCKS, REPEATED, record_of
 from pipelines.data.rules import VERSION
 
 if TYPE_CHECKING:
@@ -36,6 +37,8 @@ class Plan(NamedTuple):
     split: str
     documents: pa.Table
     """Where each lies (blocks.PLACE), and its `reason` and `detail`."""
+    repeats: Repeats | None = None
+    """What its documents lose, counted among them; None where it was not asked for."""
 
 
 class Target(NamedTuple):
@@ -58,21 +61,24 @@ class Written(NamedTuple):
     record: FileEntry
 
 
-def plan(decided: pa.Table, documents_per_shard: int, gone: Sequence[int] = ()) -> list[Plan]:
+def plan(
+    decided: pa.Table, documents_per_shard: int, gone: Sequence[int] = (), repeats: Repeats | None = None
+) -> list[Plan]:
     """Shards of at most `documents_per_shard` documents for each split; none for a split without documents.
 
     Args:
         decided: of all documents their places (blocks.PLACE), `split`, `reason` and `detail`.
         gone: rows of those to be forgotten, which get a shard of their own at the end, in this order. All others stay where they
             would be with them, so that forgetting one document later leaves all shards but one as they were.
+        repeats: what documents lose because it stood before.
     """
     taken = np.asarray(gone, np.int64)
     shards = [
-        _planned(decided, f"{split}/part-{number:05d}.parquet", split, rows[~np.isin(rows, taken)])
+        _planned(decided, f"{split}/part-{number:05d}.parquet", split, rows[~np.isin(rows, taken)], repeats)
         for split in SPLITS
         for number, rows in enumerate(_cut(decided, split, documents_per_shard))
     ]
-    forgotten = [_planned(decided, FORGOTTEN_PATH, EXCLUDED, taken)]
+    forgotten = [_planned(decided, FORGOTTEN_PATH, EXCLUDED, taken, None)]
     return [shard for shard in (*shards, *forgotten) if len(shard.documents)]
 
 
@@ -85,14 +91,15 @@ def _cut(decided: pa.Table, split: str, documents_per_shard: int) -> Iterator[In
         yield rows[start : start + documents_per_shard]
 
 
-def _planned(decided: pa.Table, path: str, split: str, rows: Int64s) -> Plan:
+def _planned(decided: pa.Table, path: str, split: str, rows: Int64s, repeats: Repeats | None) -> Plan:
     import pyarrow as pa
 
     chosen = decided.take(pa.array(rows))
     if path == FORGOTTEN_PATH:
         chosen = forgetting(chosen, range(len(rows)))
     documents = chosen.select([*PLACE, "reason", "detail"])
-    return Plan(path, split, documents.cast(pa.schema({field.name: _narrow(field.type) for field in documents.schema})))
+    documents = documents.cast(pa.schema({field.name: _narrow(field.type) for field in documents.schema}))
+    return Plan(path, split, documents, Repeats(*repeats.among(rows)) if repeats is not None else None)
 
 
 def _narrow(kind: pa.DataType) -> pa.DataType:
@@ -129,8 +136,25 @@ def write_shard(target: Target, shard: Plan, blocks: Blocks) -> Written:
     is_excluded, is_forgotten = shard.split == EXCLUDED, shard.path == FORGOTTEN_PATH
     originals = ("original",) if is_excluded else ()
     held = blocks.take(shard.documents, [*dict.fromkeys((*KEPT_COLUMNS, *originals, *FROM_BLOCKS))])
+    if shard.repeats is not None:
+        held = _without_repeated(held, shard.repeats, is_excluded=is_excluded)
     table = _assemble(shard, held) if is_excluded else held.select(list(KEPT_COLUMNS))
     return write_tables(target, shard.path, table, record_of(table, held, shard.split, is_forgotten))
+
+
+def _without_repeated(held: pa.Table, repeats: Repeats, *, is_excluded: bool) -> pa.Table:
+    """The documents without what stood before, and REPEATED of each. What is excluded keeps its text."""
+    import pyarrow as pa
+
+    rows, told = repeats
+    changed = told.select(CHANGED + REPEATED)
+    if not is_excluded:
+        texts = held["text"].take(pa.array(rows)).combine_chunks()
+        changed = changed.append_column("text", cut_out(texts, told["lines"].to_pylist()))
+    none = pa.array(np.zeros(len(held), np.int64))
+    for name in REPEATED:
+        held = held.append_column(name, none)
+    return put_rows(held, rows, changed)
 
 
 def stored_schema(names: Sequence[str]) -> pa.Schema:

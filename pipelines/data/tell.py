@@ -6,11 +6,11 @@ import json
 from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
-from pipelines.data.decide import EXCLUDED, HELDOUT
+from pipelines.data.decide import EXCLUDED, HELDOUT, spelt
 from pipelines.data.history import changed_files, changed_settings
 
 if TYPE_CHECKING:
-    from cluster.artifacts import Dataset
+    from cluster.artifacts import Dataset, Repeated
     from cluster.descent import Descent, Model
     from pipelines.data.forget import Forgotten
     from pipelines.data.history import Change, Difference, Versions
@@ -72,10 +72,17 @@ def show_lines(dataset: Dataset, made: Descent, *, recorded: bool) -> Iterator[s
     yield from _figures("excluded as", dataset.num_excluded_by_reason)
     yield from _figures("rewritten by", dataset.num_changed_by_rule)
     yield from _figures("protected", dataset.num_protected_by_kind)
+    if dataset.repeated:
+        yield f"  removed       {repeated_text(dataset.repeated)}"
     yield from (f"  shard {b.path}  {b.num_documents} documents, hash {b.sha256[:16]}" for b in dataset.batches)
     if not recorded:
         yield "  no record of each document: an earlier version of serinus made it"
     yield from _seen("  ", made, "made of it:")
+
+
+def repeated_text(found: Repeated) -> str:
+    what = spelt(found.num_lines, found.num_paragraphs) or "nothing"
+    return f"{what} that stood before, {found.num_characters} characters"
 
 
 def _figures(what: str, counts: dict[str, int]) -> Iterator[str]:
@@ -116,6 +123,9 @@ def _fate(fate: Fate, newer: Fate | None) -> Iterator[str]:
     if fate.recorded and fate.reason != "forgotten":
         lengths = f"; {fate.num_characters_in} characters in, {fate.num_characters} out"
         yield f"rewritten   by {', '.join(fate.changed_by) or 'no rule'}{lengths}"
+    if fate.num_repeated_characters:
+        what = spelt(fate.num_repeated_lines, fate.num_repeated_paragraphs)
+        yield f"removed     {what} that stood before, {fate.num_repeated_characters} characters"
     if not fate.recorded:
         yield "rewritten   not on record: an earlier version of serinus made this one"
     if fate.instead:

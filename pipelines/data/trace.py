@@ -15,7 +15,7 @@ from cluster.storage import Storage
 from pipelines.data import ledger
 from pipelines.data.decide import EXCLUDED, TRAIN
 from pipelines.data.history import versions
-from pipelines.data.record import is_recorded, part, parts, schema
+from pipelines.data.record import REPEATED, is_recorded, part, parts, schema
 
 NOT_TOLD = ("text_hash", "fingerprint", "bands")
 NUM_COMPARED = 20_000
@@ -46,6 +46,10 @@ class Fate(StrictModel):
     num_characters_in: int
     num_characters: int
     changed_by: tuple[str, ...]
+    num_repeated_lines: int = 0
+    """Taken out because they stood before; so are the paragraphs."""
+    num_repeated_paragraphs: int = 0
+    num_repeated_characters: int = 0
     recorded: bool
     """Whether the version has a record: without one (an earlier serinus made it) the rules and the bytes are not known."""
     instead: str = ""
@@ -131,7 +135,7 @@ def _fate(storage: Storage, place: Place) -> Fate:
     standing = _standing(storage, dataset, instead, instead_in) if instead else None
     holder = standing.dataset if standing else dataset
     trained = (standing.path if standing else path).startswith(f"{TRAIN}/")
-    kept = split != EXCLUDED or standing is not None
+    kept = not (standing.path if standing else path).startswith(f"{EXCLUDED}/")
     made = descent(storage, holder.location) if kept else Descent()
     sha256 = next((source.sha256 for source in dataset.sources if source.path == row["source"]), "")
     return Fate(
@@ -165,5 +169,6 @@ def row_of(storage: Storage, place: Place) -> dict[str, Any]:
     """What is on record of the document there, but its signatures."""
     recorded = is_recorded(storage, place.dataset)
     names = [name for name in schema().names if name not in (*NOT_TOLD, "id")]
+    names += REPEATED if recorded else ()  # in records of versions that ask for it
     table = part(storage, place.dataset, place.path, names, recorded=recorded)
     return {**table.slice(place.row, 1).to_pylist()[0], "recorded": recorded}

@@ -22,7 +22,7 @@ from cluster.errors import ConfigError, InputError, StageFailed
 from cluster.storage import LocalStorage
 from pipelines.config import DataConfig, FilterConfig, RuleConfig, SourceConfig
 from pipelines.data import clean as stage
-from pipelines.data import duplicates
+from pipelines.data import duplicates, repeats
 from pipelines.data.batch import MAX_BATCH_DOCUMENTS
 from pipelines.data.clean import clean
 from pipelines.data.record import parts, schema
@@ -123,14 +123,16 @@ def _check_record(storage: LocalStorage, dataset: Dataset, written: dict[str, di
 def test_result_does_not_depend_on_how_the_work_is_cut(
     tmp_path: Path, topics_folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = quickstart(topics_folder, documents_per_shard=20, heldout_fraction=0.3)
+    dedup = {"lines": {}, "paragraphs": {"min_words": 3}}
+    config = quickstart(topics_folder, documents_per_shard=20, heldout_fraction=0.3, dedup=dedup)
     made = []
     for least, many in (
-        (1 << 30, duplicates.MANY),
-        (1 << 30, duplicates.MANY),
+        (1 << 30, 200_000),
+        (1 << 30, 200_000),
         (150_000, 1),
     ):  # at last a task for each band
         monkeypatch.setattr(duplicates, "MANY", many)
+        monkeypatch.setattr(repeats, "MANY", 1_000 * many)
         monkeypatch.setattr(stage, "BLOCK_BYTES", least)
         storage = LocalStorage(tmp_path / str(len(made)))
         work = stage.prepare(config, storage)
@@ -138,10 +140,14 @@ def test_result_does_not_depend_on_how_the_work_is_cut(
         assert (len(judge.stretches) == 1) == (least == 1 << 30)
         tables = (stage._with_ray_data if made else stage._in_one_task)(judge, config)
         made.append(stage._write(tables, judge.blocks, work, storage))
+        assert tables == []  # let go of, so that Ray can
     (small, record), (one, _), (other, other_record) = made
     assert small.digest == one.digest == other.digest
     assert record == other_record
     assert len(one.batches) > 4
+    assert one.repeated is not None
+    assert one.repeated.num_lines > 100
+    assert one.repeated.num_paragraphs > 10
 
 
 def test_key_follows_input_and_configuration_but_not_the_folder(tmp_path: Path, storage: LocalStorage) -> None:

@@ -67,8 +67,8 @@ class Lines(NamedTuple):
 
 
 def words(texts: Buffers) -> Words:
-    room = _room(texts)
-    hashes, lengths = np.empty(room, np.uint64), np.empty(room, np.int32)
+    most = room(texts)
+    hashes, lengths = np.empty(most, np.uint64), np.empty(most, np.int32)
     bounds, counts = np.zeros(len(texts) + 1, np.int64), np.zeros((5, len(texts)), np.int64)
     _words(texts.data, texts.offsets, classes(), hashes, lengths, bounds, counts)
     return Words(Pieces(hashes, lengths, bounds), *counts)
@@ -76,8 +76,8 @@ def words(texts: Buffers) -> Words:
 
 def lines(texts: Buffers, short_line_length: int) -> Lines:
     """`short_line_length`: lines of at most so many characters are short."""
-    room = _room(texts)
-    hashes, lengths = np.empty((2, room), np.uint64), np.empty((2, room), np.int32)
+    most = room(texts)
+    hashes, lengths = np.empty((2, most), np.uint64), np.empty((2, most), np.int32)
     bounds, counts = np.zeros((2, len(texts) + 1), np.int64), np.zeros((6, len(texts)), np.int64)
     _lines(texts.data, texts.offsets, classes(), short_line_length, hashes, lengths, bounds, counts)
     each, paragraphs = (Pieces(hashes[k], lengths[k], bounds[k]) for k in (0, 1))
@@ -86,12 +86,12 @@ def lines(texts: Buffers, short_line_length: int) -> Lines:
 
 def plain_words(texts: Buffers) -> tuple[NDArray[np.uint64], Int64s]:
     """Hashes of the words in lower case and without punctuation, and the bounds of each text's."""
-    hashes, bounds = np.empty(_room(texts), np.uint64), np.zeros(len(texts) + 1, np.int64)
+    hashes, bounds = np.empty(room(texts), np.uint64), np.zeros(len(texts) + 1, np.int64)
     _plain_words(texts.data, texts.offsets, folded(), hashes, bounds)
     return hashes, bounds
 
 
-def _room(texts: Buffers) -> int:
+def room(texts: Buffers) -> int:
     """Most pieces that can be: one every other byte. Pages that are never written take no memory."""
     return int(texts.offsets[-1] - texts.offsets[0] + len(texts)) // 2 + 1
 

@@ -71,7 +71,9 @@ def _duplicates(dataset: Dataset, rows: pa.Table, *, recorded: bool) -> Iterator
     if recorded and dataset.config.get("dedup", {}).get("exact"):
         repeated = len(kept) - len(kept["fingerprint"].unique())
         found = f"{repeated:,} repeated among {len(kept):,} kept"
-        yield Check(what="no two kept documents have the same words", ok=not repeated, found=found)
+        cut = any(dataset.config["dedup"].get(name) for name in ("lines", "paragraphs"))
+        when = ", before repeated text was taken out" if cut else ""
+        yield Check(what=f"no two kept documents have the same words{when}", ok=not repeated, found=found)
     if recorded:
         prints = {split: kept.filter(pc.equal(kept["split"], split))["fingerprint"] for split in (TRAIN, HELDOUT)}
         both = int(pc.sum(pc.is_in(prints[HELDOUT], prints[TRAIN].combine_chunks())).as_py() or 0)

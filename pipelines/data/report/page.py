@@ -17,10 +17,12 @@ from pipelines.pages import write_report
 
 STYLE = """
 :root { color-scheme: light dark; --ink: #1c1c1c; --soft: #5f5f5f; --line: #d4d4d4; --ground: #fff; --box: #f5f5f3;
-  --k0: #2f6fb3; --k1: #8a8a8a; --k2: #e09f00; --k3: #7a5ea8; --k4: #1b8a8a; --k5: #c2446e; --k6: #9b5b2e; --k7: #3a3a3a;
+  --k0: #2f6fb3; --k1: #8a8a8a; --k2: #e09f00; --k3: #7a5ea8; --k4: #1b8a8a; --k5: #c2446e; --k6: #9b5b2e; --k7: #6d8c2f;
+  --k8: #3a3a3a;
   --bad: #a40000; --good: #1a6b1a; --warn: #8a5a00; --out: #fbd9d9; --in: #d5efd5 }
 @media (prefers-color-scheme: dark) { :root { --ink: #e6e6e3; --soft: #a3a3a0; --line: #444; --ground: #161616; --box: #222;
-  --k0: #6aa9ea; --k1: #9a9a9a; --k2: #f0b73a; --k3: #b39ae0; --k4: #4fc3c3; --k5: #ee7ba0; --k6: #cf8f5e; --k7: #d8d8d8;
+  --k0: #6aa9ea; --k1: #9a9a9a; --k2: #f0b73a; --k3: #b39ae0; --k4: #4fc3c3; --k5: #ee7ba0; --k6: #cf8f5e; --k7: #a9c95f;
+  --k8: #d8d8d8;
   --bad: #ff8080; --good: #7fd07f; --warn: #e8b85a; --out: #5a2424; --in: #1f4a24 } }
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 64rem; margin: 2rem auto; padding: 0 1rem;
   color: var(--ink); background: var(--ground) }
@@ -35,6 +37,7 @@ svg text { fill: var(--ink) } svg .tick { fill: var(--soft) } .axis { stroke: va
 .mark { stroke: var(--bad); stroke-width: 2 } .whisker { stroke: var(--ink); stroke-width: 1.5 }
 .k0 { fill: var(--k0) } .k1 { fill: var(--k1) } .k2 { fill: var(--k2) } .k3 { fill: var(--k3) }
 .k4 { fill: var(--k4) } .k5 { fill: var(--k5) } .k6 { fill: var(--k6) } .k7 { fill: var(--k7) }
+.k8 { fill: var(--k8) }
 .no { color: var(--bad); font-weight: bold } td span { white-space: nowrap }
 .yes { color: var(--good) } .judge { color: var(--warn) }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: var(--box); padding: .5rem; margin: .2rem 0 .8rem }
@@ -51,6 +54,7 @@ BEHIND = {
     "evaluation sets": "not in evaluation sets",
     "personal data": "without refused values",
     "duplicates": "without duplicates",
+    "repeated text": "with text of their own",
     "forgotten": "not forgotten",
 }
 """What documents are behind each kind of reasons."""

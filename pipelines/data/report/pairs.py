@@ -53,14 +53,14 @@ def overlaps(rows: pa.Table) -> tuple[Overlap, ...]:
 
 
 def num_unfounded(rows: pa.Table) -> int:
-    """Duplicates of a document that is neither kept nor forgotten, nor one of an earlier version."""
+    """Duplicates of a document that is neither kept nor forgotten, nor repeats others, nor one of an earlier version."""
     import pyarrow as pa
     import pyarrow.compute as pc
 
     copies, places = _followed(rows)
     fates = rows["fate"].combine_chunks().take(pa.array(places, mask=places < 0))
     of_earlier = pc.match_substring(rows["detail"].combine_chunks().take(pa.array(copies)), IN_VERSION)
-    stays = pc.is_in(fates, pa.array(["kept", "forgotten"]))
+    stays = pc.is_in(fates, pa.array(["kept", "repeated text", "forgotten"]))  # repeated text stands elsewhere
     return int(pc.sum(pc.invert(pc.or_(stays, pc.and_(pc.is_null(fates), of_earlier)))).as_py() or 0)
 
 

@@ -42,6 +42,7 @@ KINDS: Mapping[str, tuple[str, ...]] = {
     "evaluation sets": ("contaminated",),
     "personal data": ("personal_data",),
     "duplicates": ("exact_duplicate", "near_duplicate"),
+    "repeated text": ("repeated_lines", "repeated_paragraphs"),
     "forgotten": ("forgotten",),
 }
 """Reasons by their kind, in the order in which documents are judged. Quality is all that stands nowhere else."""

@@ -6,6 +6,7 @@ import re
 import unicodedata
 from collections import Counter
 from collections.abc import Callable, Container, Iterator, Sequence
+from itertools import pairwise
 
 from pipelines.config import FilterConfig, FineWebConfig
 from pipelines.data.kernels.characters import BULLETS, terminals
@@ -185,3 +186,44 @@ def personal(text: str, kinds: Container[str]) -> list[Span]:
         found = [Span(kind, *match.span()) for match in pattern.finditer(text) if kind in kinds and holds(match[0])]
         spans += [span for span in found if all(span.end <= b or e <= span.start for _, b, e in spans)]
     return sorted(spans, key=lambda span: span.start)
+
+
+def lines_with_places(text: str) -> list[tuple[int, int]]:
+    """Of each line that is not blank where it begins, with its indentation, and the place behind its last ink."""
+    found, place = list[tuple[int, int]](), 0
+    for line in text.splitlines(keepends=True):
+        if line.strip():
+            found.append((place, place + len(line.rstrip())))
+        place += len(line)
+    return found
+
+
+def without_lines(text: str, gone: Container[int]) -> str:
+    """Between two lines that stay the longest of what stood there between lines, in bytes; the first of several."""
+    places = lines_with_places(text)
+    if not places:
+        return text
+    gaps = [text[end:start] for (_, end), (start, _) in pairwise(places)]
+    parts, last = [text[: places[0][0]]], -1
+    for number, (start, end) in enumerate(places):
+        if number not in gone:
+            between = gaps[last:number] if last >= 0 else [""]
+            parts += [max(between, key=lambda gap: len(gap.encode())), text[start:end]]
+            last = number
+    if last < 0:
+        parts = []
+    return "".join([*parts, text[places[-1][1] :]])
+
+
+def repeated(texts: Sequence[str], split: Callable[[str], list[str]], min_words: int, most: int) -> list[list[int]]:
+    """Of each text the numbers of the lines (or paragraphs) that stood before, where they stand more often than `most`."""
+    spelt = [[" ".join(plain_words(item)) for item in split(text)] for text in texts]
+    counts, seen = Counter(item for items in spelt for item in items), set[str]()
+    found: list[list[int]] = []
+    for items in spelt:
+        found.append([])
+        for number, item in enumerate(items):
+            if len(item.split()) >= min_words and counts[item] > most:
+                found[-1] += [number] * (item in seen)
+                seen.add(item)
+    return found

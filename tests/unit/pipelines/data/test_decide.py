@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from pipelines.config import DataConfig, DedupConfig, SourceConfig
 from pipelines.data import duplicates
-from pipelines.data.decide import EXCLUDED, HELDOUT, TRAIN, choose_heldout, decide
+from pipelines.data.decide import EXCLUDED, HELDOUT, TRAIN, choose_heldout, decide, without_duplicates
 from pipelines.data.dedup import band_keys, fingerprints
 from pipelines.data.duplicates import joined, link, tasks
 from tests.unit.pipelines.data.strategies import column
@@ -39,7 +39,8 @@ def decided(documents: pa.Table, settings: DataConfig, num_tables: int = 2) -> l
     bounds = [len(documents) * i // num_tables for i in range(num_tables + 1)]
     tables = [documents.slice(start, end - start) for start, end in pairwise(bounds)]
     todo = tasks(settings.dedup, [len(table) for table in tables], "unused", ())
-    found = decide(documents, settings, joined([link(task, *tables) for task in todo]))
+    judged = without_duplicates(documents, joined([link(task, *tables) for task in todo]))
+    found = decide(documents, settings, judged)
     return [(row["split"], row["reason"], row["detail"]) for row in found.to_pylist()]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
+from itertools import starmap
 from pathlib import Path
 from typing import Any
 
@@ -13,10 +14,10 @@ from cluster.artifacts import Checkpoint, Dataset, EvalReport, GateReport, Quant
 from cluster.storage import LocalStorage, Storage
 from pipelines.config import DataConfig, FilterConfig, SourceConfig
 from pipelines.data import clean as stage
-from pipelines.data.blocks import remove_blocks
-from pipelines.data.dedup import Links
-from pipelines.data.duplicates import joined, link, shards_of, tasks
+from pipelines.data.blocks import Blocks, remove_blocks
+from pipelines.data.compare import gathered, linked, part
 from pipelines.data.record import save_both
+from pipelines.data.settle import Settled, outcome, settle
 from pipelines.data.shards import write_shard
 from pipelines.data.work import Work, prepare
 from pipelines.publish import publish_candidate
@@ -43,19 +44,29 @@ def make(storage: LocalStorage, settings: DataConfig, num_workers: int = 1) -> D
     numbers = [stretch.number for stretch in judge.stretches]
     shares = [numbers[i::num_workers] for i in reversed(range(num_workers))]
     tables = [table for share in shares for table in judge({"stretch": share})]
-    documents, links = linked(tables, work, storage)
-    decided, shards = stage.settle(documents, links, work, storage)
+    settled = settled_here(tables, judge.blocks, work, storage)
     target = stage.target_of(work, storage)
-    written = [write_shard(target, shard, judge.blocks) for shard in shards]
-    dataset = save_both(storage, stage.outcome(work, documents, decided, written), [shard.record for shard in written])
+    written = [write_shard(target, shard, judge.blocks) for shard in settled.shards]
+    dataset = save_both(storage, outcome(work, settled, written), [shard.record for shard in written])
     remove_blocks(storage, dataset.key)
     return dataset
 
 
-def linked(tables: Sequence[pa.Table], work: Work, storage: Storage) -> tuple[pa.Table, Links]:
-    tables = [tables[i] for i in stage.in_order(tables)]
-    todo = tasks(work.config.dedup, [len(table) for table in tables], storage.uri, shards_of(work.earlier))
-    return stage.documents_of(tables), joined([link(task, *tables) for task in todo])
+class Here:
+    """Workers that are this process."""
+
+    def put(self, value: Any) -> Any:
+        return value
+
+    def each(self, function: Callable[..., Any], calls: Sequence[tuple[Any, ...]], unit: str) -> Iterable[Any]:
+        return starmap(function, calls)
+
+
+def settled_here(tables: Sequence[pa.Table], blocks: Blocks, work: Work, storage: Storage) -> Settled:
+    parts = [part(table) for table in tables]
+    found = gathered([each.rows for each in parts], parts)
+    links = linked(found, work, storage, Here())
+    return settle(found, links, blocks=blocks, work=work, storage=storage, workers=Here())
 
 
 def train(storage: LocalStorage, dataset: Dataset, name: str = "m") -> tuple[Checkpoint, QuantizedModel, Revision]:
