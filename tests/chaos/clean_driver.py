@@ -6,11 +6,14 @@ import sys
 
 from cluster.session import joined
 from cluster.storage import open_storage
+from pipelines.config import DedupConfig
 from pipelines.data import clean as stage
 from tests.unit.pipelines.data import world
 
 if __name__ == "__main__":
     uri, folder, block_bytes = sys.argv[1:]
     stage.BLOCK_BYTES = int(block_bytes)
+    dedup = DedupConfig(lines={"max_occurrences": 25})
     with joined():
-        print(stage.clean(world.config(folder, documents_per_shard=200), open_storage(uri)).digest)
+        config = world.config(folder, documents_per_shard=200, dedup=dedup)
+        print(stage.clean(config, open_storage(uri)).digest)

@@ -21,7 +21,7 @@ import pytest
 from cluster.artifacts import Dataset
 from cluster.errors import ResourceError
 from cluster.storage import LocalStorage, open_storage
-from pipelines.config import DataConfig
+from pipelines.config import DataConfig, DedupConfig
 from pipelines.data import clean as stage
 from pipelines.data.clean import clean
 from tests.chaos.flaky_s3 import flaky_s3
@@ -51,7 +51,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def config(folder: Path) -> DataConfig:
-    return world.config(folder, documents_per_shard=200)
+    """Lines that stand everywhere go: what is compared for that must outlast a node as well."""
+    return world.config(folder, documents_per_shard=200, dedup=DedupConfig(lines={"max_occurrences": 25}))
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,8 @@ def undisturbed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Datas
     made = world.make(LocalStorage(tmp_path_factory.mktemp("undisturbed")), config(folder))
     assert made.num_documents == NUM_FILES * FILE_DOCUMENTS == made.num_kept + made.num_excluded
     assert made.num_excluded_by_reason["exact_duplicate"] > NUM_FILES / 2
+    assert made.repeated is not None
+    assert made.repeated.num_lines > 100
     return made
 
 

@@ -15,9 +15,9 @@ from cluster.artifacts import Dataset, Record
 from cluster.descent import Descent
 from cluster.storage import LocalStorage
 from pipelines.config import DataConfig, DedupConfig, ProtectConfig, RuleConfig
+from pipelines.data import batch, ledger, repeats, tell
 from pipelines.data import clean as stage
 from pipelines.data import inventory as listing
-from pipelines.data import ledger, repeats, tell
 from pipelines.data.forget import forget
 from pipelines.data.history import difference
 from pipelines.data.record import parts, read_table, schema
@@ -58,13 +58,13 @@ def settings(folder: Path, **dedup: Any) -> DataConfig:
 
 def kept(storage: LocalStorage, dataset: Dataset) -> dict[int, dict[str, Any]]:
     """Rows of train and heldout by the documents' line."""
-    paths = [batch.path for batch in dataset.batches if not batch.path.startswith("excluded/")]
+    paths = [each.path for each in dataset.batches if not each.path.startswith("excluded/")]
     rows = [row for path in paths for row in read_table(storage, f"{dataset.location}/{path}").to_pylist()]
     return {row["position"]: row for row in rows}
 
 
 def excluded(storage: LocalStorage, dataset: Dataset) -> dict[int, tuple[str, str, str]]:
-    paths = [batch.path for batch in dataset.batches if batch.path.startswith("excluded/")]
+    paths = [each.path for each in dataset.batches if each.path.startswith("excluded/")]
     rows = [row for path in paths for row in read_table(storage, f"{dataset.location}/{path}").to_pylist()]
     return {row["position"]: (row["reason"], row["detail"], row["text"]) for row in rows}
 
@@ -116,16 +116,18 @@ def test_the_result_does_not_depend_on_how_the_work_is_cut(
     tmp_path: Path, folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = make(LocalStorage(tmp_path / "whole"), settings(folder))
-    monkeypatch.setattr(listing, "CUT_BYTES", 300)
-    monkeypatch.setattr(stage, "BLOCK_BYTES", 200)
+    record = artifacts.load(LocalStorage(tmp_path / "whole"), Record, whole.key)
+    assert record is not None
     monkeypatch.setattr(repeats, "MANY", 5)
-    cut = LocalStorage(tmp_path / "cut")
-    made = make(cut, settings(folder), num_workers=3)
-    records = [artifacts.load(storage, Record, whole.key) for storage in (LocalStorage(tmp_path / "whole"), cut)]
-    assert made.digest == whole.digest
-    assert records[0] is not None
-    assert records[1] is not None
-    assert records[0].digest == records[1].digest
+    monkeypatch.setattr(batch, "MAX_BATCH_DOCUMENTS", 2)
+    for block_bytes in (1 << 30, 200):  # several batches in a block, then several blocks
+        monkeypatch.setattr(listing, "CUT_BYTES", 300)
+        monkeypatch.setattr(stage, "BLOCK_BYTES", block_bytes)
+        storage = LocalStorage(tmp_path / str(block_bytes))
+        made = make(storage, settings(folder), num_workers=3)
+        other = artifacts.load(storage, Record, made.key)
+        assert other is not None
+        assert (made.digest, other.digest) == (whole.digest, record.digest)
 
 
 def test_what_is_not_asked_for_leaves_no_trace(storage: LocalStorage, folder: Path) -> None:
@@ -140,8 +142,8 @@ def test_what_is_not_asked_for_leaves_no_trace(storage: LocalStorage, folder: Pa
     ]
     assert all(
         table.schema.names == schema().names
-        for batch in dataset.batches
-        for table in [read_table(storage, f"artifacts/record/{dataset.key}/{batch.path}")]
+        for each in dataset.batches
+        for table in [read_table(storage, f"artifacts/record/{dataset.key}/{each.path}")]
     )
 
 
