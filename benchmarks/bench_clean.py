@@ -1,6 +1,6 @@
 """From JSON lines to Parquet by one recipe: CPU seconds of serinus, on Ray and without, beside other systems, in one run.
 
-    python benchmarks/bench_clean.py --input FOLDER [--sides serinus ray datatrove-shipped ...] [--datatrove PYTHON]
+    python benchmarks/bench_clean.py --input FOLDER [--sides serinus ray datatrove-shipped ...] [--datatrove PYTHON] [--repeats N]
                                      [--data-juicer PYTHON] [--nemo-curator PYTHON] [--scaling] [--small] [--memory]
 
 FOLDER holds JSONL files with a field `text` (benchmarks/corpus.py makes them); without it documents are made of CPython's
@@ -9,7 +9,7 @@ C4's, exact duplicates, MinHash. What a system leaves out of it stands at the he
 of tests/unit/pipelines/data/reference.py. Beside Data-Juicer and NeMo-Curator, which leave out most, serinus runs a second time
 without that, as far as a recipe can leave it out (language and n-grams stay in). Each side runs as a command of its own, on the
 first few megabytes and on many more: the difference gives what a megabyte costs, the rest is start-up. CPU seconds are those of
-all processes below the command.
+all processes below the command. With --repeats all sides take turns so many times, and a side's median counts.
 
 --scaling: the clean stage on Ray on one core and on two (wall clock). --small: a small input with and without Ray Data.
 --memory: the most that a worker of its own needs for the smaller input and for the larger one.
@@ -20,6 +20,7 @@ from __future__ import annotations
 import argparse
 import json
 import random
+import statistics
 import sys
 import tempfile
 from collections.abc import Iterator, Sequence
@@ -107,13 +108,15 @@ def answer_of(found: Used) -> dict[str, float]:
     return told
 
 
-def cost_of(side: Side, folders: Sequence[Path], megabytes: Sequence[float]) -> Cost:
-    few, many = (used(side, folder) for folder in folders)
-    megabyte_s = (many.cpu_s - few.cpu_s) / (megabytes[1] - megabytes[0])
-    cost = Cost(few.cpu_s - megabyte_s * megabytes[0], megabyte_s)
-    told, size = answer_of(many), f"{megabytes[0]:.1f}, {megabytes[1]:.1f} MB"
+def cost_of(side: Side, runs: Sequence[Sequence[Used]], megabytes: Sequence[float]) -> Cost:
+    """Of runs on the few megabytes and on the many."""
+    few, many = (statistics.median(one.cpu_s for one in some) for some in runs)
+    megabyte_s = (many - few) / (megabytes[1] - megabytes[0])
+    cost = Cost(few - megabyte_s * megabytes[0], megabyte_s)
+    told, size = answer_of(runs[1][-1]), f"{megabytes[0]:.1f}, {megabytes[1]:.1f} MB"
+    seconds = ", ".join(" / ".join(f"{one.cpu_s:.1f}" for one in some) for some in runs)
     print(
-        f"| {side.name} | {size} | {few.cpu_s:.1f}, {many.cpu_s:.1f} | {cost.fixed_s:.1f} | {1 / cost.megabyte_s:.2f} | "
+        f"| {side.name} | {size} | {seconds} | {cost.fixed_s:.1f} | {1 / cost.megabyte_s:.2f} | "
         f"{told['kept']} of {told['documents']} |",
         flush=True,
     )
@@ -132,7 +135,11 @@ def compare(args: argparse.Namespace, made: Path) -> None:
             ]
             if kind == "ours":
                 used(sides[0], folders[0])  # kernels are compiled once on a machine
-            costs |= {side.name: cost_of(side, folders, megabytes) for side in sides}
+            turns = [{side: [used(side, at) for at in folders] for side in sides} for _ in range(args.repeats)]
+            costs |= {
+                side.name: cost_of(side, [[turn[side][i] for turn in turns] for i in range(2)], megabytes)
+                for side in sides
+            }
     ours = {side.name for side in sides_of(args) if side.is_ours}
     for name in (name for name in costs if name == "ray" or name not in ours):
         for one in ("serinus", LIKE + name):
@@ -183,6 +190,7 @@ def main() -> None:
         parser.add_argument(f"--{name}", metavar="PYTHON", help="interpreter of an environment that has it")
     parser.add_argument("--megabytes", nargs=2, type=float, default=(10, 160), help="of text, for serinus")
     parser.add_argument("--peer-megabytes", nargs=2, type=float, default=(1, 11), help="for the others")
+    parser.add_argument("--repeats", type=int, default=1)
     parser.add_argument("--small-megabytes", type=float, default=0.5)
     parser.add_argument("--scaling", action="store_true")
     parser.add_argument("--small", action="store_true")

@@ -59,7 +59,7 @@ def array(texts: Buffers) -> pa.Array:
 def classes() -> NDArray[np.uint8]:
     """The bits of every code point."""
     found = np.zeros(NUM_CODE_POINTS, np.uint8)
-    text = _all_characters()
+    text = all_characters()
     for bit, characters in (
         (SPACE, re.findall(r"\s", text)),
         (ALPHA, filter(str.isalpha, re.findall(r"\w", text))),
@@ -76,7 +76,7 @@ def terminals() -> str:
     """Marks that end a sentence: Unicode's property Sentence_Terminal (UAX #44). Quotes are none."""
     import regex
 
-    return "".join(regex.findall(r"\p{Sentence_Terminal}", _all_characters()))
+    return "".join(regex.findall(r"\p{Sentence_Terminal}", all_characters()))
 
 
 @cache
@@ -87,7 +87,7 @@ def folded() -> NDArray[np.int32]:
     One to one: İ becomes i, and both forms of the small sigma are one letter.
     """
     found = np.zeros(NUM_CODE_POINTS, np.int32)
-    for character in re.findall(r"[^\W_]", _all_characters()):
+    for character in re.findall(r"[^\W_]", all_characters()):
         found[ord(character)] = ord(character.lower()[0])
     found[ord("ς")] = ord("σ")
     for mark in marks():
@@ -108,7 +108,9 @@ def word() -> re.Pattern[str]:
     return re.compile(rf"[^\W_](?:[^\W_]|[{marks()}])*")
 
 
-def _all_characters() -> str:
+@cache
+def all_characters() -> str:
+    """Of Unicode, in order, without the surrogates."""
     points = np.delete(np.arange(NUM_CODE_POINTS, dtype="<u4"), np.s_[0xD800:0xE000])  # without the surrogates
     return points.tobytes().decode("utf-32-le")
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.compiled import kernel
-from pipelines.data.kernels.characters import FACTOR, NUM_CODE_POINTS, Buffers, decode
+from pipelines.data.kernels.characters import FACTOR, NUM_CODE_POINTS, Buffers, all_characters, decode
 
 Uint64s = NDArray[np.uint64]
 Points = NDArray[np.bool_]
@@ -126,9 +126,11 @@ def _points(items: Iterable[tuple[Any, Any]]) -> Points:
 
 @cache
 def _named(name: str) -> Points:
-    expression = {"CATEGORY_SPACE": r"\s", "CATEGORY_WORD": r"\w", "ANY": "."}[name]
+    if name == "ANY":
+        return np.arange(NUM_CODE_POINTS) != ord("\n")
+    expression = {"CATEGORY_SPACE": r"\s", "CATEGORY_WORD": r"\w"}[name]
     found = np.zeros(NUM_CODE_POINTS, np.bool_)
-    found[[ord(c) for c in re.findall(expression, "".join(map(chr, range(NUM_CODE_POINTS))))]] = True
+    found[[ord(c) for c in re.findall(expression, all_characters())]] = True
     return found
 
 

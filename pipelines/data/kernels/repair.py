@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pipelines.compiled import kernel
-from pipelines.data.kernels.characters import LINE_BREAKS, NUM_CODE_POINTS, Buffers, decode
+from pipelines.data.kernels.characters import LINE_BREAKS, NUM_CODE_POINTS, Buffers, all_characters, decode
 
 COMPLEX, MAPPED, UNSETTLED, CLUE, LETTER, PLAIN, ALONE = 1, 2, 4, 8, 16, 32, 64
 """Bits of a code point: only ftfy can tell what becomes of it; one other or none takes its place; NFC may join it to the one
@@ -101,8 +101,7 @@ def _mojibake() -> NDArray[np.uint8]:
 
 def _members(letters: str) -> set[int]:
     """Of the inside of a character class."""
-    everything = "".join(map(chr, (*range(0x80, 0xD800), *range(0xE000, 0x10000))))
-    return set(map(ord, re.findall(f"[{letters}]", everything)))
+    return set(map(ord, re.findall(f"[{letters}]", all_characters()[0x80:0x10000])))
 
 
 @kernel
