@@ -15,9 +15,9 @@ class SourceConfig(StrictModel):
 
     path: Location
     """A file, a folder (read recursively) or a glob; local or s3://."""
-    format: Literal["auto", "jsonl", "parquet", "text", "html", "warc"] = "auto"
-    """`auto` goes by the file's ending: .jsonl .ndjson .json .parquet .txt .md .rst .html .htm .warc .wet .wat .arc, each also
-    .gz but Parquet."""
+    format: Literal["auto", "jsonl", "parquet", "text", "html", "pdf", "warc"] = "auto"
+    """`auto` goes by the file's ending: .jsonl .ndjson .json .parquet .txt .md .rst .html .htm .pdf .warc .wet .wat .arc, each
+    also .gz but Parquet."""
     text_field: str = "text"
     """Field or column with the text, for JSONL and Parquet."""
     id_field: str | None = None
@@ -61,6 +61,9 @@ class RuleConfig(StrictModel):
 DEFAULT_RULES = tuple(RuleConfig(name=name) for name in DEFAULT_RULE_NAMES)
 
 
+Fraction = Annotated[float, Field(ge=0, le=1)]
+
+
 class FineWebConfig(StrictModel):
     """FineWeb's own rules (Penedo et al. 2024, arXiv 2406.17557, section 3.6), meant for pages of the web."""
 
@@ -91,7 +94,55 @@ class BlockedWordsConfig(StrictModel):
     """A .txt file, local or s3://, with a word or a phrase a line; lines that begin with # are comments."""
 
 
-Fraction = Annotated[float, Field(ge=0, le=1)]
+class ClassifierConfig(StrictModel):
+    """A score by a fastText classifier of your own, of quality say, as DCLM's (Li et al. 2024, arXiv 2406.11794, section 4.4).
+
+    It is the probability of `label` for the text, line breaks made spaces, as fastText asks for it.
+    """
+
+    path: Location
+    """A supervised model that fastText saved (.bin, .ftz), local or s3://; each worker process holds it in memory."""
+    label: str = Field(min_length=1)
+    """As the model calls it: `__label__hq`, say."""
+    min_score: Fraction = 0.0
+    """A lower score excludes."""
+    max_score: Fraction = 1.0
+    """So does a higher one: for labels of what nobody wants."""
+
+    @model_validator(mode="after")
+    def _excludes_some(self) -> ClassifierConfig:
+        if self.min_score > self.max_score:
+            raise ValueError(f"min_score ({self.min_score:g}) is above max_score ({self.max_score:g})")
+        if (self.min_score, self.max_score) == (0, 1):
+            raise ValueError("give min_score, or max_score: with neither no document would be excluded")
+        return self
+
+
+class PerplexityConfig(StrictModel):
+    """Perplexity by an n-gram language model of your own, as CCNet's (Wenzek et al. 2020, arXiv 1911.00359).
+
+    It is 10 to the power of minus log10 p / n: p the product of the probabilities of all lines, each with its beginning and
+    end, and n the number of their tokens, of each line's end among them. Tokens are what white space separates, or sentencepiece's.
+    """
+
+    path: Location
+    """A model in ARPA's format or KenLM's own, local or s3://, of at most order 6."""
+    max: float | None = Field(None, gt=0)
+    """A higher perplexity excludes: text unlike what the model was made of."""
+    min: float | None = Field(None, gt=0)
+    """A lower one excludes: the same again and again, or too plain. The paper parts documents into thirds and drops none."""
+    lower_case: bool = True
+    """The model was made of text in lower case."""
+    sentencepiece: Location | None = None
+    """The model was made of the pieces of this tokenizer (a .model file)."""
+
+    @model_validator(mode="after")
+    def _excludes_some(self) -> PerplexityConfig:
+        if self.min is None and self.max is None:
+            raise ValueError("give max, or min: with neither no document would be excluded")
+        if self.min is not None and self.max is not None and self.min > self.max:
+            raise ValueError(f"min ({self.min:g}) is above max ({self.max:g})")
+        return self
 
 
 SixFractions = tuple[Fraction, Fraction, Fraction, Fraction, Fraction, Fraction]
@@ -129,7 +180,11 @@ class FilterConfig(StrictModel):
     fineweb: FineWebConfig | None = None
     """Leave it out for none of FineWeb's rules, or give `{}` for all with their defaults."""
     blocked_words: BlockedWordsConfig | None = None
-    """Asked last, of what passed the others. Leave it out and no word keeps a document out."""
+    """Asked of what passed the others. Leave it out and no word keeps a document out."""
+    classifier: ClassifierConfig | None = None
+    """Asked of what passed all those. Leave it out and no classifier is asked."""
+    perplexity: PerplexityConfig | None = None
+    """Asked last. Leave it out and no language model is asked."""
 
     @model_validator(mode="after")
     def _ordered(self) -> FilterConfig:

@@ -46,7 +46,9 @@ def test_what_reads_and_judges_texts_is_written_with_too_and_what_differs_is_tol
 ) -> None:
     """All that the stage imports from elsewhere and that decides over a text."""
     ours = claim.written_with().split(", ")
-    assert [name for name in ("pyarrow", "Unicode", *claim.DECIDING_PACKAGES) if f"{name} " not in "\n".join(ours)] == []
+    assert [
+        name for name in ("pyarrow", "Unicode", *claim.DECIDING_PACKAGES) if f"{name} " not in "\n".join(ours)
+    ] == []
     assert f"ftfy {ftfy.__version__}" in ours
     claim.claim(storage, "k", NOW)
     found = claim.version
