@@ -5,25 +5,27 @@ from pipelines.config.data import (
     BUILT_IN_RULES,
     DEFAULT_RULE_NAMES,
     DEFAULT_RULES,
-    BlockedWordsConfig,
-    C4Config,
-    ClassifierConfig,
     DataConfig,
     DecontaminateConfig,
     DedupConfig,
     EvaluationSetConfig,
-    FilterConfig,
-    FineWebConfig,
-    Fraction,
-    PerplexityConfig,
     ProtectAction,
     ProtectConfig,
     ProtectedKind,
     RuleConfig,
-    SixFractions,
     SourceConfig,
 )
 from pipelines.config.evaluation import EvaluateConfig
+from pipelines.config.filters import (
+    BlockedWordsConfig,
+    C4Config,
+    ClassifierConfig,
+    FilterConfig,
+    FineWebConfig,
+    Fraction,
+    PerplexityConfig,
+    SixFractions,
+)
 from pipelines.config.gate import DEFAULT_REQUIREMENTS, Comparison, GateConfig, Priority, RequirementConfig, asked_of
 from pipelines.config.lifecycle import LifecycleConfig
 from pipelines.config.privacy import BudgetConfig, PrivacyConfig
