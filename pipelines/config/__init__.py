@@ -5,24 +5,28 @@ from pipelines.config.data import (
     BUILT_IN_RULES,
     DEFAULT_RULE_NAMES,
     DEFAULT_RULES,
-    BlockedWordsConfig,
-    C4Config,
     DataConfig,
     DecontaminateConfig,
     DedupConfig,
     EvaluationSetConfig,
-    FilterConfig,
-    FineWebConfig,
-    Fraction,
     ProtectAction,
     ProtectConfig,
     ProtectedKind,
     RepeatsConfig,
     RuleConfig,
-    SixFractions,
     SourceConfig,
 )
 from pipelines.config.evaluation import EvaluateConfig
+from pipelines.config.filters import (
+    BlockedWordsConfig,
+    C4Config,
+    ClassifierConfig,
+    FilterConfig,
+    FineWebConfig,
+    Fraction,
+    PerplexityConfig,
+    SixFractions,
+)
 from pipelines.config.gate import DEFAULT_REQUIREMENTS, Comparison, GateConfig, Priority, RequirementConfig, asked_of
 from pipelines.config.lifecycle import LifecycleConfig
 from pipelines.config.privacy import BudgetConfig, PrivacyConfig
@@ -51,6 +55,7 @@ __all__ = [
     "BudgetConfig",
     "C4Config",
     "CausalConfig",
+    "ClassifierConfig",
     "Comparison",
     "ConsolidationConfig",
     "DataConfig",
@@ -71,6 +76,7 @@ __all__ = [
     "ModelConfig",
     "OnlineConfig",
     "ParallelConfig",
+    "PerplexityConfig",
     "Pool",
     "PreferenceConfig",
     "Priority",

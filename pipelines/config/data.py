@@ -7,6 +7,7 @@ from typing import Annotated, Literal, get_args
 from pydantic import Field, field_validator, model_validator
 
 from cluster.config import Location, StrictModel
+from pipelines.config.filters import FilterConfig, Fraction
 from pipelines.config.stages import Pool
 
 
@@ -15,9 +16,9 @@ class SourceConfig(StrictModel):
 
     path: Location
     """A file, a folder (read recursively) or a glob; local or s3://."""
-    format: Literal["auto", "jsonl", "parquet", "text", "html", "warc"] = "auto"
-    """`auto` goes by the file's ending: .jsonl .ndjson .json .parquet .txt .md .rst .html .htm .warc .wet .wat .arc, each also
-    .gz but Parquet."""
+    format: Literal["auto", "jsonl", "parquet", "text", "html", "pdf", "warc"] = "auto"
+    """`auto` goes by the file's ending: .jsonl .ndjson .json .parquet .txt .md .rst .html .htm .pdf .warc .wet .wat .arc, each
+    also .gz but Parquet."""
     text_field: str = "text"
     """Field or column with the text, for JSONL and Parquet."""
     id_field: str | None = None
@@ -59,85 +60,6 @@ class RuleConfig(StrictModel):
 
 
 DEFAULT_RULES = tuple(RuleConfig(name=name) for name in DEFAULT_RULE_NAMES)
-
-
-class FineWebConfig(StrictModel):
-    """FineWeb's own rules (Penedo et al. 2024, arXiv 2406.17557, section 3.6), meant for pages of the web."""
-
-    min_terminated_line_fraction: float = Field(0.12, ge=0, le=1)
-    """Lines that end with a mark that ends a sentence (Unicode's Sentence_Terminal); a quote behind one hides it."""
-    max_duplicate_line_character_fraction: float = Field(0.1, ge=0, le=1)
-    """The paper's; the code that FineWeb was made with asks 0.01."""
-    max_short_line_fraction: float = Field(0.67, ge=0, le=1)
-    short_line_characters: int = Field(30, ge=0)
-    """Lines of at most so many characters are short."""
-    max_newlines_per_word: float = Field(0.3, ge=0)
-    """Not in the paper: of the code that FineWeb was made with."""
-
-
-class C4Config(StrictModel):
-    """C4's rules on whole pages (Raffel et al. 2020, JMLR 21/140, section 2.2); those on lines are the rule `c4_lines`."""
-
-    min_sentences: int = Field(3, ge=0)
-    drop_curly_brackets: bool = True
-    """Pages with a curly bracket are mostly code."""
-    drop_lorem_ipsum: bool = True
-
-
-class BlockedWordsConfig(StrictModel):
-    """Words that a document must not have, as C4's list of bad words (section 2.2). None is shipped: what is bad you say."""
-
-    path: Location
-    """A .txt file, local or s3://, with a word or a phrase a line; lines that begin with # are comments."""
-
-
-Fraction = Annotated[float, Field(ge=0, le=1)]
-
-
-SixFractions = tuple[Fraction, Fraction, Fraction, Fraction, Fraction, Fraction]
-
-
-class FilterConfig(StrictModel):
-    """What a document must be to be kept. Defaults: Gopher (Rae et al. 2021, arXiv 2112.11446, table A1) where it has one."""
-
-    languages: tuple[Annotated[str, Field(pattern="^[a-z]{2}$")], ...] = ()
-    """ISO 639-1 codes to keep; empty keeps all."""
-    min_language_confidence: float = Field(0.65, ge=0, le=1)
-    """FineWeb's threshold (Penedo et al. 2024, arXiv 2406.17557, section 3.3)."""
-    min_words: int = Field(50, ge=0)
-    max_words: int = Field(100_000, ge=1)
-    min_mean_word_length: float = Field(3.0, ge=0)
-    max_mean_word_length: float = Field(10.0, gt=0)
-    max_symbol_word_ratio: float = Field(0.1, ge=0)
-    """Number signs and ellipses per word."""
-    max_bullet_line_fraction: float = Field(0.9, ge=0, le=1)
-    max_ellipsis_line_fraction: float = Field(0.3, ge=0, le=1)
-    min_alphabetic_word_fraction: float = Field(0.8, ge=0, le=1)
-    min_stop_words: int = Field(2, ge=0)
-    """Distinct words of the, be, to, of, and, that, have, with; asked of English documents only."""
-    max_duplicate_line_fraction: float = Field(0.3, ge=0, le=1)
-    max_duplicate_line_character_fraction: float = Field(0.2, ge=0, le=1)
-    max_top_2_gram_character_fraction: float = Field(0.2, ge=0, le=1)
-    max_top_3_gram_character_fraction: float = Field(0.18, ge=0, le=1)
-    max_top_4_gram_character_fraction: float = Field(0.16, ge=0, le=1)
-    max_duplicate_paragraph_fraction: float = Field(0.3, ge=0, le=1)
-    max_duplicate_paragraph_character_fraction: float = Field(0.2, ge=0, le=1)
-    max_duplicate_n_gram_character_fractions: SixFractions = (0.15, 0.14, 0.13, 0.12, 0.11, 0.1)
-    """Characters of all repeated n-grams of words, each counted once: for n = 5, 6, 7, 8, 9 and 10."""
-    c4: C4Config | None = None
-    """Leave it out for none of C4's rules on pages, or give `{}` for all with their defaults."""
-    fineweb: FineWebConfig | None = None
-    """Leave it out for none of FineWeb's rules, or give `{}` for all with their defaults."""
-    blocked_words: BlockedWordsConfig | None = None
-    """Asked last, of what passed the others. Leave it out and no word keeps a document out."""
-
-    @model_validator(mode="after")
-    def _ordered(self) -> FilterConfig:
-        if self.min_words > self.max_words:
-            raise ValueError(f"min_words ({self.min_words}) is above max_words ({self.max_words})")
-        if self.min_mean_word_length > self.max_mean_word_length:
-            raise ValueError("min_mean_word_length is above max_mean_word_length")
-        return self
 
 
 Repeating = Literal["paragraphs", "lines"]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
@@ -16,10 +16,12 @@ from cluster.errors import StageFailed
 from pipelines.config import DataConfig, DedupConfig, ProtectConfig
 from pipelines.data import dedup, filters, language
 from pipelines.data.blocked import BlockedWords, blocked_drops
+from pipelines.data.classifier import Classifier, score_drops
 from pipelines.data.decontaminate import EvaluationSets, contaminated
 from pipelines.data.document import Document
 from pipelines.data.functions import FunctionFailed
 from pipelines.data.inventory import SourceFile
+from pipelines.data.perplexity import LanguageModel, perplexity_drops
 from pipelines.data.protect import protect_column, showing_more
 from pipelines.data.read import read_documents
 from pipelines.data.repair import repair_column
@@ -53,15 +55,17 @@ KEYS = ("fingerprint", "bands", "lines", "paragraphs")
 """What is taken of a text that nothing was found against, to compare it with others."""
 
 
-class Lists(NamedTuple):
-    """What documents are looked through for."""
+class Standards(NamedTuple):
+    """What documents are held against beside the configuration."""
 
     evaluation: EvaluationSets | None = None
     """Items that no document may share words with."""
     blocked: BlockedWords | None = None
+    classifier: Classifier | None = None
+    language_model: LanguageModel | None = None
 
 
-NO_LISTS = Lists()
+NO_STANDARDS = Standards()
 
 
 class Placed(NamedTuple):
@@ -80,7 +84,7 @@ class BatchCleaner:
     config: DataConfig
     key: bytes = b""
     """Under which protected values are hashed."""
-    lists: Lists = NO_LISTS
+    standards: Standards = NO_STANDARDS
     functions: Mapping[str, str] | None = None
     """Sources of the rules that are functions, by the rules' names; None where their files are at hand."""
 
@@ -88,7 +92,7 @@ class BatchCleaner:
         rules = compile_rules(self.config.rules, self.functions)
         _spare_the_collector()
         for batch in self._batches(parts):
-            yield clean_batch(batch, rules, self.config, self.key, self.lists)
+            yield clean_batch(batch, rules, self.config, self.key, self.standards)
 
     def _batches(self, parts: Sequence[tuple[int, int | None]]) -> Iterator[list[Placed]]:
         """Of documents in order. Small files share a batch."""
@@ -147,7 +151,7 @@ def clean_batch(
     rules: Sequence[Rule],
     config: DataConfig,
     key: bytes = b"",
-    lists: Lists = NO_LISTS,
+    standards: Standards = NO_STANDARDS,
 ) -> pa.Table:
     """The documents' cleaned texts and verdicts."""
     import pyarrow as pa
@@ -171,7 +175,8 @@ def clean_batch(
         masked = protect_column(originals.filter(others), config.protect.actions, key)[0]
         originals = pc.replace_with_mask(texts, others, masked)
     verdicts = [Verdict(document.reason or "", document.detail, "", b"", b"") for document in documents]
-    for i, verdict in zip(np.flatnonzero(readable).tolist(), judge(texts.filter(readable), config, lists), strict=True):
+    judged = judge(texts.filter(readable), config, standards)
+    for i, verdict in zip(np.flatnonzero(readable).tolist(), judged, strict=True):
         verdicts[i] = verdict
     for i, found in protected.items():
         changed_by[i].append("protect")
@@ -245,7 +250,7 @@ def _rewrite(
     return pc.replace_with_mask(originals, pa.array(readable), column), changed_by
 
 
-def judge(texts: pa.Array, config: DataConfig, lists: Lists = NO_LISTS) -> list[Verdict]:
+def judge(texts: pa.Array, config: DataConfig, standards: Standards = NO_STANDARDS) -> list[Verdict]:
     """Cheap filters first: the language costs more and is asked only of what passed them."""
     drops = filters.cheap_drops(texts, config.filters)
     alive = _without(range(len(texts)), drops)
@@ -256,18 +261,26 @@ def judge(texts: pa.Array, config: DataConfig, lists: Lists = NO_LISTS) -> list[
     english = [i for i in _without(alive, drops) if languages[i][0] == "en"]
     for place, drop in filters.stop_word_drops(_chosen(texts, english), config.filters).items():
         drops[english[place]] = drop
-    if lists.blocked is not None:
+    for found_against in _held_against(standards):
         kept = _without(alive, drops)
-        drops |= {kept[place]: drop for place, drop in blocked_drops(_chosen(texts, kept), lists.blocked).items()}
-    if lists.evaluation is not None:
-        kept = _without(alive, drops)
-        found = contaminated(_chosen(texts, kept), lists.evaluation)
-        drops |= {kept[place]: filters.Drop("contaminated", detail) for place, detail in found.items()}
+        drops |= {kept[place]: drop for place, drop in found_against(_chosen(texts, kept)).items()}
     keys = _keys(texts, _without(alive, drops), config.dedup)
     return [
         Verdict(*drops.get(i, ("", "")), languages.get(i, ("",))[0], *keys.get(i, (b"",) * len(KEYS)))
         for i in range(len(texts))
     ]
+
+
+def _held_against(standards: Standards) -> Iterator[Callable[[pa.Array], dict[int, filters.Drop]]]:
+    """What finds the texts that fall short of each standard there is, one after the other: each is asked of what is left."""
+    if (blocked := standards.blocked) is not None:
+        yield lambda texts: blocked_drops(texts, blocked)
+    if (classifier := standards.classifier) is not None:
+        yield lambda texts: score_drops(texts, classifier)
+    if (model := standards.language_model) is not None:
+        yield lambda texts: perplexity_drops(texts, model)
+    if (sets := standards.evaluation) is not None:
+        yield lambda texts: {i: filters.Drop("contaminated", item) for i, item in contaminated(texts, sets).items()}
 
 
 def _keys(texts: pa.Array, kept: list[int], config: DedupConfig) -> dict[int, tuple[bytes, ...]]:

@@ -7,7 +7,9 @@ claims the version for what it writes with. Another run with other libraries is 
 
 from __future__ import annotations
 
+import unicodedata
 from datetime import UTC, datetime, timedelta
+from importlib.metadata import PackageNotFoundError, version
 from typing import Final
 
 from cluster.artifacts import VERSION
@@ -17,6 +19,23 @@ from cluster.storage import ABSENT, Storage
 
 GIVEN_UP_AFTER: Final = timedelta(days=1)
 """A run that has been at work for longer is taken for dead."""
+DECIDING_PACKAGES: Final = (
+    "ftfy",
+    "trafilatura",
+    "justext",
+    "lxml",
+    "warcio",
+    "pypdfium2",
+    "py3langid",
+    "python-stdnum",
+    "regex",
+    "numba",
+    "numpy",
+    "fasttext-numpy2-wheel",
+    "kenlm",
+    "sentencepiece",
+)
+"""With another version of one of them another text may come of a document, or something else become of it."""
 
 
 class Claim(StrictModel):
@@ -28,10 +47,20 @@ class Claim(StrictModel):
 
 
 def written_with() -> str:
-    """All that decides over a shard's bytes beside its content."""
+    """All that decides over a shard's bytes beside the version's key: what writes it, and what read and judged the texts in it."""
     import pyarrow
 
-    return f"serinus {VERSION}, pyarrow {pyarrow.__version__}"
+    unicode = f"Unicode {unicodedata.unidata_version}"
+    packages = (f"{name} {_installed(name)}" for name in DECIDING_PACKAGES)
+    return ", ".join((f"serinus {VERSION}", f"pyarrow {pyarrow.__version__}", unicode, *packages))
+
+
+def _installed(name: str) -> str:
+    """Its version. Some come with extras of the project alone."""
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return "absent"
 
 
 def claim(storage: Storage, key: str, now: datetime | None = None) -> None:
@@ -59,7 +88,9 @@ def claim(storage: Storage, key: str, now: datetime | None = None) -> None:
 
 
 def _refuse(storage: Storage, name: str, found: Claim) -> None:
-    what = f"a run with {found.written_with} began to write this version at {found.at:%Y-%m-%d %H:%M} UTC"
+    mine = written_with().split(", ")
+    theirs = [one for one in found.written_with.split(", ") if one not in mine] or [found.written_with]
+    what = f"a run with {', '.join(theirs)} began to write this version at {found.at:%Y-%m-%d %H:%M} UTC"
     remedy = f"let it end; or, if it was killed, remove {name} and run the same command again"
     raise ResourceError(f"{storage.uri}/{name}", what, remedy)
 

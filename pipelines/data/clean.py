@@ -43,7 +43,7 @@ from pipelines.data.rules import compile_rules
 from pipelines.data.settle import Settled, outcome, settle
 from pipelines.data.shards import Plan, Target, Written, prepare_folder, remove_leftovers, write_shard
 from pipelines.data.tell import repeated_text
-from pipelines.data.work import Work, cleaner_of, prepare
+from pipelines.data.work import Work, check_models, cleaner_of, prepare
 from pipelines.progress import bar, say
 
 if TYPE_CHECKING:
@@ -69,8 +69,9 @@ def clean(config: DataConfig, storage: Storage) -> Dataset:
         ResourceError: no space left for the shards, or no node to work on.
     """
     began_at = time.monotonic()
-    compile_rules(config.rules)  # a bad rule or key is told before anything is read
+    compile_rules(config.rules)  # a bad rule, key or model is told before anything is read
     read_key(config.protect)
+    check_models(config.filters)
     work = prepare(config, storage)
     if made := load(storage, Dataset, work.key):
         say("clean", f"already made: {_counts(made)} ({made.location})")

@@ -12,6 +12,7 @@ NotDocument = Literal[
     "broken_json",
     "missing_text",
     "no_main_text",
+    "no_text",
     "too_large",
     "http_status",
 ]
@@ -50,6 +51,8 @@ DropReason = Literal[
     "language_uncertain",
     "few_stop_words",
     "blocked_word",
+    "classifier_score",
+    "perplexity",
     "personal_data",
     # an evaluation set has it too
     "contaminated",

@@ -20,7 +20,9 @@ from pipelines.data.document import DropReason
 if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, FileSystem
 
-Format = Literal["jsonl", "json", "parquet", "text", "html", "warc"]
+Format = Literal["jsonl", "json", "parquet", "text", "html", "pdf", "warc"]
+WHOLE: frozenset[Format] = frozenset({"text", "html", "pdf"})
+"""Formats of files that are one document each."""
 
 ENDINGS: dict[str, Format] = {
     ".jsonl": "jsonl",
@@ -32,6 +34,7 @@ ENDINGS: dict[str, Format] = {
     ".rst": "text",
     ".html": "html",
     ".htm": "html",
+    ".pdf": "pdf",
     ".warc": "warc",
     ".wet": "warc",
     ".wat": "warc",
@@ -125,7 +128,7 @@ def _check_ids(files: Sequence[SourceFile]) -> None:
     if not (numbered := {match[1]: file for file in files if (match := NUMBERED.fullmatch(file.name))}):
         return
     for file in files:
-        if file.name in numbered and (file.format not in (None, "text", "html") or file.gzipped):
+        if file.name in numbered and (file.format not in (None, *WHOLE) or file.gzipped):
             other = numbered[file.name]
             found = f"{other.name} is also the id of a document in {file.name}"
             raise InputError(other.path, found, "rename one of the two files, or leave one out of data.sources")

@@ -49,14 +49,14 @@ def _plan(config: DataConfig, pool: Pool, sample_bytes: int, within_s: float) ->
     from pipelines.data.inventory import listed
     from pipelines.data.protect import read_key
     from pipelines.data.sample import hash_s_per_byte, take
-    from pipelines.data.work import lists_of
+    from pipelines.data.work import standards_of
 
     files = listed(config.sources)
     readable = [file for file in files if file.format is not None]
     num_bytes = sum(file.num_bytes for file in readable)
-    key, lists = read_key(config.protect), lists_of(config)
+    key, standards = read_key(config.protect), standards_of(config)
     try:
-        sample = take(readable, config, key, lists, sample_bytes)
+        sample = take(readable, config, key, standards, sample_bytes)
     except OSError as error:
         remedy = "make it readable, or leave it out of data.sources; `serinus run` would exclude it"
         raise InputError(

@@ -13,9 +13,10 @@ from functools import partial
 from itertools import count
 from typing import IO, TYPE_CHECKING, Any
 
+from pipelines.data import pdf
 from pipelines.data.archive import MAX_ORIGIN, read_archive
 from pipelines.data.document import Document
-from pipelines.data.inventory import Cut, SourceFile
+from pipelines.data.inventory import WHOLE, Cut, SourceFile
 from pipelines.data.pages import declared_charset, decode, main_text, storable
 
 if TYPE_CHECKING:
@@ -48,7 +49,15 @@ def read_documents(file: SourceFile, max_document_bytes: int, part: int | None =
     if part is not None and file.cuts:
         yield from (_parquet if file.format == "parquet" else _jsonl)(file, max_document_bytes, part)
         return
-    readers = {"jsonl": _jsonl, "json": _json, "parquet": _parquet, "text": _text, "html": _html, "warc": read_archive}
+    readers = {
+        "jsonl": _jsonl,
+        "json": _json,
+        "parquet": _parquet,
+        "text": _text,
+        "html": _html,
+        "pdf": _pdf,
+        "warc": read_archive,
+    }
     last = 0
     try:
         for document in readers[file.format](file, max_document_bytes):
@@ -214,6 +223,17 @@ def _html(file: SourceFile, limit: int) -> Iterator[Document]:
         yield replace(page, text=storable(text))
 
 
+def _pdf(file: SourceFile, limit: int) -> Iterator[Document]:
+    try:
+        content = _read_whole(file, pdf.MAX_BYTES)
+    except TooLarge:
+        yield _too_large(file, 1, file.num_bytes, pdf.MAX_BYTES, f"in {file.name}")
+        return
+    text, reason, detail = pdf.text_of(content, limit)
+    detail = _whole(file, detail) if reason else ""
+    yield Document(file.name, text, file.name, 1, reason, detail, (0, len(content)))
+
+
 def _one_document(file: SourceFile, limit: int, charset: Callable[[bytes], str | None] | None) -> Document:
     try:
         content = _read_whole(file, limit)
@@ -254,7 +274,7 @@ def _limited(document: Document, limit: int) -> Document:
 
 
 def _too_large(file: SourceFile, number: int, size: int, limit: int, where: str) -> Document:
-    name = file.name if file.format in ("text", "html") else f"{file.name}#{number}"
+    name = file.name if file.format in WHOLE else f"{file.name}#{number}"
     detail = f"{size} bytes, at most {limit} allowed; the text was not read, it lies {where}"
     return Document(name, "", file.name, number, "too_large", detail)
 

@@ -6,8 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster.artifacts import digest
-from pipelines.config import DataConfig
-from pipelines.data import blocked, decontaminate, functions
+from pipelines.config import DataConfig, FilterConfig
+from pipelines.data import blocked, classifier, decontaminate, functions, pdf, perplexity
+from pipelines.data.inventory import SourceFile
 from pipelines.data.protect import key_id, read_key
 from pipelines.data.rules import VERSION
 
@@ -20,10 +21,16 @@ DECIDING = (
     "max_document_bytes",
     "protect_key",
     "rules_version",
+    "pdf_version",
 )
 
 
-def recorded_config(config: DataConfig, forgotten: Sequence[str] = (), against: Sequence[str] = ()) -> dict[str, Any]:
+def recorded_config(
+    config: DataConfig,
+    forgotten: Sequence[str] = (),
+    against: Sequence[str] = (),
+    files: Sequence[SourceFile] = (),
+) -> dict[str, Any]:
     """What decides over the result: neither this machine's paths nor where the work runs.
 
     The names of the files, which begin with the last part of the source's path, are recorded with their hashes instead.
@@ -32,6 +39,7 @@ def recorded_config(config: DataConfig, forgotten: Sequence[str] = (), against: 
     Args:
         forgotten: ids of documents that a person wants out.
         against: keys of the versions that data.dedup.against names.
+        files: those of the sources. An earlier serinus read no PDF: versions with any are not those that it made.
     """
     left_out: Any = {
         "pool": True,
@@ -40,7 +48,7 @@ def recorded_config(config: DataConfig, forgotten: Sequence[str] = (), against: 
         "sources": {"__all__": {"path"}},
         "protect": {"key_file"},
         "dedup": {"against", "lines", "paragraphs"},
-        "filters": {"blocked_words"},
+        "filters": {"blocked_words", "classifier", "perplexity"},
     }
     dumped = config.model_dump(mode="json", exclude=left_out)
     rules = [functions.recorded(rule) for rule in config.rules]
@@ -53,14 +61,24 @@ def recorded_config(config: DataConfig, forgotten: Sequence[str] = (), against: 
         recorded["dedup"] = {**recorded["dedup"], "against": list(against)}
     for name, asked in config.dedup.repeats.items():
         recorded["dedup"] = {**recorded["dedup"], name: asked.model_dump(mode="json")}
-    if config.filters.blocked_words is not None:
-        recorded["filters"] = {
-            **recorded["filters"],
-            "blocked_words": blocked.recorded(config.filters.blocked_words),
-        }
+    recorded["filters"] = {**recorded["filters"], **_filters_by_hash(config.filters)}
+    if any(file.format == "pdf" for file in files):
+        recorded["pdf_version"] = pdf.VERSION
     if config.decontaminate is not None:
         recorded["decontaminate"] = decontaminate.recorded(config.decontaminate)
     return with_forgotten(recorded, forgotten)
+
+
+def _filters_by_hash(config: FilterConfig) -> dict[str, Any]:
+    """Those that rest on files, as far as they are asked for."""
+    found = dict[str, Any]()
+    if config.blocked_words is not None:
+        found["blocked_words"] = blocked.recorded(config.blocked_words)
+    if config.classifier is not None:
+        found["classifier"] = classifier.recorded(config.classifier)
+    if config.perplexity is not None:
+        found["perplexity"] = perplexity.recorded(config.perplexity)
+    return found
 
 
 def with_forgotten(recorded: dict[str, Any], forgotten: Sequence[str]) -> dict[str, Any]:

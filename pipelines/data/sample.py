@@ -16,10 +16,11 @@ from dataclasses import replace
 from itertools import accumulate
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from pipelines.data import pdf
 from pipelines.data.archive import read_records
-from pipelines.data.batch import Lists, Placed, clean_batch
+from pipelines.data.batch import Placed, Standards, clean_batch
 from pipelines.data.document import Document
-from pipelines.data.inventory import Cut, SourceFile
+from pipelines.data.inventory import WHOLE, Cut, SourceFile
 from pipelines.data.pages import main_text
 from pipelines.data.read import open_file, read_documents
 from pipelines.data.rules import compile_rules
@@ -58,7 +59,7 @@ class Sample(NamedTuple):
     """Large files: names of files that would have had to be read whole."""
 
 
-def take(files: Sequence[SourceFile], config: DataConfig, key: bytes, lists: Lists, size: int) -> Sample:
+def take(files: Sequence[SourceFile], config: DataConfig, key: bytes, standards: Standards, size: int) -> Sample:
     """Read and clean about `size` bytes of these files. The first, warming-up batch is not in the figures.
 
     Raises:
@@ -73,11 +74,16 @@ def take(files: Sequence[SourceFile], config: DataConfig, key: bytes, lists: Lis
         batch = [Placed(0, i, document) for i, document in enumerate(documents)]
         for _ in range(1 if places else 2):  # the first one waits for compiled code and models
             began = time.process_time()
-            kept = _kept(clean_batch(batch, rules, config, key, lists)) if batch else None
+            kept = _kept(clean_batch(batch, rules, config, key, standards)) if batch else None
             out_bytes = len(parquet_bytes(kept)) if kept is not None else 0
             cpu_s = took_s + time.process_time() - began
         places.append(Place(num_bytes, len(batch), len(kept or ()), out_bytes, cpu_s))
     return Sample(places, counter.num_bytes, [reader.file.name for reader in readers if reader.is_too_large])
+
+
+def _cpu_s() -> float:
+    """Of this process, and of the one that reads PDFs for it."""
+    return time.process_time() + pdf.used_cpu_s()
 
 
 def hash_s_per_byte() -> float:
@@ -107,24 +113,24 @@ def _read(readers: Sequence[_Reader], size: int) -> Iterator[tuple[list[Document
         at = int((i + rng.random()) * ends[-1] / num)
         index = bisect_right(ends, at)
         offset = at - ends[index] + readers[index].file.num_bytes
-        began, documents, num_bytes = time.process_time(), list[Document](), 0
+        began, documents, num_bytes = _cpu_s(), list[Document](), 0
         for reader in readers[index:]:
             found, read = reader.next_place(offset)
             documents, num_bytes = documents + found, num_bytes + read
             if num_bytes >= PLACE_BYTES or not reader.is_small:
                 break
         if num_bytes:
-            yield documents, num_bytes, time.process_time() - began
+            yield documents, num_bytes, _cpu_s() - began
 
 
 def _whole(readers: Sequence[_Reader]) -> Iterator[tuple[list[Document], int, float]]:
     for reader in readers:
         while True:
-            began = time.process_time()
+            began = _cpu_s()
             documents, num_bytes = reader.next_place(0)
             if not documents and not num_bytes:
                 break
-            yield documents, num_bytes, time.process_time() - began
+            yield documents, num_bytes, _cpu_s() - began
 
 
 class _Reader:
@@ -143,7 +149,7 @@ class _Reader:
 
     @property
     def is_too_large(self) -> bool:
-        return self.file.format in ("json", "text", "html") and self.file.num_bytes > MAX_WHOLE_BYTES
+        return self.file.format in ("json", *WHOLE) and self.file.num_bytes > MAX_WHOLE_BYTES
 
     def next_place(self, offset: int) -> tuple[list[Document], int]:
         """Documents of about PLACE_BYTES, and how much of the file they are; nothing at its end."""

@@ -11,6 +11,7 @@ from pathlib import Path
 from pydoc_data.topics import topics
 from typing import Any
 
+import fasttext
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -27,7 +28,8 @@ from pipelines.data.batch import MAX_BATCH_DOCUMENTS
 from pipelines.data.clean import clean
 from pipelines.data.record import parts, schema
 from pipelines.data.shards import hash_of
-from tests.unit.pipelines.data import world
+from tests.unit.pipelines.data import pdf_files, world
+from tests.unit.pipelines.data.test_classifier import THREADS
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_cluster")]
 
@@ -148,6 +150,56 @@ def test_result_does_not_depend_on_how_the_work_is_cut(
     assert one.repeated is not None
     assert one.repeated.num_lines > 10
     assert one.repeated.num_paragraphs > 10
+
+
+def test_workers_read_pdfs_and_score_by_a_model_as_this_process_does(
+    tmp_path: Path, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for i, text in enumerate(world.TEXTS):
+        (folder / f"{i}.pdf").write_bytes(pdf_files.pdf(*text.split(" and ")))
+    for name, content in pdf_files.hostile():
+        (folder / f"{name}.pdf").write_bytes(content)
+    (folder / "offer.txt").write_text("buy cheap pills now click here best offer")
+    chosen = {"path": str(classifier_of(tmp_path)), "label": "__label__hq", "min_score": 0.5}
+    config = world.config(folder, filters=FilterConfig(min_words=5, min_stop_words=0, classifier=chosen))
+    made = clean(config, storage)
+    assert made.num_excluded_by_reason["classifier_score"] == 1
+    assert made.num_kept > 5
+    monkeypatch.setattr(stage, "BLOCK_BYTES", 4_000)
+    other = clean(config, LocalStorage(tmp_path / "by Ray Data"))
+    here = world.make(LocalStorage(tmp_path / "here"), config)
+    assert [file.sha256 for file in made.files] == [file.sha256 for file in other.files]
+    assert [file.sha256 for file in made.files] == [file.sha256 for file in here.files]
+
+
+@pytest.mark.parametrize("gone", [True, False])
+def test_a_model_that_is_not_what_it_was_is_one_message(tmp_path: Path, storage: LocalStorage, gone: bool) -> None:
+    (tmp_path / "a.txt").write_text(world.TEXTS[0])
+    model = classifier_of(tmp_path)
+    filters = FilterConfig(
+        min_words=1, min_stop_words=0, classifier={"path": str(model), "label": "__label__hq", "min_score": 0.5}
+    )
+    config = DataConfig(sources=(SourceConfig(path=str(tmp_path / "a.txt")),), filters=filters)
+    work = stage.prepare(config, storage)
+    judge = stage.judge_of(work, storage)
+    model.unlink() if gone else model.write_bytes(model.read_bytes() + b"0")
+    says = "cannot be read on this node" if gone else "another file than when this run began"
+    with pytest.raises(InputError, match=says), stage._told_apart(storage):
+        stage._read_and_judge(judge, work)
+
+
+def classifier_of(folder: Path) -> Path:
+    """Tells the texts of this module from offers."""
+    lines = [
+        f"__label__hq {text}\n__label__cc buy cheap pills now click here best offer {i}\n"
+        for i, text in enumerate(world.TEXTS)
+    ]
+    (folder / "lines").write_text("".join(lines))
+    model = fasttext.train_supervised(str(folder / "lines"), dim=4, epoch=40, lr=0.5, thread=THREADS, verbose=0)
+    model.save_model(str(folder / "quality.bin"))
+    return folder / "quality.bin"
 
 
 def test_key_follows_input_and_configuration_but_not_the_folder(tmp_path: Path, storage: LocalStorage) -> None:

@@ -12,6 +12,8 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from tests.unit.pipelines.data import pdf_files
+
 LIMIT = 20_000
 """`max_document_bytes` for these files: the long lines are longer, as 100 MB are longer than 10."""
 
@@ -22,7 +24,7 @@ LINES = "\n".join(GOOD).encode()
 def write_hostile(folder: Path) -> dict[str, int | None]:
     """Name below `folder` -> how many documents and exclusions come of it; None where any number will do."""
     made: dict[str, int | None] = {}
-    for name, content, expected in (*_spelt(), *_lengths(), *_fuzzed(), *_archives_of_air(), *_pages()):
+    for name, content, expected in (*_spelt(), *_lengths(), *_fuzzed(), *_archives_of_air(), *_pages(), *_pdfs()):
         path = folder / name
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(content)
@@ -110,6 +112,14 @@ def _pages() -> Iterator[tuple[str, bytes, int | None]]:
     }  # fmt: skip
     for name, page in pieces.items():
         yield f"page-{name}.html", page, 1
+
+
+def _pdfs() -> Iterator[tuple[str, bytes, int | None]]:
+    """A file is a document, or an exclusion."""
+    for name, content in pdf_files.hostile():
+        yield f"pdf-{name}.pdf", content, 1
+    yield "air.pdf.gz", gzip.compress(b" " * 8_000_000, mtime=0), 1
+    yield "headless.pdf.gz", b"\x1f\x8b", 1
 
 
 def _columns() -> Iterator[tuple[str, pa.Table]]:

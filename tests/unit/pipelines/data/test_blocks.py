@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from pyarrow.fs import LocalFileSystem
 
 from cluster.storage import LocalStorage, open_storage
+from pipelines.data import claim
 from pipelines.data import clean as stage
 from pipelines.data import inventory as listing
 from pipelines.data.batch import TEXT_COLUMNS, BatchCleaner, schema
@@ -198,6 +199,23 @@ def test_versions_with_anything_of_blocks_are_known(tmp_path: Path) -> None:
     (tmp_path / "runs/clean/c/blocks/d").mkdir(parents=True)
     (tmp_path / "runs/clean/c/blocks/d/.tmp-1").write_bytes(b"")  # half a block, of a run that was killed
     assert with_blocks(storage) == ("b", "c")
+
+
+def test_blocks_of_another_library_are_not_gone_on_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Another ftfy may make another text of the same bytes: the dataset has the same key, and none of those blocks."""
+    (tmp_path / "docs").mkdir()
+    for i, text in enumerate(world.TEXTS[:4]):
+        (tmp_path / "docs" / f"{i}.txt").write_text(text)
+    storage, config = LocalStorage(tmp_path / "storage"), world.config(tmp_path / "docs")
+    work = prepare(config, storage)
+    folder = stage.judge_of(work, storage).blocks.folder
+    assert stage.judge_of(prepare(config, storage), storage).blocks.folder == folder
+    found = claim.version
+    for package in claim.DECIDING_PACKAGES:
+        monkeypatch.setattr(claim, "version", lambda name, of=package: "99" if name == of else found(name))
+        again = prepare(config, storage)
+        assert again.key == work.key
+        assert stage.judge_of(again, storage).blocks.folder != folder
 
 
 def test_an_interrupted_run_is_gone_on_with(

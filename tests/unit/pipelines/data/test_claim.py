@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import ftfy
 import pytest
 
 from cluster.artifacts import Dataset, FileEntry, Record, commit, load, retire
@@ -37,6 +39,29 @@ def test_a_run_with_other_libraries_is_refused_while_one_is_at_work(
     monkeypatch.undo()
     with pytest.raises(ResourceError, match="a run with serinus 9, pyarrow 99"):
         claim.claim(storage, "k", NOW + timedelta(hours=26))
+
+
+def test_what_reads_and_judges_texts_is_written_with_too_and_what_differs_is_told(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All that the stage imports from elsewhere and that decides over a text."""
+    ours = claim.written_with().split(", ")
+    assert [
+        name for name in ("pyarrow", "Unicode", *claim.DECIDING_PACKAGES) if f"{name} " not in "\n".join(ours)
+    ] == []
+    assert f"ftfy {ftfy.__version__}" in ours
+    claim.claim(storage, "k", NOW)
+    found = claim.version
+    monkeypatch.setattr(claim, "version", lambda name: "99" if name == "ftfy" else found(name))
+    with pytest.raises(ResourceError, match=rf"a run with ftfy {re.escape(ftfy.__version__)} began"):
+        claim.claim(storage, "k", NOW)
+
+
+def test_a_claim_of_an_earlier_serinus_is_told_whole(storage: LocalStorage) -> None:
+    mine = claim.written_with().split(", ")[0]
+    storage.write("runs/clean/k/claim.json", claim.Claim(written_with=mine, at=NOW).model_dump_json().encode())
+    with pytest.raises(ResourceError, match=f"a run with {mine} began"):
+        claim.claim(storage, "k", NOW)
 
 
 def test_a_version_that_is_made_may_be_made_again_by_other_libraries(

@@ -54,6 +54,8 @@ def test_what_cannot_be_read_is_named_with_its_reason(
         "h/\\xff\\xfe.txt": "unreadable", "h/pipe.jsonl": "unreadable", "h/noending": "unknown_format",
         "h/empty.parquet#1": "unreadable", "h/headless.jsonl.gz#1": "unreadable", "h/air.txt.gz": "too_large",
         "h/column-not-utf8.parquet#1": "unreadable", "h/column-zones.parquet#1": "unreadable", "h/bell.md": "binary",
-        "h/long-3000000-1.jsonl#1": "too_large", "h/tail.jsonl.gz#13": "unreadable",
+        "h/long-3000000-1.jsonl#1": "too_large", "h/tail.jsonl.gz#13": "unreadable", "h/pdf-locked.pdf": "unreadable",
+        "h/pdf-picture.pdf": "no_text", "h/pdf-no-pdf.pdf": "unreadable", "h/pdf-words.pdf": "too_large",
+        "h/headless.pdf.gz#1": "unreadable", "h/air.pdf.gz": "unreadable",
     }  # fmt: skip
     assert {name: told[name]["reason"] for name in expected} == expected

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.config import DataConfig, FilterConfig, SourceConfig
-from pipelines.data.batch import NO_LISTS, BatchCleaner
+from pipelines.data.batch import NO_STANDARDS, BatchCleaner
 from pipelines.data.estimate import Range, duration_s, estimate, nodes_for, scaled
 from pipelines.data.inventory import inventory, listed
 from pipelines.data.plan_command import count, duration, size
@@ -89,7 +89,7 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> DataConfig:
 
 def sampled(config: DataConfig, megabytes: float) -> tuple[Sample, Any]:
     files = [file for file in listed(config.sources) if file.format]
-    sample = take(files, config, b"", NO_LISTS, int(megabytes * 1e6))
+    sample = take(files, config, b"", NO_STANDARDS, int(megabytes * 1e6))
     num_bytes = sum(file.num_bytes for file in files)
     return sample, estimate(sample.places, num_bytes, 0.0, 1)
 
