@@ -36,7 +36,7 @@ from cluster.session import joined  # noqa: E402
 from cluster.storage import LocalStorage  # noqa: E402
 
 SIDES: dict[str, dict[str, Any]] = {
-    "full": {"learning_rate": 2e-5},
+    "full": {"learning_rate": 1e-4},
     "lora": {"learning_rate": 2e-4, "lora": {"rank": 16, "alpha": 32}},
 }
 
@@ -116,7 +116,7 @@ def main() -> None:
     parser.add_argument("--heldout-percent", type=float, default=45)
     parser.add_argument("--steps", type=int, default=32)
     parser.add_argument("--pairs-per-step", type=int, default=8)
-    parser.add_argument("--learning-rate", type=float, help="default: 2e-5, with lora 2e-4")
+    parser.add_argument("--learning-rate", type=float, help="default: 1e-4, with lora 2e-4")
     parser.add_argument("--beta", type=float, default=0.1)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--storage", type=Path, help="keep what is made there")
