@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from pipelines.config import TrainConfig
+from pipelines.config import QuantizationAwareConfig, QuantizeConfig, TrainConfig
+from pipelines.quantization.methods import target
 from pipelines.training.consolidation import signs
 from pipelines.training.guard import data_step
 from pipelines.training.packing import Share, Stream, num_sequences, sequence_ids
@@ -55,6 +57,8 @@ def plain_run(model_folder: Path, settings: TrainConfig, left_out: tuple[int, ..
 
     dtype = getattr(torch, settings.precision)
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=dtype)
+    if settings.quantization_aware:
+        plainly_rounded(model, settings.quantization_aware)
     weights = list(model.parameters())
     masters = [weight.detach().float().clone() for weight in weights]
     groups = [
@@ -82,6 +86,55 @@ def plain_run(model_folder: Path, settings: TrainConfig, left_out: tuple[int, ..
             weight.data.copy_(master)
         losses.append(loss.item())
     return losses, model
+
+
+def plainly_rounded(model: Any, asked: QuantizationAwareConfig) -> None:
+    """Layers compute with what compressed-tensors makes of their weights and inputs; torch finds the gradients of the sum of that
+    and a difference that is zero."""
+    import torch
+
+    for name, module in model.named_modules():
+        if isinstance(module, torch.nn.Linear) and name not in asked.ignore:
+            module.forward = partial(_plainly_rounded_linear, module, asked)  # type: ignore[method-assign]
+
+
+def _plainly_rounded_linear(layer: Any, asked: QuantizationAwareConfig, inputs: Any) -> Any:
+    import torch
+
+    weights, activations = arguments(asked)
+    size = weights.group_size or layer.in_features
+    stored = _faked(layer.weight.detach().float(), weights, size)
+    seen = (
+        inputs
+        if activations is None
+        else _straight(_faked(inputs.detach().float(), activations, layer.in_features), inputs)
+    )
+    return torch.nn.functional.linear(seen, _straight(stored, layer.weight), layer.bias)
+
+
+def _straight(rounded: Any, values: Any) -> Any:
+    return rounded.to(values.dtype) + (values - values.detach())
+
+
+def _faked(values: Any, told: Any, size: int) -> Any:
+    from compressed_tensors.quantization.lifecycle.forward import fake_quantize
+    from compressed_tensors.quantization.utils import calculate_qparams
+
+    groups = values.unflatten(-1, (-1, size))
+    scale, zero = calculate_qparams(groups.amin(-1), groups.amax(-1), told)
+    return fake_quantize(values, scale, zero, told)
+
+
+def arguments(asked: QuantizationAwareConfig) -> tuple[Any, Any]:
+    """What the quantize stage asks of compressed-tensors: for weights and for activations."""
+    from compressed_tensors.quantization import QuantizationScheme, preset_name_to_scheme
+
+    told = target(QuantizeConfig(scheme=asked.scheme, group_size=asked.group_size, method="rtn"))
+    if "scheme" in told:
+        found = preset_name_to_scheme(told["scheme"], ["Linear"])
+    else:
+        found = QuantizationScheme.model_validate(told["config_groups"]["group_0"])
+    return found.weights, found.input_activations
 
 
 def plain_fisher(model: Any, settings: TrainConfig) -> list[Any]:
