@@ -4,12 +4,12 @@
     python benchmarks/bench_quantization_aware.py FOLDER [--data ../shared/data] [--sides base,plain,aware]
 
 SmolLM2-135M-Instruct by the product's own stages: imported, trained on web text (C4) on one CPU rank, and quantized by
-round-to-nearest. Both trained sides have the same documents, steps, rates and seed, and differ in `train.quantization_aware` alone. What is told is
-the perplexity of held-out documents, each cut into windows, of each model as it was exported and as it was quantized: of the file
-that the quantize stage wrote, unpacked by transformers and compressed-tensors and computed in float32.
+round-to-nearest. Both trained sides have the same documents, steps, rates and seed, and differ in `train.quantization_aware` alone.
+What is told is the perplexity of held-out documents, a window of each, of every model as it was exported and as it was quantized:
+of the file that the quantize stage wrote, unpacked by transformers and compressed-tensors and computed in float32.
 
-`base` is the model before training. Of what rounding costs (nats a token, plain quantized less plain unquantized), the share won back
-is (plain quantized - aware quantized) / that. +- is a standard error over windows, paired.
+`base` is the model before training. Of what rounding costs (nats a token, plain quantized less plain unquantized), the share won
+back is (plain quantized - aware quantized) / that. +- is a standard error over windows, paired.
 
 FOLDER keeps what is made and each figure as soon as it is there (figures.json): the same command goes on behind that.
 """

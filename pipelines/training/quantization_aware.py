@@ -1,6 +1,6 @@
 """Quantization-aware training: linear layers compute with weights (and where the scheme says so activations) rounded as they will
-be stored, and their gradients pass through the rounding as if it were not there (the straight-through estimator: Bengio et al. 2013,
-arXiv 1308.3432; Jacob et al. 2018, arXiv 1712.05877, section 3).
+be stored, and their gradients pass through the rounding as if it were not there (the straight-through estimator: Bengio et al.
+2013, arXiv 1308.3432; Jacob et al. 2018, arXiv 1712.05877, section 3).
 
 What is trained and kept are the weights before they are rounded, under their own names. So ZeRO, checkpoints and export know
 nothing of it, and the model made is one like any other, which the quantize stage rounds to what it was trained with.

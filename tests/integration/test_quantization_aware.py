@@ -16,7 +16,7 @@ from pipelines.quantization.quantize import quantize
 from pipelines.rounding import stored_weights
 from pipelines.training.train import train
 from tests.integration.training_case import base_model, small_dataset, small_run
-from tests.integration.training_plain import config, plain_losses
+from tests.integration.training_plain import config, plain_losses, private_losses
 from tests.integration.training_ranks import Points, run_phases
 
 pytestmark = [pytest.mark.integration, pytest.mark.long]
@@ -36,7 +36,7 @@ def plain(model: Path, **fields: Any) -> list[float]:
 
 
 def test_ranks_learn_what_one_plain_process_learns_and_one_takes_over(tiny_model: Path, tmp_path: Path) -> None:
-    """At stages 3 (with activation checkpointing too), 2 and 1, and where one rank at stage 0 goes on. W8A8 rounds activations too."""
+    """At stages 3 (with activation checkpointing too), 2 and 1, and where one rank at stage 0 goes on. W8A8 also rounds inputs."""
     kept = str(tmp_path / "kept")
     asked: list[tuple[str, dict[str, Any]]] = [
         ("float32", {"quantization_aware": W4, "zero": {"stage": 3}}),
@@ -62,6 +62,18 @@ def test_ranks_learn_what_one_plain_process_learns_and_one_takes_over(tiny_model
     unrounded = plain(tiny_model)
     assert abs(wanted["float32", "W4A16"][0] - unrounded[0]) > 10 * TOLERANCE["float32"]  # it is not the same run
     assert wanted["float32", "W4A16"][-1] < unrounded[0] - 0.1
+
+
+def test_old_weights_are_held_and_examples_are_cut_as_by_one_process(tiny_model: Path, tmp_path: Path) -> None:
+    held = {"dataset": "0" * 16, "weight": 1e5, "num_sequences": 8}
+    together: dict[str, Any] = {"quantization_aware": W4, "zero": {"stage": 3}, "consolidation": held}
+    private = {"noise_multiplier": 0.8, "max_gradient_norm": 0.5}
+    apart = config(quantization_aware=W4, zero={"stage": 2}, privacy=private, num_steps=6, sequences_per_step=16)
+    [[consolidated, noisy]] = run_phases(
+        [(2, [{"config": config(**together)}, {"config": apart}])], tiny_model, tmp_path
+    )
+    assert losses(consolidated) == pytest.approx(plain(tiny_model, **together), rel=1e-3)
+    assert losses(noisy) == pytest.approx(private_losses(tiny_model, TrainConfig.model_validate(apart)), rel=1e-3)
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -11,10 +11,12 @@ import numpy as np
 from pipelines.config import QuantizationAwareConfig, QuantizeConfig, TrainConfig
 from pipelines.quantization.methods import target
 from pipelines.training.consolidation import signs
+from pipelines.training.draws import gaussian, poisson
 from pipelines.training.guard import data_step
 from pipelines.training.packing import Share, Stream, num_sequences, sequence_ids
+from pipelines.training.privacy import LOSS_SHARE
 from pipelines.training.schedule import learning_rate
-from tests.integration.training_ranks import END, documents, old_batches
+from tests.integration.training_ranks import END, SECRET, documents, old_batches, private
 
 TOLERANCE = {"float32": 1e-5, "bfloat16": 1e-3}
 """Relative, of a step's loss."""
@@ -161,3 +163,44 @@ def plain_fisher(model: Any, settings: TrainConfig) -> list[Any]:
     if settings.consolidation.online:  # of a run before by the same documents, which began with the same model
         return [(1 + settings.consolidation.online.decay) * squares for squares in total]
     return total
+
+
+def private_losses(model_folder: Path, settings: TrainConfig) -> list[float]:
+    """DP-SGD by its textbook in one process: each document's gradient cut, added up, with the noise that the run draws."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    examples, sensitivity = private(settings, 0, 1), 0.5 * (1 + LOSS_SHARE**2) ** 0.5
+    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
+    if settings.quantization_aware:
+        plainly_rounded(model, settings.quantization_aware)
+    weights = dict(model.named_parameters())
+    groups = [
+        {"params": [w for w in weights.values() if w.ndim >= 2], "weight_decay": settings.weight_decay},
+        {"params": [w for w in weights.values() if w.ndim < 2], "weight_decay": 0.0},
+    ]
+    optimizer, losses = torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, eps=settings.eps), []
+    for step in range(settings.num_steps):
+        total, told = {name: torch.zeros_like(w) for name, w in weights.items()}, 0.0
+        for number in poisson(SECRET, step, examples.units.num, examples.terms.sample_rate):
+            tokens = examples.units.batch([int(number)]).inputs["input_ids"]
+            if tokens.shape[1] < 2:
+                continue
+            model.zero_grad()
+            loss = model(input_ids=tokens, labels=tokens).loss
+            loss.backward()
+            length = torch.nn.utils.clip_grad_norm_(weights.values(), 0.5)
+            assert length > 0
+            told += (min(loss.item(), 8.0) - 4) / 4
+            for name, weight in weights.items():
+                total[name] += weight.grad
+        noise = {name: torch.from_numpy(gaussian(SECRET, step, name, w.numel())).float() for name, w in weights.items()}
+        for name, weight in weights.items():
+            noisy = total[name] + 0.8 * sensitivity * noise[name].view_as(weight)
+            weight.grad = noisy / settings.total_sequences
+        of_loss = 0.8 * sensitivity * gaussian(SECRET, step, "the loss", 1)[0] / (LOSS_SHARE * 0.5)
+        losses.append(4 + 4 * (told + of_loss) / settings.total_sequences)
+        for group in optimizer.param_groups:
+            group["lr"] = learning_rate(settings, step)
+        optimizer.step()
+    return losses
