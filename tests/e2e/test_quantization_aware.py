@@ -1,4 +1,4 @@
-"""A model that was trained for W8A8: quantized by rounding, scored by real vLLM as training saw it, and served through the gateway."""
+"""A model that was trained for W8A8: quantized by rounding, scored by real vLLM as training saw it, served through the gateway."""
 
 from __future__ import annotations
 
