@@ -22,9 +22,11 @@ from tests.integration.training_ranks import Points, run_phases
 pytestmark = [pytest.mark.integration, pytest.mark.long]
 
 W4, W8 = {"scheme": "W4A16", "group_size": 32}, {"scheme": "W8A8"}
-TOLERANCE = {"float32": 1e-4, "bfloat16": 3e-3}
-"""Relative, of a step's loss. Wider than of other runs: a weight that another order of additions moves over the middle between two
-steps of its grid moves a whole step."""
+TOLERANCE = {"float32": 1e-3, "bfloat16": 3e-3}
+"""Relative, of a step's loss. Wider than of other runs: the largest weight of a group is 7.5 steps of its grid long, so that where
+it is negative the last bit decides whether it becomes -7 or -8 (of rows in 8 bits -127 or -128)."""
+FIRST = {"float32": 1e-6, "bfloat16": 1e-3}
+"""Of the first loss, before anything has moved."""
 
 
 def losses(points: Points) -> list[float]:
@@ -58,9 +60,10 @@ def test_ranks_learn_what_one_plain_process_learns_and_one_takes_over(tiny_model
     for (precision, more), points in zip(asked, found, strict=True):
         right = wanted[precision, more["quantization_aware"]["scheme"]]
         assert losses(points) == pytest.approx(right, rel=TOLERANCE[precision]), (precision, more)
+        assert points[0]["loss"] == pytest.approx(right[0], rel=FIRST[precision]), (precision, more)
     assert losses(one) == pytest.approx(wanted["float32", "W4A16"], rel=TOLERANCE["float32"])
     unrounded = plain(tiny_model)
-    assert abs(wanted["float32", "W4A16"][0] - unrounded[0]) > 10 * TOLERANCE["float32"]  # it is not the same run
+    assert abs(wanted["float32", "W4A16"][0] - unrounded[0]) > 100 * FIRST["float32"]  # it is another model
     assert wanted["float32", "W4A16"][-1] < unrounded[0] - 0.1
 
 
@@ -72,8 +75,8 @@ def test_old_weights_are_held_and_examples_are_cut_as_by_one_process(tiny_model:
     [[consolidated, noisy]] = run_phases(
         [(2, [{"config": config(**together)}, {"config": apart}])], tiny_model, tmp_path
     )
-    assert losses(consolidated) == pytest.approx(plain(tiny_model, **together), rel=1e-3)
-    assert losses(noisy) == pytest.approx(private_losses(tiny_model, TrainConfig.model_validate(apart)), rel=1e-3)
+    assert losses(consolidated) == pytest.approx(plain(tiny_model, **together), rel=2e-3)
+    assert losses(noisy) == pytest.approx(private_losses(tiny_model, TrainConfig.model_validate(apart)), rel=2e-3)
 
 
 @pytest.mark.usefixtures("ray_cluster")

@@ -90,5 +90,6 @@ def test_stages_round_the_layers_that_they_have(untied: Path, tmp_path: Path) ->
     asked = {"quantization_aware": {"scheme": "W4A16", "group_size": 32}}
     [[points]] = run_phases([(2, [{"config": staged(2, 2, **asked)}])], untied, tmp_path)
     wanted = plain_losses(untied, TrainConfig.model_validate(config(**asked)))
-    # As in test_quantization_aware.py: a weight moves a whole step of its grid where the order of additions decides.
-    assert [point["loss"] for point in points] == pytest.approx(wanted, rel=1e-4)
+    found = [point["loss"] for point in points]
+    assert found == pytest.approx(wanted, rel=1e-3)  # why no closer: test_quantization_aware.py
+    assert found[0] == pytest.approx(wanted[0], rel=1e-6)
