@@ -38,6 +38,8 @@ from cluster.session import joined  # noqa: E402
 from cluster.storage import LocalStorage  # noqa: E402
 
 SIDES = "base,plain,aware"
+AT_ONCE = 8
+"""Windows; transformers rounds a quantized model's weights again with each forward pass."""
 Figures = dict[str, Any]
 
 
@@ -104,8 +106,13 @@ def losses(folder: Path, windows: list[list[int]], cpus: int) -> list[float]:
 
     torch.set_num_threads(cpus)
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32, local_files_only=True).eval()
+    found: list[float] = []
     with torch.no_grad():
-        return [float(model(input_ids=t, labels=t).loss) for t in (torch.tensor([w]) for w in windows)]
+        for start in range(0, len(windows), AT_ONCE):
+            tokens = torch.tensor(windows[start : start + AT_ONCE])
+            logits = model(input_ids=tokens, use_cache=False).logits[:, :-1].transpose(1, 2)
+            found += torch.nn.functional.cross_entropy(logits, tokens[:, 1:], reduction="none").mean(1).tolist()
+    return found
 
 
 def heldout_windows(documents: list[str], folder: Path, given: argparse.Namespace) -> list[list[int]]:
@@ -183,11 +190,11 @@ def main() -> None:
     parser.add_argument("--sides", default=SIDES)
     parser.add_argument("--scheme", choices=("W4A16", "W8A8"), default="W4A16")
     parser.add_argument("--group-size", type=int, default=64, choices=(32, 64))
-    parser.add_argument("--steps", type=int, default=60)
-    parser.add_argument("--length", type=int, default=256, help="tokens of a sequence")
+    parser.add_argument("--steps", type=int, default=32)
+    parser.add_argument("--length", type=int, default=128, help="tokens of a sequence")
     parser.add_argument("--sequences", type=int, default=2, help="of a step")
-    parser.add_argument("--learning-rate", type=float, default=5e-5)
-    parser.add_argument("--windows", type=int, default=48, help="held-out")
+    parser.add_argument("--learning-rate", type=float, default=1e-4)
+    parser.add_argument("--windows", type=int, default=24, help="held-out")
     parser.add_argument("--cpus", type=int, default=2)
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
