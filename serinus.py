@@ -63,10 +63,11 @@ class Recipe(LifecycleConfig):
     @property
     def caveats(self) -> tuple[str, ...]:
         """What these settings cannot do, for whoever checks a recipe."""
+        caveats = (*self.quantization_caveats, *self.rollout.caveats)
         if not self.rollout.feedback or self.serve.admission.keys:
-            return self.rollout.caveats
+            return caveats
         who = "without serve.admission.keys a user is whoever a client says it is, so that one client can vote as many"
-        return (*self.rollout.caveats, f"rollout.feedback: {who}, and take a canary out")
+        return (*caveats, f"rollout.feedback: {who}, and take a canary out")
 
     @model_validator(mode="after")
     def _copies_to_judge_by(self) -> Recipe:

@@ -91,7 +91,7 @@ def run(
         UserError: something in the recipe, the input or the machine must be mended first.
     """
     work = Run(recipe.name, storage, until, remake_from, recipe.openlineage)
-    _warn_of_calibration(recipe)
+    _warn_of_quantization(recipe)
 
     dataset = work.make("clean", "dataset", lambda: clean(recipe.data, storage))
     if work.ends_with("clean"):
@@ -159,13 +159,15 @@ def baseline(recipe: LifecycleConfig, storage: Storage) -> Revision:
     return publish_baseline(recipe.name, quantize(scheme, base, dataset, storage), storage)
 
 
-def _warn_of_calibration(recipe: LifecycleConfig) -> None:
+def _warn_of_quantization(recipe: LifecycleConfig) -> None:
     if recipe.train.privacy and any(plan.needs_text for plan in recipe.quantize.plans):
         say(
             "quantize",
             "warning: train.privacy ends with the trained model: weights that are calibrated on the dataset's documents tell"
             " of them without any noise; `method: rtn`, without keep_most_sensitive, reads none",
         )
+    for caveat in recipe.quantization_caveats:
+        say("quantize", f"warning: {caveat}")
 
 
 def _largest_servable(recipe: LifecycleConfig) -> QuantizeConfig:

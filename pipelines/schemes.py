@@ -27,11 +27,11 @@ MIN_CAPABILITY = {"W4A16": (7, 5), "W8A8": (7, 5), "FP8": (8, 9), "BF16": (8, 0)
 """NVIDIA compute capability from which on vLLM 0.29 has the arithmetic; for FP8 that is Ada's, below it only stores in FP8."""
 
 
-def _upper(value: Any) -> Any:
+def upper(value: Any) -> Any:
     return value.upper() if isinstance(value, str) else value
 
 
-SchemeName = Annotated[Literal["W4A16", "W8A8", "FP8", "BF16"], BeforeValidator(_upper)]
+SchemeName = Annotated[Literal["W4A16", "W8A8", "FP8", "BF16"], BeforeValidator(upper)]
 
 
 class SchemeConfig(StrictModel):
@@ -61,6 +61,11 @@ class SchemeConfig(StrictModel):
     @property
     def groups_of(self) -> int | None:
         return (self.group_size or DEFAULT_GROUP_SIZE) if self.scheme == "W4A16" else None
+
+    @property
+    def rounds_activations(self) -> bool:
+        """Whether layers multiply rounded activations too."""
+        return self.scheme in ("W8A8", "FP8")
 
     @property
     def is_calibrated(self) -> bool:

@@ -31,7 +31,7 @@ from pipelines.config.gate import DEFAULT_REQUIREMENTS, Comparison, GateConfig, 
 from pipelines.config.lifecycle import LifecycleConfig
 from pipelines.config.privacy import BudgetConfig, PrivacyConfig
 from pipelines.config.progressive import ForecastGateConfig, ProgressiveConfig, SizeConfig, StageConfig, StageRunConfig
-from pipelines.config.quantization import QuantizeConfig, Stratum
+from pipelines.config.quantization import QuantizationAwareConfig, QuantizeConfig, Stratum
 from pipelines.config.sharing import ParallelConfig, ZeroConfig
 from pipelines.config.stages import STAGES, Pool, Stage
 from pipelines.config.trackers import MlflowConfig, TrackersConfig, WandbConfig
@@ -85,6 +85,7 @@ __all__ = [
     "ProtectAction",
     "ProtectConfig",
     "ProtectedKind",
+    "QuantizationAwareConfig",
     "QuantizeConfig",
     "RepeatsConfig",
     "ReplayConfig",

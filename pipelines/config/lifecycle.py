@@ -56,6 +56,14 @@ class LifecycleConfig(StrictModel):
         """The training that makes the model: `train`, or the last run of the last stage."""
         return self.progressive.runs(self.train)[-1].train if self.progressive else self.train
 
+    @property
+    def quantization_caveats(self) -> tuple[str, ...]:
+        """That what is stored will not be what was trained."""
+        if (asked := self.train.quantization_aware) is None:
+            return ()
+        reasons = [asked.departure(plan) for plan in self.quantize.plans]
+        return () if None in reasons else tuple(f"train.quantization_aware: {reason}" for reason in reasons[:1])
+
     @model_validator(mode="after")
     def _gate_judges_something(self) -> LifecycleConfig:
         names = {task.name for task in self.evaluate.tasks}

@@ -127,5 +127,10 @@ def refuse(train: TrainConfig) -> None:
         raise ValueError(
             f"progressive trains all weights from random ones on the dataset alone: leave train.{found[0]} out"
         )
+    if train.quantization_aware:
+        raise ValueError(
+            "progressive needs train.quantization_aware left out: its law is of models as they are exported, and these would learn"
+            " something else; train the model that comes out once more"
+        )
     if "num_steps" in train.model_fields_set:
         raise ValueError("train.num_steps follows from progressive.stages' num_tokens: leave it out")

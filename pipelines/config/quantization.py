@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
 from pipelines.config.stages import Pool
-from pipelines.schemes import SchemeConfig, SchemeEntry
+from pipelines.schemes import SchemeConfig, SchemeEntry, upper
 
 Stratum = Literal["language", "domain"]
 
@@ -102,3 +102,33 @@ class QuantizeConfig(SchemeConfig):
             if self.balance:
                 settings["balance"] = list(self.balance)
         return settings
+
+
+class QuantizationAwareConfig(SchemeConfig):
+    """Training with weights, and for W8A8 and FP8 activations, rounded as the scheme will store them (Jacob et al. 2018, arXiv
+    1712.05877), so that what rounding loses is learnt away. Give `quantize` the same scheme, `method: rtn` and `ignore`."""
+
+    scheme: Annotated[Literal["W4A16", "W8A8", "FP8"], BeforeValidator(upper)] = Field()
+    method: Literal["rtn"] = "rtn"
+    """Rounding to the nearest is what is trained with: others move the weights again."""
+    ignore: tuple[str, ...] = ("lm_head",)
+    """Layers that are not rounded: a name, or `re:` and an expression."""
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What decides the result."""
+        groups = {"group_size": self.groups_of} if self.groups_of else {}
+        return {"scheme": self.scheme, **groups, "ignore": list(self.ignore)}
+
+    def departure(self, plan: QuantizeConfig) -> str | None:
+        """Why the model, stored by that one scheme, is not what was trained; None where it is."""
+        trained = f"the model is trained for {self.label}"
+        if plan.made_by is None:
+            return f"{trained}, and {plan.label} rounds nothing"
+        if (plan.scheme, plan.groups_of) != (self.scheme, self.groups_of):
+            return f"{trained}, and {plan.label} rounds to other numbers"
+        if plan.made_by != "rtn":
+            return f"{trained}, and {plan.made_by} moves the weights again: set quantize.method to rtn"
+        if set(plan.ignore) != set(self.ignore) or plan.keep_most_sensitive:
+            return f"{trained}, and other layers are left as they are: give both the same ignore, and no keep_most_sensitive"
+        return None

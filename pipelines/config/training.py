@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from cluster.config import Location, StrictModel
 from pipelines.config.continual import ConsolidationConfig, ReplayConfig
 from pipelines.config.privacy import PrivacyConfig
+from pipelines.config.quantization import QuantizationAwareConfig
 from pipelines.config.sharing import ParallelConfig, ZeroConfig
 from pipelines.config.stages import Pool
 from pipelines.config.trackers import TrackersConfig
@@ -89,6 +90,8 @@ class TrainConfig(StrictModel):
     privacy: PrivacyConfig | None = None
     """For any method, with zero stage 0, 1 or 2. A step then takes each example with the same chance, on average as many as
     a step would take sequences otherwise."""
+    quantization_aware: QuantizationAwareConfig | None = None
+    """For any method: weights are rounded as the quantize stage will round them, and learn to do with it."""
 
     num_workers: int = Field(2, ge=1)
     gpus_per_worker: int = Field(1, ge=0)
@@ -191,6 +194,8 @@ class TrainConfig(StrictModel):
         if self.num_workers % self.parallel.workers == 0 and self.sequences_per_step is not None:
             self._check_accumulation(self.sequences_per_step)
         self._check_parallel()
+        if self.quantization_aware:
+            self._check_rounding()
         if (self.zero.offload_parameters and self.zero.stage != 3) or (
             self.zero.offload_optimizer and self.zero.stage == 0
         ):
@@ -223,6 +228,18 @@ class TrainConfig(StrictModel):
             raise ValueError(
                 "privacy does not go with parallel.tensor: no worker has the whole gradient of an example, whose length is to"
                 " be cut"
+            )
+
+    def _check_rounding(self) -> None:
+        if self.lora:
+            raise ValueError(
+                "quantization_aware does not go with lora: what is stored is base and adapter in one, and the sum of both rounded"
+                " is not their sum rounded"
+            )
+        if self.parallel.tensor > 1:
+            raise ValueError(
+                "quantization_aware does not go with parallel.tensor: no worker has whole rows, whose largest value gives the"
+                " scale; share the model out by zero stage 3 instead"
             )
 
     def _check_pipeline(self, pipeline: int) -> None:

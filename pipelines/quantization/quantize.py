@@ -19,7 +19,7 @@ from cluster.imports import large_imports
 from cluster.session import check_gpus, on_pool
 from cluster.storage import Storage, local_copy, open_storage, sha256_of, staged_folder
 from cluster.waiting import wait_for_node
-from pipelines.config import QuantizeConfig
+from pipelines.config import QuantizationAwareConfig, QuantizeConfig
 from pipelines.model_size import linear_shapes
 from pipelines.progress import bar, say
 from pipelines.quantization.calibration import CHARACTERS_PER_TOKEN, read_texts, windows
@@ -77,6 +77,8 @@ def quantize(config: QuantizeConfig, model: Weights, dataset: Dataset, storage: 
     planned = QuantizedModel(key=key, inputs=inputs, config=config.settings, scheme=scheme)
     calibrated = "calibrated on the train documents" if config.needs_text else "without calibration"
     say("quantize", f"{model.kind} {model.key} to {config.label}, {calibrated}")
+    if (trained := trained_for(model)) and (reason := trained.departure(config)):
+        say("quantize", f"warning: {reason}")
     made = _run(config, model, planned, storage, texts)
     quantized = planned.replace(
         files=made.files,
@@ -89,6 +91,21 @@ def quantize(config: QuantizeConfig, model: Weights, dataset: Dataset, storage: 
     before, after = model.num_weight_bytes / 1e6, made.num_weight_bytes / 1e6
     say("quantize", f"{before:.0f} MB to {after:.0f} MB, {made.shares}took {quantized.took_s:.0f} s")
     return artifacts.save(storage, quantized)
+
+
+def trained_for(model: Weights) -> QuantizationAwareConfig | None:
+    """What the model was trained to be stored in, by its manifest."""
+    found = model.config.get("quantization_aware")
+    return None if found is None else QuantizationAwareConfig.model_validate(found)
+
+
+def arithmetic(config: QuantizeConfig, model: Weights) -> str:
+    """The dtype in which weights are read and scales computed: what the machine multiplies in. Of a model that was trained for the
+    scheme float32 on every machine, as in its training (pipelines/rounding.py)."""
+    trained = trained_for(model)
+    if trained and trained.departure(config) is None:
+        return "float32"
+    return settled("auto", bool(config.num_gpus))
 
 
 def inputs_of(config: QuantizeConfig, model: Weights, dataset: Dataset) -> dict[str, str]:
@@ -179,7 +196,8 @@ def quantize_here(config: QuantizeConfig, storage_uri: str, model: Weights, targ
     """In the task: read the model, quantize, and publish the folder `target` of the storage."""
     storage = open_storage(storage_uri)
     folder = local_copy(storage, model.folder)
-    _check_memory(model.num_weight_bytes, config)
+    dtype = arithmetic(config, model)
+    _check_memory(model.num_weight_bytes, dtype, config.pool)
     _use_all_cores()
     with large_imports():
         from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -192,7 +210,7 @@ def quantize_here(config: QuantizeConfig, storage_uri: str, model: Weights, targ
         config.num_calibration_sequences,
         config.seed,
     )
-    network = AutoModelForCausalLM.from_pretrained(folder, dtype=settled("auto", bool(config.num_gpus)))
+    network = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     with staged_folder(storage, target) as staged:
         if config.made_by is not None:
             sequences = [tokens for _, tokens in drawn]
@@ -234,18 +252,18 @@ def _made(folder: Path, num_sequences: Mapping[str, int]) -> Made:
     return Made(files, sum(f.num_bytes for f in files if f.path.endswith(".safetensors")), num_sequences)
 
 
-def _check_memory(num_weight_bytes: int, config: QuantizeConfig) -> None:
+def _check_memory(num_weight_bytes: int, dtype: str, pool: str) -> None:
     """Weights, Hessians in float32 and the libraries: three times the weights and 2 GiB covers what was measured. A model that is
     computed in float32 takes its weights once more."""
     import psutil
 
-    times = 3 if settled("auto", bool(config.num_gpus)) == "bfloat16" else 4
+    times = 3 if dtype == "bfloat16" else 4
     need, free = times * num_weight_bytes + 2 * GIB, psutil.virtual_memory().available
     if free < need:
         raise ResourceError(
             "quantize",
             f"needs about {need / GIB:.1f} GiB of memory, {free / GIB:.1f} GiB are free",
-            f"stop other work on that machine or quantize on a larger pool than `{config.pool}`",
+            f"stop other work on that machine or quantize on a larger pool than `{pool}`",
         )
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pipelines.config import QuantizeConfig
 from pipelines.progress import say
+from pipelines.rounding import stored_activations, stored_weights
 from pipelines.schemes import is_ignored
 
 if TYPE_CHECKING:
@@ -25,8 +26,6 @@ NUM_SEQUENCES = 4
 """Of the calibration set: a ranking of layers needs few."""
 FUSED = ("q_proj|k_proj|v_proj", "gate_proj|up_proj")
 """Last parts of names that an engine runs as one matrix, so that they are stored in one scheme or not at all."""
-FP8_MAX = 448.0
-"""Largest number of E4M3."""
 
 
 @dataclass(frozen=True)
@@ -105,33 +104,6 @@ def _squares(inputs: Tensor, weight: Tensor, config: QuantizeConfig) -> tuple[fl
     y = x @ w.T
     error = y - stored_activations(x, config) @ stored_weights(w, config).T
     return float((error**2).sum()), float((y**2).sum())
-
-
-def stored_weights(weight: Tensor, config: QuantizeConfig) -> Tensor:
-    """The weights (outputs x inputs) as the scheme stores them, rounded to the nearest."""
-    if config.groups_of:
-        return _rounded(weight.unflatten(-1, (-1, config.groups_of)), 4).flatten(-2)
-    return _rounded_to_float8(weight) if config.scheme == "FP8" else _rounded(weight, 8)
-
-
-def stored_activations(inputs: Tensor, config: QuantizeConfig) -> Tensor:
-    """The inputs (tokens x inputs) as the scheme sees them."""
-    if config.groups_of:
-        return inputs
-    return _rounded_to_float8(inputs) if config.scheme == "FP8" else _rounded(inputs, 8)
-
-
-def _rounded(values: Tensor, bits: int) -> Tensor:
-    """Symmetric integers with one scale for each row, as compressed-tensors takes it: the whole range for the largest."""
-    scale = (values.abs().amax(-1, keepdim=True) / ((2**bits - 1) / 2)).clamp(min=1e-12)
-    return (values / scale).round().clamp(-(2 ** (bits - 1)), 2 ** (bits - 1) - 1) * scale
-
-
-def _rounded_to_float8(values: Tensor) -> Tensor:
-    import torch
-
-    scale = (values.abs().amax(-1, keepdim=True) / FP8_MAX).clamp(min=1e-12)
-    return (values / scale).to(torch.float8_e4m3fn).float() * scale
 
 
 def _layer(module: str) -> str:

@@ -17,7 +17,7 @@ from cluster.storage import LocalStorage, Storage
 from pipelines.config import TrainConfig
 from pipelines.progress import say
 from pipelines.training.plan import GIB, Room, host_room, make_plan, trouble
-from pipelines.training.shape import Shape, check_parallel, shape_of
+from pipelines.training.shape import Shape, check_parallel, check_rounding, shape_of
 from pipelines.training.zero3 import disk_bytes, host_bytes
 
 RELEASE_S = 30.0
@@ -40,6 +40,7 @@ def check_capacity(config: TrainConfig, base: Weights, storage: Storage) -> None
     with suppress(KeyError, TypeError, ValueError):
         shape = shape_of(model, base.num_parameters)
         check_parallel(shape, config.parallel)
+        check_rounding(shape, config.quantization_aware)
         _warn_of_memory(config, shape, nodes)
     _check_disk(disk_bytes(base.num_parameters, config), storage)
 

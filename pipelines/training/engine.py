@@ -33,6 +33,7 @@ def build_engine(config: TrainConfig, folder: Path) -> Any:
     # Only its tensor-parallel inference uses this operator, and on CPUs every start would compile it for half a minute.
     deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
     deepspeed.init_distributed(dist_backend="nccl" if config.gpus_per_worker else "gloo")
+    narrow = config.precision == "auto"
     config = config.replace(precision=common_precision(config))
     settings = deepspeed_config(config)
     whole = (
@@ -45,6 +46,10 @@ def build_engine(config: TrainConfig, folder: Path) -> Any:
         check_plan(model)
     if config.parallel.workers > 1:
         check_parallel(shape_of(model.config.to_dict()), config.parallel)
+    if config.quantization_aware:
+        from pipelines.training.quantization_aware import round_forward  # it needs torch to be imported
+
+        round_forward(model, config.quantization_aware, narrow=narrow)
     if config.parallel.pipeline > 1:
         return _pipelined(model, config, settings)
     adapter = add_adapter(model, config.lora) if config.lora else None

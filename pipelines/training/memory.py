@@ -73,6 +73,7 @@ def memory(shape: Shape, config: TrainConfig, zero: ZeroConfig | None = None) ->
     step = 0.0 if gpus and zero.offload_optimizer else _step_copies(own, width, gpus)
     buffers = _buckets(trained, size, zero, width, gpus) + max(0.0, step - working)
     buffers += 4 * trained if config.privacy else 0.0  # the sum of the examples' gradients
+    buffers += rounding(shape, config, width)
     return Memory(
         **kept, activations=activations(shape, config, width), logits=logits(shape, config), buffers=buffers, host=host
     )
@@ -138,6 +139,17 @@ def _per_layer(shape: Shape, width: int, tensor: int) -> float:
 def logits(shape: Shape, config: TrainConfig) -> float:
     """Bytes at the loss (losses.py): float32 log-probabilities, their gradient, and the logits' gradient, all at once."""
     return 12 * _tokens(config) * shape.vocabulary
+
+
+def rounding(shape: Shape, config: TrainConfig, width: int) -> float:
+    """Bytes of the layer that rounds its weights, and activations, at the moment (rounding.py): a float32 copy, its quotients by
+    the scales, and what comes out."""
+    if (asked := config.quantization_aware) is None:
+        return 0.0
+    values = max(inputs * outputs for inputs, outputs in shape.linears)
+    if asked.rounds_activations:
+        values += _tokens(config) * max(inputs for inputs, _ in shape.linears)
+    return (8.0 + width) * values
 
 
 def _tokens(config: TrainConfig) -> int:

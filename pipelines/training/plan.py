@@ -200,8 +200,9 @@ def _same_kind(run: Checkpoint, config: TrainConfig) -> bool:
     on_gpus = bool(run.config.get("gpus_per_worker")) == bool(config.gpus_per_worker)
     method = (run.config.get("method") or {}).get("kind") == config.method.kind
     adapter = (run.config.get("lora") is None) == (config.lora is None)
+    rounded = (run.config.get("quantization_aware") is None) == (config.quantization_aware is None)
     stages = (run.config.get("parallel") or {}).get("pipeline", 1) == config.parallel.pipeline
-    return on_gpus and method and adapter and stages and asked.items() <= run.config.items()
+    return on_gpus and method and adapter and rounded and stages and asked.items() <= run.config.items()
 
 
 def trouble(plan: Plan) -> tuple[str, str] | None:

@@ -17,7 +17,7 @@ from cluster.topology import load_topology
 from pipelines.config import LifecycleConfig, TrainConfig
 from pipelines.training.memory import Memory
 from pipelines.training.plan import GIB, Plan, make_plan, rate_of, room_of, trouble
-from pipelines.training.shape import Shape, check_parallel, read_shape
+from pipelines.training.shape import Shape, check_parallel, check_rounding, read_shape
 from pipelines.training.sizes import shapes, short
 
 COLUMNS = {
@@ -69,12 +69,13 @@ def plan_recipe(
         gib: of one rank's device, in place of what the pool's declaration says.
 
     Raises:
-        ConfigError: the model cannot be held by several workers as the recipe asks.
+        ConfigError: the model cannot be held by several workers, or rounded in training, as the recipe asks.
     """
     from cluster.errors import UserError
 
     declared, config = load_topology(topology), recipe.last_train
     check_parallel(shape, config.parallel)
+    check_rounding(shape, config.quantization_aware)
     room = room_of(config, declared, _free_here() if not config.gpus_per_worker else None)
     if gib is not None:
         room = room._replace(num_bytes=gib * GIB, what="a rank's device, as given")
@@ -121,7 +122,7 @@ def warning(recipe: LifecycleConfig) -> str | None:
     """For `serinus check`: that the training will probably not fit, where the model can be read here.
 
     Raises:
-        ConfigError: the model cannot be held by several workers as the recipe asks.
+        ConfigError: the model cannot be held by several workers, or rounded in training, as the recipe asks.
     """
     from cluster.errors import UserError
 
@@ -131,6 +132,7 @@ def warning(recipe: LifecycleConfig) -> str | None:
         return None
     shape = last_shape(recipe, shape)
     check_parallel(shape, recipe.train.parallel)
+    check_rounding(shape, recipe.train.quantization_aware)
     try:
         found = trouble(plan_recipe(recipe, shape, None, None, None))
     except UserError:

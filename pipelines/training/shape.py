@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from cluster.config import StrictModel
 from cluster.errors import ConfigError, InputError
-from pipelines.config import ParallelConfig
+from pipelines.config import ParallelConfig, QuantizationAwareConfig
 from pipelines.model_size import gguf_fields, num_parameters
 
 HUB = "hf://"
@@ -88,7 +89,7 @@ def shape_of(config: dict[str, Any], counted: int | None = None) -> Shape:
     """
     config = {**config, **config.get("text_config", {})}
     hidden, heads = config["hidden_size"], config["num_attention_heads"]
-    experts = config.get("num_local_experts") or config.get("num_experts") or config.get("n_routed_experts") or 1
+    experts = num_experts(config)
     width = config.get("moe_intermediate_size") if experts > 1 else None
     shape = Shape(
         num_parameters=counted or 0,
@@ -106,6 +107,13 @@ def shape_of(config: dict[str, Any], counted: int | None = None) -> Shape:
     )
     each = width or config["intermediate_size"]
     return shape if counted else shape.replace(num_parameters=_count(shape, each))
+
+
+def num_experts(config: dict[str, Any]) -> int:
+    """By the names of transformers' configurations; 1 of a dense model."""
+    config = {**config, **config.get("text_config", {})}
+    names = ("num_local_experts", "num_experts", "n_routed_experts")
+    return next((int(config[name]) for name in names if config.get(name)), 1)
 
 
 def with_sides(shape: Shape, sides: dict[str, int]) -> Shape:
@@ -138,6 +146,44 @@ def check_parallel(shape: Shape, parallel: ParallelConfig) -> None:
                 f"{tensor}, but the model has {num} {what}",
                 f"give a number that divides {num}, or share the model out by train.zero.stage 3 alone",
             )
+
+
+def check_rounding(shape: Shape, asked: QuantizationAwareConfig | None) -> None:
+    """Make sure that linear layers can be rounded in training. Where some are left out by name, which ones are is found when the
+    model is loaded (quantization_aware.py).
+
+    Raises:
+        ConfigError: they cannot.
+    """
+    if asked is None:
+        return
+    check_dense(shape.experts)
+    if set(asked.ignore) <= {"lm_head"}:
+        check_groups([inputs for inputs, _ in shape.linears], asked)
+
+
+def check_dense(num_experts: int) -> None:
+    """Raises ConfigError for experts: the quantize stage stores them, and in training they are no linear modules."""
+    if num_experts > 1:
+        raise ConfigError(
+            "train.quantization_aware",
+            f"the model has {num_experts} experts, which are not rounded in training as they are stored",
+            "leave it out, and quantize by gptq or awq",
+        )
+
+
+def check_groups(inputs: Iterable[int], asked: QuantizationAwareConfig) -> None:
+    """Raises ConfigError for a layer with a number of inputs that does not fall into the scheme's groups."""
+    if asked.groups_of is None:
+        return
+    found = set(inputs)
+    if odd := sorted(one for one in found if one % asked.groups_of):
+        fits = [str(size) for size in (128, 64, 32) if not any(one % size for one in found)]
+        raise ConfigError(
+            "train.quantization_aware.group_size",
+            f"layers with {odd[0]} inputs do not fall into groups of {asked.groups_of}",
+            f"set it to {' or '.join(fits)}" if fits else "put these layers into train.quantization_aware.ignore",
+        )
 
 
 def _count(shape: Shape, expert: int) -> int:

@@ -77,9 +77,11 @@ def train_key(config: TrainConfig, dataset: Dataset, base: Weights) -> str:
         asked["method"]["path"] = _file_digest(config)
     if isinstance(config.method, PreferenceConfig) and not config.method.heldout_percent:
         del asked["method"]["heldout_percent"], asked["method"]["heldout_seed"]  # as before there were such fields
-    for name in ("lora", "privacy"):
+    for name in ("lora", "privacy", "quantization_aware"):
         if asked[name] is None:
             del asked[name]  # what was made before there was such a field keeps its key
+    if config.quantization_aware:
+        asked["quantization_aware"] = config.quantization_aware.settings
     if held := asked["consolidation"]:
         del held["min_retention_percent"]  # it says what is taken, not what is made
         if held["online"] is None:

@@ -10,13 +10,10 @@ import pytest
 
 from pipelines.config import TrainConfig
 from pipelines.training import slices
-from pipelines.training.draws import gaussian, poisson
 from pipelines.training.guard import data_step
 from pipelines.training.packing import Share, checksum, num_sequences, sequence_ids
-from pipelines.training.privacy import LOSS_SHARE
-from pipelines.training.schedule import learning_rate
-from tests.integration.training_plain import TOLERANCE, config, plain_losses
-from tests.integration.training_ranks import SECRET, documents, private, run_phases
+from tests.integration.training_plain import TOLERANCE, config, plain_losses, private_losses
+from tests.integration.training_ranks import documents, run_phases
 
 pytestmark = [pytest.mark.integration, pytest.mark.long]
 
@@ -146,45 +143,6 @@ def test_what_two_ranks_kept_of_what_matters_is_read_by_one(runs: Any) -> None:
     for name, values in both.items():
         assert values == pytest.approx(own[name] + 0.5 * earlier[name], rel=1e-4, abs=1e-12)
     assert sum(float(values.sum()) for values in earlier.values()) > 0
-
-
-def private_losses(model_folder: Path, settings: TrainConfig) -> list[float]:
-    """DP-SGD by its textbook in one process: each document's gradient cut, added up, with the noise that the run draws."""
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    examples, sensitivity = private(settings, 0, 1), 0.5 * (1 + LOSS_SHARE**2) ** 0.5
-    model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=torch.float32)
-    weights = dict(model.named_parameters())
-    groups = [
-        {"params": [w for w in weights.values() if w.ndim >= 2], "weight_decay": settings.weight_decay},
-        {"params": [w for w in weights.values() if w.ndim < 2], "weight_decay": 0.0},
-    ]
-    optimizer, losses = torch.optim.AdamW(groups, lr=0.0, betas=settings.betas, eps=settings.eps), []
-    for step in range(settings.num_steps):
-        total, told = {name: torch.zeros_like(w) for name, w in weights.items()}, 0.0
-        for number in poisson(SECRET, step, examples.units.num, examples.terms.sample_rate):
-            tokens = examples.units.batch([int(number)]).inputs["input_ids"]
-            if tokens.shape[1] < 2:
-                continue
-            model.zero_grad()
-            loss = model(input_ids=tokens, labels=tokens).loss
-            loss.backward()
-            length = torch.nn.utils.clip_grad_norm_(weights.values(), 0.5)
-            assert length > 0
-            told += (min(loss.item(), 8.0) - 4) / 4
-            for name, weight in weights.items():
-                total[name] += weight.grad
-        noise = {name: torch.from_numpy(gaussian(SECRET, step, name, w.numel())).float() for name, w in weights.items()}
-        for name, weight in weights.items():
-            noisy = total[name] + 0.8 * sensitivity * noise[name].view_as(weight)
-            weight.grad = noisy / settings.total_sequences
-        of_loss = 0.8 * sensitivity * gaussian(SECRET, step, "the loss", 1)[0] / (LOSS_SHARE * 0.5)
-        losses.append(4 + 4 * (told + of_loss) / settings.total_sequences)
-        for group in optimizer.param_groups:
-            group["lr"] = learning_rate(settings, step)
-        optimizer.step()
-    return losses
 
 
 def test_a_private_run_is_one_process_s_at_any_number_of_ranks_and_goes_on_with_the_same_draws(

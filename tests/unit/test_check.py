@@ -63,6 +63,12 @@ BROKEN = [
     ("num_steps: 60", "num_steps: 5", "train", "warmup_steps (10) must be below num_steps (5)"),
     ("num_workers: 2", "num_workers: 2\n  num_workers: 3", "train.num_workers", "given twice"),
     ("num_workers: 2", "num_workers: 2\n  pool: gpu", "train.pool", "'data', 'train', 'serve' or 'head'"),
+    (
+        "num_workers: 2",
+        "num_workers: 2\n  quantization_aware: {scheme: w3a16}",
+        "train.quantization_aware.scheme",
+        "'W8A8' or 'FP8'",
+    ),
     ("learning_rate: 1.0e-4", "learning_rate: -1", "train.learning_rate", "greater than 0"),
     ("learning_rate: 1.0e-4", "learning_rate: .nan", "train.learning_rate", "finite"),
     ("num_workers: 2", "num_workers: 2\n  zero: {stage: 4}", "train.zero.stage", "1, 2 or 3"),
@@ -201,6 +207,34 @@ def test_a_step_with_nobody_on_stable_is_told_of(tmp_path: Path) -> None:
     found = CliRunner().invoke(app, ["check", str(path)])
     assert found.exit_code == 0, found.output
     assert "but: rollout.steps: the step at 100 % leaves nobody on stable" in " ".join(found.output.split())
+
+
+@pytest.mark.parametrize(
+    ("quantize", "told"),
+    [
+        (
+            "scheme: w8a8",
+            "the model is trained for W8A8 by rtn, and gptq moves the weights again: set quantize.method to rtn",
+        ),
+        (
+            "schemes: [w4a16, fp8]",
+            "the model is trained for W8A8 by rtn, and W4A16 in groups of 128 by gptq rounds to other",
+        ),
+        ("{scheme: w8a8, method: rtn}", None),
+        ("schemes: [bf16, {scheme: w8a8, method: rtn}]", None),
+    ],
+)
+def test_a_model_that_is_stored_otherwise_than_it_is_trained_for_is_told_of(
+    tmp_path: Path, quantize: str, told: str | None
+) -> None:
+    asked = quantize if quantize.startswith("{") else f"{{{quantize}}}"
+    rest = f"  quantization_aware: {{scheme: w8a8}}\nquantize: {asked}\nevaluate:\n"
+    path = broken(tmp_path, "evaluate:\n", rest)
+    found = CliRunner().invoke(app, ["check", str(path)])
+    assert found.exit_code == 0, found.output
+    said = " ".join(found.output.split())
+    assert ("but: train.quantization_aware" in said) == (told is not None)
+    assert (told or "") in said
 
 
 @pytest.mark.parametrize(("num_keys", "told"), [(2, True), (5, True), (6, False)])

@@ -9,15 +9,8 @@ from typing import Any
 import pytest
 
 from pipelines.config import QuantizeConfig
-from pipelines.quantization.sensitivity import (
-    FILE,
-    Layer,
-    keep_most_sensitive,
-    measure,
-    rank,
-    stored_activations,
-    stored_weights,
-)
+from pipelines.quantization.sensitivity import FILE, Layer, keep_most_sensitive, measure, rank
+from pipelines.rounding import stored_activations, stored_weights
 
 torch = pytest.importorskip("torch")
 

@@ -1,0 +1,119 @@
+"""A model that was trained for W8A8: quantized by rounding, scored by real vLLM as training saw it, served through the gateway."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import httpx
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from cluster import artifacts
+from cluster.artifacts import Checkpoint, Dataset, QuantizedModel
+from cluster.storage import LocalStorage
+from pipelines.config import EvaluateConfig, QuantizationAwareConfig, QuantizeConfig
+from pipelines.evaluation.compare import read_items
+from pipelines.evaluation.evaluate import evaluate, read_documents
+from pipelines.evaluation.tasks import build_items
+from pipelines.quantization.quantize import quantize
+from pipelines.task_config import TaskConfig
+from pipelines.training.train import train
+from services.contract import read_traffic, write_traffic
+from tests.e2e.conftest import NAME, Served
+from tests.integration.training_case import base_model, small_run
+
+pytestmark = [pytest.mark.e2e, pytest.mark.long]
+
+SCHEME = QuantizationAwareConfig(scheme="W8A8")
+TASK = TaskConfig(name="text", kind="perplexity", num_items=4)
+SCORED = EvaluateConfig(tasks=(TASK,), max_model_len=512, kv_cache_gib=0.25)
+
+
+@pytest.fixture(scope="module")
+def shelf(tmp_path_factory: pytest.TempPathFactory) -> LocalStorage:
+    return LocalStorage(tmp_path_factory.mktemp("aware"))
+
+
+@pytest.fixture(scope="module")
+def dataset(shelf: LocalStorage) -> Dataset:
+    from pydoc_data.topics import topics
+
+    names = sorted(topics)
+    made = Dataset(key="d" * 16)
+    for part, chosen in (("train", names[10:20]), ("heldout", names[:6])):
+        folder = shelf.root / made.location / part
+        folder.mkdir(parents=True)
+        pq.write_table(pa.table({"id": chosen, "text": [topics[n] for n in chosen]}), folder / "part-0.parquet")
+    return artifacts.save(shelf, made)
+
+
+@pytest.fixture(scope="module")
+def made(
+    ray_cluster: str, shelf: LocalStorage, dataset: Dataset, tiny_model: Path
+) -> tuple[Checkpoint, QuantizedModel]:
+    """As it was exported, and as it was quantized."""
+    run = small_run(quantization_aware=SCHEME.model_dump(), precision="auto")
+    trained = train(run, dataset, base_model(shelf, tiny_model), shelf)
+    return trained, quantize(QuantizeConfig(method="rtn"), trained, dataset, shelf)
+
+
+def nll(folder: Path, text: str) -> float:
+    """Of the exported model with its layers rounded as in training, in nats, after the start token."""
+    import torch
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from pipelines.training.quantization_aware import round_forward
+
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
+    round_forward(model, SCHEME, narrow=True)
+    tokens = torch.tensor([[tokenizer.bos_token_id, *tokenizer(text, add_special_tokens=False)["input_ids"]]])[:, -511:]
+    with torch.no_grad():
+        logits = model(tokens).logits[0, :-1]
+    return float(torch.nn.functional.cross_entropy(logits, tokens[0, 1:], reduction="sum"))
+
+
+def test_vllm_scores_what_training_saw(
+    made: tuple[Checkpoint, QuantizedModel], shelf: LocalStorage, dataset: Dataset
+) -> None:
+    trained, stored = made
+    report = evaluate(SCORED, stored, dataset, shelf)
+    asked = {item.id: item for item in build_items(TASK, read_documents(shelf, dataset), SCORED.seed)}
+    rows = read_items(shelf, report)["text"]
+    assert len(rows) == 4
+    for row in rows:
+        expected = nll(shelf.root / trained.folder, asked[row["id"]].answers[0])
+        assert row["nll"] == pytest.approx(expected, rel=0.01)
+
+
+@pytest.fixture
+def serving_it(made: tuple[Checkpoint, QuantizedModel], served: Served, shelf: LocalStorage) -> Iterator[str]:
+    """The public name leads everybody to the quantized model; afterwards to STABLE, as before."""
+    from services.serving import app
+
+    revision = served.publish(f"{NAME}-0000000e", shelf.root / made[1].folder)
+    app.deploy_revision(revision, served.serving, served.storage)
+    found = read_traffic(served.storage, NAME)
+    assert found is not None
+    before, version = found
+    moved = before.replace(stable=revision.revision, version=before.version + 1, canary=None, weight_percent=0.0)
+    version = write_traffic(served.storage, moved, expect=version)
+    yield revision.revision
+    write_traffic(served.storage, before.replace(version=moved.version + 1), expect=version)
+    app.remove_revision(revision.revision)
+
+
+def test_the_gateway_serves_it(serving_it: str, served: Served) -> None:
+    from tests.integration.gateway_world import eventually
+
+    body = {"model": NAME, "prompt": "The list", "max_tokens": 8, "temperature": 0, "ignore_eos": True}
+
+    def answered() -> bool:
+        answer = httpx.post(f"{served.url}/completions", json=body, timeout=60)
+        assert answer.status_code == 200, answer.text
+        said = answer.json()
+        return answer.headers["x-serinus-revision"] == serving_it and said["usage"]["completion_tokens"] == 8
+
+    eventually(answered)
