@@ -1,4 +1,4 @@
-"""What a private run spends: the accounting of DP-SGD (Abadi et al. 2016, arXiv 1607.00133) by Opacus' accountants.
+"""The mechanism of a private run: DP-SGD (Abadi et al. 2016, arXiv 1607.00133) with the noise that its epsilon asks for.
 
 The mechanism of a step is the subsampled Gaussian: each example is in it with the chance `sample_rate`, independently of
 the others (Poisson sampling); what it adds to the step's sum is at most `sensitivity` long; the sum gets Gaussian noise of
@@ -7,11 +7,10 @@ the others (Poisson sampling); what it adds to the step's sum is at most `sensit
 
 from __future__ import annotations
 
-from typing import Any
-
 from cluster.config import StrictModel
 from cluster.errors import ConfigError
 from pipelines.config import PrivacyConfig
+from pipelines.training.accounting import Accountant, Unaccountable, epsilon_of, noise_for
 
 NUM_MARKS = 16
 """Steps whose epsilon is computed; at each of the others it is at most that of the next one. The PRV accountant takes up to
@@ -35,6 +34,10 @@ class Terms(StrictModel):
     max_gradient_norm: float
     marks: tuple[tuple[int, float], ...]
     """(steps, epsilon spent by so many), the last one of the whole run."""
+    accountant: Accountant
+    """Whose epsilons these are."""
+    not_prv_because: str = ""
+    """Why it is not the accountant that was asked for; empty where it is."""
 
     @property
     def epsilon(self) -> float:
@@ -51,7 +54,7 @@ class Terms(StrictModel):
 
 
 def make_terms(config: PrivacyConfig, num_examples: int, expected: int, num_steps: int) -> Terms:
-    """The mechanism that keeps what the recipe asks.
+    """The mechanism that keeps what the recipe asks. Where `prv` cannot tell, `rdp` does, for all of the run.
 
     Args:
         expected: examples of a step on average.
@@ -71,8 +74,23 @@ def make_terms(config: PrivacyConfig, num_examples: int, expected: int, num_step
             f"{config.delta:g}, with {num_examples} examples: that would let one of them be published",
             f"set it to less than {1 / num_examples:.1g}",
         )
-    rate = expected / num_examples
-    noise = config.noise_multiplier or _noise_for(config, rate, num_steps)
+    rate, why = expected / num_examples, ""
+    if config.accountant == "prv":
+        try:
+            return _terms(config, rate, num_steps, "prv")
+        except Unaccountable as error:
+            why = str(error)
+    try:
+        return _terms(config, rate, num_steps, "rdp").replace(not_prv_because=why)
+    except Unaccountable as error:
+        raise _refusal(config, str(error)) from None
+
+
+def _terms(config: PrivacyConfig, rate: float, num_steps: int, accountant: Accountant) -> Terms:
+    noise = config.noise_multiplier
+    if noise is None:
+        assert config.target_epsilon is not None
+        noise = noise_for(config.target_epsilon, rate, num_steps, config.delta, accountant)
     steps = sorted({-(-num_steps * mark // NUM_MARKS) for mark in range(1, NUM_MARKS + 1)})
     return Terms(
         noise_multiplier=noise,
@@ -80,52 +98,14 @@ def make_terms(config: PrivacyConfig, num_examples: int, expected: int, num_step
         num_steps=num_steps,
         delta=config.delta,
         max_gradient_norm=config.max_gradient_norm,
-        marks=tuple((n, _spent(config, noise, rate, n)) for n in steps),
+        marks=tuple((n, epsilon_of(noise, rate, n, config.delta, accountant)) for n in steps),
+        accountant=accountant,
     )
 
 
-def _spent(config: PrivacyConfig, noise: float, rate: float, num_steps: int) -> float:
-    try:
-        return epsilon_of(noise, rate, num_steps, config.delta, config.accountant)
-    except (ValueError, RuntimeError, ArithmeticError, MemoryError) as error:
-        raise ConfigError(
-            "train.privacy",
-            f"the accountant {config.accountant} cannot tell what noise multiplier {noise:g} spends at delta {config.delta:g}"
-            f" ({error})",
-            "take `accountant: rdp`, more noise, or a larger delta",
-        ) from None
-
-
-def _noise_for(config: PrivacyConfig, rate: float, num_steps: int) -> float:
-    from opacus.accountants.utils import get_noise_multiplier
-
-    assert config.target_epsilon is not None
-    try:
-        return float(
-            get_noise_multiplier(
-                target_epsilon=config.target_epsilon,
-                target_delta=config.delta,
-                sample_rate=rate,
-                steps=num_steps,
-                accountant=config.accountant,
-            )
-        )
-    except (ValueError, RuntimeError) as error:
-        raise ConfigError(
-            "train.privacy.target_epsilon",
-            f"{config.target_epsilon:g} is out of reach ({error})",
-            "raise it, lower train.num_steps, or give more data",
-        ) from None
-
-
-def epsilon_of(noise_multiplier: float, sample_rate: float, num_steps: int, delta: float, accountant: str) -> float:
-    """Spent by so many steps, an upper bound. By PRV it is within 0.01 of the truth."""
-    made = _accountant(accountant)
-    made.history = [(noise_multiplier, sample_rate, num_steps)]
-    return float(made.get_epsilon(delta))
-
-
-def _accountant(name: str) -> Any:
-    from opacus.accountants import create_accountant
-
-    return create_accountant(mechanism=name)
+def _refusal(config: PrivacyConfig, why: str) -> ConfigError:
+    if config.target_epsilon is None:
+        found = f"nobody can tell what {config.noise_multiplier:g} spends at delta {config.delta:g} ({why})"
+        return ConfigError("train.privacy.noise_multiplier", found, "take more noise, or a larger delta")
+    found = f"{config.target_epsilon:g} at delta {config.delta:g} is out of reach ({why})"
+    return ConfigError("train.privacy.target_epsilon", found, "raise it, lower train.num_steps, or give more data")

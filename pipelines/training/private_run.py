@@ -61,7 +61,14 @@ def begin(config: TrainConfig, data: dict[str, Any], storage: Storage, run: str,
     asked = config.privacy
     assert asked is not None
     num = _num_examples(config, data, storage)
+    progress.say("train", f"what noise {config.num_steps:,} private steps take, by {asked.accountant}")
     terms = make_terms(asked, num, config.total_sequences, config.num_steps)
+    if terms.not_prv_because:
+        progress.say(
+            "train",
+            f"warning: train.privacy.accountant: prv cannot account for this run ({terms.not_prv_because}): rdp does, by which the"
+            " same epsilon takes somewhat more noise",
+        )
     noise = keep_secret(storage, run, asked.noise_seed)
     spent = reserve(storage, _spending(asked, terms, run.rpartition("/")[2], noise, names))
     progress.say(
@@ -145,7 +152,7 @@ def account(config: TrainConfig, terms: Terms, storage: Storage, names: tuple[st
         sample_rate=terms.sample_rate,
         num_steps=terms.num_steps,
         max_gradient_norm=terms.max_gradient_norm,
-        accountant=asked.accountant,
+        accountant=terms.accountant,
         unit=UNITS[config.method.kind].format(length=config.sequence_length),
         num_examples=round(config.total_sequences / terms.sample_rate),
         epsilon_of_data=spent[0],

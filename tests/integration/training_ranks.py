@@ -67,6 +67,7 @@ def private(config: TrainConfig, rank: int, world_size: int) -> Examples:
         delta=config.privacy.delta,
         max_gradient_norm=config.privacy.max_gradient_norm,
         marks=((config.num_steps, 1.0),),
+        accountant="prv",
     )
     return Examples(units, rank, world_size, terms, SECRET, config.seed)
 

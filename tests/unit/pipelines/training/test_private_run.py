@@ -100,6 +100,18 @@ def test_a_run_without_privacy_on_promised_data_is_warned_of(
     assert said[-1].startswith("warning: 1 private run(s) were made of this data")
 
 
+def test_another_accountant_than_was_asked_for_is_told_and_stands_in_the_manifest(
+    storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(private_run.progress, "say", lambda _, message: said.append(message))
+    config = private(privacy={"noise_multiplier": 9000}, num_steps=10**7)
+    names = origin(config, DATASET, "")
+    terms = begin(config, {"tokens": {"dataset": tokens(storage)}}, storage, "runs/train/k", names)
+    assert any("warning: train.privacy.accountant: prv cannot account for this run (a grid of" in line for line in said)
+    assert account(config, terms, storage, names).accountant == "rdp"
+
+
 def test_the_key_of_a_run_without_privacy_is_what_it_was() -> None:
     base = ImportedModel(key="b" * 16)
     assert train_key(TrainConfig(), DATASET, base) == "944c713f5401f49c"

@@ -34,6 +34,7 @@ def given(units: Documents, rank: int = 0, world_size: int = 1, clip: float = 0.
         delta=1e-5,
         max_gradient_norm=clip,
         marks=((10, 1.0),),
+        accountant="prv",
     )
     return Examples(units, rank, world_size, terms, SECRET, 0)
 
