@@ -45,6 +45,8 @@ sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 RANKS = 2
 WARM_UP = 3
 """Steps that are not measured: memory is allocated in them, and threads start."""
+MARKS = ("entered", "built", "loaded", "first_step")
+"""What a rank's process has come to: the function to train in, the model under DeepSpeed, its checkpoint, the end of a step."""
 SIDES = ("serinus", "bare", "plain")
 SHAPE = {
     "hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 4, "num_hidden_layers": 8, "intermediate_size": 1408,
@@ -231,12 +233,16 @@ def steady(found: dict[str, Any], steps: int, tokens: int) -> dict[str, Any]:
     }
 
 
-def resumed(found: dict[str, Any]) -> dict[str, float]:
-    """Seconds since rank 0's process began, by what was done; and from the command to that process."""
+def resumed(found: dict[str, Any]) -> dict[str, Any]:
+    """Seconds, and CPU seconds, since rank 0's process began, by what was done; seconds from the command to that process."""
     rank = found["ranks"][0]
-    first_step = rank["ends"][1][0]
-    marks = {name: rank[name] - rank["began"] for name in ("entered", "built", "loaded")}
-    return {**marks, "first_step_s": first_step - rank["began"], "before_s": rank["began"] - found["begun"]}
+    marks = {name: rank[name] for name in MARKS[:-1]} | {MARKS[-1]: rank["ends"][1]}
+    until = {f"{name}_s": at[0] - rank["began"] for name, at in marks.items()}
+    return {
+        **until,
+        **{f"{name}_cpu_s": at[1] for name, at in marks.items()},
+        "before_s": rank["began"] - found["begun"],
+    }
 
 
 def once(found: dict[str, Any]) -> dict[str, float]:
@@ -246,13 +252,13 @@ def once(found: dict[str, Any]) -> dict[str, float]:
 
 
 def told(figures: dict[str, Any]) -> str:
-    """One side's figures in a line."""
+    """One side's figures."""
+    until = ", ".join(f"{name} {figures[name + '_s']:.1f} ({figures[name + '_cpu_s']:.1f} CPU)" for name in MARKS)
     return (
-        f"{figures['repeat']:6} {figures['side']:8} {figures['tokens_per_s']:7.1f} tokens/s (by the mean"
-        f" {figures['mean_tokens_per_s']:7.1f})  CPU-s a step: {figures['rank_cpu_s']:.3f} a rank,"
-        f" {figures['cpu_s']:.3f} in all  {figures['faults']:7.0f} faults  resume: {figures['first_step_s']:5.1f} s"
-        f" (entered {figures['entered']:.1f}, built {figures['built']:.1f}, loaded {figures['loaded']:.1f})"
-        f" behind {figures['before_s']:.1f}  tokenising {figures['tokenised_s']:.1f}"
+        f"{figures['repeat']:3} {figures['side']:8} {figures['tokens_per_s']:7.1f} tokens/s (by the mean"
+        f" {figures['mean_tokens_per_s']:7.1f}); a step: {figures['rank_cpu_s']:.3f} CPU-s of a rank, {figures['cpu_s']:.3f} in"
+        f" all, {figures['faults']:.0f} faults\n{'':13}resumed, seconds: {until}; {figures['before_s']:.1f} before the process;"
+        f" tokenising {figures['tokenised_s']:.1f}"
     )
 
 
@@ -271,6 +277,7 @@ def summary(found: list[dict[str, Any]]) -> Iterable[str]:
                 ("CPU of a rank", "rank_cpu_s"),
                 ("CPU of all processes", "cpu_s"),
                 ("resume to first step", "first_step_s"),
+                ("its CPU", "first_step_cpu_s"),
             )
         )
         apart = max(

@@ -16,18 +16,18 @@ from typing import Any
 
 import numpy as np
 import psutil
-from train_times import Noted
+from train_times import Noted, used
 
 
 def main(settings: str) -> None:
-    times: dict[str, Any] = {"began": psutil.Process().create_time(), "entered": time.time()}
+    times: dict[str, Any] = {"began": psutil.Process().create_time(), "entered": used()}
     given = json.loads(Path(settings).read_text())
     engine = build(given)
-    times["built"] = time.time()
+    times["built"] = used()
     loader = batches(engine, given, times)
     if given["resume"]:
         engine.load_checkpoint(given["checkpoint"])
-    times["loaded"] = time.time()
+    times["loaded"] = used()
     times |= train(engine, loader, given)
     if not given["resume"]:
         engine.save_checkpoint(given["checkpoint"])

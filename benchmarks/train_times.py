@@ -17,7 +17,7 @@ ASKED, TIMES = "bench/asked", "bench/times"
 
 def timed_worker(given: dict[str, Any]) -> dict[str, Any]:
     """The stage's worker, which Ray Train finds here by name."""
-    times: dict[str, Any] = {"began": psutil.Process().create_time(), "entered": time.time()}
+    times: dict[str, Any] = {"began": psutil.Process().create_time(), "entered": used()}
     from cluster.storage import open_storage
     from pipelines.training import loop
 
@@ -41,7 +41,7 @@ def timed_worker(given: dict[str, Any]) -> dict[str, Any]:
 def _noting(function: Callable[..., Any], name: str, times: dict[str, Any]) -> Callable[..., Any]:
     def called(*args: Any) -> Any:
         result = function(*args)
-        times[name] = time.time()
+        times[name] = used()
         return result
 
     return called

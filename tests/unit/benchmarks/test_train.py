@@ -25,15 +25,8 @@ def noted(step_s: float, cpu_s: float, num: int = 6) -> dict[str, Any]:
     took = [10 * step_s] * 3 + [step_s] * (num - 3)
     clock = 100.0 + np.concatenate([[0.0], np.cumsum(took)])
     ends = [[float(at), step * cpu_s, 0.0] for step, at in enumerate(clock)]
-    rank = {
-        "began": 90.0,
-        "entered": 92.0,
-        "built": 97.0,
-        "loaded": 99.0,
-        "ends": ends,
-        "losses": [2.0] * num,
-        "side_cpu_s": [9 * cpu_s, 3 * num * cpu_s],
-    }
+    marks = {"entered": [92.0, 1.0, 0.0], "built": [97.0, 2.0, 0.0], "loaded": [99.0, 2.5, 0.0]}
+    rank = {"began": 90.0, **marks, "ends": ends, "losses": [2.0] * num, "side_cpu_s": [9 * cpu_s, 3 * num * cpu_s]}
     return {"begun": 85.0, "driver": {"tokenised_s": 1.5}, "ranks": [rank, rank]}
 
 
@@ -44,9 +37,10 @@ def test_the_first_steps_are_left_out_and_the_rest_is_counted_by_rank() -> None:
     assert found["tokens_per_s"] == found["mean_tokens_per_s"] == pytest.approx(200)
     assert found["rank_cpu_s"] == pytest.approx(0.25)
     assert found["cpu_s"] == pytest.approx(0.75)
-    assert bench_train.resumed(noted(0.5, 0.25)) == pytest.approx(
-        {"entered": 2.0, "built": 7.0, "loaded": 9.0, "first_step_s": 15.0, "before_s": 5.0}
-    )
+    until = bench_train.resumed(noted(0.5, 0.25))
+    assert [until[f"{name}_s"] for name in bench_train.MARKS] == pytest.approx([2.0, 7.0, 9.0, 15.0])
+    assert [until[f"{name}_cpu_s"] for name in bench_train.MARKS] == pytest.approx([1.0, 2.0, 2.5, 0.25])
+    assert until["before_s"] == pytest.approx(5.0)
     assert bench_train.once(noted(0.5, 0.25)) == {"tokenised_s": 1.5}
 
 
