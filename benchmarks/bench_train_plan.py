@@ -32,9 +32,7 @@ SHAPE = {
 }  # fmt: skip
 CASES: tuple[dict[str, Any], ...] = (
     {"num_workers": 1, "zero": {"stage": 0}, "precision": "float32"},
-    {"num_workers": 2, "zero": {"stage": 1}, "precision": "float32"},
-    {"num_workers": 2, "zero": {"stage": 2}, "precision": "float32"},
-    {"num_workers": 2, "zero": {"stage": 3}, "precision": "float32"},
+    *({"num_workers": num, "zero": {"stage": stage}, "precision": "float32"} for num in (2, 4) for stage in range(4)),
     {"num_workers": 2, "zero": {"stage": 3}, "precision": "float32", "gradient_checkpointing": True},
     {"num_workers": 2, "parallel": {"tensor": 2}, "zero": {"stage": 1}, "precision": "float32"},
 )

@@ -37,7 +37,7 @@ def import_model(config: ModelConfig, storage: Storage) -> ImportedModel:
     """Bring the base model into storage; found again by the hashes of its files.
 
     Raises:
-        InputError: the source is missing, damaged, not a causal language model, without a tokenizer, or only a pickle.
+        InputError: the source is missing, damaged, not a causal language model, without its own tokenizer, or only a pickle.
     """
     begun = time.monotonic()
     sources = [Source(**source) for source in on_train_pool(fingerprint, config.source, config.revision)]
@@ -189,7 +189,7 @@ def load(folder: Path, gguf: str | None) -> tuple[Any, Any]:
     """Model (bfloat16) and tokenizer.
 
     Raises:
-        InputError: transformers cannot read them, or the tokenizer has no end token.
+        InputError: transformers cannot read them, or the tokenizer has no end token, or is another model's.
     """
     with large_imports():
         import torch
@@ -219,7 +219,18 @@ def load(folder: Path, gguf: str | None) -> tuple[Any, Any]:
     if tokenizer.eos_token_id is None:
         remedy = "set eos_token in tokenizer_config.json"
         raise InputError(str(where), "the tokenizer names no end token, which closes each training document", remedy)
+    _check_tokenizer(tokenizer, model.get_input_embeddings().weight.shape[0], str(where))
     return model.to(torch.bfloat16), tokenizer
+
+
+def _check_tokenizer(tokenizer: Any, num_embeddings: int, where: str) -> None:
+    """Refuse one of another model. Added tokens beyond the embeddings are let pass here: some models name such for parts that they
+    lack (Gemma 3 for images). Where a text has one the train stage refuses it.
+    """
+    largest = max(tokenizer.vocab_size - 1, tokenizer.eos_token_id)
+    if largest >= num_embeddings:
+        found = f"the tokenizer does not match: it makes token {largest}, and the model knows {num_embeddings} (from 0)"
+        raise InputError(where, found, "put the tokenizer there that came with the model")
 
 
 @contextmanager

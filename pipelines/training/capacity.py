@@ -53,7 +53,8 @@ def _check_positions(config: TrainConfig, base: Weights, storage: Storage) -> di
             f"{storage.uri}/{base.folder}", "has no config.json", "remove the artifact's folder and run again"
         )
     model: dict[str, Any] = json.loads(blob.content)
-    positions = model.get("max_position_embeddings")
+    text = model.get("text_config", model)
+    positions = text.get("max_position_embeddings") or text.get("n_positions")  # the latter in GPT-2 and its kin
     if positions is not None and config.sequence_length > positions:
         raise ConfigError(
             "train.sequence_length",

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cluster.artifacts import Incident, LossPoint
 from cluster.config import StrictModel
-from cluster.errors import InputError
+from cluster.errors import InputError, UserError
 from pipelines.training import layout, parallel, pipeline, slices
 from pipelines.training.guard import Kept
 from pipelines.training.slices import Slice, Values
@@ -88,7 +89,11 @@ def _slice(piece: layout.Piece, kind: str) -> Slice:
 
 
 def restore(engine: Any) -> Record:
-    """Load the newest checkpoint into the engine; an empty record when there is none."""
+    """Load the newest checkpoint into the engine; an empty record when there is none. Every rank must call it.
+
+    Raises:
+        InputError: it is damaged, or of another model; on all ranks.
+    """
     import ray.train
 
     checkpoint = ray.train.get_checkpoint()
@@ -122,8 +127,31 @@ def read(engine: Any, folder: Path) -> Record:
     """Load the checkpoint in `folder`, by however many ranks it was written, into the engine. Every rank must call it.
 
     Raises:
-        InputError: it is damaged, or of another model.
+        InputError: it is damaged, or of another model; on all ranks, whichever has found it.
     """
+    record = _in_common(partial(_fill, engine, folder))
+    layout.publish(engine)
+    return record
+
+
+def _in_common(work: Callable[[], Record]) -> Record:
+    """What each rank does by itself, and has done when all have: else the others would wait for one that has failed."""
+    import torch.distributed as dist
+
+    record, error = Record(), None
+    try:
+        record = work()
+    except UserError as found:
+        error = found
+    errors: list[UserError | None] = [None] * dist.get_world_size()
+    dist.all_gather_object(errors, error)
+    if first := next(filter(None, errors), None):
+        raise first
+    return record
+
+
+def _fill(engine: Any, folder: Path) -> Record:
+    """Masters and optimizer states of this rank."""
     record = _read_record(folder)
     reader = slices.Reader(folder, record.num_files)
     for number in range(engine.global_rank, record.num_files, engine.world_size):
@@ -131,7 +159,6 @@ def read(engine: Any, folder: Path) -> Record:
     states = layout.states(engine)
     for master in layout.masters(engine):
         states[master.tensor] = _read_master(reader, master, record.step)
-    layout.publish(engine)
     return record
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cluster.artifacts import FileEntry, Incident, LossPoint, file_entries
+from cluster.errors import UserError
 from cluster.storage import Storage, local_copy, open_storage, staged_folder
 from pipelines.config import CausalConfig, InstructConfig, PreferenceConfig, TrainConfig
 from pipelines.training import checkpoint
@@ -49,7 +50,10 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
     batches = _batches(engine, config, storage, what)
     old = hold_old(engine, config, storage, what)
     pairs = heldout_pairs(engine, config, storage, what)
-    record = checkpoint.restore(engine)
+    try:
+        record = checkpoint.restore(engine)
+    except UserError as why:
+        return {"refused": why}  # not raised: workers that start again would find the same
     if engine.global_rank == 0:
         note_start(storage, what.run, record.step)
     try:

@@ -6,6 +6,7 @@ data pool. Its fixed cost of about ten CPU seconds is not worth it for a small d
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,7 +21,9 @@ from cluster.errors import InputError
 from cluster.storage import Storage, filesystem_to_write, local_copy, open_storage
 from pipelines.config import TrainConfig
 from pipelines.training.batches import Packed
+from pipelines.training.failure import meant_for_people
 from pipelines.training.packing import Stream
+from pipelines.training.vocabulary import check_known
 
 SMALL_CHARACTERS = 20_000_000
 """Below this one core tokenises everything in less time than a Ray Data job takes to start (about 2 MB/s)."""
@@ -69,7 +72,8 @@ def make_tokens(
         small: datasets of fewer characters are tokenised in one task, without Ray Data.
 
     Raises:
-        InputError: there is nothing to train on, or the tokenizer has no end-of-text token.
+        InputError: there is nothing to train on, a shard is damaged, or the tokenizer has no end-of-text token or makes tokens
+            that the model does not know.
     """
     named = [FORMAT, dataset.digest, tokenizer] + ([part] if part != "train" else [])
     folder = f"runs/tokens/{digest(named)[:16]}"
@@ -80,8 +84,11 @@ def make_tokens(
         raise InputError(
             f"{storage.uri}/{dataset.location}/{part}", "no documents", "give sources that keep some documents"
         )
-    jobs = [_job(storage, model_folder, path, f"{folder}/{n:06d}.bin") for n, path in enumerate(paths)]
-    rows = _in_one_task(jobs) if dataset.num_characters_kept < small else _with_ray_data(jobs)
+    hashes = {f"{dataset.location}/{entry.path}": entry.sha256 for entry in dataset.files}
+    jobs = [
+        _job(storage, model_folder, path, f"{folder}/{n:06d}.bin", hashes.get(path, "")) for n, path in enumerate(paths)
+    ]
+    rows = _tokenized(jobs, in_one_task=dataset.num_characters_kept < small)
     shards = [Shard(path=row["path"], num_tokens=row["num_tokens"], num_documents=row["num_documents"]) for row in rows]
     index = TokenIndex(
         dtype=rows[0]["dtype"],
@@ -94,10 +101,19 @@ def make_tokens(
 
 
 def open_stream(storage: Storage, index: TokenIndex) -> Stream:
-    """The tokens, memory-mapped; from S3 every node keeps one local copy."""
+    """The tokens, memory-mapped; from S3 every node keeps one local copy.
+
+    Raises:
+        InputError: a file is missing or cut short.
+    """
     import numpy as np
 
-    folder = local_copy(storage, index.folder)
+    folder, width = local_copy(storage, index.folder), np.dtype(index.dtype).itemsize
+    for shard in index.shards:
+        path, num_bytes = folder / shard.path, width * shard.num_tokens
+        if not path.exists() or path.stat().st_size != num_bytes:
+            found = f"is missing or cut short ({num_bytes} bytes were written)"
+            raise InputError(str(path), found, "remove its folder and run again; the documents are tokenised anew")
     return Stream([np.memmap(folder / s.path, dtype=index.dtype, mode="r") for s in index.shards if s.num_tokens])
 
 
@@ -108,8 +124,18 @@ def packed(config: TrainConfig, storage: Storage, tokens: dict[str, Any]) -> Pac
     return Packed(open_stream(storage, index), config.sequence_length, end)
 
 
-def _job(storage: Storage, model_folder: str, source: str, target: str) -> dict[str, str]:
-    return {"storage": storage.location, "model": model_folder, "source": source, "target": target}
+def _job(storage: Storage, model_folder: str, source: str, target: str, sha256: str) -> dict[str, str]:
+    return {"storage": storage.location, "model": model_folder, "source": source, "target": target, "sha256": sha256}
+
+
+def _tokenized(jobs: list[dict[str, str]], in_one_task: bool) -> list[dict[str, Any]]:
+    """Raises what is meant for people as it was raised, not with Ray's traceback around it."""
+    import ray
+
+    try:
+        return _in_one_task(jobs) if in_one_task else _with_ray_data(jobs)
+    except ray.exceptions.RayTaskError as error:
+        raise (meant_for_people(str(error)) or error) from None
 
 
 def _in_one_task(jobs: list[dict[str, str]]) -> list[dict[str, Any]]:
@@ -130,6 +156,7 @@ def _with_ray_data(jobs: list[dict[str, str]]) -> list[dict[str, Any]]:
 def tokenize_shard(job: dict[str, str]) -> dict[str, Any]:
     """Write one shard's documents as tokens, each followed by the end-of-text token. Runs in a Ray worker."""
     storage = open_storage(job["storage"])
+    _check_hash(storage, job["source"], job["sha256"])
     encode, dtype, end = _encoder(local_copy(storage, job["model"]))
     num_tokens = num_documents = 0
     filesystem, path = filesystem_to_write(storage, job["target"])
@@ -143,14 +170,37 @@ def tokenize_shard(job: dict[str, str]) -> dict[str, Any]:
     return {"path": name, "num_tokens": num_tokens, "num_documents": num_documents, "dtype": dtype, "end": end}
 
 
+def _check_hash(storage: Storage, key: str, expected: str) -> None:
+    """Raises InputError where that file is not the one with the hash; empty: it is not known."""
+    if not expected:
+        return
+    filesystem, path = storage.filesystem(key)
+    with filesystem.open_input_stream(path) as file:
+        if hashlib.file_digest(file, "sha256").hexdigest() != expected:
+            raise _damaged(storage, key, "is not what was written (its SHA-256 differs)")
+
+
+def _damaged(storage: Storage, key: str, found: str) -> InputError:
+    remedy = "remove the dataset's folder (artifacts/dataset/...) and run again"
+    return InputError(f"{storage.uri}/{key}", found, remedy)
+
+
 def texts_of(storage: Storage, key: str) -> Iterator[list[str]]:
-    """Of a Parquet file's documents, some at a time."""
+    """Of a Parquet file's documents, some at a time.
+
+    Raises:
+        InputError: it is damaged.
+    """
+    import pyarrow as pa
     import pyarrow.parquet as pq
 
     filesystem, path = storage.filesystem(key)
-    with filesystem.open_input_file(path) as file:
-        for batch in pq.ParquetFile(file).iter_batches(batch_size=DOCUMENTS_AT_ONCE, columns=["text"]):
-            yield batch.column("text").to_pylist()
+    try:
+        with filesystem.open_input_file(path) as file:
+            for batch in pq.ParquetFile(file).iter_batches(batch_size=DOCUMENTS_AT_ONCE, columns=["text"]):
+                yield batch.column("text").to_pylist()
+    except pa.ArrowInvalid as error:
+        raise _damaged(storage, key, f"cannot be read as Parquet ({str(error).splitlines()[0]})") from None
 
 
 def _encoder(folder: Path) -> tuple[Any, str, int]:
@@ -164,7 +214,9 @@ def _encoder(folder: Path) -> tuple[Any, str, int]:
 
     def encode(texts: list[str]) -> Any:
         lists = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
-        return np.fromiter((token for tokens in lists for token in (*tokens, end)), dtype=dtype)
+        tokens = np.fromiter((token for tokens in lists for token in (*tokens, end)), dtype=dtype)
+        check_known(int(tokens.max(initial=0)), folder)
+        return tokens
 
     return encode, dtype, end
 

@@ -37,6 +37,7 @@ from pipelines.training.failure import explained
 from pipelines.training.figures import Figures, shown
 from pipelines.training.heldout import Parts, split
 from pipelines.training.importance import FOLDER
+from pipelines.training.intact import check_files
 from pipelines.training.ledger import ledger
 from pipelines.training.loop import starts, worker
 from pipelines.training.old import carry, earlier, heldout_tokens, old_dataset
@@ -105,7 +106,8 @@ def train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage
     under `runs/train/<key>/`, which is removed once the model is exported.
 
     Raises:
-        InputError, ConfigError: too little text, or sequences longer than the model's positions.
+        InputError, ConfigError: too little text, sequences longer than the model's positions, a tokenizer of another model, or
+            damaged files: the model's, the documents', a checkpoint's.
         ResourceError: the pool, memory or disk cannot hold the run, or the data's privacy budget does not allow it.
         StageFailed: the workers failed more than `max_failures` times, or the loss did more than `max_skipped_steps`; or
             less is retained of the old documents than was asked for.
@@ -126,11 +128,13 @@ def _train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storag
     begun = time.monotonic()
     check_trackers(config.trackers)
     wait_for_node("train", config.pool, num_gpus=config.gpus_per_worker)
+    run = f"runs/train/{key}"
+    if not starts(storage, run):  # else a checkpoint has other weights
+        check_files(base, storage)
     check_capacity(config, base, storage)
     inputs = _inputs(config, dataset, base, storage)
     data = _data(config, inputs, storage)
     inputs |= _made_as(config, storage)
-    run = f"runs/train/{key}"
     names = origin(config, dataset, _file_digest(config), _annotated(inputs, storage), inputs.get("preferences"))
     terms = begin(config, data, storage, run, names) if config.privacy else None
     if terms is None:
@@ -148,6 +152,8 @@ def _train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storag
         terms=None if terms is None else terms.model_dump(),
     )
     outcome = _fit(config, storage, plan)
+    if refused := outcome.get("refused"):
+        raise refused
     if why := outcome.get("diverged"):
         raise StageFailed(f"train: {why}; checkpoints are kept in {storage.uri}/{run}")
     privacy = None if terms is None else account(config, terms, storage, names)

@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
-from cluster.artifacts import Checkpoint, Dataset, load, save
-from cluster.errors import ConfigError, InputError, ResourceError
+from cluster.artifacts import Checkpoint, load
+from cluster.errors import InputError, ResourceError
 from cluster.storage import LocalStorage
 from pipelines.adapter import TENSOR, check_tensors, read_config, read_header
 from pipelines.config import PreferenceConfig, TrainConfig
@@ -294,36 +294,6 @@ def _file(storage: LocalStorage, kind: str, lines: list[dict[str, str]]) -> dict
     path = storage.root.parent / f"{kind}.jsonl"
     path.write_text("\n".join(json.dumps(line) for line in lines))
     return {"kind": kind, "path": str(path)}
-
-
-def test_what_cannot_be_trained_is_said_before_anything_starts(storage: LocalStorage, tiny_model: Path) -> None:
-    base = base_model(storage, tiny_model)
-    empty = save(storage, Dataset(key="e" * 16))
-    small = small_dataset(storage, num_documents=1, num_shards=1)
-    cases: list[tuple[dict[str, Any], Dataset, type[Exception], str]] = [
-        ({"num_workers": 500}, small, ResourceError, "500 workers of 1 CPU"),
-        ({"gpus_per_worker": 1}, small, ResourceError, "1 GPU each"),
-        ({"sequence_length": 4096}, small, ConfigError, "1024 positions"),
-        ({}, empty, InputError, "no documents"),
-        ({"sequence_length": 1024, "num_steps": 3}, _one_line(storage), InputError, "fewer than one sequence"),
-    ]
-    for fields, dataset, kind, found in cases:
-        with pytest.raises(kind, match=found):
-            train(small_run(**fields), dataset, base, storage)
-    huge = base.model_copy(update={"num_parameters": 10**12})
-    with pytest.raises(ResourceError, match="GiB are available"):
-        train(small_run(), small, huge, storage)
-
-
-def _one_line(storage: LocalStorage) -> Dataset:
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
-    dataset = save(storage, Dataset(key="f" * 16, num_train=1))
-    folder = storage.root / dataset.location / "train"
-    folder.mkdir(parents=True)
-    pq.write_table(pa.Table.from_pylist([{"id": "a", "text": "One line of text."}]), folder / "00000.parquet")
-    return dataset
 
 
 def test_the_key_leaves_out_what_does_not_change_the_result(storage: LocalStorage, tiny_model: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -58,3 +59,20 @@ def small_run(**fields: Any) -> TrainConfig:
 def chaos_run(num_workers: int = 2) -> TrainConfig:
     """The same with a checkpoint at every step: it trains to the same losses, slowly enough to be killed on the way."""
     return small_run(checkpoint_every_steps=1, num_workers=num_workers, sequences_per_step=4)
+
+
+def ends_early(given: dict[str, Any]) -> dict[str, Any]:
+    """The train stage's worker, which ends behind step 4 as a killed one would: with the checkpoint of step 3 surely noted."""
+    from pipelines.training import loop
+
+    steps = loop.train_steps
+
+    def some(*args: Any) -> Iterator[Any]:
+        for record, tokens_per_s in steps(*args):
+            if record.step == 4:
+                raise RuntimeError("ended for the test")
+            yield record, tokens_per_s
+
+    here: Any = loop
+    here.train_steps = some
+    return loop.worker(given)
