@@ -11,7 +11,7 @@ import yaml
 from cluster.errors import ConfigError
 from cluster.kuberay.settings import BUILD_FOLDER, ENVIRONMENT_SECRET, KEYS_FOLDER, PROJECT_FOLDER, TLS_FOLDER, Settings
 
-LOCATIONS = frozenset({"path", "file", "storage", "uri", "source"})
+LOCATIONS = frozenset({"path", "sentencepiece", "file", "storage", "uri", "source"})
 """Fields of a recipe that hold a place (`uri` is one of `storage`); a test compares them with the recipe's types.
 serve.admission.keys is a Secret here, and data.protect.key_file, a secret too, is refused: no pod of the data pool mounts one."""
 
