@@ -2,10 +2,10 @@
 
     python benchmarks/bench_train.py [--repeats 3] [--apart] [--model FOLDER|FILE.gguf] [--out FILE.jsonl] [--folder KEPT]
 
-Two CPU ranks, ZeRO stage 3, gloo. All sides have the same model (a random Llama of 28 M parameters, in float32), the DeepSpeed
-dictionary that serinus derives, the same documents (CPython's help topics) in the same sequences and order, and the same learning
-rates; that their losses are the same is checked. A side trains `--steps` steps, writes a checkpoint, and is started once more
-to go on from there. Sides take turns, and the order is turned around from one repeat to the next:
+Two CPU ranks (`--ranks`), ZeRO stage 3, gloo. All sides have the same model (a random Llama of 28 M parameters, in float32), the
+DeepSpeed dictionary that serinus derives, the same documents (CPython's help topics) in the same sequences and order, and the same
+learning rates; that their losses are the same is checked. A side trains `--steps` steps, writes a checkpoint, and is started once
+more to go on from there. Sides take turns, and the order is turned around from one repeat to the next:
 
 - serinus: the stage as `serinus run` has it (train_serinus.py): Ray Train on a private cluster, tokens kept in the storage,
   progress, TensorBoard's files, the guard against spikes, checksums of sequences.
@@ -14,7 +14,7 @@ to go on from there. Sides take turns, and the order is turned around from one r
 - plain: the same script with nothing set but what torchrun sets itself.
 
 Compared:
-- tokens/s of both ranks together: by the median over steps, from the end of one to the end of the next, on rank 0 and without
+- tokens/s of all ranks together: by the median over steps, from the end of one to the end of the next, on rank 0 and without
   the first three; so the input pipeline and all that is done between steps are in it. Beside it CPU seconds of a step: of a rank,
   and of all processes of the side (Ray's, the driver, torchrun), which other work on the machine changes less than time.
 - resume to first step: from the start of rank 0's process to the end of its first step behind the checkpoint. What comes before
@@ -42,7 +42,6 @@ from typing import Any, NamedTuple
 ROOT = Path(__file__).resolve().parents[1]
 sys.path[:0] = [str(ROOT), str(ROOT / "benchmarks")]
 
-RANKS = 2
 WARM_UP = 3
 """Steps that are not measured: memory is allocated in them, and threads start."""
 MARKS = ("entered", "built", "loaded", "first_step")
@@ -129,7 +128,7 @@ def training(given: argparse.Namespace, seed: int) -> Any:
 
     return TrainConfig.model_validate(
         {
-            "num_workers": RANKS, "gpus_per_worker": 0, "zero": {"stage": given.stage}, "precision": "float32",
+            "num_workers": given.ranks, "gpus_per_worker": 0, "zero": {"stage": given.stage}, "precision": "float32",
             "sequence_length": given.length, "sequences_per_worker": given.sequences, "learning_rate": 3e-4,
             "num_steps": given.steps + 2, "warmup_steps": 2, "checkpoint_every_steps": given.steps, "max_failures": 0,
             "attend_across_documents": not given.apart, "seed": seed,
@@ -145,14 +144,21 @@ def run(side: str, world: World, config: Any, resume: bool, out: Path) -> dict[s
     script = Path(__file__).with_name("train_serinus.py" if side == "serinus" else "train_bare.py")
     runner = [sys.executable]
     if side != "serinus":
-        runner += ["-m", "torch.distributed.run", "--nproc-per-node", str(RANKS), "--master-port", str(free_port())]
+        runner += [
+            "-m",
+            "torch.distributed.run",
+            "--nproc-per-node",
+            str(config.num_workers),
+            "--master-port",
+            str(free_port()),
+        ]
     begun = time.time()
     with (out / "log").open("wb") as log:
         command = [*runner, str(script), str(out / "settings.json")]
         status = subprocess.run(command, env=_environment(side), stdout=log, stderr=log, check=False).returncode
     if status:
         sys.exit(f"{side} ended with {status}:\n" + (out / "log").read_text(errors="replace")[-4000:])
-    ranks = [json.loads((out / f"{rank}.json").read_text()) for rank in range(RANKS)]
+    ranks = [json.loads((out / f"{rank}.json").read_text()) for rank in range(config.num_workers)]
     driver = json.loads((out / "driver.json").read_text()) if side == "serinus" else {}
     return {"begun": begun, "driver": driver, "ranks": ranks}
 
@@ -207,7 +213,7 @@ def measure(side: str, world: World, given: argparse.Namespace, repeat: int, see
     with tempfile.TemporaryDirectory(dir=world.folder) as temporary:
         first = run(side, world, config, False, Path(temporary) / "first")
         again = run(side, world, config, True, Path(temporary) / "again")
-    tokens = RANKS * config.sequences_per_worker * config.sequence_length
+    tokens = config.num_workers * config.sequences_per_worker * config.sequence_length
     return {"side": side, "repeat": repeat, **steady(first, given.steps, tokens), **resumed(again), **once(first)}
 
 
@@ -294,6 +300,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="another one than the random Llama")
     parser.add_argument("--stage", type=int, choices=range(4), default=3)
+    parser.add_argument("--ranks", type=int, default=2)
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--sequences", type=int, default=2, help="a rank and step")
@@ -323,7 +330,7 @@ def compare(given: argparse.Namespace, folder: Path, found: list[dict[str, Any]]
     folder.mkdir(parents=True, exist_ok=True)
     world = prepare(folder, given.model)
     print(f"{machine()}\n{world.base.num_parameters / 1e6:.1f} M parameters, ZeRO {given.stage}, "
-          f"{RANKS} x {given.sequences} x {given.length} tokens a step", flush=True)  # fmt: skip
+          f"{given.ranks} x {given.sequences} x {given.length} tokens a step", flush=True)  # fmt: skip
     begins = 1 + max((one["repeat"] for one in found), default=0)
     for repeat in range(begins, begins + given.repeats):
         sides, seed = given.sides.split(","), int(time.time())  # a run that the storage knows would be found

@@ -116,7 +116,7 @@ def measure(case: dict[str, Any], folder: Path) -> list[dict[str, int]]:
         for process in ranks:
             process.start()
         for process in ranks:
-            process.join(timeout=300)
+            process.join(timeout=600)
             process.kill()
         return [json.loads((out / f"{number}.json").read_text()) for number in numbers]
 

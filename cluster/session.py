@@ -212,6 +212,8 @@ def _remove(folder: Path) -> None:
 
 
 def _start_private(folder: Path) -> None:
+    # Nobody takes this machine back while it is used: without Ray Train's watch for that there is a process less beside the ranks.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     ray_tls.check([PRIVATE_HOST])
     ensure_token()
     try:
