@@ -17,6 +17,9 @@ HAVE_FIELDS = {
 }
 """Of DeepSpeed's fields those that the loop counts on as the recipe says them, with the field that does."""
 
+LOGITS = "tensor_parallel.vocab_parallel_lm_head"
+"""DeepSpeed's field for logits that the workers of a copy share out, with a loss of its own. null is a yes for some models."""
+
 
 class ZeroConfig(StrictModel):
     """DeepSpeed's sharding (Rajbhandari et al. 2020, arXiv 1910.02054)."""
@@ -26,15 +29,20 @@ class ZeroConfig(StrictModel):
     """Keep optimizer states in CPU memory."""
     offload_parameters: bool = False
     extra: dict[str, Any] = {}
-    """Merged over the DeepSpeed dictionary last: any of its fields but those of `HAVE_FIELDS`."""
+    """Merged over the DeepSpeed dictionary last: any of its fields but those of `HAVE_FIELDS` and `LOGITS`."""
 
     @field_validator("extra")
     @classmethod
-    def _said_once(cls, extra: dict[str, Any]) -> dict[str, Any]:
+    def _sound(cls, extra: dict[str, Any]) -> dict[str, Any]:
         inner = {f"{name}.{key}" for name, value in extra.items() if isinstance(value, dict) for key in value}
         if found := sorted((extra.keys() | inner) & HAVE_FIELDS.keys()):
             raise ValueError(
                 f"{found[0]} is said by {HAVE_FIELDS[found[0]]}, which the loop counts on: set that instead"
+            )
+        if LOGITS in inner and extra["tensor_parallel"]["vocab_parallel_lm_head"] is not False:
+            raise ValueError(
+                f"{LOGITS} would give each worker the logits of its part of the vocabulary, and the loss takes all of a token's:"
+                " leave it out"
             )
         return extra
 

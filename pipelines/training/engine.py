@@ -9,6 +9,7 @@ from typing import Any
 from cluster.arithmetic import settled
 from cluster.imports import large_imports
 from pipelines.config import TrainConfig
+from pipelines.training import layout
 from pipelines.training.lora import add_adapter
 from pipelines.training.losses import check_boundaries
 from pipelines.training.parallel import check_plan
@@ -60,6 +61,7 @@ def build_engine(config: TrainConfig, folder: Path) -> Any:
     engine, *_ = deepspeed.initialize(
         model=model, model_parameters=decay_groups(model, config.weight_decay), config=settings
     )
+    layout.begin(engine)
     del sharded_load
     engine.adapter = adapter
     engine.train()

@@ -14,12 +14,12 @@ import socket
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipelines.config import TrainConfig
-from pipelines.training.batches import Batches, Packed
+from pipelines.training.batches import Batch, Batches, Packed, Source
 from pipelines.training.guard import Kept
 from pipelines.training.packing import Share, Stream
 from pipelines.training.privacy import Terms
@@ -73,10 +73,13 @@ def private(config: TrainConfig, rank: int, world_size: int) -> Examples:
 
 
 Points = list[dict[str, Any]]
-"""Loss and so on, by step."""
+"""Loss and so on, by step; `ids`: of the sequences that all ranks took, in their order, where this case trained the step;
+`last_norm`: of the last step's gradient, before it is clipped, where DeepSpeed tells it."""
 
 
-def run_phases(phases: list[tuple[int, list[dict[str, Any]]]], model: Path, folder: Path) -> list[list[Points]]:
+def run_phases(
+    phases: list[tuple[int, list[dict[str, Any]]]], model: Path, folder: Path, timeout_s: float = 400
+) -> list[list[Points]]:
     """What each case of each phase (number of ranks, cases) came to.
 
     Phases come one after the other; ranks that hold a copy of the model together need one of their own for each number of
@@ -89,7 +92,7 @@ def run_phases(phases: list[tuple[int, list[dict[str, Any]]]], model: Path, fold
     variables = {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1", "MASTER_ADDR": "127.0.0.1"}
     command = [sys.executable, "-m", "tests.integration.training_ranks", str(given)]
     with (folder / "log").open("wb") as log:
-        done = subprocess.run(command, env={**os.environ, **variables}, stdout=log, stderr=log, timeout=400)
+        done = subprocess.run(command, env={**os.environ, **variables}, stdout=log, stderr=log, timeout=timeout_s)
     assert done.returncode == 0, (folder / "log").read_text()[-3000:]
     return [json.loads((folder / f"{number}.json").read_text()) for number in range(len(phases))]
 
@@ -141,6 +144,40 @@ def spoilt(share: Batches, step: int) -> Any:
     return lambda engine, batch: next_token(engine, batch) * (float("nan") if first in batch.ids else 1.0)
 
 
+class Noted(NamedTuple):
+    """A source that notes what is taken of it, one list a micro-batch."""
+
+    source: Source
+    taken: list[list[int]]
+
+    @property
+    def num(self) -> int:
+        return self.source.num
+
+    def at(self, place: int, seed: int) -> int:
+        return self.source.at(place, seed)
+
+    def batch(self, ids: list[int]) -> Batch:
+        self.taken.append(ids)
+        return self.source.batch(ids)
+
+
+def gathered(taken: list[list[int]], share: Share, first: int) -> dict[int, list[int]]:
+    """Step (from `first` + 1) -> sequences that all ranks took in it. Those that hold a copy together must have taken the same."""
+    import torch.distributed as dist
+
+    told: list[Any] = [None] * dist.get_world_size()
+    dist.all_gather_object(told, (share.rank, taken))
+    copies = dict(told)
+    assert all(copies[copy] == its for copy, its in told)
+    steps = range(len(taken) // share.accumulation)
+    micros = [range(step * share.accumulation, (step + 1) * share.accumulation) for step in steps]
+    return {
+        first + 1 + step: [i for micro in micros[step] for copy in sorted(copies) for i in copies[copy][micro]]
+        for step in steps
+    }
+
+
 class Saved:
     """The checkpoint of a case, once it is written."""
 
@@ -179,7 +216,9 @@ def _train_case(model: Path, case: dict[str, Any]) -> Points:
         loop.loss_of = lambda _: spoilt(share, case["spoil"])
     begun = checkpoint.read(engine, Path(case["load"])) if "load" in case else Record()
     done = begun
-    data = private(config, *ranks) if config.privacy else share
+    taken: list[list[int]] = []
+    noted = share._replace(source=Noted(share.source, taken))
+    data = private(config, *ranks) if config.privacy else noted
     for done, _ in loop.train_steps(engine, config, data, begun, Saved(case)):
         if done.step == case.get("save_at"):
             Path(case["save"]).mkdir(parents=True, exist_ok=True)
@@ -189,9 +228,13 @@ def _train_case(model: Path, case: dict[str, Any]) -> Points:
         if engine.global_rank == 0:
             Path(case["export"]).mkdir()
             loop.save_model(engine.module, whole, model, Path(case["export"]))
+    ids = {} if done.incidents else gathered(taken, share.share, begun.step)
+    norm = engine.get_global_grad_norm()
     engine.destroy()
     loop.loss_of = losses.loss_of
-    return [{**point.model_dump(), "incidents": len(done.incidents)} for point in done.losses]
+    of_all = {"incidents": len(done.incidents), "last_norm": None if norm is None else float(norm)}
+    own = [{**of_all, "ids": ids.get(point.step)} for point in done.losses]
+    return [{**point.model_dump(), **more} for point, more in zip(done.losses, own, strict=True)]
 
 
 if __name__ == "__main__":

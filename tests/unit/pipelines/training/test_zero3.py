@@ -84,6 +84,14 @@ def test_what_the_loop_counts_on_is_said_once(name: str) -> None:
     assert set(fields) <= TrainConfig.model_fields.keys() | ParallelConfig.model_fields.keys()
 
 
+@pytest.mark.parametrize("given", [True, None])
+def test_logits_of_a_part_of_the_vocabulary_are_refused(given: bool | None) -> None:
+    with pytest.raises(ValueError, match=r"vocab_parallel_lm_head would give each worker .*leave it out"):
+        config(parallel={"tensor": 2}, zero={"extra": {"tensor_parallel": {"vocab_parallel_lm_head": given}}})
+    same = config(parallel={"tensor": 2}, zero={"extra": {"tensor_parallel": {"vocab_parallel_lm_head": False}}})
+    assert deepspeed_config(same) == deepspeed_config(config(parallel={"tensor": 2}))
+
+
 @pytest.mark.parametrize(
     ("stage", "per_rank"),
     # Rajbhandari et al. 2020, figure 1: 7.5 B parameters on 64 ranks, in GB.
