@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+import json
 import os
 import signal
 import socket
@@ -22,6 +23,7 @@ from cluster.storage import LocalStorage
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED_DATA = REPOSITORY.parent / "shared" / "data"
+GOLDEN = REPOSITORY / "tests" / "golden"
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}<|im_start|>{{ message.role }}\n{{ message.content }}<|im_end|>\n{% endfor %}"
@@ -34,6 +36,12 @@ KINDS = ("unit", "integration", "chaos", "e2e")
 # The same examples each time and no clock: a noisy machine must not turn CI red. `--hypothesis-profile=default` searches anew.
 settings.register_profile("repeatable", derandomize=True, deadline=None)
 settings.load_profile("repeatable")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--new-golden", action="store_true", help="write the golden curves that the tests compare with anew"
+    )
 
 
 def pytest_configure() -> None:
@@ -80,6 +88,19 @@ def ray_cluster(own_home: Path) -> Iterator[str]:
 def storage(tmp_path: Path) -> LocalStorage:
     """An empty local storage."""
     return LocalStorage(tmp_path / "storage")
+
+
+@pytest.fixture
+def golden(request: pytest.FixtureRequest) -> Callable[[str, list[float]], list[float]]:
+    """The losses of that name in tests/golden. With --new-golden they are first made those that are given."""
+
+    def kept(name: str, losses: list[float]) -> list[float]:
+        path = GOLDEN / f"{name}.json"
+        if request.config.getoption("--new-golden"):
+            path.write_text(json.dumps([round(loss, 6) for loss in losses]) + "\n")
+        return list(json.loads(path.read_text()))
+
+    return kept
 
 
 @pytest.fixture(scope="session")

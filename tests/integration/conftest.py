@@ -1,8 +1,11 @@
-"""What integration tests share: the cluster of `serinus up`, and what stands around a gateway (gateway_world.py)."""
+"""What integration tests share: the cluster of `serinus up`, and what stands around a gateway (gateway_world.py), a tiny
+model that can be cut into stages."""
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -32,6 +35,21 @@ def serve_stopped(ray_cluster: str) -> None:
     from ray import serve
 
     serve.shutdown()
+
+
+@pytest.fixture(scope="session")
+def untied(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The tests' tiny model with three layers and an output head of its own."""
+    import torch
+    from transformers import AutoConfig, LlamaForCausalLM
+
+    folder = tmp_path_factory.mktemp("untied") / "model"
+    shutil.copytree(tiny_model, folder)
+    asked = AutoConfig.from_pretrained(folder)
+    asked.tie_word_embeddings, asked.num_hidden_layers = False, 3
+    torch.manual_seed(0)
+    LlamaForCausalLM(asked).save_pretrained(folder)
+    return folder
 
 
 @pytest.fixture(scope="module")

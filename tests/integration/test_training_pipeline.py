@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +15,6 @@ pytestmark = [
     pytest.mark.integration,
     pytest.mark.long,
 ]
-
-
-@pytest.fixture(scope="module")
-def untied(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The tests' tiny model with three layers and an output head of its own."""
-    import torch
-    from transformers import AutoConfig, LlamaForCausalLM
-
-    folder = tmp_path_factory.mktemp("untied") / "model"
-    shutil.copytree(tiny_model, folder)
-    asked = AutoConfig.from_pretrained(folder)
-    asked.tie_word_embeddings, asked.num_hidden_layers = False, 3
-    torch.manual_seed(0)
-    LlamaForCausalLM(asked).save_pretrained(folder)
-    return folder
 
 
 def staged(pipeline: int, num_workers: int, **fields: Any) -> dict[str, Any]:

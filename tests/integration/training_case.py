@@ -56,9 +56,9 @@ def small_run(**fields: Any) -> TrainConfig:
     return TrainConfig.model_validate({**settings, **fields})
 
 
-def chaos_run(num_workers: int = 2) -> TrainConfig:
+def chaos_run(**fields: Any) -> TrainConfig:
     """The same with a checkpoint at every step: it trains to the same losses, slowly enough to be killed on the way."""
-    return small_run(checkpoint_every_steps=1, num_workers=num_workers, sequences_per_step=4)
+    return small_run(**{"checkpoint_every_steps": 1, "sequences_per_step": 4, **fields})
 
 
 def ends_early(given: dict[str, Any]) -> dict[str, Any]:

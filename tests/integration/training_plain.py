@@ -57,6 +57,7 @@ def plain_run(model_folder: Path, settings: TrainConfig, left_out: tuple[int, ..
     import torch
     from transformers import AutoModelForCausalLM
 
+    torch.set_num_threads(1)  # as ranks do; on a busy machine several wait for each other most of the time
     dtype = getattr(torch, settings.precision)
     model = AutoModelForCausalLM.from_pretrained(model_folder, dtype=dtype)
     if settings.quantization_aware:
