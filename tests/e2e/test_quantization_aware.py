@@ -94,7 +94,9 @@ def serving_it(made: tuple[Checkpoint, QuantizedModel], served: Served, shelf: L
     from services.serving import app
 
     revision = served.publish(f"{NAME}-0000000e", shelf.root / made[1].folder)
-    app.deploy_revision(revision, served.serving, served.storage)
+    # vLLM 0.29 takes no adapters on W8A8 weights on CPUs: its kernel leaves nothing of the weight that they ask for.
+    engine = served.serving.engine.replace(lora=None)
+    app.deploy_revision(revision, served.serving.replace(engine=engine), served.storage)
     found = read_traffic(served.storage, NAME)
     assert found is not None
     before, version = found
