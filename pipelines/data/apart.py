@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import json
 import os
+import platform
 import resource
 import signal
 import struct
@@ -20,8 +21,12 @@ from collections.abc import Callable
 from contextlib import suppress
 from typing import IO, Any
 
+from cluster.errors import StageFailed
+
 SIZE = struct.Struct("<Q")
 """Stands before each request and each answer."""
+READY = b"ready"
+"""The first answer, to nothing: the function is there."""
 FAILED = "failed"
 """Key of an answer that is none: the function raised."""
 BEGIN = "import sys, json; sys.path[:] = json.loads(sys.argv[1]); from pipelines.data.apart import serve; serve(*sys.argv[2:])"
@@ -33,6 +38,10 @@ class Ended(Exception):
 
 class OutOfTime(Ended):
     """The processor time was used up."""
+
+
+class NotStarted(StageFailed):
+    """The process cannot work on this machine, or the machine ended it: of no fault of what it should read."""
 
 
 class Apart:
@@ -50,6 +59,7 @@ class Apart:
 
         Raises:
             Ended: it raised, was out of time or memory, or took its process along.
+            NotStarted: the function cannot be had on this machine, or the machine ended the process (its memory was short, say).
         """
         is_new = self._process is None
         try:
@@ -79,18 +89,31 @@ class Apart:
         return value
 
     def _started(self) -> subprocess.Popen[bytes]:
-        return subprocess.Popen(
+        from cluster.session import inherited
+
+        process = subprocess.Popen(
             [sys.executable, "-s", "-c", BEGIN, json.dumps(sys.path), *self._limits],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=-1,
             # BLAS would take address space for each core
-            env={"LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
+            env=inherited("LD_LIBRARY_PATH") | {"LANG": "C.UTF-8", "OPENBLAS_NUM_THREADS": "1", "OMP_NUM_THREADS": "1"},
         )  # fmt: skip
+        assert process.stdout is not None
+        if (ready := _read(process.stdout)) != READY:
+            process.kill()
+            process.communicate()
+            told = (ready or b"").decode() or f"it ended (exit code {process.returncode})"
+            raise NotStarted(f"{self._limits[0]} cannot be run in a process of its own on {platform.node()}: {told}")
+        return process
 
     def _end(self) -> Ended:
         code = self.close()
         if code == -signal.SIGPROF:
             self.used_cpu_s += self._cpu_s
             return OutOfTime(f"took more than {self._cpu_s:g} s of processor time")
+        if code == -signal.SIGKILL:  # none of our limits sends it
+            raise NotStarted(
+                f"{self._limits[0]} was killed on {platform.node()}: its memory ran out, or somebody did it"
+            )
         found = signal.Signals(-code).name if code < 0 else f"exit code {code}"
         return Ended(f"ended the process that read it ({found}); it had {self._memory_bytes / 1e9:.1f} GB of memory")
 
@@ -137,16 +160,24 @@ def serve(function: str, memory_bytes: str, cpu_s: str) -> None:
     os.dup2(2, 1)  # what a library prints must not stand among the answers
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
     resource.setrlimit(resource.RLIMIT_AS, (int(memory_bytes), int(memory_bytes)))
-    called = getattr(importlib.import_module(module), name)
+    try:
+        called = getattr(importlib.import_module(module), name)
+    except Exception as error:  # outermost: a library is missing or broken on this machine
+        _write(answers, f"{type(error).__name__}: {error}".encode())
+        return
+    _write(answers, READY)
     while (settings := _read(sys.stdin.buffer)) is not None and (content := _read(sys.stdin.buffer)) is not None:
         began = time.process_time()
         signal.setitimer(signal.ITIMER_PROF, float(cpu_s))  # ends the process: nothing handles the signal
         value = _answer(called, content, json.loads(settings))
         signal.setitimer(signal.ITIMER_PROF, 0)
-        answer = json.dumps([time.process_time() - began, value]).encode()
-        answers.write(SIZE.pack(len(answer)))
-        answers.write(answer)
-        answers.flush()
+        _write(answers, json.dumps([time.process_time() - began, value]).encode())
+
+
+def _write(stream: IO[bytes], content: bytes) -> None:
+    stream.write(SIZE.pack(len(content)))
+    stream.write(content)
+    stream.flush()
 
 
 def _answer(called: Callable[..., Any], content: bytes, settings: dict[str, Any]) -> Any:

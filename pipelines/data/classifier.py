@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from cluster.errors import InputError
+from cluster.errors import InputError, StageFailed
 from pipelines.config import ClassifierConfig
 from pipelines.data.fasttext_file import Described, NotModel, describe
 from pipelines.data.filters import Drop
@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 WHERE = "data.filters.classifier"
+END = "</s>"
+"""fastText takes this word for the end of the line: what stands behind it in a text would not be looked at."""
 KIND = "a classifier that fastText saved (.bin or .ftz)"
 
 
@@ -73,13 +75,20 @@ def _drop(config: ClassifierConfig, score: float, asked: str) -> Drop:
 
 
 def scores(texts: list[str], classifier: Classifier) -> list[float]:
-    """The probability of the label for each text, 0 to 1; 0 for one in which the model knows nothing at all."""
+    """The probability of the label for each text, 0 to 1; one without a word that the model knows has one too.
+
+    Raises:
+        StageFailed: the model's numbers are broken.
+    """
     model = _loaded(on_disk(classifier.file), classifier.file.sha256)
     wanted = classifier.config.label
-    lines = [text.replace("\n", " ") for text in texts]
+    lines = [" ".join("" if word == END else word for word in text.replace("\n", " ").split(" ")) for text in texts]
     if not lines:
         return []
-    labels, probabilities = model.predict(lines, k=-1)
+    try:
+        labels, probabilities = model.predict(lines, k=-1, on_unicode_error="replace")
+    except RuntimeError as error:  # of a matrix with what is no number, say
+        raise StageFailed(f"{WHERE}: {classifier.file.name} gives no scores ({error}): train it anew") from None
     found = (dict(zip(names, each, strict=True)) for names, each in zip(labels, probabilities, strict=True))
     return [min(max(float(of.get(wanted, 0.0)), 0.0), 1.0) for of in found]  # fastText rounds up to 1.00001
 

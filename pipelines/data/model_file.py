@@ -57,7 +57,8 @@ def on_disk(file: SourceFile) -> Path:
     """Its bytes on this machine: the file itself, or a copy of the object, which all processes here share.
 
     Raises:
-        InputError: there is no such file here, or another one than was found.
+        InputError: there is another file here than was found.
+        ResourceError: there is none that can be read.
     """
     from pyarrow.fs import LocalFileSystem
 
@@ -75,12 +76,12 @@ def on_disk(file: SourceFile) -> Path:
 
 
 def _check(file: SourceFile, path: Path) -> None:
-    """Raises InputError: there is no such file here, or another one than was found."""
+    """Raises InputError: there is another file than was found; ResourceError: none that this node can read."""
     try:
         found = _sha256(path)
     except OSError as error:
         remedy = "put it where every node can read it under the same path, a shared folder or s3://"
-        raise InputError(file.path, f"cannot be read on this node ({error.strerror})", remedy) from None
+        raise ResourceError(file.path, f"cannot be read on this node ({error.strerror})", remedy) from None
     if found != file.sha256:
         raise InputError(file.path, "is another file than when this run began", "run the same command again")
 

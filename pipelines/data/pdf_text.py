@@ -5,6 +5,8 @@ from __future__ import annotations
 from contextlib import suppress
 from typing import Any
 
+import pypdfium2
+
 LOCKED = {4: "encrypted: it opens with a password alone", 5: "encrypted in a way that PDFium does not know"}
 """By PDFium's FPDF_ERR_PASSWORD and FPDF_ERR_SECURITY."""
 BETWEEN_PAGES = "\n\n"
@@ -14,8 +16,6 @@ HYPHEN = "\x02"
 
 def extract(content: bytes, limit: int) -> dict[str, Any]:
     """`text` and `num_pages`; or, as `broken`, why there is none; or `too_large`: the text has more than `limit` bytes."""
-    import pypdfium2
-
     with suppress(pypdfium2.PdfiumError):
         pypdfium2.PdfDocument(b"no PDF")  # else PDFium tells an earlier file's error where it has none for this one
     try:
@@ -42,14 +42,14 @@ def _pages(document: Any, limit: int) -> dict[str, Any]:
 
 def _page(document: Any, number: int) -> str:
     """Its text without white space around it; empty for one that cannot be loaded, as readers show it."""
-    import pypdfium2
-
     try:
         page = document[number]
     except pypdfium2.PdfiumError:
         return ""
     try:
         found: str = page.get_textpage().get_text_bounded()
+    except pypdfium2.PdfiumError:
+        return ""
     finally:
         page.close()
     return found.replace("\r\n", "\n").replace(HYPHEN, "").strip()

@@ -32,6 +32,8 @@ KIND = "an n-gram model in ARPA's format or KenLM's (.arpa, .bin)"
 TOKENIZER = "a sentencepiece model (.model)"
 TRIAL_CPU_S = 1_800.0
 """Only to end what does not end by itself: KenLM's own format is there at once, ARPA's is read whole."""
+LARGEST_EXPONENT = 308
+"""Of a float. Some models say log10 p = -999 where they mean never."""
 TOLD_BYTES = 500_000_000
 """A larger file in ARPA's format takes ten seconds or more."""
 
@@ -118,4 +120,5 @@ def _perplexity(text: str, model: Any, pieces: Any) -> float:
         tokens = line.split() if pieces is None else pieces.encode(line, out_type=str)
         log10 += model.score(" ".join(tokens))
         num_tokens += len(tokens) + 1
-    return float(10.0 ** (-log10 / num_tokens)) if num_tokens else float("inf")
+    exponent = -log10 / num_tokens if num_tokens else float("inf")
+    return float(10.0**exponent) if exponent < LARGEST_EXPONENT else float("inf")

@@ -100,8 +100,8 @@ def _mojibake() -> NDArray[np.uint8]:
 
 
 def _members(letters: str) -> set[int]:
-    """Of the inside of a character class."""
-    return set(map(ord, re.findall(f"[{letters}]", all_characters()[0x80:0x10000])))
+    """Of the inside of a character class, in the Basic Multilingual Plane (its 2,048 surrogates are not among all characters)."""
+    return set(map(ord, re.findall(f"[{letters}]", all_characters()[0x80:0xF800])))
 
 
 @kernel

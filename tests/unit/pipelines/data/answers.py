@@ -5,6 +5,7 @@ from __future__ import annotations
 import ctypes
 import mmap
 import os
+import signal
 import time
 
 LEFT_BEHIND = list[mmap.mmap]()
@@ -52,3 +53,7 @@ def never_ends(content: bytes) -> None:
 
 def sleeps(content: bytes) -> None:
     time.sleep(60)
+
+
+def is_killed(content: bytes) -> None:
+    os.kill(os.getpid(), signal.SIGKILL)

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.data.apart import Apart, Ended
+from pipelines.data.apart import Apart, Ended, NotStarted
 from tests.unit.pipelines.data import answers
 
 HERE = f"{answers.__name__}:"
@@ -57,6 +57,16 @@ def test_what_goes_wrong_there_is_told_and_the_next_one_is_answered(apart: Any, 
     for content in (b"", bytes(1_000_000)):
         with pytest.raises(Ended, match=says):
             asked(content)
+
+
+def test_what_cannot_be_had_on_this_machine_is_no_fault_of_the_file() -> None:
+    with pytest.raises(NotStarted, match="No module named 'no_such_parser'"):
+        Apart("no_such_parser:read", 4 * GIB, 20)(b"")
+
+
+def test_who_is_killed_from_outside_says_nothing_of_the_file(apart: Any) -> None:
+    with pytest.raises(NotStarted, match="was killed on "):
+        apart("is_killed")(b"")
 
 
 def test_what_fails_in_a_process_that_is_not_new_is_tried_in_a_new_one(apart: Any) -> None:

@@ -19,6 +19,7 @@ from pipelines.data.perplexity import (
     KIND,
     WHERE,
     LanguageModel,
+    _perplexity,
     perplexities,
     perplexity_drops,
     read_language_model,
@@ -40,6 +41,17 @@ MODEL: NGrams = {
     ("canary", "sang"): (-0.4, -0.25), ("sang", "</s>"): (-0.1, 0.0), ("<s>", "the", "canary"): (-0.05, 0.0),
     ("the", "canary", "sang"): (-0.15, 0.0),
 }  # fmt: skip
+
+
+class Never:
+    """A model for which nothing is possible."""
+
+    def score(self, text: str) -> float:
+        return -999.0 * (len(text.split()) + 1)
+
+
+def test_what_the_model_says_never_of_is_beyond_all_bounds() -> None:
+    assert _perplexity("never this", Never(), None) == math.inf
 
 
 def arpa(ngrams: NGrams) -> str:
