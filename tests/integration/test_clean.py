@@ -19,7 +19,7 @@ import ray
 from xxhash import xxh3_128_digest
 
 from cluster.artifacts import Dataset, Record, find, load
-from cluster.errors import ConfigError, InputError, StageFailed
+from cluster.errors import ConfigError, InputError, ResourceError, StageFailed
 from cluster.storage import LocalStorage
 from pipelines.config import DataConfig, FilterConfig, RuleConfig, SourceConfig
 from pipelines.data import clean as stage
