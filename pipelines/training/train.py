@@ -315,7 +315,8 @@ def _run_config(config: TrainConfig, storage: Storage, run: str) -> Any:
         storage_path=path,
         storage_filesystem=None if isinstance(storage, LocalStorage) else filesystem,
         checkpoint_config=CheckpointConfig(num_to_keep=kept_checkpoints(config)),
-        failure_config=FailureConfig(max_failures=config.max_failures, controller_failure_limit=0),
+        # The second counts workers that die while they start.
+        failure_config=FailureConfig(max_failures=config.max_failures, controller_failure_limit=config.max_failures),
         logging_config=LoggingConfig(log_level="ERROR"),
         worker_runtime_env={"env_vars": _worker_environment(config)},
     )
