@@ -1,4 +1,4 @@
-"""Which processes belong to a folder: those that write files in it and all that descend from them.
+"""Processes of ours: what a new one gets, and those of a folder: they write files in it, or descend from ones that do.
 
 Command lines do not tell (Ray and vLLM rename their processes), nor do process ids on file (they are used again). Who
 only reads there, such as `tail -f` on a log, does not belong.
@@ -18,6 +18,11 @@ GRACE_S = 4.0
 
 DRIVER_LOG = "python-core-driver"
 """Drivers from outside, such as a person's `serinus run`, log beside the node they joined but are not the cluster's."""
+
+
+def inherited(*names: str) -> dict[str, str]:
+    """These variables of our environment, where they are set: for processes that are to get nothing else of it."""
+    return {name: os.environ[name] for name in names if name in os.environ}
 
 
 def writing_in(folder: Path) -> list[psutil.Process]:

@@ -79,11 +79,6 @@ def prepare_environment() -> None:
         os.environ["PYTHONPATH"] = f"{root}{os.pathsep}{path}" if path else root
 
 
-def inherited(*names: str) -> dict[str, str]:
-    """These variables of our environment, where they are set: for processes that are to get nothing else of it."""
-    return {name: os.environ[name] for name in names if name in os.environ}
-
-
 def node_environment(**changes: str) -> dict[str, str]:
     """The environment for processes of a node or a job: ours, with `changes`, and joining no other cluster."""
     prepare_environment()

@@ -22,6 +22,7 @@ from cluster.imports import large_imports
 from cluster.storage import Storage, local_copy, open_storage, sha256_of, staged_folder
 from pipelines.config import ModelConfig
 from pipelines.progress import say
+from pipelines.vocabulary import check_known
 
 HUB = "hf://"
 TOKENIZERS = ("tokenizer.json", "tokenizer.model", "vocab.json", "spiece.model")
@@ -227,10 +228,7 @@ def _check_tokenizer(tokenizer: Any, num_embeddings: int, where: str) -> None:
     """Refuse one of another model. Added tokens beyond the embeddings are let pass here: some models name such for parts that they
     lack (Gemma 3 for images). Where a text has one the train stage refuses it.
     """
-    largest = max(tokenizer.vocab_size - 1, tokenizer.eos_token_id)
-    if largest >= num_embeddings:
-        found = f"the tokenizer does not match: it makes token {largest}, and the model knows {num_embeddings} (from 0)"
-        raise InputError(where, found, "put the tokenizer there that came with the model")
+    check_known(max(tokenizer.vocab_size - 1, tokenizer.eos_token_id), num_embeddings, where)
 
 
 @contextmanager

@@ -22,6 +22,7 @@ from contextlib import suppress
 from typing import IO, Any
 
 from cluster.errors import StageFailed
+from cluster.processes import inherited
 
 SIZE = struct.Struct("<Q")
 """Stands before each request and each answer."""
@@ -89,8 +90,6 @@ class Apart:
         return value
 
     def _started(self) -> subprocess.Popen[bytes]:
-        from cluster.session import inherited
-
         process = subprocess.Popen(
             [sys.executable, "-s", "-c", BEGIN, json.dumps(sys.path), *self._limits],
             stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, bufsize=-1,

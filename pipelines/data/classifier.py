@@ -82,7 +82,7 @@ def scores(texts: list[str], classifier: Classifier) -> list[float]:
     """
     model = _loaded(on_disk(classifier.file), classifier.file.sha256)
     wanted = classifier.config.label
-    lines = [" ".join("" if word == END else word for word in text.replace("\n", " ").split(" ")) for text in texts]
+    lines = [_line(text) for text in texts]
     if not lines:
         return []
     try:
@@ -91,6 +91,11 @@ def scores(texts: list[str], classifier: Classifier) -> list[float]:
         raise StageFailed(f"{WHERE}: {classifier.file.name} gives no scores ({error}): train it anew") from None
     found = (dict(zip(names, each, strict=True)) for names, each in zip(labels, probabilities, strict=True))
     return [min(max(float(of.get(wanted, 0.0)), 0.0), 1.0) for of in found]  # fastText rounds up to 1.00001
+
+
+def _line(text: str) -> str:
+    line = text.replace("\n", " ")
+    return " ".join("" if word == END else word for word in line.split(" ")) if END in line else line
 
 
 @cache

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.util
 import os
 import tempfile
@@ -11,6 +10,7 @@ from typing import Final
 
 from cluster.config import home
 from cluster.errors import InputError, ResourceError, StageFailed
+from cluster.storage import sha256_of
 from pipelines.config import SourceConfig
 from pipelines.data.inventory import UNREADABLE, SourceFile, inventory
 
@@ -69,7 +69,7 @@ def on_disk(file: SourceFile) -> Path:
         return path
     if is_local:
         _check(file, path)
-    elif not path.exists() or _sha256(path) != file.sha256:
+    elif not path.exists() or sha256_of(path) != file.sha256:
         _download(file, path)
     _SOUND.add((path, file.sha256))
     return path
@@ -78,17 +78,12 @@ def on_disk(file: SourceFile) -> Path:
 def _check(file: SourceFile, path: Path) -> None:
     """Raises InputError: there is another file than was found; ResourceError: none that this node can read."""
     try:
-        found = _sha256(path)
+        found = sha256_of(path)
     except OSError as error:
         remedy = "put it where every node can read it under the same path, a shared folder or s3://"
         raise ResourceError(file.path, f"cannot be read on this node ({error.strerror})", remedy) from None
     if found != file.sha256:
         raise InputError(file.path, "is another file than when this run began", "run the same command again")
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
 def _download(file: SourceFile, path: Path) -> None:

@@ -16,7 +16,7 @@ from cluster.artifacts import digest
 from cluster.errors import ConfigError, InputError
 from cluster.storage import Storage, local_copy, open_storage
 from pipelines.config import InstructConfig, PreferenceConfig
-from pipelines.training.vocabulary import check_known
+from pipelines.vocabulary import check_known_in
 
 FORMAT = 1
 """Of the token files: another one gives them another name."""
@@ -204,7 +204,7 @@ def _encode_file(kind: str, path: str, content: bytes, storage: str, model_folde
     folder = local_copy(open_storage(storage), model_folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     made = encode(list(conversations(kind, path, content)), tokenizer, model_folder, last_only=kind == "dpo")
-    check_known(int(made.tokens.max(initial=0)), folder)
+    check_known_in(folder, int(made.tokens.max(initial=0)))
     file = io.BytesIO()
     np.savez(file, **made._asdict())
     return file.getvalue()

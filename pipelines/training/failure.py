@@ -16,7 +16,8 @@ KINDS: dict[str, type[UserError]] = {
 
 
 def explained(error: Exception, storage: Storage, run: str) -> UserError | StageFailed:
-    """
+    """What to raise instead of Ray Train's error: one of ours that a rank raised, or what its text tells.
+
     Args:
         error: of Ray Train; its `worker_failures` are the ranks' exceptions.
     """

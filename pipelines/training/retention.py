@@ -5,7 +5,6 @@ A score is a perplexity. What is retained of it is old / new, as the gate counts
 
 from __future__ import annotations
 
-import math
 from typing import Any, NamedTuple
 
 from pipelines.training.batches import NO_TARGET, Source
@@ -54,8 +53,3 @@ def told(engine: Any, source: Source, num: int, rows: int) -> Told:
     found /= engine.world_size // copies  # ranks of one copy found the same
     losses, targets = found.cpu().tolist()
     return Told(losses, [int(num) for num in targets])
-
-
-def retained(before: Told, after: Told) -> float:
-    """Perplexity before / after: 1 where nothing was lost."""
-    return math.exp(before.mean - after.mean)

@@ -23,7 +23,7 @@ from pipelines.config import TrainConfig
 from pipelines.training.batches import Packed
 from pipelines.training.failure import meant_for_people
 from pipelines.training.packing import Stream
-from pipelines.training.vocabulary import check_known
+from pipelines.vocabulary import check_known_in
 
 SMALL_CHARACTERS = 20_000_000
 """Below this one core tokenises everything in less time than a Ray Data job takes to start (about 2 MB/s)."""
@@ -215,7 +215,7 @@ def _encoder(folder: Path) -> tuple[Any, str, int]:
     def encode(texts: list[str]) -> Any:
         lists = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
         tokens = np.fromiter((token for tokens in lists for token in (*tokens, end)), dtype=dtype)
-        check_known(int(tokens.max(initial=0)), folder)
+        check_known_in(folder, int(tokens.max(initial=0)))
         return tokens
 
     return encode, dtype, end

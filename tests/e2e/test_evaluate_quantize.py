@@ -6,8 +6,6 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
 from cluster import artifacts
@@ -23,6 +21,7 @@ from pipelines.quantization.hardware import hardware_here, refusals
 from pipelines.quantization.quantize import quantize
 from pipelines.schemes import cannot_serve
 from pipelines.task_config import TaskConfig
+from tests.e2e.topics import topics_dataset
 
 QUESTIONS = Path(__file__).resolve().parents[2] / "recipes" / "quickstart" / "general.jsonl"
 TASKS = (
@@ -36,15 +35,7 @@ CONFIG = EvaluateConfig(tasks=TASKS, max_model_len=512, kv_cache_gib=0.25)
 
 @pytest.fixture
 def dataset(storage: LocalStorage) -> Dataset:
-    from pydoc_data.topics import topics
-
-    names = sorted(topics)
-    made = Dataset(key="d" * 16)
-    for part, chosen in (("train", names[10:20]), ("heldout", names[:6])):
-        folder = storage.root / made.location / part
-        folder.mkdir(parents=True)
-        pq.write_table(pa.table({"id": chosen, "text": [topics[n] for n in chosen]}), folder / "part-0.parquet")
-    return artifacts.save(storage, made)
+    return topics_dataset(storage)
 
 
 @pytest.fixture

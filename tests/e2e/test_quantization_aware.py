@@ -6,11 +6,8 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import httpx
-import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 
-from cluster import artifacts
 from cluster.artifacts import Checkpoint, Dataset, QuantizedModel
 from cluster.storage import LocalStorage
 from pipelines.config import EvaluateConfig, QuantizationAwareConfig, QuantizeConfig
@@ -22,6 +19,7 @@ from pipelines.task_config import TaskConfig
 from pipelines.training.train import train
 from services.contract import read_traffic, write_traffic
 from tests.e2e.conftest import NAME, Served
+from tests.e2e.topics import topics_dataset
 from tests.integration.training_case import base_model, small_run
 
 pytestmark = [pytest.mark.e2e, pytest.mark.long]
@@ -38,15 +36,7 @@ def shelf(tmp_path_factory: pytest.TempPathFactory) -> LocalStorage:
 
 @pytest.fixture(scope="module")
 def dataset(shelf: LocalStorage) -> Dataset:
-    from pydoc_data.topics import topics
-
-    names = sorted(topics)
-    made = Dataset(key="d" * 16)
-    for part, chosen in (("train", names[10:20]), ("heldout", names[:6])):
-        folder = shelf.root / made.location / part
-        folder.mkdir(parents=True)
-        pq.write_table(pa.table({"id": chosen, "text": [topics[n] for n in chosen]}), folder / "part-0.parquet")
-    return artifacts.save(shelf, made)
+    return topics_dataset(shelf)
 
 
 @pytest.fixture(scope="module")
