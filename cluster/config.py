@@ -23,7 +23,7 @@ class StrictModel(BaseModel):
     A string that spells a number is taken as one: YAML reads `3e-5` as a string.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False, use_attribute_docstrings=True)
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
     def replace(self, **changes: Any) -> Self:
         """A copy with `changes`, validated like the original."""
