@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import fcntl
 import importlib.util
 import os
 import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Final
 
@@ -69,8 +72,10 @@ def on_disk(file: SourceFile) -> Path:
         return path
     if is_local:
         _check(file, path)
-    elif not path.exists() or sha256_of(path) != file.sha256:
-        _download(file, path)
+    else:
+        with _one_at_a_time(path):
+            if not path.exists() or sha256_of(path) != file.sha256:
+                _download(file, path)
     _SOUND.add((path, file.sha256))
     return path
 
@@ -86,9 +91,17 @@ def _check(file: SourceFile, path: Path) -> None:
         raise InputError(file.path, "is another file than when this run began", "run the same command again")
 
 
+@contextmanager
+def _one_at_a_time(path: Path) -> Iterator[None]:
+    """Of this machine's processes; the lock goes with its process."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path.with_name(f"{path.name}.lock"), "w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield
+
+
 def _download(file: SourceFile, path: Path) -> None:
     """Appears under its name when it is whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
     handle, hidden = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
     try:
         with (

@@ -32,6 +32,8 @@ KIND = "an n-gram model in ARPA's format or KenLM's (.arpa, .bin)"
 TOKENIZER = "a sentencepiece model (.model)"
 TRIAL_CPU_S = 1_800.0
 """Only to end what does not end by itself: KenLM's own format is there at once, ARPA's is read whole."""
+MARKS = ("<s>", "</s>")
+"""KenLM takes these words for the beginning and the end, which no model has within a line: they are not looked at."""
 LARGEST_EXPONENT = 308
 """Of a float. Some models say log10 p = -999 where they mean never."""
 TOLD_BYTES = 500_000_000
@@ -117,7 +119,7 @@ def perplexities(texts: list[str], language_model: LanguageModel) -> list[float]
 def _perplexity(text: str, model: Any, pieces: Any) -> float:
     log10, num_tokens = 0.0, 0
     for line in filter(str.strip, text.split("\n")):
-        tokens = line.split() if pieces is None else pieces.encode(line, out_type=str)
+        tokens = pieces.encode(line, out_type=str) if pieces else [word for word in line.split() if word not in MARKS]
         log10 += model.score(" ".join(tokens))
         num_tokens += len(tokens) + 1
     exponent = -log10 / num_tokens if num_tokens else float("inf")

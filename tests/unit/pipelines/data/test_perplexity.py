@@ -54,6 +54,23 @@ def test_what_the_model_says_never_of_is_beyond_all_bounds() -> None:
     assert _perplexity("never this", Never(), None) == math.inf
 
 
+class Telling:
+    """A model that keeps what it is asked."""
+
+    def __init__(self) -> None:
+        self.asked = list[str]()
+
+    def score(self, text: str) -> float:
+        self.asked.append(text)
+        return -1.0
+
+
+def test_what_a_text_has_of_the_marks_of_a_line_is_not_asked() -> None:
+    model = Telling()
+    assert _perplexity("the <s> canary </s> sang\n<s>", model, None) == pytest.approx(10 ** (2 / 5))
+    assert model.asked == ["the canary sang", ""]
+
+
 def arpa(ngrams: NGrams) -> str:
     """As every toolkit writes it (Doug Paul's format, of MIT Lincoln Laboratory)."""
     orders = range(1, max(map(len, ngrams)) + 1)
