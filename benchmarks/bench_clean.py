@@ -152,12 +152,17 @@ def documents(args: argparse.Namespace) -> Iterator[str]:
 
 
 def scaling(args: argparse.Namespace, made: Path) -> None:
-    """The stage alone, Ray started. `process` on one core is what there is without Ray."""
+    """The stage alone, Ray started, so many times in turns. `process` on one core is what there is without Ray."""
     megabytes = write_first(documents(args), args.megabytes[1], made / "scaling")
     side = Side("", (sys.executable, str(HERE / "clean_serinus.py"), "FOLDER", "ray"))
-    seconds = {cpus: answer_of(used(side, made / "scaling", "--cpus", str(cpus)))["stage_s"] for cpus in (1, 2)}
-    print(f"{megabytes:.1f} MB on Ray: {seconds[1]:.1f} s on one core, {seconds[2]:.1f} s on two: ", end="")
-    print(f"{seconds[1] / seconds[2]:.2f} times as fast")
+    turns = [
+        [answer_of(used(side, made / "scaling", "--cpus", str(cpus)))["stage_s"] for cpus in (1, 2)]
+        for _ in range(args.repeats)
+    ]
+    one, two = zip(*turns, strict=True)
+    for cpus, seconds in (("one core", one), ("two", two)):
+        print(f"{megabytes:.1f} MB on Ray, {cpus}: {', '.join(f'{s:.1f}' for s in seconds)} s")
+    print(f"{statistics.median(one) / statistics.median(two):.2f} times as fast, by the medians")
 
 
 def small(args: argparse.Namespace, made: Path) -> None:
