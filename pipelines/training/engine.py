@@ -15,7 +15,7 @@ from pipelines.training.losses import check_boundaries
 from pipelines.training.parallel import check_plan
 from pipelines.training.pipeline import Stages, check_frame, cut, schedule
 from pipelines.training.shape import check_parallel, shape_of
-from pipelines.training.zero3 import deepspeed_config
+from pipelines.training.zero3 import deepspeed_config, with_bucket
 
 
 def build_engine(config: TrainConfig, folder: Path) -> Any:
@@ -59,7 +59,9 @@ def build_engine(config: TrainConfig, folder: Path) -> Any:
         if adapter:
             model.enable_input_require_grads()  # else nothing before the first adapter asks for a gradient
     engine, *_ = deepspeed.initialize(
-        model=model, model_parameters=decay_groups(model, config.weight_decay), config=settings
+        model=model,
+        model_parameters=decay_groups(model, config.weight_decay),
+        config=with_bucket(settings, num_trained(model)),
     )
     layout.begin(engine)
     del sharded_load
@@ -83,6 +85,7 @@ def _pipelined(model: Any, config: TrainConfig, settings: dict[str, Any]) -> Any
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     groups = decay_groups(model, config.weight_decay)
+    settings = with_bucket(settings, num_trained(model))
     engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=settings, mpu=stages.mpu)
     engine.train()
     engine.adapter, engine.stages = None, stages
@@ -100,6 +103,11 @@ def common_precision(config: TrainConfig) -> str:
     narrow = torch.tensor(int(settled("auto", on_gpu=False) == "bfloat16"))
     dist.all_reduce(narrow, dist.ReduceOp.MIN)
     return "bfloat16" if narrow.item() else "float32"
+
+
+def num_trained(model: Any) -> int:
+    """Weights of this rank's model that get gradients, those that are sharded counted whole."""
+    return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters() if p.requires_grad)
 
 
 def decay_groups(model: Any, weight_decay: float) -> list[dict[str, Any]]:

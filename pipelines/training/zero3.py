@@ -7,6 +7,9 @@ from typing import Any
 from cluster.arithmetic import settled
 from pipelines.config import TrainConfig
 
+BUCKET = 5e8
+"""Values in a bucket of gradients to be reduced: DeepSpeed's default of zero_optimization.reduce_bucket_size."""
+
 
 def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
     """The dictionary for deepspeed.initialize, of a settled precision. `zero.extra` is merged over it last, key by key."""
@@ -29,6 +32,13 @@ def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
         # The loss takes all logits. Left to itself DeepSpeed would give each rank those of its part of the vocabulary.
         settings["tensor_parallel"] = {"autotp_size": config.parallel.tensor, "vocab_parallel_lm_head": False}
     return merge(settings, config.zero.extra)
+
+
+def with_bucket(settings: dict[str, Any], num_trained: int) -> dict[str, Any]:
+    """The same for so many trained weights of a rank's model: DeepSpeed reserves its bucket of gradients whole, also where the
+    model has fewer. Where `zero.extra` says how large it is, that stays."""
+    sharding = {"reduce_bucket_size": int(min(BUCKET, num_trained)), **settings["zero_optimization"]}
+    return {**settings, "zero_optimization": sharding}
 
 
 def _optimizer(config: TrainConfig) -> dict[str, Any]:

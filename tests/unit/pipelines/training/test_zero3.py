@@ -11,7 +11,15 @@ import pytest
 from pipelines.config import ParallelConfig, TrainConfig
 from pipelines.config.sharing import HAVE_FIELDS
 from pipelines.training.schedule import learning_rate
-from pipelines.training.zero3 import deepspeed_config, disk_bytes, host_bytes, merge, state_bytes
+from pipelines.training.zero3 import (
+    _sharding,
+    deepspeed_config,
+    disk_bytes,
+    host_bytes,
+    merge,
+    state_bytes,
+    with_bucket,
+)
 
 
 def config(**fields: Any) -> TrainConfig:
@@ -46,6 +54,17 @@ def config(**fields: Any) -> TrainConfig:
 )
 def test_sharding(zero: dict[str, Any], expected: dict[str, Any]) -> None:
     assert deepspeed_config(config(zero=zero))["zero_optimization"] == expected
+
+
+@pytest.mark.parametrize(("trained", "held"), [(1_000, 1_000), (10**9, 500_000_000)])
+def test_a_bucket_is_no_larger_than_what_is_trained(trained: int, held: int) -> None:
+    settings = with_bucket(deepspeed_config(config()), trained)
+    assert settings["zero_optimization"] == {**_sharding(config()), "reduce_bucket_size": held}
+
+
+def test_a_bucket_is_as_large_as_was_asked() -> None:
+    asked = config(zero={"extra": {"zero_optimization": {"reduce_bucket_size": 7}}})
+    assert with_bucket(deepspeed_config(asked), 1_000)["zero_optimization"]["reduce_bucket_size"] == 7
 
 
 def test_gpus_pin_memory_and_overlap() -> None:
