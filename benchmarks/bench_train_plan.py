@@ -3,16 +3,18 @@
 With a word behind it only configurations that have it in their name: `bench_train_plan.py tensor`.
 
 A random Llama of about 30 M parameters, three optimizer steps in each configuration; gloo, one process a rank, forked from one
-that has imported torch and DeepSpeed. Compared:
+that has imported torch and DeepSpeed, with the allocator's settings that the train stage gives its workers on CPUs. Compared:
 - states: bytes of the tensors that stay (weights, float32 masters, Adam's moments), counted on each rank; gradients are left
   out, which come and go;
-- peak: the most memory of its own (RssAnon, looked at every 2 ms) of a rank during the steps, less what it had before the model
-  was built. That holds what the allocator keeps, gloo's buffers and oneDNN's scratch as well, of which the plan knows nothing;
-  not the pages of libraries and of the model's file, which all ranks of a machine share.
+- peak: the most memory that a rank had handed out at once during the steps (mallinfo2, looked at every 2 ms), less what it had
+  before the model was built; gloo's buffers and oneDNN's scratch are in it, of which the plan knows nothing.
+- resident: the most memory of its own (RssAnon), less what it had before: freed memory that glibc keeps is in it, which lies in
+  pieces between what is in use; not the pages of libraries and of the model's file, which all ranks of a machine share.
 """
 
 from __future__ import annotations
 
+import ctypes
 import json
 import multiprocessing
 import os
@@ -24,6 +26,11 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from cluster.session import KEEP_MEMORY  # noqa: E402
 
 MIB = 2**20
 SHAPE = {
@@ -46,7 +53,7 @@ def settings(case: dict[str, Any]) -> Any:
 
 
 def rank(number: int, port: int, case: dict[str, Any], folder: Path, out: Path) -> None:
-    """Train three steps, and write bytes of what stays, and of resident memory before the model and at most."""
+    """Train three steps, and write bytes of what stays, and of memory in use and resident, at most."""
     import numpy as np
 
     from pipelines.training.batches import Batches, Packed
@@ -58,7 +65,7 @@ def rank(number: int, port: int, case: dict[str, Any], folder: Path, out: Path) 
 
     names = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": case["num_workers"], "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "127.0.0.1"})
-    before, config = _own_bytes(), settings(case)
+    before, config = _taken(), settings(case)
     engine = build_engine(config, folder)
     tokens = np.random.default_rng(0).integers(3, 8000, 40_000).astype("<u2")
     share = Share(*replica(engine), config.sequences_per_worker, 1)
@@ -66,7 +73,8 @@ def rank(number: int, port: int, case: dict[str, Any], folder: Path, out: Path) 
     with _watched() as most:  # loading is not what is predicted
         for _ in train_steps(engine, config, batches, Record(), Reported()):
             pass
-    found = {"states": _states(engine), "before": before, "peak": most[0]}
+    peak, resident = (at_most - first for at_most, first in zip(most, before, strict=True))
+    found = {"states": _states(engine), "before": before[1], "peak": peak, "resident": resident}
     (out / f"{number}.json").write_text(json.dumps(found))
 
 
@@ -82,12 +90,12 @@ def _states(engine: Any) -> int:
 
 @contextmanager
 def _watched() -> Iterator[list[int]]:
-    """The most memory of its own that this process had meanwhile."""
-    most, ended = [0], threading.Event()
+    """The most memory that this process had in use meanwhile, and resident."""
+    most, ended = [0, 0], threading.Event()
 
     def watch() -> None:
         while not ended.wait(0.002):
-            most[0] = max(most[0], _own_bytes())
+            most[:] = map(max, most, _taken())
 
     watcher = threading.Thread(target=watch)
     watcher.start()
@@ -98,10 +106,22 @@ def _watched() -> Iterator[list[int]]:
         watcher.join()
 
 
-def _own_bytes() -> int:
-    """Resident and anonymous (man 5 proc)."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
+class Mallinfo2(ctypes.Structure):
+    """man 3 mallinfo: of the first arena, the only one that there is with the stage's settings."""
+
+    _fields_ = tuple(
+        (name, ctypes.c_size_t)
+        for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
+    )  # fmt: skip
+
+
+def _taken() -> tuple[int, int]:
+    """Bytes that are handed out now; bytes resident and anonymous (man 5 proc)."""
+    mallinfo2 = ctypes.CDLL(None).mallinfo2
+    mallinfo2.restype = Mallinfo2
+    info, lines = mallinfo2(), Path("/proc/self/status").read_text().splitlines()
+    resident = next(int(line.split()[1]) * 1024 for line in lines if line.startswith("RssAnon:"))
+    return info.uordblks + info.hblkhd, resident
 
 
 def measure(case: dict[str, Any], folder: Path) -> list[dict[str, int]]:
@@ -135,6 +155,8 @@ def _save_model(folder: Path) -> None:
 
 
 def main() -> None:
+    if os.environ.get("MALLOC_ARENA_MAX") != "1":  # glibc reads them when a process begins
+        os.execve(sys.executable, [sys.executable, *sys.argv], os.environ | KEEP_MEMORY)
     os.environ |= {"DS_ACCELERATOR": "cpu", "OMP_NUM_THREADS": "1"}
     import deepspeed  # noqa: F401
     import transformers.models.llama.modeling_llama  # noqa: F401
@@ -147,17 +169,17 @@ def main() -> None:
         _save_model(folder)
         shape = read_shape(str(folder))
         print(
-            f"{shape.num_parameters / 1e6:.1f} M parameters; MiB a rank: predicted / measured (ratio); process before the model"
+            f"{shape.num_parameters / 1e6:.1f} M parameters; MiB a rank: predicted / measured (ratio); resident; before the model"
         )
         for case in (case for case in CASES if "".join(sys.argv[1:]) in name_of(case)):
             found = measure(case, folder)
             planned = memory(shape, settings(case))
             states = planned.states - planned.gradients
             held = max(one["states"] for one in found)
-            peak = max(one["peak"] - one["before"] for one in found)
-            before = max(one["before"] for one in found)
+            peak, resident, before = (max(one[name] for one in found) for name in ("peak", "resident", "before"))
             print(
-                f"{name_of(case):36} states {_pair(states, held)}   peak {_pair(planned.peak, peak)}   {before / MIB:5.0f}",
+                f"{name_of(case):36} states {_pair(states, held)}   peak {_pair(planned.peak, peak)}   "
+                f"{resident / MIB:5.0f}   {before / MIB:5.0f}",
                 flush=True,
             )
 

@@ -46,6 +46,8 @@ def build(given: dict[str, Any]) -> Any:
     sharded_load = HfDeepSpeedConfig(given["deepspeed"]) if given["stage"] == 3 else None
     model = AutoModelForCausalLM.from_pretrained(given["model"], dtype=getattr(torch, given["precision"]))
     model.config.use_cache = False
+    num_trained = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
+    given["deepspeed"]["zero_optimization"].setdefault("reduce_bucket_size", num_trained)  # as serinus has it
     engine, *_ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=given["deepspeed"])
     del sharded_load
     engine.train()
