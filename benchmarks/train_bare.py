@@ -47,7 +47,8 @@ def build(given: dict[str, Any]) -> Any:
     model = AutoModelForCausalLM.from_pretrained(given["model"], dtype=getattr(torch, given["precision"]))
     model.config.use_cache = False
     num_trained = sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters())
-    given["deepspeed"]["zero_optimization"].setdefault("reduce_bucket_size", num_trained)  # as serinus has it
+    bucket = min(num_trained, 500_000_000)  # as serinus has it
+    given["deepspeed"]["zero_optimization"].setdefault("reduce_bucket_size", bucket)
     engine, *_ = deepspeed.initialize(model=model, model_parameters=model.parameters(), config=given["deepspeed"])
     del sharded_load
     engine.train()

@@ -119,7 +119,8 @@ def perplexities(texts: list[str], language_model: LanguageModel) -> list[float]
 def _perplexity(text: str, model: Any, pieces: Any) -> float:
     log10, num_tokens = 0.0, 0
     for line in filter(str.strip, text.split("\n")):
-        tokens = pieces.encode(line, out_type=str) if pieces else [word for word in line.split() if word not in MARKS]
+        words = (word for word in line.split() if word not in MARKS)
+        tokens = list(words) if pieces is None else pieces.encode(line, out_type=str)
         log10 += model.score(" ".join(tokens))
         num_tokens += len(tokens) + 1
     exponent = -log10 / num_tokens if num_tokens else float("inf")

@@ -61,7 +61,7 @@ def build_engine(config: TrainConfig, folder: Path) -> Any:
     engine, *_ = deepspeed.initialize(
         model=model,
         model_parameters=decay_groups(model, config.weight_decay),
-        config=with_bucket(settings, num_trained(model)),
+        config=with_bucket(settings, config.zero, num_trained(model)),
     )
     layout.begin(engine)
     del sharded_load
@@ -85,7 +85,7 @@ def _pipelined(model: Any, config: TrainConfig, settings: dict[str, Any]) -> Any
     if config.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     groups = decay_groups(model, config.weight_decay)
-    settings = with_bucket(settings, num_trained(model))
+    settings = with_bucket(settings, config.zero, num_trained(model))
     engine, *_ = deepspeed.initialize(model=model, model_parameters=groups, config=settings, mpu=stages.mpu)
     engine.train()
     engine.adapter, engine.stages = None, stages

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from cluster.arithmetic import settled
 from pipelines.config import ParallelConfig, TrainConfig, ZeroConfig
 from pipelines.training.shape import Shape
-from pipelines.training.zero3 import BUCKET
+from pipelines.training.zero3 import bucket
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Names of a layer's linear modules, in the order of Shape.linears."""
@@ -107,7 +107,7 @@ def _buckets(trained: float, size: float, zero: ZeroConfig, width: int, gpus: bo
     once it is written. Stage 3 gathers parameters for computing and keeps those it will need again."""
     if zero.stage == 0:
         return 0.0
-    asked = float(zero.extra.get("zero_optimization", {}).get("reduce_bucket_size", min(BUCKET, trained)))
+    asked = float(bucket(zero, trained))
     buckets = width * (asked * (2 if zero.stage < 3 else 1) if gpus else min(asked, trained))
     gathered = width * min(size, LIVE) if zero.stage == 3 else 0.0
     return buckets + gathered

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.arithmetic import settled
-from pipelines.config import TrainConfig
+from pipelines.config import TrainConfig, ZeroConfig
 
 BUCKET = 5e8
 """Values in a bucket of gradients to be reduced: DeepSpeed's default of zero_optimization.reduce_bucket_size."""
@@ -34,11 +34,15 @@ def deepspeed_config(config: TrainConfig) -> dict[str, Any]:
     return merge(settings, config.zero.extra)
 
 
-def with_bucket(settings: dict[str, Any], num_trained: int) -> dict[str, Any]:
-    """The same for so many trained weights of a rank's model: DeepSpeed reserves its bucket of gradients whole, also where the
-    model has fewer. Where `zero.extra` says how large it is, that stays."""
-    sharding = {"reduce_bucket_size": int(min(BUCKET, num_trained)), **settings["zero_optimization"]}
-    return {**settings, "zero_optimization": sharding}
+def with_bucket(settings: dict[str, Any], zero: ZeroConfig, num_trained: int) -> dict[str, Any]:
+    """The same for so many trained weights of a rank's model."""
+    return merge(settings, {"zero_optimization": {"reduce_bucket_size": bucket(zero, num_trained)}})
+
+
+def bucket(zero: ZeroConfig, num_trained: float) -> int:
+    """Gradients that are reduced together: as many as `zero.extra` says, else all of the model's, up to DeepSpeed's own default,
+    for DeepSpeed reserves a bucket whole."""
+    return int(zero.extra.get("zero_optimization", {}).get("reduce_bucket_size", min(BUCKET, num_trained)))
 
 
 def _optimizer(config: TrainConfig) -> dict[str, Any]:

@@ -8,11 +8,10 @@ from typing import Any
 
 import pytest
 
-from pipelines.config import ParallelConfig, TrainConfig
+from pipelines.config import ParallelConfig, TrainConfig, ZeroConfig
 from pipelines.config.sharing import HAVE_FIELDS
 from pipelines.training.schedule import learning_rate
 from pipelines.training.zero3 import (
-    _sharding,
     deepspeed_config,
     disk_bytes,
     host_bytes,
@@ -58,13 +57,14 @@ def test_sharding(zero: dict[str, Any], expected: dict[str, Any]) -> None:
 
 @pytest.mark.parametrize(("trained", "held"), [(1_000, 1_000), (10**9, 500_000_000)])
 def test_a_bucket_is_no_larger_than_what_is_trained(trained: int, held: int) -> None:
-    settings = with_bucket(deepspeed_config(config()), trained)
-    assert settings["zero_optimization"] == {**_sharding(config()), "reduce_bucket_size": held}
+    settings = deepspeed_config(config())
+    found = with_bucket(settings, ZeroConfig(), trained)["zero_optimization"]
+    assert found == {**settings["zero_optimization"], "reduce_bucket_size": held}
 
 
 def test_a_bucket_is_as_large_as_was_asked() -> None:
     asked = config(zero={"extra": {"zero_optimization": {"reduce_bucket_size": 7}}})
-    assert with_bucket(deepspeed_config(asked), 1_000)["zero_optimization"]["reduce_bucket_size"] == 7
+    assert with_bucket(deepspeed_config(asked), asked.zero, 1_000)["zero_optimization"]["reduce_bucket_size"] == 7
 
 
 def test_gpus_pin_memory_and_overlap() -> None:
