@@ -15,31 +15,20 @@ import typer
 from pydantic import model_validator
 from rich.console import Console
 
-from cluster import artifacts, check_commands, config, job_commands, lineage_command, local_commands, registry
-from cluster.command_line import RecipePath, TopologyOption
+from cluster import artifacts, config, job_commands, lineage_command, local_commands, registry
+from cluster.command_line import RecipePath, TopologyOption, with_groups
 from cluster.config import load_yaml
 from cluster.doctor import commands as doctor_command
 from cluster.errors import ConfigError, SerinusError
-from cluster.kuberay import commands as k8s_commands
 from cluster.storage import Storage, exclusive, open_storage
 from cluster.telemetry import bind
-from pipelines import adapter_command, gate_command
+from pipelines import adapter_command
 from pipelines.config import STAGES, LifecycleConfig, Stage
-from pipelines.data import commands as data_commands
-from pipelines.data import openlineage_command
-from pipelines.data import plan_command as data_plan
-from pipelines.data.annotation import commands as annotation
-from pipelines.data.preferences import commands as preferences
 from pipelines.evaluation import agreement_command, canaries_command, eval_command, report_command
-from pipelines.training import plan_command as train_plan
-from services.commands import canary as canary_commands
-from services.commands import keys as key_commands
-from services.commands import rollouts as rollout_commands
 from services.config import NotifyConfig, RolloutConfig, ServingConfig
-from services.serving import tls
-from services.serving.keys import KeyFile
 
 if TYPE_CHECKING:
+    from cluster.check_commands import Asked
     from cluster.kuberay.settings import Workload
     from cluster.topology import Topology
 
@@ -49,7 +38,6 @@ RENEW_BEFORE = timedelta(days=14)
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
 
-app = typer.Typer(help=__doc__, add_completion=False, rich_markup_mode=None)
 out = Console(highlight=False, soft_wrap=True)
 
 
@@ -113,8 +101,9 @@ def _named(recipe: Path | None) -> doctor_command.Named:
     return doctor_command.Named(loaded.storage if loaded else None, keys, serve.port)
 
 
-def _asked(recipe: Path) -> check_commands.Asked:
+def _asked(recipe: Path) -> Asked:
     """What the recipe asks of the cluster, and how many parameters its model has where that is known."""
+    from cluster.check_commands import Asked
     from pipelines import demand as lifecycle
     from pipelines.model_size import num_parameters
     from services import demand as serving
@@ -123,7 +112,7 @@ def _asked(recipe: Path) -> check_commands.Asked:
     size = num_parameters(loaded.model.source)
     heaviest = max(plan.bytes_per_weight for plan in loaded.quantize.plans)
     demands = [*lifecycle.demands(loaded, size), *serving.demands(loaded.serve, size, heaviest)]
-    return check_commands.Asked(demands, loaded.model.source, size)
+    return Asked(demands, loaded.model.source, size)
 
 
 def _workload(path: Path, overlay: str, topology: Topology) -> Workload:
@@ -154,6 +143,8 @@ def _few_keys(recipe: Recipe) -> str | None:
     path = recipe.serve.admission.keys
     if path is None or not os.access(path, os.R_OK):  # it may lie on the head node alone, or be another user's
         return None
+    from services.serving.keys import KeyFile
+
     if few := recipe.rollout.too_few(len(load_yaml(Path(path), KeyFile).keys)):
         return f"serve.admission.keys: {few}"
     return None
@@ -171,6 +162,9 @@ def _model_folder(gguf: Path) -> Path:
 
 def check(recipe: RecipePath) -> None:
     """Read a recipe and say what is wrong with it, in under a second."""
+    from pipelines.training import plan_command as train_plan
+    from services.serving import tls
+
     found = load_yaml(recipe, Recipe)
     doubts = [doubt for doubt in (train_plan.warning(found), *found.caveats, _few_keys(found)) if doubt]
     out.print(f"{recipe}: good. {len(found.data.sources)} source(s), {found.last_train.num_steps} steps, "
@@ -288,12 +282,77 @@ def deploy(recipe: RecipePath) -> None:
 # --- all commands, in the order in which --help lists them ------------------------------------------------------------
 
 
-def _group(name: str, purpose: str) -> typer.Typer:
-    group = typer.Typer(help=purpose)
-    app.add_typer(group, name=name)
+def _canary() -> typer.Typer:
+    from services.commands import canary, rollouts
+
+    group = typer.Typer(help="Let a candidate into production step by step.")
+    canary.register_start(group, _read, out)
+    rollouts.register_now(group, _read, out)
+    canary.register_acts(group, _read, out)
+    rollouts.register_offline(group, _read, out)
     return group
 
 
+def _gate() -> typer.Typer:
+    from pipelines import gate_command
+
+    group = typer.Typer(help="The verdict on a model that was made.")
+    gate_command.register(group, _read, out)
+    return group
+
+
+def _keys() -> typer.Typer:
+    from services.commands import keys
+
+    group = typer.Typer(help="Who may ask the gateway, and how much.")
+    keys.register(group, _read)
+    return group
+
+
+def _cluster() -> typer.Typer:
+    from cluster import check_commands
+
+    group = typer.Typer(help="The cluster's declaration.")
+    check_commands.register(group, _asked, out)
+    return group
+
+
+def _data() -> typer.Typer:
+    from pipelines.data import commands, openlineage_command, plan_command
+    from pipelines.data.annotation import commands as annotation
+    from pipelines.data.preferences import commands as preferences
+
+    group = typer.Typer(
+        help="The record of every document: where it came from, what became of it, which models have seen it."
+    )
+    commands.register(group, _read)
+    plan_command.register(group, _read, out.print)
+    openlineage_command.register(group, _read, commands.say)
+    annotation.register(group, lambda recipe: open_storage(_read(recipe).storage), commands.say)
+    preferences.register(group, _read, commands.say)
+    return group
+
+
+def _k8s() -> typer.Typer:
+    from cluster.kuberay import commands
+
+    group = typer.Typer(help="The same cluster on Kubernetes.")
+    commands.register(group, _workload, out)
+    return group
+
+
+def _train() -> typer.Typer:
+    from pipelines.training import plan_command
+
+    return plan_command.train_commands(_read, out)
+
+
+GROUPS = {
+    "canary": _canary, "gate": _gate, "keys": _keys, "cluster": _cluster, "data": _data, "k8s": _k8s,
+    "jobs": lambda: job_commands.app, "train": _train,
+}  # fmt: skip
+
+app = typer.Typer(help=__doc__, add_completion=False, rich_markup_mode=None, cls=with_groups(GROUPS))
 local_commands.register(app, out)
 doctor_command.register(app, _named)
 app.command()(check)
@@ -306,24 +365,6 @@ report_command.add_to(app, _read)
 canaries_command.register(app, out)
 eval_command.register(app, out, _model_folder)
 agreement_command.register(app, out)
-
-canary = _group("canary", "Let a candidate into production step by step.")
-canary_commands.register_start(canary, _read, out)
-rollout_commands.register_now(canary, _read, out)
-canary_commands.register_acts(canary, _read, out)
-rollout_commands.register_offline(canary, _read, out)
-gate_command.register(_group("gate", "The verdict on a model that was made."), _read, out)
-key_commands.register(_group("keys", "Who may ask the gateway, and how much."), _read)
-check_commands.register(_group("cluster", "The cluster's declaration."), _asked, out)
-data = _group("data", "The record of every document: where it came from, what became of it, which models have seen it.")
-data_commands.register(data, _read)
-data_plan.register(data, lambda recipe: load_yaml(recipe, Recipe), out.print)
-openlineage_command.register(data, _read, data_commands.say)
-annotation.register(data, lambda recipe: open_storage(_read(recipe).storage), data_commands.say)
-preferences.register(data, _read, data_commands.say)
-k8s_commands.register(_group("k8s", "The same cluster on Kubernetes."), _workload, out)
-app.add_typer(job_commands.app, name="jobs")
-app.add_typer(train_plan.train_commands(lambda path: load_yaml(path, Recipe), out), name="train")
 
 
 def main() -> None:
