@@ -37,11 +37,19 @@ SHAPE = {
     "hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 4, "num_hidden_layers": 8, "intermediate_size": 1408,
     "vocab_size": 8192, "max_position_embeddings": 1024, "tie_word_embeddings": True,
 }  # fmt: skip
+SMALL = {"precision": "float32", "sequences_per_worker": 1, "sequence_length": 64}
+"""Of a batch so small that gradients take more than activations."""
 CASES: tuple[dict[str, Any], ...] = (
     {"num_workers": 1, "zero": {"stage": 0}, "precision": "float32"},
     *({"num_workers": num, "zero": {"stage": stage}, "precision": "float32"} for num in (2, 4) for stage in range(4)),
     {"num_workers": 2, "zero": {"stage": 3}, "precision": "float32", "gradient_checkpointing": True},
     {"num_workers": 2, "parallel": {"tensor": 2}, "zero": {"stage": 1}, "precision": "float32"},
+    *({**SMALL, "num_workers": 2, "zero": {"stage": stage}} for stage in range(4)),
+    *(
+        {"num_workers": 2, "zero": {"stage": stage}, "precision": "float32", "gradient_accumulation": 2}
+        for stage in (0, 1, 3)
+    ),
+    *({"num_workers": 2, "zero": {"stage": stage}, "precision": "bfloat16"} for stage in range(4)),
 )
 
 
@@ -68,12 +76,14 @@ def rank(number: int, port: int, case: dict[str, Any], folder: Path, out: Path) 
     before, config = _taken(), settings(case)
     engine = build_engine(config, folder)
     tokens = np.random.default_rng(0).integers(3, 8000, 40_000).astype("<u2")
-    share = Share(*replica(engine), config.sequences_per_worker, 1)
+    tokens[::100] = 0  # ends documents
+    share = Share(*replica(engine), config.sequences_per_worker, config.accumulation)
     batches = Batches(Packed(Stream([tokens]), config.sequence_length, 0), share, 0)
     with _watched() as most:  # loading is not what is predicted
         for _ in train_steps(engine, config, batches, Record(), Reported()):
             pass
     peak, resident = (at_most - first for at_most, first in zip(most, before, strict=True))
+    peak += _mapped(engine)
     found = {"states": _states(engine), "before": before[1], "peak": peak, "resident": resident}
     (out / f"{number}.json").write_text(json.dumps(found))
 
@@ -113,6 +123,15 @@ class Mallinfo2(ctypes.Structure):
         (name, ctypes.c_size_t)
         for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
     )  # fmt: skip
+
+
+def _mapped(engine: Any) -> int:
+    """Bytes of weights that lie in the pages of the model's file, as transformers loads them, until something replaces them. The
+    allocator knows nothing of them; the optimizer writes to them, so that they become this process's own."""
+    names = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(".safetensors")]
+    ranges = [tuple(int(end, 16) for end in line.split()[0].split("-")) for line in names]
+    weights = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in engine.module.parameters()}
+    return sum(size for start, size in weights.items() if any(low <= start < high for low, high in ranges))
 
 
 def _taken() -> tuple[int, int]:
@@ -187,6 +206,8 @@ def main() -> None:
 def name_of(case: dict[str, Any]) -> str:
     how = " checkpointing" if case.get("gradient_checkpointing") else ""
     how += f" tensor {case['parallel']['tensor']}" if "parallel" in case else ""
+    how += f" {case['sequence_length']} tokens" if "sequence_length" in case else ""
+    how += f" {case['gradient_accumulation']} micro-batches" if "gradient_accumulation" in case else ""
     return f"{case['num_workers']} x ZeRO {case['zero']['stage']} {case['precision']}{how}"
 
 

@@ -24,25 +24,31 @@ class Memory(NamedTuple):
 
     parameters: float
     gradients: float
+    """As sharded; not all of them are there at every moment."""
     masters: float
     """Float32 weights that the optimizer steps, where they are kept beside those that the model computes with."""
     optimizer: float
     activations: float
     logits: float
     buffers: float
-    """Buckets, gathered parameters, and what the optimizer's step copies."""
+    """Buckets, gathered parameters, and what is rounded or summed up."""
+    at_loss: float
+    """Gradients that are there already when a loss is computed."""
+    at_step: float
+    """Gradients, and what is copied of them, when they are reduced and stepped, all activations gone."""
     host: float
     """Offloaded parts, where there are GPUs to offload them from."""
 
     @property
     def states(self) -> float:
-        """Bytes on the device that stay from step to step."""
+        """Bytes on the device that stay from step to step, gradients with them."""
         return self.parameters + self.gradients + self.masters + self.optimizer
 
     @property
     def peak(self) -> float:
-        """Bytes on the device at most."""
-        return self.states + self.activations + self.logits + self.buffers
+        """Bytes on the device at most, which is at a loss or in an optimizer's step."""
+        stay = self.parameters + self.masters + self.optimizer + self.buffers
+        return stay + max(self.at_loss + self.activations + self.logits, self.at_step)
 
 
 def memory(shape: Shape, config: TrainConfig, zero: ZeroConfig | None = None) -> Memory:
@@ -55,7 +61,7 @@ def memory(shape: Shape, config: TrainConfig, zero: ZeroConfig | None = None) ->
     gpus = config.gpus_per_worker > 0
     size, ranks = held_parameters(shape, config.parallel), config.replicas
     trained = trained_parameters(shape, config) if config.lora else size
-    width = 2 if settled(config.precision, gpus) == "bfloat16" else 4
+    width = _width(config)
     own = trained / (ranks if zero.stage >= 1 else 1)
     parts = {
         "parameters": width * (size / ranks if zero.stage == 3 else size),
@@ -67,15 +73,24 @@ def memory(shape: Shape, config: TrainConfig, zero: ZeroConfig | None = None) ->
     offloaded = _offloaded(zero) if gpus else ()
     host = sum(parts[name] for name in offloaded)
     kept = {name: 0.0 if name in offloaded else value for name, value in parts.items()}
-    # The step's copies come when activations and logits are gone: only what they take beyond those counts.
-    working = activations(shape, config, width) + logits(shape, config)
-    step = 0.0 if gpus and zero.offload_optimizer else _step_copies(own, width, gpus)
-    buffers = _buckets(trained, size, zero, width, gpus) + max(0.0, step - working)
+    buffers = _buckets(trained, size, zero, width, gpus)
     buffers += 4 * trained if config.privacy else 0.0  # the sum of the examples' gradients
     buffers += rounding(shape, config, width)
+    stays = zero.stage == 3 or config.accumulation > 1
     return Memory(
-        **kept, activations=activations(shape, config, width), logits=logits(shape, config), buffers=buffers, host=host
+        **kept,
+        activations=activations(shape, config, width),
+        logits=logits(shape, config),
+        buffers=buffers,
+        at_loss=kept["gradients"] if stays else 0.0,
+        at_step=_at_step(config, zero, trained, kept["gradients"]),
+        host=host,
     )
+
+
+def _width(config: TrainConfig) -> int:
+    """Bytes of a weight that the model computes with."""
+    return 2 if settled(config.precision, config.gpus_per_worker > 0) == "bfloat16" else 4
 
 
 def held_parameters(shape: Shape, parallel: ParallelConfig) -> float:
@@ -95,6 +110,19 @@ def _offloaded(zero: ZeroConfig) -> tuple[str, ...]:
     if zero.offload_optimizer:
         names += ["masters", "optimizer"] + (["gradients"] if zero.stage >= 2 else [])
     return (*names, "parameters") if zero.offload_parameters else tuple(names)
+
+
+def _at_step(config: TrainConfig, zero: ZeroConfig, trained: float, gradients: float) -> float:
+    """A rank's own gradients, at stage 1 those of others that do not go into the first bucket, and whichever is more: a copy of
+    what is reduced (DeepSpeed's `allreduce_bucket`, `reduce_scatter_coalesced`), or what the optimizer copies."""
+    gpus, ranks = config.gpus_per_worker > 0, config.replicas
+    width = _width(config)
+    own = trained / (ranks if zero.stage >= 1 else 1)
+    in_bucket = width * min(float(bucket(zero, trained)), trained)
+    if zero.stage == 1 and gradients:
+        gradients = width * own + max(0.0, gradients - in_bucket)
+    copies = 0.0 if gpus and zero.offload_optimizer else _step_copies(own, width, gpus)
+    return gradients + max(in_bucket if ranks > 1 else 0.0, copies)
 
 
 def _step_copies(own: float, width: int, gpus: bool) -> float:
@@ -119,7 +147,7 @@ def activations(shape: Shape, config: TrainConfig, width: int) -> float:
     micro-batches under way as there are stages: the same."""
     tokens = _tokens(config)
     layer = tokens * _per_layer(shape, width, config.parallel.tensor)
-    outside = tokens * shape.hidden * (width + 4 + 2 * width)  # the embedding; the last norm
+    outside = tokens * shape.hidden * (4 + 2 * width)  # the last norm
     if config.gradient_checkpointing:
         return outside + layer + shape.layers * tokens * shape.hidden * width
     return outside + shape.layers * layer
@@ -128,10 +156,10 @@ def activations(shape: Shape, config: TrainConfig, width: int) -> float:
 def _per_layer(shape: Shape, width: int, tensor: int) -> float:
     """Bytes a token. Attention and feed-forward block are shared out between the ranks of a copy, norms are not (Korthikanti
     et al., section 4.2.1). A norm keeps its input as float32, the normalised values and its output. Fused attention keeps query,
-    key, value (repeated for each head) and output, twice: once as the next module's input; no scores. A gated block keeps
-    four tensors: gate, its activation, up, their product."""
+    key, value (both repeated for each head, as they are where a mask keeps packed documents apart) and output; no scores. A gated
+    block keeps four tensors: gate, its activation, up, their product."""
     norms = 2 * shape.hidden * (4 + 2 * width)
-    attention = 5 * shape.heads * shape.head * width
+    attention = 4 * shape.heads * shape.head * width
     return norms + (attention + 4 * shape.intermediate * width) / tensor
 
 

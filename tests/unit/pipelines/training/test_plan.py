@@ -122,14 +122,50 @@ def test_offloaded_states_lie_on_the_host_where_there_is_one_apart() -> None:
 def test_activations_by_hand() -> None:
     shape = shape_of(SEVEN)
     given = config(sequence_length=10, sequences_per_worker=1)
-    layer = 10 * (2 * 4096 * 8 + 5 * 4096 * 2 + 4 * 11008 * 2)
-    outside = 10 * 4096 * 10
+    layer = 10 * (2 * 4096 * 8 + 4 * 4096 * 2 + 4 * 11008 * 2)
+    outside = 10 * 4096 * 8
     assert formulas.activations(shape, given, 2) == outside + 32 * layer
     kept = outside + layer + 32 * 10 * 4096 * 2
     assert formulas.activations(shape, given.replace(gradient_checkpointing=True), 2) == kept
     assert formulas.logits(shape, given) == 12 * 10 * 32000
     pairs = given.replace(method={"kind": "dpo", "path": "x"})
     assert formulas.logits(shape, pairs) == 2 * 12 * 10 * 32000
+
+
+@pytest.mark.parametrize(
+    ("fields", "expected"),
+    [  # of what does not stay: either activations and logits, or gradients and what is copied of them; P weights, two ranks
+        ({"zero": {"stage": 0}}, 4 + 4),  # all gradients, and a copy to reduce
+        ({"zero": {"stage": 0}, "num_workers": 1}, 4),
+        ({"zero": {"stage": 1}}, 2 + 4),  # its own half, and a copy of the bucket, which is counted among buffers
+        ({"zero": {"stage": 2}}, 2 + 4),
+        ({"zero": {"stage": 3}}, 2 + 4),
+        ({"zero": {"stage": 0}, "precision": "bfloat16", "num_workers": 1}, 2 + 4),  # and float32 copies
+        (
+            {"zero": {"stage": 1, "extra": {"zero_optimization": {"reduce_bucket_size": 1000}}}},
+            2 + 4,
+        ),  # no bucket takes them
+    ],
+)
+def test_a_small_batch_needs_the_most_in_the_step(fields: dict[str, Any], expected: float) -> None:
+    shape = shape_of({**SEVEN, "num_hidden_layers": 1})
+    small = {"sequence_length": 8, "sequences_per_worker": 1, "num_workers": 2, "gpus_per_worker": 0}
+    given = config(**{**small, "precision": "float32", **fields})
+    found = memory(shape, given)
+    rest = found.peak - found.parameters - found.masters - found.optimizer - found.buffers
+    assert rest == pytest.approx(expected * shape.num_parameters, rel=1e-4)
+
+
+def test_a_large_batch_needs_the_most_at_the_loss() -> None:
+    shape = shape_of(SEVEN)
+    large = {"sequence_length": 2048, "sequences_per_worker": 64}
+    first, later = (memory(shape, config(**large, gradient_accumulation=num, zero={"stage": 0})) for num in (1, 2))
+    assert first.peak == pytest.approx(
+        first.states - first.gradients + first.activations + first.logits + first.buffers
+    )
+    assert later.peak == pytest.approx(first.peak + first.gradients), "those of the micro-batch before"
+    sharded = memory(shape, config(**large, zero={"stage": 3}))
+    assert sharded.peak == pytest.approx(sharded.states + sharded.activations + sharded.logits + sharded.buffers)
 
 
 def test_the_plan_says_what_fits_and_what_else_would() -> None:
