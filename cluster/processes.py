@@ -7,11 +7,16 @@ only reads there, such as `tail -f` on a log, does not belong.
 from __future__ import annotations
 
 import os
+import sys
+import threading
 import time
-from contextlib import suppress
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
+
+from cluster.errors import UserError
 
 GRACE_S = 4.0
 """Between SIGTERM and SIGKILL. A raylet ends its workers within about 3 s; the dashboard's modules never listen."""
@@ -74,3 +79,23 @@ def end(folder: Path) -> int:
         seen |= {process.pid for process in processes}
         psutil.wait_procs(processes, timeout=1)
     return len(seen)
+
+
+@contextmanager
+def within(timeout_s: float, folder: Path, error: UserError) -> Iterator[None]:
+    """For calls into compiled code that may wait for good, where no exception and no Ctrl-C reaches them: after `timeout_s` the
+    processes of `folder` are ended and `error` is printed, and this process ends with its exit code."""
+    done = threading.Event()
+
+    def watch() -> None:
+        if not done.wait(timeout_s):
+            end(folder)
+            if not done.wait(GRACE_S):  # with what it waited for gone it may have come back by itself
+                print(f"error: {error}", file=sys.stderr, flush=True)
+                os._exit(error.exit_code)
+
+    threading.Thread(target=watch, daemon=True).start()
+    try:
+        yield
+    finally:
+        done.set()

@@ -23,7 +23,7 @@ import psutil
 from cluster import ray_tls
 from cluster.config import home
 from cluster.errors import ClusterError, ResourceError
-from cluster.processes import end
+from cluster.processes import end, within
 from cluster.topology import AUTOSCALED_LABEL, POOL_LABEL
 
 __all__ = ["ENVIRONMENT", "POOL_LABEL", "joined", "on_pool", "package_root", "prepare_environment"]
@@ -48,6 +48,8 @@ CORES_LABEL = "serinus.io/cores"
 PRIVATE_HOST = "127.0.0.2"
 """Ray rewrites 127.0.0.1 to the machine's outside address; the rest of 127/8 stays on loopback."""
 
+START_TIMEOUT_S = 300.0
+"""Ray gives up after 30 s where it waits itself; on a machine full of other work its compiled part once waited for an hour."""
 ANSWER_TIMEOUT_S = 12.0
 """A living GCS answers in milliseconds; Ray itself waits 40 s and more for one that does not."""
 
@@ -144,6 +146,7 @@ def _join(address: str) -> None:
         raise ClusterError(f"cluster {address}", f"does not let us in ({_first_line(error)})", _REMEDY) from None
 
 
+_AGAIN = "free memory and try again, or use `serinus up`"
 _REMEDY = "see `serinus status`; start a cluster with `serinus up`, or correct or unset RAY_ADDRESS"
 _TOKEN_REMEDY = "put the cluster's token into ~/.ray/auth_token (or name its file in RAY_AUTH_TOKEN_PATH)"  # noqa: S105
 
@@ -216,11 +219,13 @@ def _start_private(folder: Path) -> None:
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     ray_tls.check([PRIVATE_HOST])
     ensure_token()
+    silent = ClusterError("private Ray cluster", f"did not start within {START_TIMEOUT_S:.0f} s", _AGAIN)
     try:
-        _init_patiently(folder)
+        with within(START_TIMEOUT_S, folder, silent):
+            _init_patiently(folder)
     except (RuntimeError, ValueError, OSError, TimeoutError) as error:
         found = f"did not start ({_first_line(error)})"
-        raise ClusterError("private Ray cluster", found, "free memory and try again, or use `serinus up`") from None
+        raise ClusterError("private Ray cluster", found, _AGAIN) from None
 
 
 def _init_patiently(folder: Path) -> None:

@@ -65,6 +65,37 @@ def test_this_process_is_never_ended(tmp_path: Path) -> None:
     assert end(tmp_path / "absent") == 0
 
 
+WAITS = """
+import time
+from pathlib import Path
+from cluster.errors import ClusterError
+from cluster.processes import within
+with within({timeout}, Path({folder!r}), ClusterError("the cluster", "is silent", "try again")):
+    {call}
+print("went on")
+"""
+
+
+def test_a_call_that_no_exception_reaches_is_given_up_with_what_it_waits_for(
+    tmp_path: Path, started: list[subprocess.Popen[bytes]]
+) -> None:
+    with open(tmp_path / "log", "wb") as log:
+        started.append(subprocess.Popen(SLEEP, stdout=log))
+    script = WAITS.format(timeout=0.2, folder=str(tmp_path), call="time.sleep(60)")
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=30)
+    assert done.returncode == 2
+    assert done.stderr == "error: the cluster: is silent\n  -> try again\n"
+    assert not done.stdout
+    assert started[0].wait(timeout=5) < 0
+
+
+@pytest.mark.parametrize("call", ["pass", "time.sleep(1)"])
+def test_a_call_that_comes_back_goes_on_though_it_was_late(tmp_path: Path, call: str) -> None:
+    script = WAITS.format(timeout=0.2 if "sleep" in call else 60, folder=str(tmp_path), call=call)
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False, timeout=30)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "went on\n", "")
+
+
 def test_a_port_in_use_is_passed_over() -> None:
     with socket.create_server(("127.0.0.1", 0)) as held:
         port = held.getsockname()[1]
