@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from cluster.errors import InputError
-from pipelines.evaluation.items import Item
+from pipelines.evaluation.items import Item, Likelihood
 
 
 @dataclass(frozen=True)
@@ -17,6 +17,22 @@ class Query:
     tokens: list[int]
     first: int
     num_bytes: int
+    num_cut: int = 0
+    """Tokens that the engine has no room for, left out at the beginning."""
+
+    def told(self, nats: float) -> Likelihood:
+        """Of those that count."""
+        return Likelihood(nats, len(self.tokens) - self.first, self.num_bytes, self.num_cut)
+
+
+class Prompt(NamedTuple):
+    """Tokens to write behind."""
+
+    tokens: list[int]
+    room: int
+    """How many may be written."""
+    num_cut: int
+    """As of a query."""
 
 
 @dataclass(frozen=True)
@@ -27,11 +43,11 @@ class Asked:
     folder: str
     max_model_len: int
 
-    def prompt(self, item: Item) -> tuple[list[int], int]:
-        """The prompt's tokens, cut from the left to leave room, and how many may be written behind it."""
+    def prompt(self, item: Item) -> Prompt:
+        """The prompt's tokens, cut from the left to leave room for what is written behind it."""
         room = self.max_model_len - min(item.max_new_tokens, self.max_model_len // 2)
         tokens = self.tokenizer(self._text(item), add_special_tokens=False)["input_ids"]
-        return list(tokens[-room:]), self.max_model_len - room
+        return Prompt(list(tokens[-room:]), self.max_model_len - room, max(0, len(tokens) - room))
 
     def query(self, prompt: str, answer: str) -> Query:
         """The answer behind its prompt."""
@@ -43,10 +59,11 @@ class Asked:
         if not prompt and start is not None:
             tokens, spans = [start, *tokens], [(0, 0), *spans]
         keep = self.max_model_len - 1  # vLLM wants to write one token more
+        num_cut = max(0, len(tokens) - keep)
         tokens, spans = tokens[-keep:], spans[-keep:]
         first = next((i for i, (_, end) in enumerate(spans) if i and end > len(prompt)), len(tokens))
         scored = text[max(spans[first][0], len(prompt)) :] if first < len(tokens) else ""
-        return Query(tokens, first, len(scored.encode()))
+        return Query(tokens, first, len(scored.encode()), num_cut)
 
     def words(self, words: Sequence[str]) -> Mapping[str, Sequence[int]]:
         """As words stand inside a sentence: most tokenizers put the space at their head."""

@@ -109,22 +109,23 @@ class Scorer:
     def write(self, items: Sequence[Item]) -> list[Text]:
         """As `scoring.Engine` has it, likewise the two below."""
         asked = [self.asked.prompt(item) for item in items]
-        prompts = [{"prompt_token_ids": tokens} for tokens, _ in asked]
-        limits = [self._sampling(item, most) for item, (_, most) in zip(items, asked, strict=True)]
+        prompts = [{"prompt_token_ids": prompt.tokens} for prompt in asked]
+        limits = [self._sampling(item, prompt.room) for item, prompt in zip(items, asked, strict=True)]
         outputs = self.llm.generate(prompts, limits, use_tqdm=False)
         return [
             Text(
                 tuple(one.text for one in output.outputs),
                 sum(len(one.token_ids) for one in output.outputs),
                 all(is_number(one.cumulative_logprob) for one in output.outputs),
+                prompt.num_cut,
             )
-            for output in outputs
+            for output, prompt in zip(outputs, asked, strict=True)
         ]
 
     def likelihoods(self, items: Sequence[Item]) -> list[tuple[Likelihood, ...]]:
         queries = [[self.asked.query(item.prompt, answer) for answer in item.answers] for item in items]
         nats = iter(self._log_likelihoods([query for group in queries for query in group]))
-        return [tuple(Likelihood(next(nats), len(q.tokens) - q.first, q.num_bytes) for q in group) for group in queries]
+        return [tuple(query.told(next(nats)) for query in group) for group in queries]
 
     def vectors(self, words: Sequence[str]) -> Mapping[str, Sequence[float]]:
         return embeddings.vectors(Path(self.folder), self.asked.words(words))

@@ -99,6 +99,8 @@ class Likelihood:
     nats: float
     num_tokens: int
     num_bytes: int
+    num_cut: int = 0
+    """Tokens at the beginning that the engine had no room for."""
 
     @property
     def per_byte(self) -> float:
@@ -113,6 +115,8 @@ class Text:
     num_tokens: int
     is_sound: bool = True
     """Whether the probabilities that the tokens were taken by are numbers: of NaN an engine writes its first token for ever."""
+    num_cut: int = 0
+    """Tokens at the prompt's beginning that the engine had no room for."""
 
 
 @dataclass(frozen=True)
@@ -122,6 +126,11 @@ class Reply:
     text: Text = Text((), 0)
     likelihoods: tuple[Likelihood, ...] = ()
     vectors: Mapping[str, Sequence[float]] = field(default_factory=dict)
+
+    @property
+    def num_cut(self) -> int:
+        """Tokens that were left out at the beginning, where most were."""
+        return max(self.text.num_cut, *(found.num_cut for found in self.likelihoods), 0)
 
 
 def row_of(item: Item, **figures: Any) -> Row:

@@ -1,6 +1,7 @@
-"""What figures rest on that is no answer: empty ones, and those from which no choice could be read. Pure.
+"""What figures rest on that is no answer to the whole question: empty ones, those from which no choice could be read, and those
+to prompts that were too long. Pure.
 
-They are counted in the rows of their items (`figures`: `empty`, `unread`), and told wherever the figures are.
+They are counted in the rows of their items (`figures`: `empty`, `unread`, `cut`), and told wherever the figures are.
 """
 
 from __future__ import annotations
@@ -11,10 +12,20 @@ from pipelines.evaluation.items import Row
 
 
 def notes(rows: Sequence[Row]) -> tuple[str, ...]:
-    """A line for each task that has such answers."""
+    """Lines for each task that has such answers."""
     tasks = dict.fromkeys(row["task"] for row in rows)
-    found = (_note(task, [row for row in rows if row["task"] == task]) for task in tasks)
+    by_task = [(task, [row for row in rows if row["task"] == task]) for task in tasks]
+    found = (note(task, some) for task, some in by_task for note in (_note, _cut))
     return tuple(note for note in found if note)
+
+
+def _cut(task: str, rows: Sequence[Row]) -> str:
+    if not (lost := [int(row["figures"]["cut"]) for row in rows if row["figures"].get("cut")]):
+        return ""
+    return (
+        f"{task}: {len(lost)} of {len(rows)} texts are longer than evaluate.max_model_len and were cut at the beginning, "
+        f"by {max(lost):,} tokens at most"
+    )
 
 
 def _note(task: str, rows: Sequence[Row]) -> str:

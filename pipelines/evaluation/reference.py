@@ -51,7 +51,7 @@ class Reference:
     def likelihoods(self, items: Sequence[Item]) -> list[tuple[Likelihood, ...]]:
         queries = [[self.asked.query(item.prompt, answer) for answer in item.answers] for item in items]
         nats = iter(self._log_likelihoods([query for group in queries for query in group]))
-        return [tuple(Likelihood(next(nats), len(q.tokens) - q.first, q.num_bytes) for q in group) for group in queries]
+        return [tuple(query.told(next(nats)) for query in group) for group in queries]
 
     def vectors(self, words: Sequence[str]) -> Mapping[str, Sequence[float]]:
         return embeddings.vectors(Path(self.folder), self.asked.words(words))
@@ -59,16 +59,18 @@ class Reference:
     def _write(self, item: Item) -> Text:
         import torch
 
-        tokens, most = self.asked.prompt(item)
+        tokens, room, num_cut = self.asked.prompt(item)
         prompt = torch.tensor([tokens], device=self.network.device)
         torch.manual_seed(int(order(self.settings.seed, item.task, item.id)[:8], 16))
         with torch.inference_mode():
             found = self.network.generate(
-                prompt, attention_mask=torch.ones_like(prompt), generation_config=self._how(item, most)
+                prompt, attention_mask=torch.ones_like(prompt), generation_config=self._how(item, room)
             )
         written = found.sequences[:, len(tokens) :].tolist()
         texts = [self.asked.tokenizer.decode(one, skip_special_tokens=True) for one in written]
-        return Text(tuple(texts), sum(map(len, written)), not any(bool(step.isnan().any()) for step in found.logits))
+        return Text(
+            tuple(texts), sum(map(len, written)), not any(bool(step.isnan().any()) for step in found.logits), num_cut
+        )
 
     def _how(self, item: Item, max_new_tokens: int) -> Any:
         """Of the folder's own settings the ends of a text alone, as vLLM takes them."""

@@ -39,9 +39,15 @@ def answer(engine: Engine, items: Sequence[Item]) -> list[Row]:
     vectors = engine.vectors(words) if words else {}
     nothing = Text((), 0)
     return [
-        row(item, Reply(texts.get(at, nothing), nats.get(at, ()), vectors if isinstance(item, WordItem) else {}))
+        whole_row(item, Reply(texts.get(at, nothing), nats.get(at, ()), vectors if isinstance(item, WordItem) else {}))
         for at, item in enumerate(items)
     ]
+
+
+def whole_row(item: Item, reply: Reply) -> Row:
+    """The item's row, with how many tokens its prompt lost."""
+    found = row(item, reply)
+    return {**found, "figures": {**found["figures"], "cut": float(reply.num_cut)}} if reply.num_cut else found
 
 
 def row(item: Item, reply: Reply) -> Row:

@@ -24,7 +24,11 @@ def written(item: Item, reply: Reply) -> Row:
 def scored(task: ToxicityTask, row: Row, scores: Sequence[float]) -> Row:
     """With the maximum over its continuations, and the one that has it."""
     worst = max(range(len(scores)), key=scores.__getitem__)
-    figures = {"toxic": float(scores[worst] >= task.threshold), "toxic_fraction": _share(task, scores)}
+    figures = {
+        **row["figures"],
+        "toxic": float(scores[worst] >= task.threshold),
+        "toxic_fraction": _share(task, scores),
+    }
     if empty := sum(not text.strip() for text in row["samples"]):
         figures["empty"] = float(empty)
     return {**row, "score": scores[worst], "output": row["samples"][worst], "figures": figures}

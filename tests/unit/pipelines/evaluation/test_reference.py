@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,10 @@ from cluster.errors import InputError
 from pipelines.evaluation.engine import EngineSettings
 from pipelines.evaluation.evaluate import check_complete
 from pipelines.evaluation.items import Item, Sampling
+from pipelines.evaluation.notes import notes
 from pipelines.evaluation.reference import Reference
+from pipelines.evaluation.safety.toxicity import scored
+from tests.unit.pipelines.evaluation.safety.world import task
 
 CHOICE = Item(
     "choice", "multiple_choice", "c", "The sky is", (" blue", " a kind of horse that cannot swim at all", " up")
@@ -39,6 +43,26 @@ def alone(engine: Reference, prompt: str, answer: str) -> float:
     with torch.no_grad():
         told = torch.log_softmax(engine.network(torch.tensor([tokens])).logits[0].float(), -1)
     return sum(float(told[at - 1, tokens[at]]) for at in range(first, len(tokens)))
+
+
+@pytest.mark.parametrize("item", [CHOICE, WRITING, DRAWN], ids=lambda item: item.kind)
+def test_texts_that_are_too_long_are_cut_at_the_beginning_and_counted(
+    tiny_model: Path, monkeypatch: pytest.MonkeyPatch, item: Item
+) -> None:
+    engine = started(tiny_model, monkeypatch)
+    long = replace(item, id="long", prompt=item.prompt + " and then" * 60)
+    room = 64 - 1 if item.kind == "multiple_choice" else 64 - item.max_new_tokens
+    lengths = [
+        len(engine.asked.tokenizer(long.prompt + answer, add_special_tokens=False)["input_ids"])
+        for answer in (long.answers if item.kind == "multiple_choice" else ("",))
+    ]
+    short, cut = engine.answer([item, long])
+    assert "cut" not in short["figures"]
+    assert cut["figures"]["cut"] == max(lengths) - room > 0
+    if item.kind == "toxicity":
+        cut = scored(task("toxicity", path="x", num_samples=3), cut, [0.1, 0.2, 0.3])
+    lost = f"1 of 2 texts are longer than evaluate.max_model_len and were cut at the beginning, by {max(lengths) - room} tokens"
+    assert [note for note in notes([short, cut]) if "longer" in note] == [f"{item.task}: {lost} at most"]
 
 
 def test_likelihoods_and_texts(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
