@@ -96,4 +96,6 @@ class Driver:
         """What it came to; waits for its end."""
         told, _ = self.process.communicate(timeout=timeout_s)
         assert self.process.returncode == 0, self.log.read_text()[-3000:]
-        return Checkpoint.model_validate_json(told)
+        # Among what Ray prints there of a raylet's warnings.
+        (document,) = (line for line in told.splitlines() if line.startswith("{"))
+        return Checkpoint.model_validate_json(document)
