@@ -39,12 +39,15 @@ SHAPE = {
 }  # fmt: skip
 SMALL = {"precision": "float32", "sequences_per_worker": 1, "sequence_length": 64}
 """Of a batch so small that gradients take more than activations."""
+BUCKET = {"extra": {"zero_optimization": {"reduce_bucket_size": 1_000_000}}}
 CASES: tuple[dict[str, Any], ...] = (
     {"num_workers": 1, "zero": {"stage": 0}, "precision": "float32"},
     *({"num_workers": num, "zero": {"stage": stage}, "precision": "float32"} for num in (2, 4) for stage in range(4)),
     {"num_workers": 2, "zero": {"stage": 3}, "precision": "float32", "gradient_checkpointing": True},
     {"num_workers": 2, "parallel": {"tensor": 2}, "zero": {"stage": 1}, "precision": "float32"},
-    *({**SMALL, "num_workers": 2, "zero": {"stage": stage}} for stage in range(4)),
+    *({**SMALL, "num_workers": num, "zero": {"stage": stage}} for num in (1, 2) for stage in range(4)),
+    *({**SMALL, "num_workers": 2, "zero": {"stage": stage}, "precision": "bfloat16"} for stage in range(4)),
+    *({**SMALL, "num_workers": 2, "zero": {"stage": stage, **BUCKET}} for stage in range(4)),
     *(
         {"num_workers": 2, "zero": {"stage": stage}, "precision": "float32", "gradient_accumulation": 2}
         for stage in (0, 1, 3)
@@ -208,6 +211,7 @@ def name_of(case: dict[str, Any]) -> str:
     how += f" tensor {case['parallel']['tensor']}" if "parallel" in case else ""
     how += f" {case['sequence_length']} tokens" if "sequence_length" in case else ""
     how += f" {case['gradient_accumulation']} micro-batches" if "gradient_accumulation" in case else ""
+    how += " small bucket" if "extra" in case["zero"] else ""
     return f"{case['num_workers']} x ZeRO {case['zero']['stage']} {case['precision']}{how}"
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from cluster.arithmetic import settled
 from pipelines.config import ParallelConfig, TrainConfig, ZeroConfig
 from pipelines.training.shape import Shape
-from pipelines.training.zero3 import bucket
+from pipelines.training.zero3 import BUCKET, bucket
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Names of a layer's linear modules, in the order of Shape.linears."""
@@ -35,7 +35,7 @@ class Memory(NamedTuple):
     at_loss: float
     """Gradients that are there already when a loss is computed."""
     at_step: float
-    """Gradients, and what is copied of them, when they are reduced and stepped, all activations gone."""
+    """Gradients, what is copied of them and the buffers that are there when they are reduced and stepped, all activations gone."""
     host: float
     """Offloaded parts, where there are GPUs to offload them from."""
 
@@ -47,8 +47,8 @@ class Memory(NamedTuple):
     @property
     def peak(self) -> float:
         """Bytes on the device at most, which is at a loss or in an optimizer's step."""
-        stay = self.parameters + self.masters + self.optimizer + self.buffers
-        return stay + max(self.at_loss + self.activations + self.logits, self.at_step)
+        stay = self.parameters + self.masters + self.optimizer
+        return stay + max(self.at_loss + self.activations + self.logits + self.buffers, self.at_step)
 
 
 def memory(shape: Shape, config: TrainConfig, zero: ZeroConfig | None = None) -> Memory:
@@ -73,17 +73,20 @@ def memory(shape: Shape, config: TrainConfig, zero: ZeroConfig | None = None) ->
     offloaded = _offloaded(zero) if gpus else ()
     host = sum(parts[name] for name in offloaded)
     kept = {name: 0.0 if name in offloaded else value for name, value in parts.items()}
-    buffers = _buckets(trained, size, zero, width, gpus)
-    buffers += 4 * trained if config.privacy else 0.0  # the sum of the examples' gradients
-    buffers += rounding(shape, config, width)
-    stays = zero.stage == 3 or config.accumulation > 1
+    buckets = _buckets(trained, zero, width, gpus)
+    stays = _gathered(size, zero, width) + (
+        4 * trained if config.privacy else 0.0
+    )  # the sum of the examples' gradients
+    # A private example's gradient is whole, and gone before the next one's.
+    gradients = max(kept["gradients"], width * trained) if config.privacy else kept["gradients"]
+    behind_another = config.accumulation > 1 and not config.privacy
     return Memory(
         **kept,
         activations=activations(shape, config, width),
         logits=logits(shape, config),
-        buffers=buffers,
-        at_loss=kept["gradients"] if stays else 0.0,
-        at_step=_at_step(config, zero, trained, kept["gradients"]),
+        buffers=buckets + stays + rounding(shape, config, width),
+        at_loss=kept["gradients"] if zero.stage == 3 or behind_another else 0.0,
+        at_step=stays + max(_reducing(config, zero, trained, gradients), _stepping(config, zero, trained, gradients)),
         host=host,
     )
 
@@ -112,33 +115,46 @@ def _offloaded(zero: ZeroConfig) -> tuple[str, ...]:
     return (*names, "parameters") if zero.offload_parameters else tuple(names)
 
 
-def _at_step(config: TrainConfig, zero: ZeroConfig, trained: float, gradients: float) -> float:
-    """A rank's own gradients, at stage 1 those of others that do not go into the first bucket, and whichever is more: a copy of
-    what is reduced (DeepSpeed's `allreduce_bucket`, `reduce_scatter_coalesced`), or what the optimizer copies."""
-    gpus, ranks = config.gpus_per_worker > 0, config.replicas
-    width = _width(config)
-    own = trained / (ranks if zero.stage >= 1 else 1)
-    in_bucket = width * min(float(bucket(zero, trained)), trained)
+def _reducing(config: TrainConfig, zero: ZeroConfig, trained: float, gradients: float) -> float:
+    """Gradients, their bucket, and a copy of what is in it (DeepSpeed's `allreduce_bucket`, `reduce_scatter_coalesced`; one rank
+    alone makes it too). At stage 1 a rank copies its own gradients out of the bucket, and those that are not in it yet wait, but
+    for GPUs, where they go while others are computed."""
+    width, gpus = _width(config), config.gpus_per_worker > 0
+    bucketed = width * min(BUCKET if zero.stage == 0 else float(bucket(zero, trained)), trained)
     if zero.stage == 1 and gradients:
-        gradients = width * own + max(0.0, gradients - in_bucket)
-    copies = 0.0 if gpus and zero.offload_optimizer else _step_copies(own, width, gpus)
-    return gradients + max(in_bucket if ranks > 1 else 0.0, copies)
+        waiting = 0.0 if gpus and config.accumulation == 1 else max(0.0, gradients - bucketed)
+        gradients = width * trained / config.replicas + waiting
+    return gradients + _buckets(trained, zero, width, gpus) + bucketed
 
 
-def _step_copies(own: float, width: int, gpus: bool) -> float:
-    """Gradients as float32, and on GPUs what torch's AdamW computes for all tensors at once (`foreach`)."""
-    return (4 * own if width == 2 else 0.0) + (4 * own if gpus else 0.0)
+def _stepping(config: TrainConfig, zero: ZeroConfig, trained: float, gradients: float) -> float:
+    """A rank's own gradients, and what the optimizer makes of them. From stage 1 on its weights are one tensor, of whose gradients
+    ZeRO makes a float32 one, and torch's AdamW two temporaries as long; for stage 0 it goes weight by weight. On GPUs it takes all
+    at once (`foreach`): of its temporaries one is counted there, which was not measured. The bucket is given back before but at
+    stage 3."""
+    width, gpus = _width(config), config.gpus_per_worker > 0
+    own = trained / (config.replicas if zero.stage >= 1 else 1)
+    left = _buckets(trained, zero, width, gpus) if zero.stage == 3 else 0.0
+    gradients = min(gradients, width * own) if not config.privacy else gradients
+    if gpus:
+        copies = 0.0 if zero.offload_optimizer else (4 * own if width == 2 else 0.0) + 4 * own
+    else:
+        copies = 12 * own if zero.stage >= 1 else 4 * own if width == 2 else 0.0
+    return gradients + left + copies
 
 
-def _buckets(trained: float, size: float, zero: ZeroConfig, width: int, gpus: bool) -> float:
+def _buckets(trained: float, zero: ZeroConfig, width: int, gpus: bool) -> float:
     """On GPUs a bucket is reserved whole, and a second one to communicate while the first fills; a host's page counts
-    once it is written. Stage 3 gathers parameters for computing and keeps those it will need again."""
+    once it is written."""
     if zero.stage == 0:
         return 0.0
     asked = float(bucket(zero, trained))
-    buckets = width * (asked * (2 if zero.stage < 3 else 1) if gpus else min(asked, trained))
-    gathered = width * min(size, LIVE) if zero.stage == 3 else 0.0
-    return buckets + gathered
+    return width * (asked * (2 if zero.stage < 3 else 1) if gpus else min(asked, trained))
+
+
+def _gathered(size: float, zero: ZeroConfig, width: int) -> float:
+    """Stage 3 gathers parameters for computing and keeps those it will need again."""
+    return width * min(size, LIVE) if zero.stage == 3 else 0.0
 
 
 def activations(shape: Shape, config: TrainConfig, width: int) -> float:

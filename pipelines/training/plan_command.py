@@ -22,7 +22,8 @@ from pipelines.training.sizes import shapes, short
 
 COLUMNS = {
     "parameters": "weights", "gradients": "grads", "masters": "master", "optimizer": "Adam",
-    "activations": "activ.", "logits": "logits", "buffers": "buffers", "peak": "peak", "host": "host",
+    "activations": "activ.", "logits": "logits", "buffers": "buffers", "at_step": "step", "peak": "peak",
+    "host": "host",
 }  # fmt: skip
 """Fields of Memory, and the words over them."""
 
@@ -180,6 +181,11 @@ def _show(plan: Plan, shape: Shape, recipe: LifecycleConfig, out: Console) -> No
     known = "is not known (--gib)" if plan.room.num_bytes is None else f"{plan.room.num_bytes / GIB:.2f} GiB"
     out.print(
         f"Room of a rank: {plan.room.what}: {known}. GiB a rank, predicted. * is what the recipe asks for.",
+        markup=False,
+    )
+    out.print(
+        "Peak: weights, master and Adam, and the larger of two moments: at a loss activations, logits and buffers, with the "
+        "gradients at stage 3 and behind another micro-batch; in the step gradients, what is copied of them and buffers.",
         markup=False,
     )
     out.print(_time(plan), markup=False)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.arithmetic import settled
+from cluster.errors import ConfigError
 from pipelines.config import TrainConfig, ZeroConfig
 
 BUCKET = 5e8
@@ -41,8 +42,19 @@ def with_bucket(settings: dict[str, Any], zero: ZeroConfig, num_trained: int) ->
 
 def bucket(zero: ZeroConfig, num_trained: float) -> int:
     """Gradients that are reduced together: as many as `zero.extra` says, else all of the model's, up to DeepSpeed's own default,
-    for DeepSpeed reserves a bucket whole."""
-    return int(zero.extra.get("zero_optimization", {}).get("reduce_bucket_size", min(BUCKET, num_trained)))
+    for DeepSpeed reserves a bucket whole.
+
+    Raises:
+        ConfigError: `zero.extra` says no number.
+    """
+    asked = zero.extra.get("zero_optimization", {}).get("reduce_bucket_size", min(BUCKET, num_trained))
+    try:
+        return int(asked)
+    except (TypeError, ValueError):
+        field = "train.zero.extra.zero_optimization.reduce_bucket_size"
+        raise ConfigError(
+            field, f"is {asked!r}", "give a number of values, or leave it out: it is fitted to the model"
+        ) from None
 
 
 def _optimizer(config: TrainConfig) -> dict[str, Any]:

@@ -132,19 +132,23 @@ def test_activations_by_hand() -> None:
     assert formulas.logits(shape, pairs) == 2 * 12 * 10 * 32000
 
 
+SMALL_BUCKET = {"extra": {"zero_optimization": {"reduce_bucket_size": 1000}}}
+
+
 @pytest.mark.parametrize(
     ("fields", "expected"),
-    [  # of what does not stay: either activations and logits, or gradients and what is copied of them; P weights, two ranks
+    [  # bytes a weight, beside weights, masters and moments; two ranks
         ({"zero": {"stage": 0}}, 4 + 4),  # all gradients, and a copy to reduce
-        ({"zero": {"stage": 0}, "num_workers": 1}, 4),
-        ({"zero": {"stage": 1}}, 2 + 4),  # its own half, and a copy of the bucket, which is counted among buffers
-        ({"zero": {"stage": 2}}, 2 + 4),
-        ({"zero": {"stage": 3}}, 2 + 4),
-        ({"zero": {"stage": 0}, "precision": "bfloat16", "num_workers": 1}, 2 + 4),  # and float32 copies
-        (
-            {"zero": {"stage": 1, "extra": {"zero_optimization": {"reduce_bucket_size": 1000}}}},
-            2 + 4,
-        ),  # no bucket takes them
+        ({"zero": {"stage": 0}, "num_workers": 1}, 4 + 4),
+        ({"zero": {"stage": 0, **SMALL_BUCKET}}, 4 + 4),  # which DeepSpeed's stage 0 does not ask for
+        ({"zero": {"stage": 1}}, 4 + 4 + 2),  # a bucket, its copy, its own half
+        ({"zero": {"stage": 2}}, 4 + 4 + 2),
+        ({"zero": {"stage": 3}}, 4 + 4 + 2 + 6),  # what is gathered, a bucket, its own half; AdamW's copies
+        ({"zero": {"stage": 0}, "precision": "bfloat16", "num_workers": 1}, 2 + 4),  # and float32 gradients
+        ({"zero": {"stage": 1}, "precision": "bfloat16"}, 1 + 6),
+        ({"zero": {"stage": 1}, "num_workers": 1}, 4 + 12),
+        ({"zero": {"stage": 1, **SMALL_BUCKET}}, 2 + 6),
+        ({"zero": {"stage": 2, **SMALL_BUCKET}}, 2 + 6),
     ],
 )
 def test_a_small_batch_needs_the_most_in_the_step(fields: dict[str, Any], expected: float) -> None:
@@ -152,8 +156,14 @@ def test_a_small_batch_needs_the_most_in_the_step(fields: dict[str, Any], expect
     small = {"sequence_length": 8, "sequences_per_worker": 1, "num_workers": 2, "gpus_per_worker": 0}
     given = config(**{**small, "precision": "float32", **fields})
     found = memory(shape, given)
-    rest = found.peak - found.parameters - found.masters - found.optimizer - found.buffers
+    rest = found.peak - found.parameters - found.masters - found.optimizer
     assert rest == pytest.approx(expected * shape.num_parameters, rel=1e-4)
+
+
+def test_a_bucket_of_no_size_is_told() -> None:
+    auto = {"stage": 1, "extra": {"zero_optimization": {"reduce_bucket_size": "auto"}}}
+    with pytest.raises(ConfigError, match="reduce_bucket_size: is 'auto'\n  -> give a number"):
+        memory(shape_of(SEVEN), config(zero=auto))
 
 
 def test_a_large_batch_needs_the_most_at_the_loss() -> None:
