@@ -6,7 +6,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -282,6 +282,12 @@ def deploy(recipe: RecipePath) -> None:
 # --- all commands, in the order in which --help lists them ------------------------------------------------------------
 
 
+def _group(purpose: str, register: Callable[..., None], *given: object) -> typer.Typer:
+    group = typer.Typer(help=purpose)
+    register(group, *given)
+    return group
+
+
 def _canary() -> typer.Typer:
     from services.commands import canary, rollouts
 
@@ -296,25 +302,19 @@ def _canary() -> typer.Typer:
 def _gate() -> typer.Typer:
     from pipelines import gate_command
 
-    group = typer.Typer(help="The verdict on a model that was made.")
-    gate_command.register(group, _read, out)
-    return group
+    return _group("The verdict on a model that was made.", gate_command.register, _read, out)
 
 
 def _keys() -> typer.Typer:
     from services.commands import keys
 
-    group = typer.Typer(help="Who may ask the gateway, and how much.")
-    keys.register(group, _read)
-    return group
+    return _group("Who may ask the gateway, and how much.", keys.register, _read)
 
 
 def _cluster() -> typer.Typer:
     from cluster import check_commands
 
-    group = typer.Typer(help="The cluster's declaration.")
-    check_commands.register(group, _asked, out)
-    return group
+    return _group("The cluster's declaration.", check_commands.register, _asked, out)
 
 
 def _data() -> typer.Typer:
@@ -336,9 +336,7 @@ def _data() -> typer.Typer:
 def _k8s() -> typer.Typer:
     from cluster.kuberay import commands
 
-    group = typer.Typer(help="The same cluster on Kubernetes.")
-    commands.register(group, _workload, out)
-    return group
+    return _group("The same cluster on Kubernetes.", commands.register, _workload, out)
 
 
 def _train() -> typer.Typer:

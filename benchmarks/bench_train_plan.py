@@ -101,6 +101,15 @@ def _states(engine: Any) -> int:
     return sum(storages.values())
 
 
+def _mapped(engine: Any) -> int:
+    """Bytes of weights that lie in the pages of the model's file, as transformers loads them, until something replaces them. The
+    allocator knows nothing of them; the optimizer writes to them, so that they become this process's own."""
+    names = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(".safetensors")]
+    ranges = [tuple(int(end, 16) for end in line.split()[0].split("-")) for line in names]
+    weights = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in engine.module.parameters()}
+    return sum(size for start, size in weights.items() if any(low <= start < high for low, high in ranges))
+
+
 @contextmanager
 def _watched() -> Iterator[list[int]]:
     """The most memory that this process had in use meanwhile, and resident."""
@@ -126,15 +135,6 @@ class Mallinfo2(ctypes.Structure):
         (name, ctypes.c_size_t)
         for name in ("arena", "ordblks", "smblks", "hblks", "hblkhd", "usmblks", "fsmblks", "uordblks", "fordblks", "keepcost")
     )  # fmt: skip
-
-
-def _mapped(engine: Any) -> int:
-    """Bytes of weights that lie in the pages of the model's file, as transformers loads them, until something replaces them. The
-    allocator knows nothing of them; the optimizer writes to them, so that they become this process's own."""
-    names = [line for line in Path("/proc/self/maps").read_text().splitlines() if line.endswith(".safetensors")]
-    ranges = [tuple(int(end, 16) for end in line.split()[0].split("-")) for line in names]
-    weights = {p.untyped_storage().data_ptr(): p.untyped_storage().nbytes() for p in engine.module.parameters()}
-    return sum(size for start, size in weights.items() if any(low <= start < high for low, high in ranges))
 
 
 def _taken() -> tuple[int, int]:
