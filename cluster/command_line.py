@@ -1,15 +1,17 @@
-"""Arguments and options that commands share, and what they know of a recipe, whose parts are defined in packages above this one."""
+"""What commands share: arguments, options, the terminal, and that none is made before it is asked for."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Protocol
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
+from rich.console import Console
 from typer.core import TyperGroup
 
-from cluster.storage_config import StorageConfig
+from cluster.recipe import read_named
+from cluster.storage import Storage, open_storage
 
 if TYPE_CHECKING:
     from typer._click import Command, Context
@@ -24,36 +26,40 @@ TopologyOption = Annotated[
 JsonOption = Annotated[bool, typer.Option("--json", help="for machines")]
 
 
-class Named(Protocol):
-    """A recipe, as far as every command needs it."""
-
-    @property
-    def name(self) -> str: ...
-    @property
-    def storage(self) -> StorageConfig: ...
+out = Console(highlight=False, soft_wrap=True)
+"""What commands print to."""
 
 
-ReadNamed = Callable[[Path | None], Named]
-"""Reads a recipe; None: that of the last `serinus deploy`."""
+def storage_of(recipe: Path | None) -> Storage:
+    """The storage that a recipe names; None: that of the last `serinus deploy`."""
+    return open_storage(read_named(recipe).storage)
 
 
-def with_groups(groups: Mapping[str, Callable[[], typer.Typer]]) -> type[TyperGroup]:
-    """A command line with these groups of commands behind its own. A group is made, and what it needs imported, when it is
-    asked for: making all of them takes longer than most commands do."""
+def made_when_asked(
+    commands: Mapping[str, Callable[[], typer.Typer]], groups: Mapping[str, Callable[[], typer.Typer]]
+) -> type[TyperGroup]:
+    """A command line of these commands, each found in what its function makes, and behind them these groups of commands. Either
+    is made, and what it needs imported, when it is asked for: making all of them takes longer than most commands do."""
 
-    class Grouped(TyperGroup):
+    class MadeWhenAsked(TyperGroup):
         def __init__(self, **attributes: Any) -> None:
             super().__init__(**attributes)
             # For lists, and for who mistypes one.
-            self.commands.update((name, TyperGroup(name=name)) for name in groups)
+            self.commands.update((name, TyperGroup(name=name)) for name in (*commands, *groups))
 
         def get_command(self, ctx: Context, cmd_name: str) -> Command | None:
+            if cmd_name in commands:
+                return _made(commands[cmd_name]).commands[cmd_name]
             if cmd_name not in groups:
-                return super().get_command(ctx, cmd_name)
-            made = groups[cmd_name]()
-            made.rich_markup_mode = None
-            command = typer.main.get_group(made)
-            command.name = cmd_name
-            return command
+                return None
+            group = _made(groups[cmd_name])
+            group.name = cmd_name
+            return group
 
-    return Grouped
+    return MadeWhenAsked
+
+
+def _made(make: Callable[[], typer.Typer]) -> TyperGroup:
+    made = make()
+    made.rich_markup_mode = None
+    return typer.main.get_group(made)

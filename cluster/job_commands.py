@@ -8,10 +8,10 @@ from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Annotated, Protocol
 
 import typer
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from cluster.command_line import out
 from cluster.errors import ConfigError
 from cluster.telemetry import printable
 
@@ -27,8 +27,6 @@ INTERRUPTED = 130
 
 MAX_ENTRYPOINT = 60
 """Characters of it in the table; --json has all."""
-
-out = Console(highlight=False, soft_wrap=True)
 
 K8sOption = Annotated[bool, typer.Option("--k8s", help="RayJobs on Kubernetes, of kubectl's context")]
 NamespaceOption = Annotated[str | None, typer.Option(help="with --k8s; default: that of kubectl's context")]

@@ -8,11 +8,12 @@ import typer
 from rich.console import Console
 
 from cluster import registry
-from cluster.command_line import ReadNamed, RecipeOption
+from cluster.command_line import RecipeOption
+from cluster.recipe import read_named
 from cluster.storage import open_storage
 
 
-def register(app: typer.Typer, read_recipe: ReadNamed, out: Console) -> None:
+def register(app: typer.Typer, out: Console) -> None:
     """Add the command to the command line."""
 
     @app.command()
@@ -21,7 +22,7 @@ def register(app: typer.Typer, read_recipe: ReadNamed, out: Console) -> None:
         recipe: RecipeOption = None,
     ) -> None:
         """What a revision was made of, down to the hashes of the input files."""
-        loaded = read_recipe(recipe)
+        loaded = read_named(recipe)
         _print_tree(registry.lineage(open_storage(loaded.storage), loaded.name, revision), out)
 
 

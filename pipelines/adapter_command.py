@@ -9,11 +9,12 @@ import typer
 from rich.console import Console
 
 from cluster import registry
-from cluster.command_line import ReadNamed, RecipeOption
+from cluster.command_line import RecipeOption
+from cluster.recipe import read_named
 from cluster.storage import open_storage
 
 
-def register(app: typer.Typer, read_recipe: ReadNamed, out: Console) -> None:
+def register(app: typer.Typer, out: Console) -> None:
     """Add the command to the command line."""
 
     @app.command()
@@ -25,7 +26,7 @@ def register(app: typer.Typer, read_recipe: ReadNamed, out: Console) -> None:
         """Publish a LoRA adapter as the candidate: a canary that needs no engine of its own."""
         from pipelines import adapter, publish
 
-        loaded = read_recipe(recipe)
+        loaded = read_named(recipe)
         storage = open_storage(loaded.storage)
         on = registry.resolve(storage, loaded.name, base)
         if on.base:  # an adapter itself: what it runs on

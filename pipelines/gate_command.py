@@ -7,11 +7,12 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from cluster.command_line import ReadNamed, RecipeOption
+from cluster.command_line import RecipeOption
+from cluster.recipe import read_named
 from cluster.storage import open_storage
 
 
-def register(app: typer.Typer, read_recipe: ReadNamed, out: Console) -> None:
+def register(app: typer.Typer, out: Console) -> None:
     """Put the command among those of `app`."""
 
     @app.command("explain")
@@ -29,7 +30,7 @@ def register(app: typer.Typer, read_recipe: ReadNamed, out: Console) -> None:
         if report is not None and report.endswith(".json"):
             found, storage = verdict.read_report(report), verdict.storage_of(report)
         else:
-            loaded = read_recipe(recipe)
+            loaded = read_named(recipe)
             storage = open_storage(loaded.storage)
             found = (
                 verdict.find_report(storage, report) if report is not None else judged.last_gate(storage, loaded.name)

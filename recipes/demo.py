@@ -33,7 +33,7 @@ from cluster.artifacts import Checkpoint, Dataset, EvalReport, GateReport, Quant
 from cluster.config import load_yaml  # noqa: E402
 from cluster.storage import Storage, open_storage  # noqa: E402
 from pipelines.evaluation.explain import mark  # noqa: E402
-from serinus import Recipe  # noqa: E402
+from serinus_recipe import Recipe  # noqa: E402
 from services.rollout import controller  # noqa: E402
 from services.rollout.status import RolloutStatus, read_rollout_status, rollout_ids  # noqa: E402
 

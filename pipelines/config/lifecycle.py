@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import ConfigDict, model_validator
 
-from cluster.config import StrictModel
 from cluster.openlineage import OpenLineageConfig
-from cluster.storage_config import StorageConfig
+from cluster.recipe import NamedRecipe
 from pipelines.config.data import DataConfig
 from pipelines.config.evaluation import EvaluateConfig
 from pipelines.config.gate import GateConfig, asked_of
@@ -16,13 +15,11 @@ from pipelines.config.training import ModelConfig, TrainConfig
 from pipelines.task_config import UNGATED
 
 
-class LifecycleConfig(StrictModel):
+class LifecycleConfig(NamedRecipe):
     """What `serinus run` makes, in the order of the fields."""
 
-    name: str = Field(pattern=r"^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$", max_length=40)
-    """Public name of the model: lower-case letters, digits, dots and hyphens."""
-    storage: StorageConfig
-    """Folder or s3://bucket/folder that keeps every artifact, or a mapping of StorageConfig's fields."""
+    model_config = ConfigDict(extra="forbid")
+
     data: DataConfig
     model: ModelConfig
     train: TrainConfig = TrainConfig()
@@ -34,15 +31,6 @@ class LifecycleConfig(StrictModel):
     gate: GateConfig = GateConfig()
     openlineage: OpenLineageConfig | None = None
     """Who is told of what was made, by OpenLineage events. Leave it out and nobody is."""
-
-    @field_validator("storage", mode="before")
-    @classmethod
-    def _storage_can_be_opened(cls, given: object) -> object:
-        if isinstance(given, str) and not given.strip():
-            raise ValueError("is empty: use a folder or s3://bucket/folder")
-        if isinstance(given, str) and "://" in given and not given.startswith(("s3://", "file://")):
-            raise ValueError("unknown storage scheme: use a folder or s3://bucket/folder")
-        return given
 
     @model_validator(mode="after")
     def _stages_can_be_trained(self) -> LifecycleConfig:

@@ -11,8 +11,8 @@ import typer
 from pydantic import BaseModel
 
 from cluster import config
-from cluster.command_line import JsonOption, RecipeOption
-from cluster.storage import Storage, open_storage
+from cluster.command_line import JsonOption, RecipeOption, storage_of
+from cluster.storage import open_storage
 
 if TYPE_CHECKING:
     from pipelines.config import LifecycleConfig
@@ -23,7 +23,6 @@ VersionOption = Annotated[str | None, typer.Option(help="key or digest of a vers
 VersionArgument = Annotated[
     str | None, typer.Argument(help="key or digest, or the beginning of one; default: the newest")
 ]
-OpenStorage = Callable[[Path | None], Storage]
 ReadRecipe = Callable[[Path | None], "LifecycleConfig"]
 """None: that of the last `serinus deploy`."""
 
@@ -31,16 +30,13 @@ ReadRecipe = Callable[[Path | None], "LifecycleConfig"]
 def register(app: typer.Typer, read_recipe: ReadRecipe) -> None:
     """Put the commands among those of `app`."""
 
-    def storage(recipe: Path | None) -> Storage:
-        return open_storage(read_recipe(recipe).storage)
-
-    _versions(app, storage)
-    _compared(app, storage)
+    _versions(app)
+    _compared(app)
     _reported(app, read_recipe)
-    _documents(app, storage)
+    _documents(app)
 
 
-def _versions(app: typer.Typer, storage_of: OpenStorage) -> None:
+def _versions(app: typer.Typer) -> None:
     @app.command("log")
     def data_log(
         recipe: RecipeOption = None,
@@ -73,7 +69,7 @@ def _versions(app: typer.Typer, storage_of: OpenStorage) -> None:
         say(tell.show_lines(found, made, recorded=record.is_recorded(storage, found)))
 
 
-def _compared(app: typer.Typer, storage_of: OpenStorage) -> None:
+def _compared(app: typer.Typer) -> None:
     @app.command("diff")
     def data_diff(
         old: Annotated[str | None, typer.Argument(help="default: the one before the newest")] = None,
@@ -113,7 +109,7 @@ def _reported(app: typer.Typer, read_recipe: ReadRecipe) -> None:
         raise typer.Exit(1 if failed else 0)
 
 
-def _documents(app: typer.Typer, storage_of: OpenStorage) -> None:
+def _documents(app: typer.Typer) -> None:
     @app.command("trace")
     def data_trace(
         document: Annotated[str, typer.Argument(metavar="ID", help="id of a document, or the beginning of one")],

@@ -5,12 +5,14 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from cluster.command_line import RecipeOption
-from pipelines.config import LifecycleConfig
+
+if TYPE_CHECKING:
+    from pipelines.config import LifecycleConfig
 
 
 def register(

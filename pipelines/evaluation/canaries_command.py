@@ -10,15 +10,9 @@ from rich.console import Console
 
 
 def register(app: typer.Typer, out: Console) -> None:
-    """Add the command."""
-    canaries = typer.Typer(help="Secrets planted in training data, to measure what a model gives away.")
-    app.add_typer(canaries, name="canaries")
+    """Put the command among those of `app`."""
 
-    @canaries.callback()
-    def _group() -> None:
-        """A group, though it has one command."""
-
-    @canaries.command("plant")
+    @app.command("plant")
     def plant(
         documents: Annotated[Path, typer.Argument(help="JSON lines of documents, a source of the recipe")],
         folder: Annotated[Path, typer.Option("--out", help="folder for planted.jsonl and canaries.jsonl")] = Path(),

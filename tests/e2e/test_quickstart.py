@@ -22,7 +22,7 @@ from cluster import artifacts, registry
 from cluster.artifacts import Dataset, GateReport, QuantizedModel
 from cluster.config import load_yaml
 from cluster.storage import Storage, open_storage
-from serinus import Recipe
+from serinus_recipe import Recipe
 from services.rollout.status import RolloutStatus
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(2400)]

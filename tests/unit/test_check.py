@@ -13,7 +13,8 @@ from typer.testing import CliRunner
 
 from cluster.config import load_yaml
 from cluster.errors import ConfigError
-from serinus import Recipe, app
+from serinus import app
+from serinus_recipe import Recipe
 from services.config import RolloutConfig
 from services.serving.keys import add_key
 
@@ -306,7 +307,10 @@ def test_every_recipe_that_ships_is_good(recipe: Path) -> None:
 
 def test_check_imports_nothing_heavy() -> None:
     heavy = "{'ray', 'torch', 'vllm', 'deepspeed', 'transformers', 'pyarrow', 'boto3', 'scipy'}"
-    code = f"import sys, serinus; serinus.check(serinus.Path({str(QUICKSTART)!r})); print(sorted({heavy} & set(sys.modules)))"
+    code = (
+        f"import sys, pathlib, serinus_commands; serinus_commands.check(pathlib.Path({str(QUICKSTART)!r})); "
+        f"print(sorted({heavy} & set(sys.modules)))"
+    )
 
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
 

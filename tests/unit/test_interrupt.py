@@ -10,11 +10,11 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1].parent
 
 WAITING = """
-import sys, time, serinus
+import sys, time, serinus_commands, serinus
 def wait(path, model):
     print("waiting", flush=True)
     time.sleep(60)
-serinus.load_yaml = wait
+serinus_commands.load_yaml = wait
 sys.argv = ["serinus", "check", "any.yaml"]
 serinus.main()
 """

@@ -13,7 +13,6 @@ from typing import Any
 
 import pytest
 
-import serinus
 from cluster import dashboard, registry, telemetry
 from cluster.artifacts import Revision
 from cluster.config import load_yaml
@@ -22,6 +21,7 @@ from cluster.storage import LocalStorage, S3Storage, local_copy, open_storage, p
 from pipelines import base_model
 from pipelines.config import ModelConfig, SourceConfig
 from pipelines.data.inventory import inventory
+from serinus_recipe import Recipe
 from services.config import EngineConfig
 from services.rollout.replay import read_rollout
 from services.serving.engine import engine_arguments
@@ -99,7 +99,7 @@ def test_a_models_name_is_a_plain_word(name: str, tmp_path: Path) -> None:
         )
     )
     with pytest.raises(ConfigError, match="name"):
-        load_yaml(recipe, serinus.Recipe)
+        load_yaml(recipe, Recipe)
 
 
 # --- addresses that a server would fetch ------------------------------------------------------------------------------

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.command_line import RecipeOption
+from cluster.command_line import RecipeOption, storage_of
 
 if TYPE_CHECKING:
     from cluster.artifacts import Annotations
@@ -22,21 +22,19 @@ Wanted = Annotated[
 MAX_SHOWN = 160
 
 
-OpenRecipe = Callable[[Path | None], "Storage"]
-"""The storage that a recipe names."""
 Say = Callable[[Iterable[str]], None]
 
 
-def register(app: typer.Typer, open_recipe: OpenRecipe, say: Say) -> None:
+def register(app: typer.Typer, say: Say) -> None:
     """Put the commands among those of `app`."""
     annotate = typer.Typer(help="Entities, relations and reasoning on a dataset's documents.")
     app.add_typer(annotate, name="annotate")
-    _making(annotate, open_recipe, say)
-    _looking(annotate, open_recipe, say)
-    _handing_on(annotate, open_recipe, say)
+    _making(annotate, say)
+    _looking(annotate, say)
+    _handing_on(annotate, say)
 
 
-def _making(annotate: typer.Typer, open_recipe: OpenRecipe, say: Say) -> None:
+def _making(annotate: typer.Typer, say: Say) -> None:
     @annotate.command("run")
     def run(
         config: Annotated[Path, typer.Argument(metavar="CONFIG", help="YAML file: labels and annotators")],
@@ -53,7 +51,7 @@ def _making(annotate: typer.Typer, open_recipe: OpenRecipe, say: Say) -> None:
         from pipelines.data.annotation import annotate as stage
         from pipelines.data.annotation.config import AnnotationConfig
 
-        loaded, storage = load_yaml(config, AnnotationConfig), open_recipe(recipe)
+        loaded, storage = load_yaml(config, AnnotationConfig), storage_of(recipe)
         dataset = history.version(storage, version)
         if remake and (
             old := artifacts.load(storage, artifacts.Annotations, stage.prepare(loaded, dataset, storage).key)
@@ -62,14 +60,14 @@ def _making(annotate: typer.Typer, open_recipe: OpenRecipe, say: Say) -> None:
         say(_lines(stage.annotate(loaded, dataset, storage), storage))
 
 
-def _looking(annotate: typer.Typer, open_recipe: OpenRecipe, say: Say) -> None:
+def _looking(annotate: typer.Typer, say: Say) -> None:
     @annotate.command("list")
     def listed(recipe: RecipeOption = None) -> None:
         """What was annotated, newest last."""
         from cluster.artifacts import Annotations
         from cluster.versions import every
 
-        for one in every(open_recipe(recipe), Annotations)[0]:
+        for one in every(storage_of(recipe), Annotations)[0]:
             say([f"{one.key}  {one.made_at:%Y-%m-%d %H:%M}  version {one.dataset}  {one.summary}"])
 
     @annotate.command("show")
@@ -77,7 +75,7 @@ def _looking(annotate: typer.Typer, open_recipe: OpenRecipe, say: Say) -> None:
         """The figures: what was accepted, what is for review, how far annotators agree."""
         from pipelines.data.annotation.annotate import find
 
-        storage = open_recipe(recipe)
+        storage = storage_of(recipe)
         say(_lines(find(storage, annotations), storage))
 
     @annotate.command("review")
@@ -91,7 +89,7 @@ def _looking(annotate: typer.Typer, open_recipe: OpenRecipe, say: Say) -> None:
         """The review queue. Exit code 1 when there is anything in it."""
         from pipelines.data.annotation.annotate import find, read_reviews
 
-        storage = open_recipe(recipe)
+        storage = storage_of(recipe)
         found = [r for r in read_reviews(storage, find(storage, annotations)) if reason in (None, r.reason)]
         if as_json:
             for one in found:
@@ -103,7 +101,7 @@ def _looking(annotate: typer.Typer, open_recipe: OpenRecipe, say: Say) -> None:
         raise typer.Exit(1 if found else 0)
 
 
-def _handing_on(annotate: typer.Typer, open_recipe: OpenRecipe, say: Say) -> None:
+def _handing_on(annotate: typer.Typer, say: Say) -> None:
     @annotate.command("export")
     def export(
         folder: Annotated[Path, typer.Option("--out", help="folder to write to")],
@@ -116,7 +114,7 @@ def _handing_on(annotate: typer.Typer, open_recipe: OpenRecipe, say: Say) -> Non
         """Write tasks for Label Studio with the labelling config they need, and the conversations for training."""
         from pipelines.data.annotation.annotate import find
 
-        storage = open_recipe(recipe)
+        storage = storage_of(recipe)
         say(_exported(storage, find(storage, annotations), folder, for_review))
 
 

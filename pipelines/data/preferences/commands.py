@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from cluster.command_line import JsonOption, RecipeOption
+from cluster.command_line import JsonOption, RecipeOption, storage_of
 from cluster.storage import open_storage
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def register(app: typer.Typer, read_recipe: ReadRecipe, say: Say) -> None:
     group = typer.Typer(help="Pairs of answers for training, from users' votes and corrections.")
     app.add_typer(group, name="preferences")
     _making(group, read_recipe, say)
-    _looking(group, read_recipe, say)
+    _looking(group, say)
 
 
 def _making(group: typer.Typer, read_recipe: ReadRecipe, say: Say) -> None:
@@ -42,14 +42,14 @@ def _making(group: typer.Typer, read_recipe: ReadRecipe, say: Say) -> None:
         say(_lines(preferences(loaded.name, loaded.data, storage), storage))
 
 
-def _looking(group: typer.Typer, read_recipe: ReadRecipe, say: Say) -> None:
+def _looking(group: typer.Typer, say: Say) -> None:
     @group.command("list")
     def listed(recipe: RecipeOption = None) -> None:
         """The versions, newest last."""
         from cluster.artifacts import Preferences
         from cluster.versions import every
 
-        for one in every(open_storage(read_recipe(recipe).storage), Preferences)[0]:
+        for one in every(storage_of(recipe), Preferences)[0]:
             say([f"{one.key}  {one.made_at:%Y-%m-%d %H:%M}  {one.name}  {one.summary}"])
 
     @group.command("show")
@@ -63,7 +63,7 @@ def _looking(group: typer.Typer, read_recipe: ReadRecipe, say: Say) -> None:
         from cluster.descent import descent
         from pipelines.data.preferences.make import find, read_excluded
 
-        storage = open_storage(read_recipe(recipe).storage)
+        storage = storage_of(recipe)
         found = find(storage, version)
         if as_json:
             print(found.model_dump_json(indent=1))

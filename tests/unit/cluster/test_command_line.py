@@ -1,4 +1,4 @@
-"""Groups of commands that are made when they are asked for."""
+"""Commands and groups of them that are made when they are asked for."""
 
 from __future__ import annotations
 
@@ -9,17 +9,24 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from cluster.command_line import with_groups
+from cluster.command_line import made_when_asked
 
 
 @pytest.fixture
 def made() -> list[str]:
-    """The groups that were made, as they were."""
+    """What was made, as it was."""
     return []
 
 
 @pytest.fixture
 def app(made: list[str]) -> typer.Typer:
+    def ways() -> typer.Typer:
+        made.append("ways")
+        found = typer.Typer()
+        found.command("check")(lambda: print("checked"))
+        found.command("run")(lambda: None)
+        return found
+
     def group(name: str) -> typer.Typer:
         made.append(name)
         found = typer.Typer(help=f"All about {name}.")
@@ -27,24 +34,25 @@ def app(made: list[str]) -> typer.Typer:
         found.command("hide")(lambda: None)
         return found
 
+    commands = {"check": ways, "run": ways}
     groups = {"fruit": lambda: group("fruit"), "bread": lambda: group("bread")}
-    line = typer.Typer(cls=with_groups(groups), rich_markup_mode=None)
-    line.command("check")(lambda: print("checked"))
-    line.command("run")(lambda: None)
+    line = typer.Typer(cls=made_when_asked(commands, groups), rich_markup_mode=None)
+    line.callback()(lambda: None)
     return line
 
 
 @pytest.mark.parametrize(
     ("asked", "said", "needed"),
     [
-        (["check"], "checked", []),
+        (["check"], "checked", ["ways"]),
         (["fruit", "show"], "this is fruit", ["fruit"]),
         (["bread", "--help"], "All about bread.", ["bread"]),
         (["bread", "shwo"], "Did you mean 'show'?", ["bread"]),
         (["frut"], "Did you mean 'fruit'?", []),
+        (["chekc"], "Did you mean 'check'?", []),
     ],
 )
-def test_only_the_group_that_is_asked_for_is_made(
+def test_only_what_is_asked_for_is_made(
     app: typer.Typer, made: list[str], asked: list[str], said: str, needed: list[str]
 ) -> None:
     done = CliRunner().invoke(app, asked)
@@ -66,5 +74,5 @@ def test_tracing_a_document_imports_nothing_of_other_commands() -> None:
     )
     loaded = subprocess.run([sys.executable, "-c", asks], capture_output=True, text=True, check=True).stdout.split()
     assert "pipelines.data.commands" in loaded
-    others = {"cluster.kuberay.commands", "services.commands.canary", "pipelines.training.plan_command"}
+    others = {"serinus_recipe", "serinus_commands", "pipelines.config", "services.config", "cluster.registry"}
     assert not others & {*loaded}

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from cluster.config import load_yaml
 from pipelines.demand import demands
-from serinus import Recipe
+from serinus_recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[3]
 

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
+import serinus_recipe
 from cluster.kuberay import render
 from cluster.kuberay.jobs import jobs
 from cluster.kuberay.settings import OVERLAYS, Workload
 from cluster.topology import Topology, load_topology
-from serinus import _workload
 
 REPOSITORY = Path(__file__).resolve().parents[4]
 RECIPES = {"dev": "recipes/quickstart.yaml", "gpu": None, "production": "recipes/gpu.yaml"}
@@ -20,7 +20,7 @@ RECIPES = {"dev": "recipes/quickstart.yaml", "gpu": None, "production": "recipes
 
 def workload(overlay: str) -> Workload | None:
     recipe = RECIPES[overlay]
-    return _workload(REPOSITORY / recipe, overlay, shipped()) if recipe else None
+    return serinus_recipe.workload(REPOSITORY / recipe, overlay, shipped()) if recipe else None
 
 
 def shipped() -> Topology:

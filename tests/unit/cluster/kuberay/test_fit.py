@@ -15,7 +15,7 @@ from cluster.kuberay.pods import granted
 from cluster.kuberay.settings import OVERLAYS
 from pipelines.config import LifecycleConfig
 from pipelines.demand import demands
-from serinus import _workload
+from serinus_recipe import workload
 from tests.unit.cluster.kuberay.conftest import REPOSITORY, shipped
 
 
@@ -38,7 +38,7 @@ def test_what_pods_grant_is_what_their_limits_say(overlay: str) -> None:
 
 def test_a_stage_that_fits_the_machines_and_not_their_pods_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError) as refused:  # 8 ranks of 12 CPUs fill a machine of 96, and its pod has 94
-        _workload(recipe(tmp_path, cpus_per_worker=12), "production", shipped())
+        workload(recipe(tmp_path, cpus_per_worker=12), "production", shipped())
     assert refused.value.where == f"{tmp_path}/mine.yaml: train.num_workers"
     assert "16 of 12 CPUs and 1 GPUs need 3 nodes of pool `train`, it has at most 2" in refused.value.found
     assert "train 94" in refused.value.found
@@ -49,7 +49,7 @@ def test_a_worker_larger_than_a_pod_is_refused(tmp_path: Path) -> None:
     with pytest.raises(
         ConfigError, match="asks for 95 CPUs and 1 GPUs on one node; a node of pool `train` has 94 CPUs"
     ):
-        _workload(recipe(tmp_path, cpus_per_worker=95, num_workers=1), "gpu", shipped())
+        workload(recipe(tmp_path, cpus_per_worker=95, num_workers=1), "gpu", shipped())
 
 
 def test_stages_get_as_many_pods_as_hold_them(tmp_path: Path) -> None:

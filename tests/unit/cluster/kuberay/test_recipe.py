@@ -13,7 +13,7 @@ from cluster.config import Location
 from cluster.errors import ConfigError
 from cluster.kuberay.recipe import LOCATIONS, in_cluster
 from cluster.kuberay.settings import OVERLAYS
-from serinus import Recipe
+from serinus_recipe import Recipe
 from tests.unit.cluster.kuberay.conftest import workload
 
 ROOT = Path("/home/someone/serinus")

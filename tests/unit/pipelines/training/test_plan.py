@@ -23,7 +23,8 @@ from pipelines.training.memory import memory
 from pipelines.training.plan import GIB, Rate, Room, make_plan, rate_of, room_of, trouble
 from pipelines.training.plan_command import plan_recipe, warning
 from pipelines.training.shape import check_parallel, read_shape, shape_of
-from serinus import Recipe, app
+from serinus import app
+from serinus_recipe import Recipe
 
 ROOT = Path(__file__).resolve().parents[4]
 SEVEN = {
