@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from pipelines.config import DataConfig
 from pipelines.data import dedup
 from pipelines.data.dedup import Int64s, Links
 from pipelines.data.document import DropReason
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+    from pipelines.config import DataConfig
 
 TRAIN, HELDOUT, EXCLUDED = "train", "heldout", "excluded"
 SPLITS = (TRAIN, HELDOUT, EXCLUDED)

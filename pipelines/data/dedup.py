@@ -15,12 +15,11 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
-from pipelines.config import DedupConfig, RepeatsConfig
-from pipelines.config.data import Repeating
-
 if TYPE_CHECKING:
     import pyarrow as pa
 
+    from pipelines.config import DedupConfig, RepeatsConfig
+    from pipelines.config.data import Repeating
     from pipelines.data.kernels.characters import Buffers
     from pipelines.data.kernels.spans import Spans
 
@@ -75,6 +74,7 @@ def span_hashes(texts: pa.Array, name: Repeating, config: RepeatsConfig) -> list
 
 def spans_of(column: Buffers, name: Repeating, config: RepeatsConfig | None) -> Spans:
     """The lines, or paragraphs, of each text. `config`: None where they are not asked for."""
+    from pipelines.config import RepeatsConfig
     from pipelines.data.kernels.spans import spans
 
     config, paragraphs = config or RepeatsConfig(), name == "paragraphs"

@@ -66,7 +66,7 @@ def test_help_tells_of_commands_and_then_of_groups(app: typer.Typer) -> None:
     assert places == sorted(places)
 
 
-def test_tracing_a_document_imports_nothing_of_other_commands() -> None:
+def test_tracing_a_document_imports_neither_other_commands_nor_what_stages_are_set_to() -> None:
     asks = (
         "import sys, serinus; sys.argv = ['serinus', 'data', 'trace', '--help']\n"
         "try: serinus.main()\n"

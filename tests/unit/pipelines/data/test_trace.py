@@ -218,7 +218,7 @@ ALONE = """
 import sys
 from serinus import app
 app(["data", "trace", "docs/page.txt", "--recipe", sys.argv[1]], standalone_mode=False)
-heavy = {"ray", "torch", "pandas", "scipy", "numba", "pyarrow.compute", "pyarrow.dataset"} & sys.modules.keys()
+heavy = {"ray", "torch", "pandas", "scipy", "numba", "pyarrow.compute", "pyarrow.dataset", "pipelines.config"} & sys.modules.keys()
 assert not heavy, heavy
 """
 
