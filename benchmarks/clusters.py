@@ -1,11 +1,12 @@
 """Which documents hang together as near duplicates, beside datatrove's MinHash on the same texts.
 
-    python benchmarks/clusters.py FOLDER_OF_JSONL --datatrove PYTHON [--against-itself]
+    python benchmarks/clusters.py FOLDER_OF_JSONL --datatrove PYTHON [--alike | --against-itself]
 
 Both take 14 bands of 8 over 5-grams of words split at white space, in lower case and without punctuation. Their hash functions
-differ, so pairs near the threshold are found by one and not by the other: what both should find alike is told by the Jaccard
-similarity of the pairs that only one of them links, and by datatrove beside itself with another seed. A document is the same
-when it hangs together with the same documents, and, more loosely, when both or neither have it hang together with any.
+differ, so pairs near the threshold are found by one and not by the other. With --alike datatrove takes serinus's words (it lets
+signs such as (c) stand) and hash functions, and what is left are other decisions. How far functions alone move the result is
+told by datatrove beside itself with another seed. A document is the same when it hangs together with the same documents, and,
+more loosely, when both or neither have it hang together with any.
 """
 
 from __future__ import annotations
@@ -42,8 +43,10 @@ def by_serinus(texts: Sequence[str]) -> list[int]:
     return [int(first) for first in first_of(len(texts), links([found], exact=False).near)]
 
 
-def by_datatrove(python: str, folder: Path, seed: int = 1) -> list[int]:
-    command = [python, str(Path(__file__).with_name("peer_datatrove.py")), "clusters", str(folder), "--seed", str(seed)]
+def by_datatrove(python: str, folder: Path, seed: int | None = 1) -> list[int]:
+    """`seed`: None takes serinus's words and hash functions."""
+    command = [python, str(Path(__file__).with_name("peer_datatrove.py")), "clusters", str(folder)]
+    command += [] if seed is None else ["--seed", str(seed)]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     clusters: list[int] = json.loads(printed.splitlines()[-1])["clusters"]
     firsts = dict[int, int]()
@@ -75,12 +78,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("folder", type=Path)
     parser.add_argument("--datatrove", metavar="PYTHON", required=True)
-    parser.add_argument("--against-itself", action="store_true", help="datatrove with seed 2 in serinus's place")
+    sides = parser.add_mutually_exclusive_group()
+    sides.add_argument("--alike", action="store_true", help="datatrove with serinus's words and hash functions")
+    sides.add_argument("--against-itself", action="store_true", help="datatrove with seed 2 in serinus's place")
     args = parser.parse_args()
     from benchmarks.bench_clean import texts_of
 
     texts = list(texts_of(args.folder))
-    ours, theirs = groups(mine(args, texts)), groups(by_datatrove(args.datatrove, args.folder))
+    seed = None if args.alike else 1
+    ours, theirs = groups(mine(args, texts)), groups(by_datatrove(args.datatrove, args.folder, seed))
     alone = [sum(len(group) > 1 for group in side.values()) for side in (ours, theirs)]
     same = sum(ours[i] == theirs[i] for i in range(len(texts)))
     alike = sum((len(ours[i]) > 1) == (len(theirs[i]) > 1) for i in range(len(texts)))

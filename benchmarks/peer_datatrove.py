@@ -22,6 +22,7 @@ import json
 import re
 import struct
 import tempfile
+import unicodedata
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -108,19 +109,72 @@ def judge(folder: Path, rules: str) -> dict[str, Any]:
     return {"reasons": reasons, "punctuation": sorted(PUNCTUATION_SET)}
 
 
-def clusters(folder: Path, seed: int) -> dict[str, Any]:
-    """For each document the number of its cluster, -1 for one that is like no other."""
+def words_of(text: str) -> list[str]:
+    """Those that serinus compares by: runs of letters and numbers, marks with them, in lower case, one character for one."""
+    words, inside = list[str](), False
+    for character in text:
+        goes_on = character.isalnum() or (inside and unicodedata.category(character).startswith("M"))
+        if goes_on:
+            folded = character.lower()[0].replace("ς", "σ")
+            words[-1:] = [words[-1] + folded] if inside else [*words[-1:], folded]
+        inside = goes_on
+    return words
+
+
+def like_serinus(step: Any) -> Any:
+    """`step` with the words and the hash functions of pipelines/data/kernels (tokens.py, signatures.py), written down a second
+    time: the same pairs should be found then, whatever their similarity."""
+    import numpy as np
+
+    u64 = np.uint64
+    hashes: dict[str, Any] = {}
+    random = np.random.default_rng(20_211)
+    a = random.integers(0, 2**32, step.num_hashes, np.uint32) | np.uint32(1)
+    b = random.integers(0, 2**32, step.num_hashes, np.uint32)
+
+    def mix(x: Any) -> Any:
+        x = (x ^ (x >> u64(30))) * u64(0xBF58476D1CE4E5B9)
+        x = (x ^ (x >> u64(27))) * u64(0x94D049BB133111EB)
+        return x ^ (x >> u64(31))
+
+    def hash_of(word: str) -> Any:
+        if word not in hashes:
+            h = 0xCBF29CE484222325
+            for character in word:
+                h = (h ^ ord(character)) * 0x9E3779B97F4A7C15 % 2**64
+            hashes[word] = mix(np.array([h], u64))[0]
+        return hashes[word]
+
+    def shingles(text: str) -> Any:
+        words = words_of(text)
+        hashed = np.array([hash_of(word) for word in words], u64)
+        grams = np.zeros(max(0, len(words) - step.config.n_grams + 1), u64)
+        for i in range(step.config.n_grams):
+            grams = mix(grams + hashed[i : i + len(grams)])
+        return (grams >> u64(32)).astype(np.uint32).reshape(-1, 1)
+
+    def signature(found: Any) -> list[list[int]]:
+        return [part.tolist() for part in np.split((found * a + b).min(axis=0), step.config.num_buckets)]
+
+    step.get_shingles, step.get_signature = shingles, signature
+    return step
+
+
+def clusters(folder: Path, seed: int | None) -> dict[str, Any]:
+    """For each document the number of its cluster, -1 for one that is like no other. `seed`: of datatrove's functions; None takes
+    serinus's words and functions."""
     from datatrove.data import Document
     from datatrove.pipeline.dedup import minhash
     from datatrove.utils.text import TextNormConfig
 
     norm = TextNormConfig(norm_unicode_diacritics=False, norm_numbers=False)
-    config = minhash.MinhashConfig(norm_config=norm, seed=seed)
+    config = minhash.MinhashConfig(norm_config=norm, seed=seed or 1)
     documents = [Document(text=text, id=str(i)) for i, text in enumerate(texts_of(folder))]
     found = [-1] * len(documents)
     with tempfile.TemporaryDirectory() as made:
         signed, pairs, out = (str(Path(made) / name) for name in ("signed", "pairs", "out"))
-        minhash.MinhashDedupSignature(signed, config).run(iter(documents))
+        step = minhash.MinhashDedupSignature(signed, config)
+        (step if seed is not None else like_serinus(step)).run(iter(documents))
         for bucket in range(config.num_buckets):
             minhash.MinhashDedupBuckets(signed, pairs, config=config).run(None, bucket, config.num_buckets)
         minhash.MinhashDedupCluster(pairs, out, config, save_cluster_id=True).run(None, 0, 1)
@@ -154,7 +208,9 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--words", choices=("shipped", "white-space"), default="white-space")
     parser.add_argument("--rules", choices=("gopher", "c4", "fineweb"), default="gopher")
-    parser.add_argument("--seed", type=int, default=1, help="of the hash functions")
+    parser.add_argument(
+        "--seed", type=int, help="of datatrove's hash functions; default: serinus's words and functions"
+    )
     args = parser.parse_args()
     if args.words == "white-space" or args.what != "clean":
         split_at_white_space()
