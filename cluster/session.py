@@ -54,6 +54,9 @@ ANSWER_TIMEOUT_S = 12.0
 """A living GCS answers in milliseconds; Ray itself waits 40 s and more for one that does not."""
 
 
+CPU_WORKER = {"worker_extension_cls": "cluster.vllm_worker.CpuWorker"}
+"""An engine argument of vLLM's, for engines on CPUs."""
+
 HUGE_PAGES = {"GLIBC_TUNABLES": "glibc.malloc.hugetlb=1"}
 """For processes that compute on CPUs: glibc asks the kernel, where that lets it (`madvise`), for one page of 2 MB instead of 512.
 Ten tensors of 200 MB written once took 0.22 s instead of 1.06 to 1.29 s where the machine had the memory at hand."""

@@ -22,6 +22,7 @@ from cluster.storage import Storage, staged_folder
 
 CONFIG, WEIGHTS = "adapter_config.json", "adapter_model.safetensors"
 TENSOR = re.compile(r"^base_model\.model\.(?P<module>.+)\.lora_(?P<side>[AB])(?:\.default)?\.weight$")
+OUTPUT = "lm_head"
 OTHER_BASE = "publish it for the revision it was trained on (--base), or train it on this one"
 MAX_HEADER_BYTES = 100 * 2**20
 """The limit of the safetensors library itself."""
@@ -102,6 +103,11 @@ def check_tensors(path: Path, base: Mapping[str, Shape], name: str) -> dict[str,
             raise InputError(str(path), f"tensor {tensor} is no LoRA matrix", "export a plain LoRA adapter")
         if not (weight := base.get(match["module"], ())):
             raise InputError(f"{path}: {tensor}", f"{name} has no weight {match['module']}", OTHER_BASE)
+        if match["module"].rpartition(".")[2] == OUTPUT:
+            found = f"changes {OUTPUT}, for which vLLM tells wrong log-probabilities of prompts, and rollouts judge by these"
+            raise InputError(
+                f"{path}: {tensor}", found, f"train the adapter without {OUTPUT}, or merge it into its base"
+            )
         _check_fits(f"{path}: {tensor}", match["side"], shape, weight)
     for tensor in shapes:
         other = (

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from cluster.arithmetic import settled
 from cluster.errors import InputError, ResourceError
 from cluster.imports import large_imports
+from cluster.session import CPU_WORKER
 from cluster.storage import local_copy, open_storage
 from pipelines.evaluation import embeddings, scoring
 from pipelines.evaluation.asked import Asked, Query
@@ -89,7 +90,7 @@ class Scorer:
                 max_num_batched_tokens=max(MAX_BATCHED_TOKENS, settings.max_model_len),
                 max_num_seqs=64,
                 enable_prefix_caching=True,
-                **({} if settings.num_gpus else {"block_size": CPU_BLOCK_TOKENS}),
+                **({} if settings.num_gpus else {"block_size": CPU_BLOCK_TOKENS, **CPU_WORKER}),
                 enforce_eager=True,  # a run is too short to earn back a compilation
                 seed=settings.seed,
                 **memory,

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from cluster.artifacts import Revision
-from cluster.session import HUGE_PAGES
+from cluster.session import CPU_WORKER, HUGE_PAGES
 from services.config import EngineConfig, ReplicasConfig, ServingConfig
 
 POLICY = "services.serving.autoscaling:Policy"
@@ -39,7 +39,7 @@ def engine_arguments(engine: EngineConfig) -> dict[str, Any]:
         arguments["gpu_memory_utilization"] = engine.gpu_memory_utilization
         arguments["enable_sleep_mode"] = engine.sleep_mode
     else:
-        arguments["kv_cache_memory_bytes"] = int(engine.kv_cache_gib * 2**30)
+        arguments |= {"kv_cache_memory_bytes": int(engine.kv_cache_gib * 2**30), **CPU_WORKER}
     if engine.lora:
         arguments |= {
             "enable_lora": True,

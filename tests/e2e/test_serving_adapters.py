@@ -132,6 +132,23 @@ def test_an_adapter_that_does_not_fit_the_engine_is_refused_and_leaves_nothing(
     assert read_engines(served.storage, NAME) == before
 
 
+def test_an_engine_with_room_for_adapters_tells_how_likely_prompts_are_to_several_at_once(served: Served) -> None:
+    """It died of prompts of another length than there were requests: cluster/vllm_worker.py."""
+
+    def scored(number: int) -> list[float]:
+        prompt = f"The list of {number} numbers has a method"
+        body = {"model": NAME, "prompt": prompt, "max_tokens": 1, "temperature": 0, "echo": True, "logprobs": 1}
+        answer = httpx.post(f"{served.url}/completions", json=body, timeout=60)
+        assert answer.status_code == 200, answer.text
+        return list(answer.json()["choices"][0]["logprobs"]["token_logprobs"][1:-1])
+
+    alone = [scored(number) for number in range(6)]
+    with ThreadPoolExecutor(6) as pool:
+        together = list(pool.map(scored, range(6)))
+    for one, other in zip(alone, together, strict=True):
+        assert one == pytest.approx(other, abs=0.05)  # bfloat16, in other batches
+
+
 def test_vllm_tells_its_queue_and_its_cache_while_it_works_and_nothing_after(served: Served) -> None:
     from ray import serve
 

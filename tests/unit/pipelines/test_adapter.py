@@ -18,6 +18,7 @@ from pipelines.adapter import import_adapter
 from pipelines.publish import publish_adapter, publish_baseline
 
 QUERY = "model.layers.0.self_attn.q_proj"
+PACKED = "model.layers.0.mlp.down_proj"
 
 
 def write(folder: Path, *, shapes: dict[str, tuple[int, ...]] | None = None, **config: Any) -> Path:
@@ -37,7 +38,8 @@ def base(storage: LocalStorage) -> Revision:
     folder = storage.root / weights.folder
     folder.mkdir(parents=True)
     save_file({f"{QUERY}.weight": np.ones((8, 6), np.int8)}, folder / "model-00001-of-00002.safetensors")
-    save_file({"lm_head.weight_packed": np.ones((9, 2), np.int32)}, folder / "model-00002-of-00002.safetensors")
+    packed = {f"{PACKED}.weight_packed": np.ones((9, 2), np.int32), "lm_head.weight": np.ones((9, 6), np.float32)}
+    save_file(packed, folder / "model-00002-of-00002.safetensors")
     return publish_baseline("m", weights, storage)
 
 
@@ -69,9 +71,9 @@ def test_the_same_files_are_the_same_revision(storage: LocalStorage, base: Revis
 def test_an_adapter_on_packed_weights_is_compared_by_its_outputs(
     storage: LocalStorage, base: Revision, tmp_path: Path
 ) -> None:
-    shapes = {"lm_head.lora_A": (4, 64), "lm_head.lora_B": (9, 4)}
+    shapes = {f"{PACKED}.lora_A": (4, 64), f"{PACKED}.lora_B": (9, 4)}
     assert import_adapter(write(tmp_path / "adapter", shapes=shapes), base, storage).rank == 4
-    wrong = {"lm_head.lora_A": (4, 64), "lm_head.lora_B": (10, 4)}
+    wrong = {f"{PACKED}.lora_A": (4, 64), f"{PACKED}.lora_B": (10, 4)}
     with pytest.raises(InputError, match="9 x packed columns"):
         import_adapter(write(tmp_path / "adapter", shapes=wrong), base, storage)
 
@@ -84,6 +86,7 @@ def test_an_adapter_on_packed_weights_is_compared_by_its_outputs(
         ({"bias": "all"}, "trained biases"),
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"r": 0}, "rank 0"),
+        ({"shapes": {"lm_head.lora_A": (4, 6), "lm_head.lora_B": (9, 4)}}, "changes lm_head"),
         ({"shapes": {f"{QUERY}.lora_A": (4, 7), f"{QUERY}.lora_B": (8, 4)}}, "4 x 7, and the base's weight 8 x 6"),
         ({"shapes": {f"{QUERY}.lora_A": (4, 6), f"{QUERY}.lora_B": (9, 4)}}, "9 x 4, and the base's weight"),
         ({"shapes": {"model.layers.7.self_attn.q_proj.lora_A": (4, 6)}}, "has no weight model.layers.7"),

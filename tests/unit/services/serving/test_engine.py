@@ -27,6 +27,7 @@ def test_a_cpu_engine_has_its_cache_in_bytes_and_a_gpu_engine_its_share_of_memor
     gpu = engine_arguments(EngineConfig(num_gpus=1, gpu_memory_utilization=0.8))
     assert cpu["kv_cache_memory_bytes"] == 2**29
     assert "gpu_memory_utilization" not in cpu
+    assert "worker_extension_cls" in cpu.keys() - gpu.keys()
     assert gpu["gpu_memory_utilization"] == 0.8
     assert "VLLM_CPU_OMP_THREADS_BIND" not in environment(EngineConfig(num_gpus=1))
 

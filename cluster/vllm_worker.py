@@ -1,0 +1,38 @@
+"""What vLLM 0.29 leaves undone on CPUs, done in whichever process its worker runs in: vLLM imports this module there, by the engine
+argument `worker_extension_cls` (cluster/session.py: CPU_WORKER)."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+
+
+class CpuWorker:
+    """Mixed into vLLM's worker; it adds nothing but that this module is imported before the worker computes."""
+
+
+def ask_for_amx() -> None:
+    """Linux kills a process that uses AMX before it has asked for it (arch_prctl, ARCH_REQ_XCOMP_PERM). oneDNN asks before
+    its first product of bfloat16; vLLM's attention does not, and an engine that came to it first ended with SIGILL."""
+    if torch.cpu._is_amx_tile_supported():
+        torch.cpu._init_amx()
+
+
+def let_prompts_be_scored() -> None:
+    """With adapters vLLM takes a prompt's rows for those of the requests at hand, and an engine that is asked for the prompt's
+    log-probabilities (`echo` with `logprobs`) dies of the difference (vllm#16668). Nothing is to be added to these rows: no adapter
+    changes `lm_head` (pipelines/adapter.py refuses those)."""
+    from vllm.lora.punica_wrapper.punica_cpu import PunicaWrapperCPU
+
+    add_to_sampled = PunicaWrapperCPU.add_lora_logits
+
+    def add_lora_logits(self: Any, y: torch.Tensor, x: torch.Tensor, *arguments: Any, **options: Any) -> None:
+        if x.view(-1, x.shape[-1]).shape[0] == len(self.sampler_indices):
+            add_to_sampled(self, y, x, *arguments, **options)
+
+    PunicaWrapperCPU.add_lora_logits = add_lora_logits
+
+
+ask_for_amx()
+let_prompts_be_scored()
