@@ -2,10 +2,12 @@
 
     python benchmarks/bench_train.py [--repeats 3] [--apart] [--model FOLDER|FILE.gguf] [--out FILE.jsonl] [--folder KEPT]
 
-Two CPU ranks (`--ranks`), ZeRO stage 3, gloo. All sides have the same model (a random Llama of 28 M parameters, in float32), the
-DeepSpeed dictionary that serinus derives, the same documents (CPython's help topics) in the same sequences and order, and the same
-learning rates; that their losses are the same is checked. A side trains `--steps` steps, writes a checkpoint, and is started once
-more to go on from there. Sides take turns, and the order is turned around from one repeat to the next:
+Two CPU ranks (`--ranks`) of one thread, ZeRO stage 3, gloo. Ray's own processes take a tenth of a core: where ranks want all
+cores (two ranks on two) that is time of theirs, so `--ranks 1` there tells what remains with a core to spare. All sides have the
+same model (a random Llama of 28 M parameters, in float32), the DeepSpeed dictionary that serinus derives, the same documents
+(CPython's help topics) in the same sequences and order, and the same learning rates; that their losses are the same is checked. A
+side trains `--steps` steps, writes a checkpoint, and is started once more to go on from there. Sides take turns, and the order is
+turned around from one repeat to the next:
 
 - serinus: the stage as `serinus run` has it (train_serinus.py): Ray Train on a private cluster, tokens kept in the storage,
   progress, TensorBoard's files, the guard against spikes, checksums of sequences.
@@ -167,6 +169,7 @@ def _environment(side: str) -> dict[str, str]:
     from cluster.session import KEEP_MEMORY
 
     names = {"DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
+    names["OMP_NUM_THREADS"] = "1"  # what a worker of serinus has, and torchrun sets for more than one rank alone
     names |= {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
     return os.environ | names | (KEEP_MEMORY if side == "bare" else {})
 
