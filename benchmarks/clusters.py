@@ -43,10 +43,9 @@ def by_serinus(texts: Sequence[str]) -> list[int]:
     return [int(first) for first in first_of(len(texts), links([found], exact=False).near)]
 
 
-def by_datatrove(python: str, folder: Path, seed: int | None = 1) -> list[int]:
-    """`seed`: None takes serinus's words and hash functions."""
-    command = [python, str(Path(__file__).with_name("peer_datatrove.py")), "clusters", str(folder)]
-    command += [] if seed is None else ["--seed", str(seed)]
+def by_datatrove(python: str, folder: Path, *how: str) -> list[int]:
+    """`how`: of peer_datatrove.py, `--alike` or `--seed N`."""
+    command = [python, str(Path(__file__).with_name("peer_datatrove.py")), "clusters", str(folder), *how]
     printed = subprocess.run(command, check=True, capture_output=True, text=True).stdout
     clusters: list[int] = json.loads(printed.splitlines()[-1])["clusters"]
     firsts = dict[int, int]()
@@ -71,7 +70,7 @@ def similarity(one: str, other: str) -> float:
 
 
 def mine(args: argparse.Namespace, texts: Sequence[str]) -> list[int]:
-    return by_datatrove(args.datatrove, args.folder, seed=2) if args.against_itself else by_serinus(texts)
+    return by_datatrove(args.datatrove, args.folder, "--seed", "2") if args.against_itself else by_serinus(texts)
 
 
 def main() -> None:
@@ -85,8 +84,8 @@ def main() -> None:
     from benchmarks.bench_clean import texts_of
 
     texts = list(texts_of(args.folder))
-    seed = None if args.alike else 1
-    ours, theirs = groups(mine(args, texts)), groups(by_datatrove(args.datatrove, args.folder, seed))
+    how = ["--alike"] if args.alike else []
+    ours, theirs = groups(mine(args, texts)), groups(by_datatrove(args.datatrove, args.folder, *how))
     alone = [sum(len(group) > 1 for group in side.values()) for side in (ours, theirs)]
     same = sum(ours[i] == theirs[i] for i in range(len(texts)))
     alike = sum((len(ours[i]) > 1) == (len(theirs[i]) > 1) for i in range(len(texts)))

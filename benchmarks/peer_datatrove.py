@@ -2,7 +2,7 @@
 
     PYTHON peer_datatrove.py clean FOLDER --words shipped|white-space
     PYTHON peer_datatrove.py judge FOLDER --rules gopher|c4|fineweb
-    PYTHON peer_datatrove.py clusters FOLDER [--seed 1]
+    PYTHON peer_datatrove.py clusters FOLDER [--seed 1 | --alike]
     PYTHON peer_datatrove.py personal FOLDER
 
 `clean` is the recipe of bench_clean.py: ftfy, e-mail and IP addresses masked, Gopher's rules and C4's, MinHash signatures, Parquet.
@@ -148,8 +148,9 @@ def like_serinus(step: Any) -> Any:
     def shingles(text: str) -> Any:
         words = words_of(text)
         hashed = np.array([hash_of(word) for word in words], u64)
-        grams = np.zeros(max(0, len(words) - step.config.n_grams + 1), u64)
-        for i in range(step.config.n_grams):
+        n = min(step.config.n_grams, len(words))  # a shorter text is one n-gram
+        grams = np.zeros(len(words) - n + 1 if n else 0, u64)
+        for i in range(n):
             grams = mix(grams + hashed[i : i + len(grams)])
         return (grams >> u64(32)).astype(np.uint32).reshape(-1, 1)
 
@@ -160,21 +161,21 @@ def like_serinus(step: Any) -> Any:
     return step
 
 
-def clusters(folder: Path, seed: int | None) -> dict[str, Any]:
-    """For each document the number of its cluster, -1 for one that is like no other. `seed`: of datatrove's functions; None takes
-    serinus's words and functions."""
+def clusters(folder: Path, seed: int, alike: bool) -> dict[str, Any]:
+    """For each document the number of its cluster, -1 for one that is like no other. `seed`: of datatrove's hash functions;
+    `alike` takes serinus's, and its words, instead."""
     from datatrove.data import Document
     from datatrove.pipeline.dedup import minhash
     from datatrove.utils.text import TextNormConfig
 
     norm = TextNormConfig(norm_unicode_diacritics=False, norm_numbers=False)
-    config = minhash.MinhashConfig(norm_config=norm, seed=seed or 1)
+    config = minhash.MinhashConfig(norm_config=norm, seed=seed)
     documents = [Document(text=text, id=str(i)) for i, text in enumerate(texts_of(folder))]
     found = [-1] * len(documents)
     with tempfile.TemporaryDirectory() as made:
         signed, pairs, out = (str(Path(made) / name) for name in ("signed", "pairs", "out"))
         step = minhash.MinhashDedupSignature(signed, config)
-        (step if seed is not None else like_serinus(step)).run(iter(documents))
+        (like_serinus(step) if alike else step).run(iter(documents))
         for bucket in range(config.num_buckets):
             minhash.MinhashDedupBuckets(signed, pairs, config=config).run(None, bucket, config.num_buckets)
         minhash.MinhashDedupCluster(pairs, out, config, save_cluster_id=True).run(None, 0, 1)
@@ -208,16 +209,15 @@ def main() -> None:
     parser.add_argument("folder", type=Path)
     parser.add_argument("--words", choices=("shipped", "white-space"), default="white-space")
     parser.add_argument("--rules", choices=("gopher", "c4", "fineweb"), default="gopher")
-    parser.add_argument(
-        "--seed", type=int, help="of datatrove's hash functions; default: serinus's words and functions"
-    )
+    parser.add_argument("--seed", type=int, default=1, help="of datatrove's hash functions")
+    parser.add_argument("--alike", action="store_true", help="take serinus's words and hash functions")
     args = parser.parse_args()
     if args.words == "white-space" or args.what != "clean":
         split_at_white_space()
     todo: dict[str, Any] = {
         "clean": lambda: clean(args.folder),
         "judge": lambda: judge(args.folder, args.rules),
-        "clusters": lambda: clusters(args.folder, args.seed),
+        "clusters": lambda: clusters(args.folder, args.seed, args.alike),
         "personal": lambda: personal(args.folder),
     }
     print(json.dumps(todo[args.what]()))

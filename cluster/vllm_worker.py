@@ -15,8 +15,8 @@ class CpuWorker:
 def ask_for_amx() -> None:
     """Linux kills a process that uses AMX before it has asked for it (arch_prctl, ARCH_REQ_XCOMP_PERM). oneDNN asks before
     its first product of bfloat16; vLLM's attention does not, and an engine that came to it first ended with SIGILL."""
-    if torch.cpu._is_amx_tile_supported():
-        torch.cpu._init_amx()
+    if torch.cpu._is_amx_tile_supported() and not torch.cpu._init_amx():
+        torch.cpu._is_amx_tile_supported = lambda: False  # refused: vLLM is to take what AVX-512 offers
 
 
 def let_prompts_be_scored() -> None:

@@ -91,7 +91,7 @@ def check_tensors(path: Path, base: Mapping[str, Shape], name: str) -> dict[str,
     """The adapter's tensors and their shapes, every one of which fits a weight of the base.
 
     Raises:
-        InputError: a tensor is no LoRA matrix, or has no or another weight to go with in the base.
+        InputError: a tensor is no LoRA matrix, changes `lm_head`, or has no or another weight to go with in the base.
     """
     with path.open("rb") as file:
         shapes = read_header(file, str(path))
@@ -101,13 +101,13 @@ def check_tensors(path: Path, base: Mapping[str, Shape], name: str) -> dict[str,
         match = TENSOR.match(tensor)
         if match is None or len(shape) != 2:
             raise InputError(str(path), f"tensor {tensor} is no LoRA matrix", "export a plain LoRA adapter")
-        if not (weight := base.get(match["module"], ())):
-            raise InputError(f"{path}: {tensor}", f"{name} has no weight {match['module']}", OTHER_BASE)
         if match["module"].rpartition(".")[2] == OUTPUT:
             found = f"changes {OUTPUT}, for which vLLM tells wrong log-probabilities of prompts, and rollouts judge by these"
             raise InputError(
                 f"{path}: {tensor}", found, f"train the adapter without {OUTPUT}, or merge it into its base"
             )
+        if not (weight := base.get(match["module"], ())):
+            raise InputError(f"{path}: {tensor}", f"{name} has no weight {match['module']}", OTHER_BASE)
         _check_fits(f"{path}: {tensor}", match["side"], shape, weight)
     for tensor in shapes:
         other = (

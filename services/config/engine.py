@@ -47,7 +47,8 @@ class EngineConfig(StrictModel):
     sleep_mode: bool = False
     """GPUs only: a revision at rest moves its weights to the host's memory and gives the cache's memory back."""
     extra: dict[str, Any] = {}
-    """Further vLLM engine arguments, passed as they are."""
+    """Further vLLM engine arguments, passed as they are. A `worker_extension_cls` for CPUs imports cluster.vllm_worker, in whose
+    place it comes."""
 
     @model_validator(mode="after")
     def _sleeps_on_gpus(self) -> EngineConfig:

@@ -87,6 +87,7 @@ def test_an_adapter_on_packed_weights_is_compared_by_its_outputs(
         ({"modules_to_save": ["lm_head"]}, "modules_to_save"),
         ({"r": 0}, "rank 0"),
         ({"shapes": {"lm_head.lora_A": (4, 6), "lm_head.lora_B": (9, 4)}}, "changes lm_head"),
+        ({"shapes": {"language_model.lm_head.lora_A": (4, 6)}}, "changes lm_head"),  # tied: the base has no such weight
         ({"shapes": {f"{QUERY}.lora_A": (4, 7), f"{QUERY}.lora_B": (8, 4)}}, "4 x 7, and the base's weight 8 x 6"),
         ({"shapes": {f"{QUERY}.lora_A": (4, 6), f"{QUERY}.lora_B": (9, 4)}}, "9 x 4, and the base's weight"),
         ({"shapes": {"model.layers.7.self_attn.q_proj.lora_A": (4, 6)}}, "has no weight model.layers.7"),
