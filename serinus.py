@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,14 +10,25 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from cluster.command_line import made_when_asked, out
+from cluster.command_line import made_when_asked
 from cluster.errors import SerinusError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from serinus_recipe import Recipe
+
+# pydantic asks all packages that are installed for plugins, of which serinus has none: a tenth of what most commands take.
+os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 INTERRUPTED = 130
 """Exit code after Ctrl-C, as shells have it."""
+
+
+def _out() -> Console:
+    from cluster.console import out
+
+    return out
 
 
 def _read(given: Path | None) -> Recipe:
@@ -37,7 +49,7 @@ def _with(register: Callable[..., None], *given: object, purpose: str = "") -> t
 def _local() -> typer.Typer:
     from cluster import local_commands
 
-    return _with(local_commands.register, out)
+    return _with(local_commands.register, _out())
 
 
 def _doctor() -> typer.Typer:
@@ -56,13 +68,13 @@ def _of_recipes() -> typer.Typer:
 def _publish_adapter() -> typer.Typer:
     from pipelines import adapter_command
 
-    return _with(adapter_command.register, out)
+    return _with(adapter_command.register, _out())
 
 
 def _lineage() -> typer.Typer:
     from cluster import lineage_command
 
-    return _with(lineage_command.register, out)
+    return _with(lineage_command.register, _out())
 
 
 def _report() -> typer.Typer:
@@ -75,13 +87,13 @@ def _eval() -> typer.Typer:
     import serinus_recipe
     from pipelines.evaluation import eval_command
 
-    return _with(eval_command.register, out, serinus_recipe.model_folder)
+    return _with(eval_command.register, _out(), serinus_recipe.model_folder)
 
 
 def _eval_compare() -> typer.Typer:
     from pipelines.evaluation import agreement_command
 
-    return _with(agreement_command.register, out)
+    return _with(agreement_command.register, _out())
 
 
 # --- groups of commands -----------------------------------------------------------------------------------------------
@@ -91,17 +103,17 @@ def _canary() -> typer.Typer:
     from services.commands import canary, rollouts
 
     group = typer.Typer(help="Let a candidate into production step by step.")
-    canary.register_start(group, _read, out)
-    rollouts.register_now(group, _read, out)
-    canary.register_acts(group, _read, out)
-    rollouts.register_offline(group, _read, out)
+    canary.register_start(group, _read, _out())
+    rollouts.register_now(group, _read, _out())
+    canary.register_acts(group, _read, _out())
+    rollouts.register_offline(group, _read, _out())
     return group
 
 
 def _gate() -> typer.Typer:
     from pipelines import gate_command
 
-    return _with(gate_command.register, out, purpose="The verdict on a model that was made.")
+    return _with(gate_command.register, _out(), purpose="The verdict on a model that was made.")
 
 
 def _keys() -> typer.Typer:
@@ -114,7 +126,7 @@ def _cluster() -> typer.Typer:
     import serinus_recipe
     from cluster import check_commands
 
-    return _with(check_commands.register, serinus_recipe.asked, out, purpose="The cluster's declaration.")
+    return _with(check_commands.register, serinus_recipe.asked, _out(), purpose="The cluster's declaration.")
 
 
 def _data() -> typer.Typer:
@@ -126,7 +138,7 @@ def _data() -> typer.Typer:
         help="The record of every document: where it came from, what became of it, which models have seen it."
     )
     commands.register(group, _read)
-    plan_command.register(group, _read, out.print)
+    plan_command.register(group, _read, lambda part: _out().print(part))
     openlineage_command.register(group, _read, commands.say)
     annotation.register(group, commands.say)
     preferences.register(group, _read, commands.say)
@@ -137,7 +149,7 @@ def _k8s() -> typer.Typer:
     import serinus_recipe
     from cluster.kuberay import commands
 
-    return _with(commands.register, serinus_recipe.workload, out, purpose="The same cluster on Kubernetes.")
+    return _with(commands.register, serinus_recipe.workload, _out(), purpose="The same cluster on Kubernetes.")
 
 
 def _jobs() -> typer.Typer:
@@ -149,14 +161,14 @@ def _jobs() -> typer.Typer:
 def _train() -> typer.Typer:
     from pipelines.training import plan_command
 
-    return plan_command.train_commands(_read, out)
+    return plan_command.train_commands(_read, _out())
 
 
 def _canaries() -> typer.Typer:
     from pipelines.evaluation import canaries_command
 
     purpose = "Secrets planted in training data, to measure what a model gives away."
-    return _with(canaries_command.register, out, purpose=purpose)
+    return _with(canaries_command.register, _out(), purpose=purpose)
 
 
 # In the order in which --help lists them.

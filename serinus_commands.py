@@ -11,8 +11,9 @@ from typing import Annotated
 import typer
 
 from cluster import artifacts, job_commands, registry
-from cluster.command_line import RecipePath, TopologyOption, out
+from cluster.command_line import RecipePath, TopologyOption
 from cluster.config import load_yaml
+from cluster.console import out
 from cluster.errors import ConfigError
 from cluster.recipe import remember
 from cluster.storage import Storage, exclusive, open_storage

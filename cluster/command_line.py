@@ -1,4 +1,4 @@
-"""What commands share: arguments, options, the terminal, and that none is made before it is asked for."""
+"""What commands share: arguments, options, and that none is made before it is asked for."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
-from rich.console import Console
 from typer.core import TyperGroup
 
 from cluster.recipe import read_named
@@ -24,10 +23,6 @@ TopologyOption = Annotated[
     Path | None, typer.Option("--topology", help="the cluster's declaration; default: ray_cluster.yaml")
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="for machines")]
-
-
-out = Console(highlight=False, soft_wrap=True)
-"""What commands print to."""
 
 
 def storage_of(recipe: Path | None) -> Storage:

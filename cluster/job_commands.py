@@ -11,7 +11,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
-from cluster.command_line import out
+from cluster.console import out
 from cluster.errors import ConfigError
 from cluster.telemetry import printable
 

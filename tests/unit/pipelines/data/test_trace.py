@@ -218,7 +218,8 @@ ALONE = """
 import sys
 from serinus import app
 app(["data", "trace", "docs/page.txt", "--recipe", sys.argv[1]], standalone_mode=False)
-heavy = {"ray", "torch", "pandas", "scipy", "numba", "pyarrow.compute", "pyarrow.dataset", "pipelines.config"} & sys.modules.keys()
+others = {"ray", "torch", "pandas", "scipy", "numba", "pyarrow.compute", "pyarrow.dataset", "pipelines.config", "rich"}
+heavy = others & sys.modules.keys()
 assert not heavy, heavy
 """
 
