@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
     from serinus_recipe import Recipe
 
-# pydantic asks all packages that are installed for plugins, of which serinus has none: a tenth of what most commands take.
+# pydantic looks for plugins, of which serinus has none, in all packages that are installed: 0.02 to 0.08 s of a command.
 os.environ.setdefault("PYDANTIC_DISABLE_PLUGINS", "__all__")
 
 INTERRUPTED = 130

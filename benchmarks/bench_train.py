@@ -12,7 +12,7 @@ turned around from one repeat to the next:
 - serinus: the stage as `serinus run` has it (train_serinus.py): Ray Train on a private cluster, tokens kept in the storage,
   progress, TensorBoard's files, the guard against spikes, checksums of sequences.
 - bare: a script with transformers, DeepSpeed and torch's DataLoader under torchrun (train_bare.py), with the environment that
-  serinus gives its workers (glibc keeps freed memory).
+  serinus gives its workers (glibc keeps freed memory; one thread, which torchrun sets for more than one rank alone).
 - plain: the same script with nothing set but what torchrun sets itself.
 
 Compared:
@@ -169,9 +169,8 @@ def _environment(side: str) -> dict[str, str]:
     from cluster.session import KEEP_MEMORY
 
     names = {"DS_ACCELERATOR": "cpu", "HF_HUB_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "false"}
-    names["OMP_NUM_THREADS"] = "1"  # what a worker of serinus has, and torchrun sets for more than one rank alone
     names |= {"PYTHONPATH": os.pathsep.join([str(ROOT), *filter(None, [os.environ.get("PYTHONPATH")])])}
-    return os.environ | names | (KEEP_MEMORY if side == "bare" else {})
+    return os.environ | names | (KEEP_MEMORY | {"OMP_NUM_THREADS": "1"} if side == "bare" else {})
 
 
 def _of_serinus(world: World, config: Any, resume: bool, out: Path) -> dict[str, Any]:

@@ -171,14 +171,11 @@ def _problem(detail: Any, lines: Lines, model: type[StrictModel]) -> tuple[int, 
             return line, _field(place), "unknown key", remedy
         case "missing":
             place = (*place, detail["loc"][-1])
+            # Where unknown keys are refused, that one is told by itself.
             ignored = value if model.model_config.get("extra") == "ignore" and isinstance(value, dict) else ()
             near = difflib.get_close_matches(str(place[-1]), map(str, ignored), n=1)
-            return (
-                line,
-                _field(place),
-                "required and not given",
-                f"rename `{near[0]}:`" if near else f"add `{place[-1]}:`",
-            )
+            remedy = f"rename `{near[0]}:`" if near else f"add `{place[-1]}:`"
+            return line, _field(place), "required and not given", remedy
         case "union_tag_not_found":
             name = detail["ctx"]["discriminator"].strip("'")
             return line, _field((*place, name)), "required and not given", f"add `{name}:`"
