@@ -9,7 +9,18 @@ import torch
 
 
 class CpuWorker:
-    """Mixed into vLLM's worker; it adds nothing but that this module is imported before the worker computes."""
+    """Mixed into vLLM's worker, so that this module is imported before the worker computes."""
+
+    model_runner: Any
+
+    def pack_tied_head(self) -> None:
+        """For after `reload_weights`: an output layer that shares the embeddings' weights has them packed for the processor, a copy
+        that vLLM makes at the start and leaves as it is when the embeddings are loaded anew."""
+        from vllm.model_executor.layers.vocab_parallel_embedding import ParallelLMHead
+
+        for layer in self.model_runner.get_model().modules():
+            if isinstance(layer, ParallelLMHead):
+                layer.quant_method.process_weights_after_loading(layer)
 
 
 def ask_for_amx() -> None:

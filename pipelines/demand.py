@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cluster.demand import GIB, Demand
-from pipelines.config import LifecycleConfig, TrainConfig
+from pipelines.config import GrpoConfig, LifecycleConfig, TrainConfig
 from pipelines.training.zero3 import host_bytes, state_bytes
 
 WEIGHT_BYTES = 2
@@ -44,6 +44,7 @@ def demands(recipe: LifecycleConfig, num_parameters: int | None = None) -> tuple
             host_bytes=host_bytes(num_parameters or 0, train) // train.num_workers,
             memory_field="train.zero",
         ),
+        *_rollouts(train, weights),
         engine,
         Demand(
             field="quantize.num_gpus",
@@ -54,6 +55,22 @@ def demands(recipe: LifecycleConfig, num_parameters: int | None = None) -> tuple
         ),
         engine.replace(stage="quantize"),
     )
+
+
+def _rollouts(train: TrainConfig, weights: int) -> tuple[Demand, ...]:
+    """Engines beside the workers; on CPUs they reserve nothing, for they take turns."""
+    if not isinstance(train.method, GrpoConfig) or not train.method.rollouts.gpus_per_engine:
+        return ()
+    where = train.method.rollouts
+    engines = Demand(
+        field="train.method.rollouts",
+        stage="train",
+        pool=where.pool,
+        count=where.num_engines,
+        gpus=where.gpus_per_engine,
+        gpu_bytes=weights // where.gpus_per_engine,
+    )
+    return (engines,)
 
 
 def _per_rank(num_parameters: int, train: TrainConfig) -> int:

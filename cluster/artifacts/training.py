@@ -31,6 +31,8 @@ class LossPoint(StrictModel):
     epsilon: float | None = Field(None, exclude_if=is_none)
     """Of private runs: what steps up to this one spent at the run's delta, at most. Their loss has noise, num_tokens is an
     expectation, and there is no checksum, which would tell who was drawn."""
+    reward: float | None = Field(None, exclude_if=is_none)
+    """Of grpo: the mean over the step's answers, which the model gave before the step."""
 
 
 class Incident(StrictModel):

@@ -32,6 +32,7 @@ from pipelines.config.lifecycle import LifecycleConfig
 from pipelines.config.privacy import BudgetConfig, PrivacyConfig
 from pipelines.config.progressive import ForecastGateConfig, ProgressiveConfig, SizeConfig, StageConfig, StageRunConfig
 from pipelines.config.quantization import QuantizationAwareConfig, QuantizeConfig, Stratum
+from pipelines.config.rewards import AnswerReward, FunctionReward, GrpoConfig, PatternReward, Reward
 from pipelines.config.sharing import ParallelConfig, ZeroConfig
 from pipelines.config.stages import STAGES, Pool, Stage
 from pipelines.config.trackers import MlflowConfig, TrackersConfig, WandbConfig
@@ -51,6 +52,7 @@ __all__ = [
     "DEFAULT_RULES",
     "DEFAULT_RULE_NAMES",
     "STAGES",
+    "AnswerReward",
     "BlockedWordsConfig",
     "BudgetConfig",
     "C4Config",
@@ -67,7 +69,9 @@ __all__ = [
     "FineWebConfig",
     "ForecastGateConfig",
     "Fraction",
+    "FunctionReward",
     "GateConfig",
+    "GrpoConfig",
     "InstructConfig",
     "LifecycleConfig",
     "LoraConfig",
@@ -76,6 +80,7 @@ __all__ = [
     "ModelConfig",
     "OnlineConfig",
     "ParallelConfig",
+    "PatternReward",
     "PerplexityConfig",
     "Pool",
     "PreferenceConfig",
@@ -90,6 +95,7 @@ __all__ = [
     "RepeatsConfig",
     "ReplayConfig",
     "RequirementConfig",
+    "Reward",
     "RuleConfig",
     "SixFractions",
     "SizeConfig",

@@ -10,6 +10,7 @@ from cluster.config import Location, StrictModel
 from pipelines.config.continual import ConsolidationConfig, ReplayConfig
 from pipelines.config.privacy import PrivacyConfig
 from pipelines.config.quantization import QuantizationAwareConfig
+from pipelines.config.rewards import GrpoConfig
 from pipelines.config.sharing import ParallelConfig, ZeroConfig
 from pipelines.config.stages import Pool
 from pipelines.config.trackers import TrackersConfig
@@ -55,7 +56,7 @@ class PreferenceConfig(StrictModel):
     """Another one holds out other prompts."""
 
 
-MethodConfig = Annotated[CausalConfig | InstructConfig | PreferenceConfig, Field(discriminator="kind")]
+MethodConfig = Annotated[CausalConfig | InstructConfig | PreferenceConfig | GrpoConfig, Field(discriminator="kind")]
 
 
 class LoraConfig(StrictModel):
@@ -79,7 +80,8 @@ class TrainConfig(StrictModel):
     """Fine-tuning of a causal language model: of all its weights, or with `lora` of an adapter."""
 
     method: MethodConfig = CausalConfig()
-    """What is learnt from what: `causal` from the dataset, `instruct` and `dpo` from a file."""
+    """What is learnt from what: `causal` from the dataset, `instruct` and `dpo` from a file, `grpo` from answers of its own to the
+    prompts of a file."""
     replay: ReplayConfig | None = None
     """For `causal`."""
     consolidation: ConsolidationConfig | None = None
@@ -109,7 +111,8 @@ class TrainConfig(StrictModel):
     sequence_length: int = Field(1024, ge=8)
     """Tokens."""
     sequences_per_worker: int = Field(8, ge=1)
-    """Per micro-batch; with dpo, pairs. With `parallel`, of the workers that hold one copy of the model together."""
+    """Per micro-batch; with dpo pairs, with grpo answers.
+    With `parallel`, of the workers that hold one copy of the model together."""
     gradient_accumulation: int = Field(1, ge=1)
     sequences_per_step: int | None = Field(None, ge=1)
     """Over all workers and micro-batches. When given, the accumulation follows from it, and a run that was interrupted
@@ -143,9 +146,9 @@ class TrainConfig(StrictModel):
 
     @model_validator(mode="before")
     @classmethod
-    def _skips_nothing_in_private(cls, given: Any) -> Any:
-        """With privacy the default of spike_deviations is null."""
-        if isinstance(given, dict) and given.get("privacy") is not None:
+    def _lets_spikes_pass(cls, given: Any) -> Any:
+        """With privacy, and with grpo, whose loss says nothing of how the model does, the default of spike_deviations is null."""
+        if isinstance(given, dict) and (given.get("privacy") is not None or _kind(given.get("method")) == "grpo"):
             return {"spike_deviations": None, **given}
         return given
 
@@ -194,6 +197,8 @@ class TrainConfig(StrictModel):
         if self.num_workers % self.parallel.workers == 0 and self.sequences_per_step is not None:
             self._check_accumulation(self.sequences_per_step)
         self._check_parallel()
+        if isinstance(self.method, GrpoConfig):
+            self._check_answers(self.method)
         if self.quantization_aware:
             self._check_rounding()
         if (self.zero.offload_parameters and self.zero.stage != 3) or (
@@ -228,6 +233,27 @@ class TrainConfig(StrictModel):
             raise ValueError(
                 "privacy does not go with parallel.tensor: no worker has the whole gradient of an example, whose length is to"
                 " be cut"
+            )
+
+    def _check_answers(self, method: GrpoConfig) -> None:
+        needs = {
+            "privacy": "a reward compares answers to a prompt with each other, which are no examples of their own",
+            "quantization_aware": "answers would be drawn from weights that are not rounded",
+        }
+        for field, why in needs.items():
+            if getattr(self, field):
+                raise ValueError(f"{field} does not go with grpo: {why}")
+        if self.parallel.workers > 1:
+            raise ValueError("parallel does not go with grpo: share the model out by zero stage 3 instead")
+        if method.max_completion_tokens >= self.sequence_length:
+            raise ValueError(
+                f"method.max_completion_tokens ({method.max_completion_tokens}) must be below sequence_length"
+                f" ({self.sequence_length}), which holds prompt and answer"
+            )
+        if self.total_sequences % method.num_generations:
+            raise ValueError(
+                f"a step has {self.total_sequences} answers (num_workers x sequences_per_worker x gradient_accumulation),"
+                f" which must be a multiple of method.num_generations ({method.num_generations})"
             )
 
     def _check_rounding(self) -> None:
@@ -278,3 +304,8 @@ class TrainConfig(StrictModel):
     def total_sequences(self) -> int:
         """Sequences of an optimizer step over all workers."""
         return self.replicas * self.sequences_per_worker * self.accumulation
+
+
+def _kind(method: Any) -> Any:
+    """Of a method that is not validated yet."""
+    return method.get("kind") if isinstance(method, dict) else getattr(method, "kind", None)

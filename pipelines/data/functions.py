@@ -6,15 +6,14 @@ What such a function says of a text is told to nobody: rules come before persona
 from __future__ import annotations
 
 import hashlib
-import sys
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import ConfigError
 from pipelines.config import RuleConfig
 from pipelines.data.inventory import locate, reason
+from pipelines.own_function import load_function
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -83,20 +82,9 @@ def calling(config: RuleConfig, functions: Mapping[str, str]) -> Callable[[pa.Ar
 
 
 def _loaded(config: RuleConfig, source: str) -> Callable[[str], object]:
-    where, name, file = f"data.rules: {config.name}", str(config.function), str(config.file)
-    module = ModuleType(f"serinus_rule_{config.name}")
-    module.__file__ = file
-    sys.modules[module.__name__] = module  # dataclasses and pydantic look a class's module up there
-    try:
-        code = compile(source, file, "exec", dont_inherit=True)
-        exec(code, module.__dict__)  # noqa: S102  # the user's own, named in the recipe
-    except (Exception, SystemExit) as error:
-        found = f"{file} cannot be run ({type(error).__name__}: {error})"
-        raise ConfigError(where, found, "mend the file: it is run as a whole to get at the function") from None
-    function = getattr(module, name, None)
-    if not callable(function):
-        raise ConfigError(where, f"{file} has no function {name}", "name one that takes a text and returns one")
-    return function
+    where = f"data.rules: {config.name}"
+    remedy = "name one that takes a text and returns one"
+    return load_function(source, str(config.file), str(config.function), where, remedy)
 
 
 def _checked(found: object) -> str:

@@ -1,43 +1,25 @@
-"""The engine that answers items: vLLM offline, the one that will serve. Runs in a Ray actor, never in the driver.
-
-The only module of the pipelines that imports vllm.
-"""
+"""The engine that answers items: vLLM offline, the one that will serve. Runs in a Ray actor, never in the driver."""
 
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
 from cluster.arithmetic import settled
-from cluster.errors import InputError, ResourceError
-from cluster.imports import large_imports
-from cluster.session import CPU_WORKER
+from cluster.errors import ResourceError
 from cluster.storage import local_copy, open_storage
 from pipelines.evaluation import embeddings, scoring
 from pipelines.evaluation.asked import Asked, Query
 from pipelines.evaluation.items import Item, Likelihood, Row, Text, is_number, order
+from pipelines.offline_engine import GIB, load_engine
 
 EngineKind = Literal["vllm", "transformers"]
 Dtype = Literal["auto", "bfloat16", "float32"]
-GIB = 1 << 30
-
-ENVIRONMENT = {
-    "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in the actor's own process: dies with it, starts sooner
-    "VLLM_NO_USAGE_STATS": "1",
-    "VLLM_LOGGING_LEVEL": "WARNING",
-    "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin at a barrier take the cores from what else runs there
-    "HF_HUB_OFFLINE": "1",  # a model is a folder; nothing is ever fetched
-}
 OVERHEAD_BYTES = 3 * GIB
 """Of a CPU engine beside weights and cache: libraries, and log-probabilities of a batch over the whole vocabulary."""
-CPU_BLOCK_TOKENS = 32
-"""Of the KV cache, the smallest that vLLM's CPU attention takes: prompts are shared in whole blocks."""
-MAX_BATCHED_TOKENS = 1024
-"""Per engine step: bounds the logits of a batch (tokens x vocabulary x 4 bytes, several copies)."""
 
 
 @dataclass(frozen=True)
@@ -72,35 +54,15 @@ class Scorer:
         self.folder = folder = str(local_copy(open_storage(settings.storage_uri), settings.model_folder))
         if not settings.num_gpus:
             check_memory(settings, is_quantized(folder))
-            use_all_cores()
-        with large_imports():
-            from safetensors import SafetensorError
-            from vllm import LLM
-
-        memory: dict[str, Any] = (
-            {"tensor_parallel_size": settings.num_gpus}
-            if settings.num_gpus
-            else {"kv_cache_memory_bytes": int(settings.kv_cache_gib * GIB)}
+        self.llm = load_engine(
+            folder,
+            dtype=settings.number_format,
+            max_model_len=settings.max_model_len,
+            num_gpus=settings.num_gpus,
+            kv_cache_gib=settings.kv_cache_gib,
+            seed=settings.seed,
+            field="evaluate.max_model_len",
         )
-        try:
-            self.llm = LLM(
-                folder,
-                dtype=settings.number_format,
-                max_model_len=settings.max_model_len,
-                max_num_batched_tokens=max(MAX_BATCHED_TOKENS, settings.max_model_len),
-                max_num_seqs=64,
-                enable_prefix_caching=True,
-                **({} if settings.num_gpus else {"block_size": CPU_BLOCK_TOKENS, **CPU_WORKER}),
-                enforce_eager=True,  # a run is too short to earn back a compilation
-                seed=settings.seed,
-                **memory,
-            )
-        except (ValueError, OSError, SafetensorError) as error:
-            raise InputError(
-                folder,
-                f"vLLM cannot load it: {str(error).strip()[:500]}",
-                "mend the model folder or evaluate.max_model_len",
-            ) from None
         self.asked = Asked(self.llm.get_tokenizer(), folder, settings.max_model_len)
 
     def answer(self, items: Sequence[Item]) -> list[Row]:
@@ -188,10 +150,3 @@ def check_memory(settings: EngineSettings, keeps_its_bytes: bool) -> None:
             f"the engine needs about {need / GIB:.1f} GiB of memory, {free / GIB:.1f} GiB are free",
             "stop other work on that machine, lower evaluate.kv_cache_gib, or evaluate on a larger pool",
         )
-
-
-def use_all_cores() -> None:
-    """Ray limits OpenMP to the CPUs a task reserves, which here are bookkeeping."""
-    import torch
-
-    torch.set_num_threads(len(os.sched_getaffinity(0)))

@@ -9,9 +9,10 @@ from typing import Any
 from cluster.errors import InputError, ResourceError, StageFailed
 from cluster.session import KEEP_MEMORY, on_pool
 from pipelines.config import EvaluateConfig
-from pipelines.evaluation.engine import ENVIRONMENT, Dtype, EngineKind, EngineSettings, Scorer
+from pipelines.evaluation.engine import Dtype, EngineKind, EngineSettings, Scorer
 from pipelines.evaluation.items import Item, Row
 from pipelines.evaluation.reference import Reference
+from pipelines.offline_engine import ENVIRONMENT
 from pipelines.progress import Bar, bar
 
 FIRST_BATCH = 24

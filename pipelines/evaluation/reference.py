@@ -10,8 +10,9 @@ from cluster.errors import InputError
 from cluster.storage import local_copy, open_storage
 from pipelines.evaluation import embeddings, scoring
 from pipelines.evaluation.asked import Asked, Query
-from pipelines.evaluation.engine import MAX_BATCHED_TOKENS, EngineSettings, check_memory, is_quantized, use_all_cores
+from pipelines.evaluation.engine import EngineSettings, check_memory, is_quantized
 from pipelines.evaluation.items import Item, Likelihood, Row, Text, order
+from pipelines.offline_engine import MAX_BATCHED_TOKENS, use_all_cores
 
 
 class Reference:

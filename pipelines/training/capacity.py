@@ -14,7 +14,7 @@ from cluster.artifacts import Weights
 from cluster.demand import ACCELERATOR_LABEL, GPU_MEMORY_GIB
 from cluster.errors import ConfigError, InputError, ResourceError
 from cluster.storage import LocalStorage, Storage
-from pipelines.config import TrainConfig
+from pipelines.config import GrpoConfig, TrainConfig
 from pipelines.progress import say
 from pipelines.training.plan import GIB, Room, host_room, make_plan, trouble
 from pipelines.training.shape import Shape, check_parallel, check_rounding, shape_of
@@ -32,9 +32,10 @@ def check_capacity(config: TrainConfig, base: Weights, storage: Storage) -> None
         ConfigError: the sequences are longer than the model's positions, or workers cannot hold it together as asked.
     """
     model = _check_positions(config, base, storage)
-    nodes = _pool_nodes(config)
+    nodes = _pool_nodes(config.pool)
     if not session.is_autoscaled() or _slots(config, nodes) >= config.num_workers:  # else there are more nodes to come
         _check_slots(config, nodes)
+        _check_engines(config)
         _check_memory(host_bytes(base.num_parameters, config), nodes)
     # A prediction refuses nothing, and says nothing of a configuration whose fields it does not know.
     with suppress(KeyError, TypeError, ValueError):
@@ -64,10 +65,10 @@ def _check_positions(config: TrainConfig, base: Weights, storage: Storage) -> di
     return model
 
 
-def _pool_nodes(config: TrainConfig) -> list[dict[str, Any]]:
+def _pool_nodes(pool: str) -> list[dict[str, Any]]:
     import ray
 
-    wanted = session.on_pool(config.pool).items()
+    wanted = session.on_pool(pool).items()
     nodes = [node for node in ray.nodes() if node["Alive"]]
     return [node for node in nodes if wanted <= node.get("Labels", {}).items()]
 
@@ -92,6 +93,21 @@ def _check_slots(config: TrainConfig, nodes: list[dict[str, Any]]) -> None:
         if time.monotonic() > deadline:
             raise _too_few(config, free, "are free in")
         time.sleep(1.0)
+
+
+def _check_engines(config: TrainConfig) -> None:
+    """Those that answer on GPUs, beside the workers'."""
+    if not isinstance(config.method, GrpoConfig) or not (each := config.method.rollouts.gpus_per_engine):
+        return
+    where = config.method.rollouts
+    total = sum(node["Resources"].get("GPU", 0.0) for node in _pool_nodes(where.pool))
+    left = total - (config.num_workers * config.gpus_per_worker if where.pool == config.pool else 0)
+    if left < where.num_engines * each:
+        raise ResourceError(
+            f"pool {where.pool}",
+            f"{where.num_engines} engines of {each} GPU each are asked for, {max(left, 0):g} GPUs are there beside the workers'",
+            "lower train.method.rollouts.num_engines or train.num_workers, or add nodes to the pool",
+        )
 
 
 def _free(nodes: list[dict[str, Any]]) -> list[dict[str, float]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
@@ -11,8 +11,9 @@ from typing import Any
 
 from cluster.artifacts import Incident, LossPoint
 from cluster.config import StrictModel
-from cluster.errors import InputError, UserError
+from cluster.errors import InputError
 from pipelines.training import layout, parallel, pipeline, slices
+from pipelines.training.common import in_common
 from pipelines.training.guard import Kept
 from pipelines.training.slices import Slice, Values
 
@@ -129,24 +130,8 @@ def read(engine: Any, folder: Path) -> Record:
     Raises:
         InputError: it is damaged, or of another model; on all ranks, whichever has found it.
     """
-    record = _in_common(partial(_fill, engine, folder))
+    record = in_common(partial(_fill, engine, folder))
     layout.publish(engine)
-    return record
-
-
-def _in_common(work: Callable[[], Record]) -> Record:
-    """What each rank does by itself, and has done when all have: else the others would wait for one that has failed."""
-    import torch.distributed as dist
-
-    record, error = Record(), None
-    try:
-        record = work()
-    except UserError as found:
-        error = found
-    errors: list[UserError | None] = [None] * dist.get_world_size()
-    dist.all_gather_object(errors, error)
-    if first := next(filter(None, errors), None):
-        raise first
     return record
 
 

@@ -67,7 +67,7 @@ def build_engine(config: TrainConfig, folder: Path) -> Any:
     del sharded_load
     engine.adapter = adapter
     engine.train()
-    packed = config.method.kind != "dpo" and config.privacy is None
+    packed = config.method.kind in ("causal", "instruct") and config.privacy is None
     if packed and not config.attend_across_documents:
         check_boundaries(engine)
     return engine

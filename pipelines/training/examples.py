@@ -1,4 +1,4 @@
-"""Instructions and preferences: JSONL -> conversations by the model's chat template -> tokens, and which are targets."""
+"""What methods learn from files: JSONL -> conversations by the model's chat template -> tokens, and which are targets."""
 
 from __future__ import annotations
 
@@ -27,6 +27,8 @@ SHAPES = {
     "instruct": 'give {"messages": [{"role": "user", "content": "..."}, {"role": "assistant", "content": "..."}]}'
     ' or {"prompt": "...", "answer": "..."}',
     "dpo": 'give {"prompt": "...", "chosen": "...", "rejected": "..."}; prompt may be a list of messages',
+    "grpo": 'give {"prompt": "..."} and what the rewards take, as {"prompt": "...", "answer": "..."};'
+    " prompt may be a list of messages that ends with the user's",
 }
 """What a line of each method's file looks like, as a remedy."""
 
@@ -69,6 +71,19 @@ def conversations(kind: str, path: str, content: bytes) -> Iterator[tuple[str, M
     Raises:
         InputError: a line does not fit the method, or there are none.
     """
+    for where, given in objects(kind, path, content):
+        for messages in _instruction(given) if kind == "instruct" else _preference(given):
+            if not _complete(messages):
+                raise unfit(kind, where, given)
+            yield where, messages
+
+
+def objects(kind: str, path: str, content: bytes) -> Iterator[tuple[str, Any]]:
+    """(where, what JSON says) of each line that is not blank.
+
+    Raises:
+        InputError: a line is not JSON, or there are none.
+    """
     try:
         lines = content.decode("utf-8-sig").split("\n")  # U+2028 and its like may stand inside a JSON text
     except UnicodeDecodeError:
@@ -82,11 +97,12 @@ def conversations(kind: str, path: str, content: bytes) -> Iterator[tuple[str, M
             json.dumps(given, ensure_ascii=False).encode()  # half a surrogate pair is JSON and no text
         except ValueError as error:
             raise InputError(where, f"is not JSON ({error})", f"one object a line: {SHAPES[kind]}") from None
-        for messages in _instruction(given) if kind == "instruct" else _preference(given):
-            if not _complete(messages):
-                found = f"does not fit train.method {kind} (has {_shape(given)})"
-                raise InputError(where, found, SHAPES[kind])
-            yield where, messages
+        yield where, given
+
+
+def unfit(kind: str, where: str, given: Any) -> InputError:
+    """Of a line that the method cannot take."""
+    return InputError(where, f"does not fit train.method {kind} (has {_shape(given)})", SHAPES[kind])
 
 
 def _instruction(given: Any) -> list[Any]:
@@ -111,12 +127,16 @@ def _preference(given: Any) -> list[Any]:
 
 def _complete(messages: Any) -> bool:
     """Whether these are messages that end with the assistant's."""
+    return are_messages(messages) and messages[-1]["role"] == "assistant"
+
+
+def are_messages(given: Any) -> bool:
+    """At least one, each with a role and its text."""
     return (
-        isinstance(messages, list)
-        and bool(messages)
-        and all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in messages)
-        and all(isinstance(m.get("content"), str) for m in messages)
-        and messages[-1]["role"] == "assistant"
+        isinstance(given, list)
+        and bool(given)
+        and all(isinstance(m, dict) and isinstance(m.get("role"), str) for m in given)
+        and all(isinstance(m.get("content"), str) for m in given)
     )
 
 
@@ -133,11 +153,7 @@ def encode(found: list[tuple[str, Messages]], tokenizer: Any, folder: str, last_
     Raises:
         InputError: the tokenizer has no chat template, or cannot say which characters a token stands for.
     """
-    if not tokenizer.chat_template or not tokenizer.is_fast:
-        lacks = "no chat template" if not tokenizer.chat_template else "no fast tokenizer"
-        raise InputError(
-            folder, f"the model has {lacks}", "take an instruct model as base, or add one to its tokenizer"
-        )
+    check_template(tokenizer, folder)
     texts, spans = [], []
     for where, messages in found:
         text, turns = _rendered(tokenizer, messages, where)
@@ -156,6 +172,16 @@ def encode(found: list[tuple[str, Messages]], tokenizer: Any, folder: str, last_
         np.fromiter((flag for flags in targets for flag in flags), np.bool_),
         np.cumsum([len(row) for row in coded["input_ids"]], dtype=np.int64),
     )
+
+
+def check_template(tokenizer: Any, folder: str) -> None:
+    """Raises:
+    InputError: the tokenizer has no chat template, or cannot say which characters a token stands for."""
+    if not tokenizer.chat_template or not tokenizer.is_fast:
+        lacks = "no chat template" if not tokenizer.chat_template else "no fast tokenizer"
+        raise InputError(
+            folder, f"the model has {lacks}", "take an instruct model as base, or add one to its tokenizer"
+        )
 
 
 def _rendered(tokenizer: Any, messages: Messages, where: str) -> tuple[str, list[tuple[int, int]]]:

@@ -77,5 +77,6 @@ def _watch(figures: Any, bar: progress.Bar, tracker: Guarded, done: threading.Ev
             return
         for step, values in taken:
             tracker.log(step, values)
-            told = f"loss {values['loss']:.3f}  {values['tokens_per_s']:.0f} tokens/s"
+            name = "reward" if "reward" in values else "loss"
+            told = f"{name} {values[name]:.3f}  {values['tokens_per_s']:.0f} tokens/s"
         bar.update(step, doing or told)

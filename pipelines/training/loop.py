@@ -11,13 +11,14 @@ from typing import Any, Protocol
 from cluster.artifacts import FileEntry, Incident, LossPoint, file_entries
 from cluster.errors import UserError
 from cluster.storage import Storage, local_copy, open_storage, staged_folder
-from pipelines.config import CausalConfig, InstructConfig, PreferenceConfig, TrainConfig
+from pipelines.config import CausalConfig, GrpoConfig, InstructConfig, PreferenceConfig, TrainConfig
 from pipelines.training import checkpoint
 from pipelines.training.batches import Batches, Conversations, Pairs, Replay
 from pipelines.training.checkpoint import Record
 from pipelines.training.engine import build_engine
 from pipelines.training.examples import fill, load_examples
 from pipelines.training.figures import figures_of
+from pipelines.training.grpo import Answers, answers_of
 from pipelines.training.guard import WINDOW, Kept, data_step, suspects, trouble, way_back
 from pipelines.training.held import hold_old
 from pipelines.training.heldout import heldout_pairs, measured
@@ -30,10 +31,14 @@ from pipelines.training.private_examples import Examples
 from pipelines.training.private_run import examples_of
 from pipelines.training.private_step import private_step
 from pipelines.training.reference import reference
+from pipelines.training.rewards import RewardFailed
 from pipelines.training.schedule import learning_rate
 from pipelines.training.step import Step, optimizer_step
 from pipelines.training.tokens import packed
 from pipelines.training.worker_plan import Plan
+
+Data = Batches | Examples | Answers
+"""This rank's share of what there is to learn from."""
 
 
 def worker(given: dict[str, Any]) -> dict[str, Any]:
@@ -47,7 +52,12 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
     engine = build_engine(config, local_copy(storage, what.base))
     if config.method.kind == "dpo" and engine.global_rank == 0:
         given["figures"].tell.remote("scoring all answers by the model that training begins with")
-    batches = _batches(engine, config, storage, what)
+    if config.method.kind == "grpo" and engine.global_rank == 0:
+        given["figures"].tell.remote("starting the engines that answer")
+    try:
+        batches = _batches(engine, config, storage, what)
+    except UserError as why:
+        return {"refused": why}  # not raised: workers that start again would find the same
     old = hold_old(engine, config, storage, what)
     pairs = heldout_pairs(engine, config, storage, what)
     try:
@@ -60,6 +70,8 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
         record, tokens_per_s = _train(engine, config, batches, record, given["figures"])
     except Diverged as why:
         return {"diverged": str(why)}  # not raised: workers that start again would come to the same
+    except RewardFailed as why:
+        return {"refused": why}
     retention = old.retention(engine)
     if pairs and engine.global_rank == 0:
         given["figures"].tell.remote(f"scoring {pairs.num} held-out pairs")
@@ -87,7 +99,7 @@ def device_name(device: Any) -> str:
     return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
 
 
-def _batches(engine: Any, config: TrainConfig, storage: Storage, what: Plan) -> Batches | Examples:
+def _batches(engine: Any, config: TrainConfig, storage: Storage, what: Plan) -> Data:
     """Must come before a checkpoint is read: the model is still the one that preferences are measured against."""
     if what.terms is not None:
         return examples_of(engine, config, storage, what)
@@ -107,23 +119,24 @@ def _batches(engine: Any, config: TrainConfig, storage: Storage, what: Plan) -> 
             examples = load_examples(storage, what.examples)
             scores = reference(engine, examples, storage, f"{what.run}/reference.npy", config.sequences_per_worker)
             return Batches(Pairs(examples, scores), share, config.seed)
+        case GrpoConfig():
+            return answers_of(engine, config, storage, what)
 
 
-def _train(
-    engine: Any, config: TrainConfig, batches: Batches | Examples, record: Record, figures: Any
-) -> tuple[Record, float]:
+def _train(engine: Any, config: TrainConfig, batches: Data, record: Record, figures: Any) -> tuple[Record, float]:
     """Steps `record.step` to the last, with checkpoints. Returns the record and the speed in tokens/s over all ranks."""
     done, tokens_per_s = record, 0.0
     for done, tokens_per_s in train_steps(engine, config, batches, record, checkpoint.Reported()):
         if done.step < config.num_steps and done.step % config.checkpoint_every_steps == 0:
             checkpoint.save(engine, done)
         if engine.global_rank == 0:
-            figures.update.remote(done.step, figures_of(done.losses[-1], tokens_per_s))
+            told = batches.figures if isinstance(batches, Answers) else {}
+            figures.update.remote(done.step, {**figures_of(done.losses[-1], tokens_per_s), **told})
     return done, tokens_per_s
 
 
 def train_steps(
-    engine: Any, config: TrainConfig, batches: Batches | Examples, record: Record, checkpoints: Checkpoints
+    engine: Any, config: TrainConfig, batches: Data, record: Record, checkpoints: Checkpoints
 ) -> Iterator[tuple[Record, float]]:
     """Train to the last step; the record after each one, and the speed so far in tokens/s over all ranks.
 
@@ -148,12 +161,14 @@ def train_steps(
         yield record, clock.tokens_per_s
 
 
-def _one_step(engine: Any, batches: Batches | Examples, step: int, rate: float, loss_function: Loss) -> Step:
+def _one_step(engine: Any, batches: Data, step: int, rate: float, loss_function: Loss) -> Step:
     if isinstance(batches, Examples):
         return private_step(engine, batches, step, rate, loss_function)
     if hasattr(engine, "stages"):
+        assert isinstance(batches, Batches), "TrainConfig refuses `parallel` with grpo"
         return pipelined_step(engine, batches, step, rate)
-    return optimizer_step(engine, batches, step, rate, loss_function)
+    done = optimizer_step(engine, batches, step, rate, loss_function)
+    return done._replace(reward=batches.figures.get("reward")) if isinstance(batches, Answers) else done
 
 
 def _gone_on(record: Record, done: Step, rate: float, took_s: float) -> Record:
@@ -164,6 +179,7 @@ def _gone_on(record: Record, done: Step, rate: float, took_s: float) -> Record:
         num_tokens=done.num_tokens + (record.losses[-1].num_tokens if record.losses else 0),
         sequences_checksum=done.checksum,
         epsilon=done.epsilon,
+        reward=done.reward,
     )
     return record.replace(step=record.step + 1, losses=(*record.losses, point), trained_s=record.trained_s + took_s)
 

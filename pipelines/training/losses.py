@@ -7,10 +7,10 @@ from functools import partial
 from typing import Any
 
 from cluster.errors import ConfigError
-from pipelines.config import MethodConfig, PreferenceConfig
+from pipelines.config import GrpoConfig, MethodConfig, PreferenceConfig
 from pipelines.training.batches import NO_TARGET, Batch
 
-Loss = Callable[[Any, Batch], Any]
+Loss = Callable[[Any, Any], Any]
 """Of a DeepSpeed engine and a batch, summed over the batch's targets."""
 
 
@@ -19,6 +19,8 @@ def loss_of(method: MethodConfig) -> Loss:
     match method:
         case PreferenceConfig(beta=beta):
             return partial(preference, beta=beta)
+        case GrpoConfig():
+            return rewarded
         case _:
             return next_token
 
@@ -44,6 +46,11 @@ def preference(engine: Any, batch: Batch, beta: float) -> Any:
     gains = log_probabilities(engine, batch.inputs, batch.labels) - batch.reference
     chosen, rejected = gains.chunk(2)
     return -logsigmoid(beta * (chosen - rejected)).sum()
+
+
+def rewarded(engine: Any, batch: Any) -> Any:
+    """Of answers (grpo.py): TRL's loss, times what the loop divides by, so that a step's gradient is that of TRL's own loop."""
+    return batch.policy.loss(engine, batch)
 
 
 def log_probabilities(engine: Any, inputs: dict[str, Any], labels: Any) -> Any:

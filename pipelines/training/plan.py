@@ -130,8 +130,10 @@ def _operations(config: TrainConfig) -> int:
 
 
 def _needed(config: TrainConfig) -> int:
-    """The same as a ledger counts it. Of frozen weights no gradients are computed; a pair has two sequences."""
-    return (4 if config.lora else OPERATIONS) * (2 if config.method.kind == "dpo" else 1)
+    """The same as a ledger counts it. Of frozen weights no gradients are computed; a pair has two sequences; an answer is read
+    once before it is learnt from. What engines compute to give it is not in here."""
+    read = 2 if config.method.kind == "grpo" else 0
+    return read + (4 if config.lora else OPERATIONS) * (2 if config.method.kind == "dpo" else 1)
 
 
 def room_of(config: TrainConfig, topology: Topology, host_bytes: float | None) -> Room:

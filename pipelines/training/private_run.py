@@ -8,7 +8,7 @@ from cluster import artifacts
 from cluster.artifacts import Dataset, Privacy
 from cluster.storage import Storage
 from pipelines import progress
-from pipelines.config import CausalConfig, InstructConfig, PreferenceConfig, PrivacyConfig, TrainConfig
+from pipelines.config import CausalConfig, GrpoConfig, InstructConfig, PreferenceConfig, PrivacyConfig, TrainConfig
 from pipelines.training.batches import Pairs
 from pipelines.training.budget import Spending, data_of, on_same_data, read_spendings, reserve, total
 from pipelines.training.draws import keep_secret, read_secret
@@ -103,6 +103,8 @@ def _num_examples(config: TrainConfig, data: dict[str, Any], storage: Storage) -
             return len(load_examples(storage, data["examples"]).ends)
         case PreferenceConfig():
             return len(load_examples(storage, data["examples"]).ends) // 2
+        case GrpoConfig():
+            raise AssertionError("TrainConfig refuses it")
 
 
 def stored_documents(storage: Storage, tokens: dict[str, Any], length: int) -> Documents:
@@ -138,6 +140,8 @@ def _units(engine: Any, config: TrainConfig, storage: Storage, what: Plan) -> Un
         case PreferenceConfig():
             rows = load_examples(storage, what.examples)
             return Preferences(Pairs(rows, reference(engine, rows, storage, f"{what.run}/reference.npy", 1)))
+        case GrpoConfig():
+            raise AssertionError("TrainConfig refuses it")
 
 
 def account(config: TrainConfig, terms: Terms, storage: Storage, names: tuple[str, ...]) -> Privacy:

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple, Protocol
 
-from pipelines.training.batches import Batch, Batches
 from pipelines.training.losses import Loss
+from pipelines.training.packing import Share
 
 
 class Step(NamedTuple):
@@ -18,6 +19,21 @@ class Step(NamedTuple):
     """Of the sequences taken."""
     epsilon: float | None = None
     """Spent by now, of private runs."""
+    reward: float | None = None
+    """Mean over the answers, of grpo."""
+
+
+class Given(Protocol):
+    """This rank's share of the data: batches.py, grpo.py."""
+
+    @property
+    def share(self) -> Share: ...
+
+    def seed_of(self, step: int) -> int:
+        """For what a model draws in that step."""
+
+    def of_step(self, step: int) -> Sequence[Any]:
+        """The micro-batches of an optimizer step (from 0)."""
 
 
 class Counts(NamedTuple):
@@ -28,7 +44,7 @@ class Counts(NamedTuple):
     checksum: int
 
 
-def prepared(engine: Any, batches: Batches, step: int, rate: float) -> tuple[list[Batch], Counts]:
+def prepared(engine: Any, batches: Given, step: int, rate: float) -> tuple[Sequence[Any], Counts]:
     """This rank's micro-batches of that step. From here on dropout draws that step's and the optimizer has its rate."""
     import torch
     import torch.distributed as dist
@@ -44,12 +60,12 @@ def prepared(engine: Any, batches: Batches, step: int, rate: float) -> tuple[lis
     return found, Counts(num_targets, num_tokens, checksum % 2**32)
 
 
-def ranks_of_a_copy(engine: Any, batches: Batches) -> int:
+def ranks_of_a_copy(engine: Any, batches: Given) -> int:
     """They hold the model together (parallel.py, pipeline.py), and have the same data."""
     return int(engine.world_size // batches.share.world_size)
 
 
-def optimizer_step(engine: Any, batches: Batches, step: int, rate: float, loss_function: Loss) -> Step:
+def optimizer_step(engine: Any, batches: Given, step: int, rate: float, loss_function: Loss) -> Step:
     """One optimizer step over all ranks."""
     import torch
     import torch.distributed as dist

@@ -30,7 +30,7 @@ from cluster.errors import InputError, StageFailed
 from cluster.storage import LocalStorage, Storage, remove_folder
 from cluster.waiting import wait_for_node
 from pipelines import progress
-from pipelines.config import CausalConfig, InstructConfig, PreferenceConfig, TrainConfig
+from pipelines.config import CausalConfig, FunctionReward, GrpoConfig, InstructConfig, PreferenceConfig, TrainConfig
 from pipelines.training.capacity import check_capacity
 from pipelines.training.examples import check_lengths, load_examples, make_examples, read_file
 from pipelines.training.failure import explained
@@ -42,6 +42,8 @@ from pipelines.training.ledger import ledger
 from pipelines.training.loop import starts, worker
 from pipelines.training.old import carry, earlier, heldout_tokens, old_dataset
 from pipelines.training.private_run import account, begin, origin, warn_unprotected
+from pipelines.training.prompts import check_prompts, load_prompts, make_prompts
+from pipelines.training.rewards import check_function, read_sources, recorded
 from pipelines.training.tokens import TokenIndex, make_tokens, tokenizer_digest
 from pipelines.training.trackers import Guarded, check_trackers, open_trackers
 from pipelines.training.weight_search import search
@@ -76,6 +78,9 @@ def train_key(config: TrainConfig, dataset: Dataset, base: Weights) -> str:
     asked = config.model_dump(mode="json", exclude={*HOW, *LAYOUT, "zero"})
     if not isinstance(config.method, CausalConfig):
         asked["method"]["path"] = _file_digest(config)
+    if isinstance(config.method, GrpoConfig):
+        del asked["method"]["rollouts"]  # how, not what
+        asked["method"]["rewards"] = recorded(config.method)
     if isinstance(config.method, PreferenceConfig) and not config.method.heldout_percent:
         del asked["method"]["heldout_percent"], asked["method"]["heldout_seed"]  # as before there were such fields
     for name in ("lora", "privacy", "quantization_aware"):
@@ -123,7 +128,7 @@ def train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage
 def _train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage) -> Checkpoint:
     key = train_key(config, dataset, base)
     if made := artifacts.load(storage, Checkpoint, key):
-        progress.say("train", f"found {made.location}: loss {_span(made.losses)}")
+        progress.say("train", f"found {made.location}: {_told(made.losses)}")
         return made
     begun = time.monotonic()
     check_trackers(config.trackers)
@@ -166,9 +171,7 @@ def _train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storag
             "train", f"step {incident.step}: {incident.reason}; back to {incident.back_to_step}, its data left out"
         )
     at = f", resumed at {', '.join(map(str, made.resumed_at_steps))}" if made.resumed_at_steps else ""
-    progress.say(
-        "train", f"loss {_span(made.losses)} in {len(made.losses)} steps, {made.tokens_per_s:.0f} tokens/s{at}"
-    )
+    progress.say("train", f"{_told(made.losses)} in {len(made.losses)} steps, {made.tokens_per_s:.0f} tokens/s{at}")
     if (kept := made.retention) is not None:
         before, after = math.exp(kept.before), math.exp(kept.after)
         of = f"perplexity {before:.2f} -> {after:.2f} in {kept.num_sequences} held-out sequences"
@@ -178,11 +181,13 @@ def _train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storag
     return made
 
 
-def _span(losses: tuple[LossPoint, ...]) -> str:
-    """First and last loss, each the mean over a tenth of the run: a single step says little."""
-    num = max(1, len(losses) // 10)
-    first, last = (sum(p.loss for p in part) / len(part) for part in (losses[:num], losses[-num:]))
-    return f"{first:.3f} -> {last:.3f}"
+def _told(losses: tuple[LossPoint, ...]) -> str:
+    """First and last loss, or reward where there is one, each the mean over a tenth of the run: a single step says little."""
+    rewards = [point.reward for point in losses if point.reward is not None]
+    values = rewards or [point.loss for point in losses]
+    num = max(1, len(values) // 10)
+    first, last = (sum(part) / len(part) for part in (values[:num], values[-num:]))
+    return f"{'reward' if rewards else 'loss'} {first:.3f} -> {last:.3f}"
 
 
 def _inputs(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage) -> dict[str, Any]:
@@ -214,8 +219,10 @@ def _data(config: TrainConfig, inputs: dict[str, Any], storage: Storage) -> dict
     """The fields of a Plan that say what to train on."""
     base, method = inputs["base"], config.method
     tokenizer = tokenizer_digest({file.path: file.sha256 for file in base.files})
-    roles, files = set(inputs) - {"base", "carried"}, {"examples": ""}
-    if not isinstance(method, CausalConfig):
+    roles, files = set(inputs) - {"base", "carried"}, dict[str, Any](examples="")
+    if isinstance(method, GrpoConfig):
+        roles, files = roles - {"dataset"}, _prompts(config, method, base, tokenizer, storage)
+    elif not isinstance(method, CausalConfig):
         roles, files = roles - {"dataset"}, _files(config, method, base, tokenizer, storage)
     found = {role: _tokens(config, inputs[role], base, tokenizer, storage) for role in sorted(roles)}
     if held := heldout_tokens(config, inputs, tokenizer, storage):
@@ -226,12 +233,12 @@ def _data(config: TrainConfig, inputs: dict[str, Any], storage: Storage) -> dict
 
 def _files(
     config: TrainConfig, method: InstructConfig | PreferenceConfig, base: Weights, tokenizer: str, storage: Storage
-) -> dict[str, str]:
+) -> dict[str, Any]:
     """Storage keys of the method's file, tokenised: `examples` to train on, and `heldout`."""
     content = read_file(method.path)
     parts = split(content, method) if isinstance(method, PreferenceConfig) else Parts(content, b"")
     contents = {"examples": parts.train} | ({"heldout": parts.heldout} if parts.heldout else {})
-    keys, rows = dict[str, str](), 2 if method.kind == "dpo" else 1
+    keys, rows = dict[str, Any](), 2 if method.kind == "dpo" else 1
     for name, part in contents.items():
         keys[name] = make_examples(method, part, base.folder, tokenizer, storage)
         examples = load_examples(storage, keys[name])
@@ -245,6 +252,25 @@ def _files(
             f"{num:,} line(s) {what} {method.path}: {int(examples.targets.sum()):,} of {len(examples.tokens):,} tokens",
         )
     return keys
+
+
+def _prompts(
+    config: TrainConfig, method: GrpoConfig, base: Weights, tokenizer: str, storage: Storage
+) -> dict[str, Any]:
+    """The storage key of the prompts, and the rewards' functions."""
+    sources = read_sources(method)
+    for reward in method.rewards:
+        if isinstance(reward, FunctionReward):
+            check_function(reward, sources[reward.name])
+    key = make_prompts(method, read_file(method.path), base.folder, tokenizer, storage)
+    prompts = load_prompts(storage, key)
+    check_prompts(prompts, method, config.sequence_length)
+    progress.say(
+        "train",
+        f"{len(prompts.rows):,} prompts in {method.path}, {sum(prompts.lengths):,} tokens;"
+        f" {config.total_sequences // method.num_generations} a step, with {method.num_generations} answers to each",
+    )
+    return {"examples": key, "rewards": sources}
 
 
 def _tokens(config: TrainConfig, dataset: Dataset, base: Weights, tokenizer: str, storage: Storage) -> TokenIndex:

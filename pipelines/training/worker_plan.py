@@ -15,7 +15,7 @@ class Plan(NamedTuple):
     tokens: dict[str, dict[str, Any]]
     """Role (dataset, replayed, consolidated, held: held-out old documents) -> index of the documents' token files."""
     examples: str
-    """Storage key of the method's file, tokenised; empty for causal."""
+    """Storage key of the method's file, tokenised, or of grpo's prompts; empty for causal."""
     run: str
     """Storage folder of the run."""
     export: str
@@ -28,5 +28,7 @@ class Plan(NamedTuple):
     """That of the run before (importance.py): storage `folder` and `num_files`."""
     heldout: str = ""
     """Storage key of pairs that are not trained on, tokenised; empty where there are none."""
+    rewards: dict[str, str] = {}  # nobody writes into it
+    """Source of each of grpo's rewards that is a function of the user's, by name."""
     terms: dict[str, Any] | None = None
     """Of a private run: its mechanism (privacy.py). Its secret lies in the run's folder and travels in no message."""
