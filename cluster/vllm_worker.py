@@ -45,5 +45,34 @@ def let_prompts_be_scored() -> None:
     PunicaWrapperCPU.add_lora_logits = add_lora_logits
 
 
+def take_draws_back() -> None:
+    """Of a prompt that is read in pieces, vLLM draws a token behind each piece, drops it and sets the request's generator (`seed`)
+    back by an offset, which those of CPUs do not have: the engine died of it. Their whole state is kept over the draw instead."""
+    from vllm.v1.worker.cpu_model_runner import CPUModelRunner
+
+    draw, book = CPUModelRunner._sample, CPUModelRunner._bookkeeping_sync
+
+    def dropped(self: Any) -> dict[int, torch.Generator]:
+        rows = self.discard_request_mask.np[: self.input_batch.num_reqs].nonzero()[0]
+        generators = self.input_batch.generators
+        return {row: generators[row] for row in rows.tolist() if generators.get(row) is not None}
+
+    def sample(self: Any, *arguments: Any, **options: Any) -> Any:
+        self.states_before = {row: generator.get_state() for row, generator in dropped(self).items()}
+        return draw(self, *arguments, **options)
+
+    def bookkeeping_sync(self: Any, *arguments: Any, **options: Any) -> Any:
+        generators, found = self.input_batch.generators, dropped(self)
+        for row, generator in found.items():
+            generator.set_state(self.states_before[row])
+            del generators[row]
+        told = book(self, *arguments, **options)
+        generators.update(found)
+        return told
+
+    CPUModelRunner._sample, CPUModelRunner._bookkeeping_sync = sample, bookkeeping_sync
+
+
 ask_for_amx()
 let_prompts_be_scored()
+take_draws_back()

@@ -187,6 +187,36 @@ def trl_s_loop(given: dict[str, Any], storage: str, base: str) -> tuple[list[flo
     return [entry["loss"] for entry in told], [entry["reward"] for entry in told]
 
 
+def test_answers_do_not_depend_on_what_else_is_asked(storage: LocalStorage, tiny_model: Path, tmp_path: Path) -> None:
+    """Of prompts that together are more than the engine reads at once. One read in pieces, with a seed, ended vLLM on CPUs
+    (cluster/vllm_worker.py)."""
+    import ray
+
+    base, config = base_model(storage, tiny_model), grpo_run(tmp_path, sequence_length=128)
+    together, alone = ray.get(
+        ray.remote(answered)
+        .options(num_cpus=1, runtime_env={"env_vars": {**ENVIRONMENT, "OMP_NUM_THREADS": "1"}})
+        .remote(config.model_dump(), storage.location, base.folder)
+    )
+    assert len({tuple(tokens) for group in together for tokens in group}) > 100
+    assert together == alone
+
+
+def answered(given: dict[str, Any], storage: str, base: str) -> tuple[list[list[list[int]]], list[list[list[int]]]]:
+    """40 prompts of 100 tokens, together and one by one."""
+    from pipelines.training.rollouts import Engine
+
+    engine = Engine()
+    engine.start(storage, base, given, "float32")
+    prompts = [[(at * step) % 900 + 3 for at in range(100)] for step in range(1, 41)]
+    found = [
+        *engine.answer(prompts, range(40)),
+        *(group for at, prompt in enumerate(prompts) for group in engine.answer([prompt], [at])),
+    ]
+    tokens = [[answer.tokens for answer in group] for group in found]
+    return tokens[:40], tokens[40:]
+
+
 def test_an_adapter_learns_by_answers_of_base_and_adapter(
     storage: LocalStorage, tiny_model: Path, tmp_path: Path
 ) -> None:
