@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import math
 import tempfile
-from collections.abc import Mapping
-from contextlib import redirect_stdout
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, redirect_stdout
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -147,8 +147,10 @@ def _trainer(model: Any, config: TrainConfig, tokenizer: Any, rewards: Rewards, 
     """TRL's trainer, for what it knows of rewards and losses. Its own engine is left out by `use_vllm=False`; what it says of
     answers by vLLM (the correction for what engine and trainer differ by) is in force once `use_vllm` is set."""
     from datasets import Dataset
-    from trl.trainer.grpo_config import GRPOConfig
-    from trl.trainer.grpo_trainer import GRPOTrainer
+
+    with _vllm_left_out():
+        from trl.trainer.grpo_config import GRPOConfig
+        from trl.trainer.grpo_trainer import GRPOTrainer
 
     method = config.method
     assert isinstance(method, GrpoConfig)
@@ -183,3 +185,16 @@ def _trainer(model: Any, config: TrainConfig, tokenizer: Any, rewards: Rewards, 
             train_dataset=Dataset.from_list([{"prompt": row["prompt"]} for row in rows[:1]]),
             processing_class=tokenizer,
         )
+
+
+@contextmanager
+def _vllm_left_out() -> Iterator[None]:
+    """TRL imports vLLM where there is one: four seconds and 200 MB of a rank, for engines that it is not to start."""
+    import trl.import_utils as installed
+
+    asks = installed.is_vllm_available
+    installed.is_vllm_available = lambda *_, **__: False
+    try:
+        yield
+    finally:
+        installed.is_vllm_available = asks
