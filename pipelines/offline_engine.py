@@ -16,6 +16,7 @@ ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",
     "OMP_WAIT_POLICY": "PASSIVE",  # threads that spin at a barrier take the cores from what else runs there
     "HF_HUB_OFFLINE": "1",  # a model is a folder; nothing is ever fetched
+    "PYTHONFAULTHANDLER": "1",  # one that a signal ends leaves its stack in the log, not nothing
 }
 CPU_BLOCK_TOKENS = 32
 """Of the KV cache, the smallest that vLLM's CPU attention takes: prompts are shared in whole blocks."""

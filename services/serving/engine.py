@@ -11,7 +11,11 @@ from services.config import EngineConfig, ReplicasConfig, ServingConfig
 POLICY = "services.serving.autoscaling:Policy"
 SERVE_METRICS_INTERVAL_S = 10.0
 """How often replicas report unless told otherwise."""
-ENVIRONMENT = {"HF_HUB_OFFLINE": "1", "VLLM_NO_USAGE_STATS": "1"}
+ENVIRONMENT = {
+    "HF_HUB_OFFLINE": "1",
+    "VLLM_NO_USAGE_STATS": "1",
+    "PYTHONFAULTHANDLER": "1",  # an engine that a signal ends leaves its stack in the log, not nothing
+}
 
 
 def engine_of(revision: Revision, serving: ServingConfig) -> EngineConfig:
