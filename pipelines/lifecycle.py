@@ -8,7 +8,7 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from cluster import artifacts, openlineage, registry
-from cluster.artifacts import GateReport, Manifest, QuantizedModel, Revision
+from cluster.artifacts import GateReport, Manifest, QuantizedModel, Revision, Weights
 from cluster.errors import InputError, UserError
 from cluster.openlineage import OpenLineageConfig
 from cluster.storage import Storage
@@ -101,7 +101,8 @@ def run(
     if recipe.progressive:
         trained = train_in_stages(recipe, dataset, base, storage, work.make)
     else:
-        trained = work.make("train", "trained", lambda: train(recipe.train, dataset, base, storage))
+        teacher = _teacher(recipe, storage, work)
+        trained = work.make("train", "trained", lambda: train(recipe.train, dataset, base, storage, teacher))
     if work.ends_with("train"):
         return work.made
 
@@ -134,6 +135,12 @@ def run(
     if not work.ends_with("gate"):
         work.make("publish", "revision", lambda: publish_candidate(recipe.name, quantized, verdict, storage))
     return work.made
+
+
+def _teacher(recipe: LifecycleConfig, storage: Storage, work: Run) -> Weights | None:
+    """The model that the new one learns from, with distillation."""
+    asked = recipe.train.distillation
+    return work.make("train", "teacher", lambda: import_model(asked.teacher, storage)) if asked else None
 
 
 def _check_unpublished(storage: Storage, name: str, artifact: Manifest) -> None:

@@ -38,6 +38,7 @@ from pipelines.config.stages import STAGES, Pool, Stage
 from pipelines.config.trackers import MlflowConfig, TrackersConfig, WandbConfig
 from pipelines.config.training import (
     CausalConfig,
+    DistillationConfig,
     InstructConfig,
     LoraConfig,
     MethodConfig,
@@ -63,6 +64,7 @@ __all__ = [
     "DataConfig",
     "DecontaminateConfig",
     "DedupConfig",
+    "DistillationConfig",
     "EvaluateConfig",
     "EvaluationSetConfig",
     "FilterConfig",

@@ -123,7 +123,9 @@ def refuse(train: TrainConfig) -> None:
         raise ValueError(
             f"progressive needs train.method causal: the law is of tokens of text, not of {train.method.kind}"
         )
-    if found := [name for name in ("lora", "privacy", "replay", "consolidation") if getattr(train, name)]:
+    if found := [
+        name for name in ("lora", "privacy", "replay", "consolidation", "distillation") if getattr(train, name)
+    ]:
         raise ValueError(
             f"progressive trains all weights from random ones on the dataset alone: leave train.{found[0]} out"
         )

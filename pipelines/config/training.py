@@ -59,6 +59,18 @@ class PreferenceConfig(StrictModel):
 MethodConfig = Annotated[CausalConfig | InstructConfig | PreferenceConfig | GrpoConfig, Field(discriminator="kind")]
 
 
+class DistillationConfig(StrictModel):
+    """A larger model's probabilities beside the tokens themselves (Hinton et al. 2015, arXiv 1503.02531, section 2)."""
+
+    teacher: ModelConfig
+    """With the base's vocabulary. It is held beside the model on every worker, in the same number format; with zero stage 3 it is
+    shared out."""
+    weight: float = Field(0.5, gt=0, le=1)
+    """Of the teacher's part of the loss; the rest is the method's own."""
+    temperature: float = Field(2.0, gt=0)
+    """That both models' probabilities are softened by; the teacher's part is multiplied by its square, as in the paper."""
+
+
 class LoraConfig(StrictModel):
     """Low-rank adaptation (Hu et al. 2021, arXiv 2106.09685): small matrices beside frozen weights are trained."""
 
@@ -86,6 +98,8 @@ class TrainConfig(StrictModel):
     """For `causal`."""
     consolidation: ConsolidationConfig | None = None
     """For any method, with zero stage 1, 2 or 3."""
+    distillation: DistillationConfig | None = None
+    """For `causal` and `instruct`."""
     lora: LoraConfig | None = None
     """For any method. Leave it out and all weights are trained; give `{}` for the defaults. An adapter learns at ten times the
     learning_rate of full fine-tuning, about 2e-4."""
@@ -199,6 +213,8 @@ class TrainConfig(StrictModel):
         self._check_parallel()
         if isinstance(self.method, GrpoConfig):
             self._check_answers(self.method)
+        if self.distillation:
+            self._check_distillation()
         if self.quantization_aware:
             self._check_rounding()
         if (self.zero.offload_parameters and self.zero.stage != 3) or (
@@ -234,6 +250,16 @@ class TrainConfig(StrictModel):
                 "privacy does not go with parallel.tensor: no worker has the whole gradient of an example, whose length is to"
                 " be cut"
             )
+
+    def _check_distillation(self) -> None:
+        if self.method.kind not in ("causal", "instruct"):
+            raise ValueError(
+                f"distillation is for causal and instruct: {self.method.kind} has no next token to be told of"
+            )
+        if self.privacy:
+            raise ValueError("privacy does not go with distillation: no accountant knows what the teacher has seen")
+        if self.parallel.workers > 1:
+            raise ValueError("parallel does not go with distillation: share both models out by zero stage 3 instead")
 
     def _check_answers(self, method: GrpoConfig) -> None:
         needs = {

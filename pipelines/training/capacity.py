@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster import session
+from cluster.arithmetic import settled
 from cluster.artifacts import Weights
 from cluster.demand import ACCELERATOR_LABEL, GPU_MEMORY_GIB
 from cluster.errors import ConfigError, InputError, ResourceError
@@ -24,8 +25,11 @@ RELEASE_S = 30.0
 """How long the stage before may take to give back its CPUs."""
 
 
-def check_capacity(config: TrainConfig, base: Weights, storage: Storage) -> None:
+def check_capacity(config: TrainConfig, base: Weights, storage: Storage, teacher: Weights | None = None) -> None:
     """Refuse a run that cannot work.
+
+    Args:
+        teacher: that is held beside the model.
 
     Raises:
         ResourceError: too few CPUs or GPUs in the pool, clearly too little memory or disk.
@@ -36,7 +40,7 @@ def check_capacity(config: TrainConfig, base: Weights, storage: Storage) -> None
     if not session.is_autoscaled() or _slots(config, nodes) >= config.num_workers:  # else there are more nodes to come
         _check_slots(config, nodes)
         _check_engines(config)
-        _check_memory(host_bytes(base.num_parameters, config), nodes)
+        _check_memory(host_bytes(base.num_parameters, config) + _teacher_bytes(config, teacher), nodes)
     # A prediction refuses nothing, and says nothing of a configuration whose fields it does not know.
     with suppress(KeyError, TypeError, ValueError):
         shape = shape_of(model, base.num_parameters)
@@ -134,6 +138,14 @@ def _check_memory(needed: int, nodes: list[dict[str, Any]]) -> None:
             f"weights, gradients and optimizer need {needed / GIB:.1f} GiB, {available / GIB:.1f} GiB are available",
             "train a smaller model, use zero.stage 3 with more nodes, or stop what else runs",
         )
+
+
+def _teacher_bytes(config: TrainConfig, teacher: Weights | None) -> int:
+    """In the hosts' memory, all workers' together."""
+    if teacher is None or config.gpus_per_worker:
+        return 0
+    width = 4 if settled(config.precision, on_gpu=False) == "float32" else 2
+    return teacher.num_parameters * width * (1 if config.zero.stage == 3 else config.num_workers)
 
 
 def _warn_of_memory(config: TrainConfig, shape: Shape, nodes: list[dict[str, Any]]) -> None:

@@ -34,6 +34,7 @@ from pipelines.training.reference import reference
 from pipelines.training.rewards import RewardFailed
 from pipelines.training.schedule import learning_rate
 from pipelines.training.step import Step, optimizer_step
+from pipelines.training.teacher import load_teacher
 from pipelines.training.tokens import packed
 from pipelines.training.worker_plan import Plan
 
@@ -58,6 +59,7 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
         batches = _batches(engine, config, storage, what)
     except UserError as why:
         return {"refused": why}  # not raised: workers that start again would find the same
+    teacher = load_teacher(config, local_copy(storage, what.teacher), engine) if what.teacher else None
     old = hold_old(engine, config, storage, what)
     pairs = heldout_pairs(engine, config, storage, what)
     try:
@@ -67,7 +69,7 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
     if engine.global_rank == 0:
         note_start(storage, what.run, record.step)
     try:
-        record, tokens_per_s = _train(engine, config, batches, record, given["figures"])
+        record, tokens_per_s = _train(engine, config, batches, record, given["figures"], teacher=teacher)
     except Diverged as why:
         return {"diverged": str(why)}  # not raised: workers that start again would come to the same
     except RewardFailed as why:
@@ -123,10 +125,12 @@ def _batches(engine: Any, config: TrainConfig, storage: Storage, what: Plan) -> 
             return answers_of(engine, config, storage, what)
 
 
-def _train(engine: Any, config: TrainConfig, batches: Data, record: Record, figures: Any) -> tuple[Record, float]:
+def _train(
+    engine: Any, config: TrainConfig, batches: Data, record: Record, figures: Any, *, teacher: Any
+) -> tuple[Record, float]:
     """Steps `record.step` to the last, with checkpoints. Returns the record and the speed in tokens/s over all ranks."""
     done, tokens_per_s = record, 0.0
-    for done, tokens_per_s in train_steps(engine, config, batches, record, checkpoint.Reported()):
+    for done, tokens_per_s in train_steps(engine, config, batches, record, checkpoint.Reported(), teacher=teacher):
         if done.step < config.num_steps and done.step % config.checkpoint_every_steps == 0:
             checkpoint.save(engine, done)
         if engine.global_rank == 0:
@@ -136,17 +140,18 @@ def _train(engine: Any, config: TrainConfig, batches: Data, record: Record, figu
 
 
 def train_steps(
-    engine: Any, config: TrainConfig, batches: Data, record: Record, checkpoints: Checkpoints
+    engine: Any, config: TrainConfig, batches: Data, record: Record, checkpoints: Checkpoints, *, teacher: Any = None
 ) -> Iterator[tuple[Record, float]]:
     """Train to the last step; the record after each one, and the speed so far in tokens/s over all ranks.
 
     Args:
         checkpoints: where to go back to.
+        teacher: with `distillation`.
 
     Raises:
         Diverged: the loss cannot be mended by leaving a few steps' data out.
     """
-    clock, loss_function = Clock(), loss_of(config.method)
+    clock, loss_function = Clock(), loss_of(config.method, config.distillation, teacher)
     while record.step < config.num_steps:
         at, rate = data_step(record.step, record.skipped), learning_rate(config, record.step)
         with clock:

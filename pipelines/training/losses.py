@@ -7,15 +7,21 @@ from functools import partial
 from typing import Any
 
 from cluster.errors import ConfigError
-from pipelines.config import GrpoConfig, MethodConfig, PreferenceConfig
+from pipelines.config import DistillationConfig, GrpoConfig, MethodConfig, PreferenceConfig
 from pipelines.training.batches import NO_TARGET, Batch
 
 Loss = Callable[[Any, Any], Any]
 """Of a DeepSpeed engine and a batch, summed over the batch's targets."""
 
 
-def loss_of(method: MethodConfig) -> Loss:
-    """The method's loss."""
+def loss_of(method: MethodConfig, distillation: DistillationConfig | None = None, teacher: Any = None) -> Loss:
+    """The method's loss.
+
+    Args:
+        teacher: with `distillation`; called as the engine is.
+    """
+    if distillation:
+        return partial(distilled, teacher=teacher, weight=distillation.weight, temperature=distillation.temperature)
     match method:
         case PreferenceConfig(beta=beta):
             return partial(preference, beta=beta)
@@ -29,6 +35,25 @@ def next_token(engine: Any, batch: Batch) -> Any:
     """Negative log-likelihood of the targets given what stands before them, in nats, summed in float32."""
     output = engine(**batch.inputs)
     return summed(output.logits, batch.labels) + _balance(engine.module.config, output) * batch.num_targets
+
+
+def distilled(engine: Any, batch: Batch, teacher: Any, weight: float, temperature: float) -> Any:
+    """(1 - weight) x next_token + weight x temperature^2 x KL(teacher || model), both softened by the temperature, summed over
+    the targets (Hinton et al. 2015, arXiv 1503.02531, section 2). Of two widths of logits, padded as they may be, the narrower."""
+    import torch
+    from torch.nn.functional import cross_entropy, kl_div
+
+    wanted = _next(batch.labels)
+    rows, places = (wanted != NO_TARGET).nonzero(as_tuple=True)
+    with torch.no_grad():
+        told = teacher(**batch.inputs).logits[rows, places].float()
+    output = engine(**batch.inputs)
+    logits = output.logits[rows, places].float()
+    hard = cross_entropy(logits, wanted[rows, places], reduction="sum")
+    width = min(logits.shape[-1], told.shape[-1])
+    own, taught = ((one[:, :width] / temperature).log_softmax(-1) for one in (logits, told))
+    soft = temperature**2 * kl_div(own, taught, log_target=True, reduction="sum")
+    return (1 - weight) * hard + weight * soft + _balance(engine.module.config, output) * batch.num_targets
 
 
 def summed(logits: Any, labels: Any) -> Any:

@@ -44,6 +44,7 @@ from pipelines.training.old import carry, earlier, heldout_tokens, old_dataset
 from pipelines.training.private_run import account, begin, origin, warn_unprotected
 from pipelines.training.prompts import check_prompts, load_prompts, make_prompts
 from pipelines.training.rewards import check_function, read_sources, recorded
+from pipelines.training.teacher import check_vocabulary
 from pipelines.training.tokens import TokenIndex, make_tokens, tokenizer_digest
 from pipelines.training.trackers import Guarded, check_trackers, open_trackers
 from pipelines.training.weight_search import search
@@ -73,7 +74,7 @@ LAYOUT = {
 number of sequences, so that they may change as well; so may all of `zero` but `extra`, which can change anything."""
 
 
-def train_key(config: TrainConfig, dataset: Dataset, base: Weights) -> str:
+def train_key(config: TrainConfig, dataset: Dataset, base: Weights, teacher: Weights | None = None) -> str:
     """The key of the stage's result; with the same one an interrupted run is taken up again."""
     asked = config.model_dump(mode="json", exclude={*HOW, *LAYOUT, "zero"})
     if not isinstance(config.method, CausalConfig):
@@ -83,9 +84,11 @@ def train_key(config: TrainConfig, dataset: Dataset, base: Weights) -> str:
         asked["method"]["rewards"] = recorded(config.method)
     if isinstance(config.method, PreferenceConfig) and not config.method.heldout_percent:
         del asked["method"]["heldout_percent"], asked["method"]["heldout_seed"]  # as before there were such fields
-    for name in ("lora", "privacy", "quantization_aware"):
+    for name in ("lora", "privacy", "quantization_aware", "distillation"):
         if asked[name] is None:
             del asked[name]  # what was made before there was such a field keeps its key
+    if config.distillation:
+        del asked["distillation"]["teacher"]  # an input
     if config.quantization_aware:
         asked["quantization_aware"] = config.quantization_aware.settings
     if held := asked["consolidation"]:
@@ -95,7 +98,8 @@ def train_key(config: TrainConfig, dataset: Dataset, base: Weights) -> str:
     if config.privacy:
         del asked["privacy"]["budget"]  # a run may be allowed more and be the same run
     asked |= {"sequences_per_step": config.total_sequences, "zero.extra": config.zero.extra}
-    return artifacts.stage_key("train", asked, {"dataset": dataset.digest, "base": base.digest})
+    learnt_from = {"teacher": teacher.digest} if teacher else {}
+    return artifacts.stage_key("train", asked, {"dataset": dataset.digest, "base": base.digest, **learnt_from})
 
 
 def _file_digest(config: TrainConfig) -> str:
@@ -103,12 +107,17 @@ def _file_digest(config: TrainConfig) -> str:
     return "" if isinstance(config.method, CausalConfig) else sha256(read_file(config.method.path)).hexdigest()
 
 
-def train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage) -> Checkpoint:
+def train(
+    config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage, teacher: Weights | None = None
+) -> Checkpoint:
     """Fine-tune `base` on the dataset's training documents. Call it with a Ray cluster joined (cluster.session.joined).
 
     With several weights of consolidation, or a retention that is asked for: as weight_search.py says. Finished
     work is found again by its key. An interrupted run (a killed worker or driver, Ctrl-C) goes on from its last checkpoint
     under `runs/train/<key>/`, which is removed once the model is exported.
+
+    Args:
+        teacher: with `distillation`: the model that it names.
 
     Raises:
         InputError, ConfigError: too little text, sequences longer than the model's positions, a tokenizer of another model, or
@@ -121,12 +130,15 @@ def train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage
     if config.consolidation and config.consolidation.asked_percent is not None:
         old = old_dataset(config.consolidation.dataset, storage)
         inputs = {"dataset": dataset, "base": base, "consolidated": old}
-        return search(config, inputs, storage, lambda one: _train(one, dataset, base, storage))
-    return _train(config, dataset, base, storage)
+        return search(config, inputs, storage, lambda one: _train(one, dataset, base, storage, teacher))
+    return _train(config, dataset, base, storage, teacher)
 
 
-def _train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage) -> Checkpoint:
-    key = train_key(config, dataset, base)
+def _train(
+    config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage, teacher: Weights | None
+) -> Checkpoint:
+    assert (teacher is None) == (config.distillation is None)
+    key = train_key(config, dataset, base, teacher)
     if made := artifacts.load(storage, Checkpoint, key):
         progress.say("train", f"found {made.location}: {_told(made.losses)}")
         return made
@@ -136,8 +148,11 @@ def _train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storag
     run = f"runs/train/{key}"
     if not starts(storage, run):  # else a checkpoint has other weights
         check_files(base, storage)
-    check_capacity(config, base, storage)
-    inputs = _inputs(config, dataset, base, storage)
+    if teacher is not None:
+        check_files(teacher, storage)
+        check_vocabulary(teacher, base, storage)
+    check_capacity(config, base, storage, teacher)
+    inputs = _inputs(config, dataset, base, storage) | ({"teacher": teacher} if teacher else {})
     data = _data(config, inputs, storage)
     inputs |= _made_as(config, storage)
     names = origin(config, dataset, _file_digest(config), _annotated(inputs, storage), inputs.get("preferences"))
@@ -155,6 +170,7 @@ def _train(config: TrainConfig, dataset: Dataset, base: Weights, storage: Storag
         importance=f"artifacts/checkpoint/{key}/{FOLDER}",
         earlier=earlier(inputs["carried"]) if "carried" in inputs else None,
         terms=None if terms is None else terms.model_dump(),
+        teacher=teacher.folder if teacher else "",
     )
     outcome = _fit(config, storage, plan)
     if refused := outcome.get("refused"):
@@ -219,7 +235,7 @@ def _data(config: TrainConfig, inputs: dict[str, Any], storage: Storage) -> dict
     """The fields of a Plan that say what to train on."""
     base, method = inputs["base"], config.method
     tokenizer = tokenizer_digest({file.path: file.sha256 for file in base.files})
-    roles, files = set(inputs) - {"base", "carried"}, dict[str, Any](examples="")
+    roles, files = set(inputs) - {"base", "carried", "teacher"}, dict[str, Any](examples="")
     if isinstance(method, GrpoConfig):
         roles, files = roles - {"dataset"}, _prompts(config, method, base, tokenizer, storage)
     elif not isinstance(method, CausalConfig):

@@ -28,6 +28,8 @@ class Plan(NamedTuple):
     """That of the run before (importance.py): storage `folder` and `num_files`."""
     heldout: str = ""
     """Storage key of pairs that are not trained on, tokenised; empty where there are none."""
+    teacher: str = ""
+    """Storage folder of the model that this one learns from, with distillation."""
     rewards: dict[str, str] = {}  # nobody writes into it
     """Source of each of grpo's rewards that is a function of the user's, by name."""
     terms: dict[str, Any] | None = None

@@ -67,8 +67,8 @@ def ends_early(given: dict[str, Any]) -> dict[str, Any]:
 
     steps = loop.train_steps
 
-    def some(*args: Any) -> Iterator[Any]:
-        for record, tokens_per_s in steps(*args):
+    def some(*args: Any, **named: Any) -> Iterator[Any]:
+        for record, tokens_per_s in steps(*args, **named):
             if record.step == 4:
                 raise RuntimeError("ended for the test")
             yield record, tokens_per_s
