@@ -18,6 +18,7 @@ from pipelines.data.clean import clean
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.judged import note_judged
 from pipelines.evaluation.verdict import gate
+from pipelines.kv_cache import ConfigJson, config_of
 from pipelines.progress import say
 from pipelines.progressive import train_in_stages
 from pipelines.publish import check_passed, publish_baseline, publish_candidate
@@ -121,7 +122,7 @@ def run(
     else:
         (scheme,) = recipe.quantize.plans
         if anew or not is_made(recipe, scheme, before, storage):
-            check_servable(scheme, recipe.evaluate)
+            check_servable(scheme, recipe.evaluate, config_of(storage, trained))
         quantized = work.make("quantize", "quantized", lambda: quantize(scheme, trained, dataset, storage))
         quantized_report = work.make(
             "quantize", "quantized_report", lambda: evaluate(recipe.evaluate, quantized, dataset, storage)
@@ -161,7 +162,7 @@ def baseline(recipe: LifecycleConfig, storage: Storage) -> Revision:
     # No gate judges it, so of several schemes it gets the largest.
     scheme = recipe.quantize.plans[-1]
     if artifacts.load(storage, QuantizedModel, key_of(scheme, base, dataset)) is None:
-        scheme = _largest_servable(recipe)
+        scheme = _largest_servable(recipe, config_of(storage, base))
     say("deploy", f"the base model in {scheme.label} is the first stable revision")
     return publish_baseline(recipe.name, quantize(scheme, base, dataset, storage), storage)
 
@@ -177,10 +178,12 @@ def _warn_of_quantization(recipe: LifecycleConfig) -> None:
         say("quantize", f"warning: {caveat}")
 
 
-def _largest_servable(recipe: LifecycleConfig) -> QuantizeConfig:
+def _largest_servable(recipe: LifecycleConfig, told: ConfigJson) -> QuantizeConfig:
     """Raises ResourceError: none of the schemes can be served by the pool."""
     plans = recipe.quantize.plans
-    served = [plan for plan, reason in zip(plans, refusals(plans, recipe.evaluate), strict=True) if reason is None]
+    served = [
+        plan for plan, reason in zip(plans, refusals(plans, recipe.evaluate, told), strict=True) if reason is None
+    ]
     if not served:
-        check_servable(plans[-1], recipe.evaluate)
+        check_servable(plans[-1], recipe.evaluate, told)
     return (served or plans)[-1]

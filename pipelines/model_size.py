@@ -46,6 +46,15 @@ def linear_shapes(folder: Path) -> dict[str, tuple[int, int]]:
     }
 
 
+def tensor_names(path: Path) -> list[str]:
+    """Of a safetensors file.
+
+    Raises:
+        ValueError, OSError, struct.error: it is damaged.
+    """
+    return list(_shapes(path))
+
+
 def _in_safetensors(path: Path) -> int:
     return sum(map(math.prod, _shapes(path).values()))
 

@@ -3,12 +3,15 @@ to do so."""
 
 from __future__ import annotations
 
+import json
 import os
+from pathlib import Path
 from typing import Any
 
 from cluster.errors import InputError
 from cluster.imports import large_imports
 from cluster.session import CPU_WORKER
+from pipelines.kv_cache import is_fp8
 
 ENVIRONMENT = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",  # in the actor's own process: dies with it, starts sooner
@@ -57,6 +60,7 @@ def load_engine(
         if num_gpus
         else {"kv_cache_memory_bytes": int(kv_cache_gib * GIB), "block_size": CPU_BLOCK_TOKENS, **CPU_WORKER}
     )
+    config = Path(folder, "config.json").read_bytes()
     try:
         return LLM(
             folder,
@@ -65,12 +69,13 @@ def load_engine(
             max_num_batched_tokens=max(MAX_BATCHED_TOKENS, max_model_len),
             max_num_seqs=64,
             enable_prefix_caching=True,
+            kv_cache_dtype="fp8" if is_fp8(json.loads(config)) else "auto",  # said, so that vLLM refuses or does it
             enforce_eager=True,  # a run is too short to earn back a compilation
             seed=seed,
             **where,
             **more,
         )
-    except (ValueError, OSError, SafetensorError) as error:
+    except (ValueError, OSError, NotImplementedError, SafetensorError) as error:
         raise InputError(
             folder, f"vLLM cannot load it: {str(error).strip()[:500]}", f"mend the model folder or {field}"
         ) from None

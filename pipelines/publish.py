@@ -41,18 +41,25 @@ def publish_adapter(base: Revision, adapter: Adapter, storage: Storage) -> Revis
     """Publish `adapter` on `base`, which no gate has judged, and point the alias `candidate` at it."""
     inputs = {"adapter": adapter.digest, "base": base.digest}
     fields = {"weights": base.weights, "base": base.revision, "adapter": adapter.folder, "engine": base.engine}
-    return _publish_as("candidate", base.name, inputs, fields, storage)
+    return _publish_as("candidate", base.name, inputs, {**fields, "config": _cache(base)}, storage)
 
 
 def _publish(name: str, weights: QuantizedModel, inputs: dict[str, str], alias: str, storage: Storage) -> Revision:
-    return _publish_as(alias, name, inputs, {"weights": weights.folder, "baseline": alias == "stable"}, storage)
+    fields = {"weights": weights.folder, "baseline": alias == "stable", "config": _cache(weights)}
+    return _publish_as(alias, name, inputs, fields, storage)
+
+
+def _cache(of: QuantizedModel | Revision) -> dict[str, str]:
+    """Among the settings; nothing where the cache is not quantized: what is published then has the key of earlier versions."""
+    return {"kv_cache": of.kv_cache} if of.kv_cache else {}
 
 
 def _publish_as(alias: str, name: str, inputs: dict[str, str], fields: dict[str, Any], storage: Storage) -> Revision:
     baseline = alias == "stable"
-    config: dict[str, Any] = {"name": name, "baseline": baseline}
+    config: dict[str, Any] = {"name": name, "baseline": baseline, **fields["config"]}
     key = artifacts.stage_key("publish", config, inputs)
-    made = Revision(key=key, inputs=inputs, config=config, name=name, revision=f"{name}-{key[:8]}", **fields)
+    fields = {**fields, "key": key, "inputs": inputs, "config": config, "name": name}
+    made = Revision.model_validate({**fields, "revision": f"{name}-{key[:8]}"})
     revision = registry.publish_revision(storage, made)
     # Once only: what was a candidate and then promoted or rolled back does not become one again by running the recipe.
     if all(move.new != revision.revision for move in registry.alias_history(storage, name)):

@@ -27,6 +27,7 @@ from pipelines.config import LifecycleConfig, QuantizeConfig, Stage
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.evaluate import key_of as report_key
 from pipelines.evaluation.verdict import gate
+from pipelines.kv_cache import bytes_per_token, config_of
 from pipelines.progress import say
 from pipelines.quantization.hardware import refusals
 from pipelines.quantization.quantize import check_groups, quantize
@@ -95,7 +96,7 @@ class _Reasons:
 
     def _ask(self) -> list[str | None]:
         plans = self._recipe.quantize.plans
-        reasons = refusals(plans, self._recipe.evaluate)
+        reasons = refusals(plans, self._recipe.evaluate, config_of(self._storage, self._before.trained))
         for plan, reason in zip(plans, reasons, strict=True):
             if reason is None:
                 check_groups(plan, local_copy(self._storage, self._before.trained.folder))
@@ -148,6 +149,7 @@ def _attempt(
         weights=quantized.digest,
         report=report.digest,
         num_weight_bytes=quantized.num_weight_bytes,
+        num_cache_bytes_per_token=bytes_per_token(config_of(storage, quantized)) or 0,
         took_s=quantized.took_s + report.took_s + verdict.took_s,
     )
     return judged(plan.label, verdict, attempt), Result(quantized, verdict)

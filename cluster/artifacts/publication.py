@@ -47,6 +47,11 @@ class Revision(Manifest):
     """Overrides of the recipe's engine settings for this revision alone."""
 
     @property
+    def kv_cache(self) -> str:
+        """As the quantized model has it (`QuantizedModel.kv_cache`), which the gate judged with its cache kept so."""
+        return str(self.config.get("kv_cache", ""))
+
+    @property
     def engine_revision(self) -> str:
         """The revision whose application answers for this one: its own, or that of an adapter's base."""
         return self.base or self.revision

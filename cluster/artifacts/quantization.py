@@ -10,12 +10,17 @@ from cluster.config import StrictModel
 
 
 class QuantizedModel(Weights):
-    """A model saved as compressed-tensors."""
+    """A model saved as compressed-tensors. Its `config` is the scheme's settings."""
 
     kind: Literal["quantized"] = "quantized"
     scheme: str = ""
     num_weight_bytes_before: int = 0
     num_calibration_sequences: int = 0
+
+    @property
+    def kv_cache(self) -> str:
+        """How an engine is to keep keys and values (`fp8`, `fp8_unscaled`); empty: in what it computes in."""
+        return str(self.config.get("kv_cache", ""))
 
     @property
     def summary(self) -> str:
@@ -50,6 +55,8 @@ class SchemeAttempt(StrictModel):
     report: str = ""
     gate: str = ""
     num_weight_bytes: int = 0
+    num_cache_bytes_per_token: int = 0
+    """Of the KV cache; 0 where it is not known."""
     took_s: float = 0.0
     """Quantizing, evaluating and judging."""
     slices: tuple[SliceFinding, ...] = ()

@@ -17,7 +17,7 @@ class QuantizeConfig(SchemeConfig):
 
     schemes: tuple[SchemeEntry, ...] = ()
     """Tried in this order instead of `scheme`; the first that passes the gate is taken. Names, or mappings with `scheme`,
-    `method`, `group_size` and `ignore`."""
+    `method`, `group_size`, `kv_cache` and `ignore`."""
     num_calibration_sequences: int = Field(64, ge=1)
     calibration_length: int = Field(512, ge=16)
     """Tokens."""
@@ -35,12 +35,8 @@ class QuantizeConfig(SchemeConfig):
     @model_validator(mode="after")
     def _one_or_several(self) -> QuantizeConfig:
         alone = SchemeConfig()
-        if self.schemes and (self.scheme, self.method, self.group_size) != (
-            alone.scheme,
-            alone.method,
-            alone.group_size,
-        ):
-            raise ValueError("schemes stand for themselves: leave scheme, method and group_size out")
+        if self.schemes and any(getattr(self, name) != getattr(alone, name) for name in SchemeConfig.model_fields):
+            raise ValueError("schemes stand for themselves: leave scheme, method, group_size and kv_cache out")
         settings = [plan.settings for plan in self.plans]
         if repeated := {plan.label for plan in self.plans if settings.count(plan.settings) > 1}:
             raise ValueError(f"schemes are tried once each, repeated: {', '.join(sorted(repeated))}")
@@ -57,6 +53,7 @@ class QuantizeConfig(SchemeConfig):
                 scheme=entry.scheme,
                 method=entry.method,
                 group_size=entry.group_size,
+                kv_cache=entry.kv_cache,
                 ignore=self.ignore if entry.ignore is None else entry.ignore,
                 keep_most_sensitive=(
                     self.keep_most_sensitive if entry.keep_most_sensitive is None else entry.keep_most_sensitive
@@ -67,8 +64,9 @@ class QuantizeConfig(SchemeConfig):
 
     @property
     def needs_text(self) -> bool:
-        """Whether the train documents are read: by the method, or to tell which layers are sensitive."""
-        return self.is_calibrated or (self.keep_most_sensitive is not None and self.made_by is not None)
+        """Whether the train documents are read: by the method, for the cache's scales, or to tell which layers are sensitive."""
+        ranks_layers = self.keep_most_sensitive is not None and self.made_by is not None
+        return self.is_calibrated or self.kv_cache == "fp8" or ranks_layers
 
     @property
     def label(self) -> str:
@@ -83,16 +81,11 @@ class QuantizeConfig(SchemeConfig):
     @property
     def settings(self) -> dict[str, Any]:
         """What decides the result of a single scheme: not the machine, nor what a method does not look at."""
-        if self.made_by is None:
-            return {"scheme": self.scheme}
-        settings: dict[str, Any] = {"scheme": self.scheme, "ignore": list(self.ignore)}
+        settings: dict[str, Any] = {"scheme": self.scheme}
         # Left out where it is what earlier versions did, so that what they made is found again.
-        if (self.scheme, self.made_by) != ("W8A8", "gptq"):
-            settings["method"] = self.made_by
-        if self.groups_of:
-            settings["group_size"] = self.groups_of
-        if self.keep_most_sensitive is not None:
-            settings["keep_most_sensitive"] = self.keep_most_sensitive
+        if self.kv_cache is not None:
+            settings["kv_cache"] = self.kv_cache
+        settings |= self._of_weights
         if self.needs_text:
             settings |= {
                 "num_calibration_sequences": self.num_calibration_sequences,
@@ -101,6 +94,19 @@ class QuantizeConfig(SchemeConfig):
             }
             if self.balance:
                 settings["balance"] = list(self.balance)
+        return settings
+
+    @property
+    def _of_weights(self) -> dict[str, Any]:
+        if self.made_by is None:
+            return {}
+        settings: dict[str, Any] = {"ignore": list(self.ignore)}
+        if (self.scheme, self.made_by) != ("W8A8", "gptq"):  # left out for the same
+            settings["method"] = self.made_by
+        if self.groups_of:
+            settings["group_size"] = self.groups_of
+        if self.keep_most_sensitive is not None:
+            settings["keep_most_sensitive"] = self.keep_most_sensitive
         return settings
 
 
@@ -113,6 +119,8 @@ class QuantizationAwareConfig(SchemeConfig):
     """Rounding to the nearest is what is trained with: others move the weights again."""
     ignore: tuple[str, ...] = ("lm_head",)
     """Layers that are not rounded: a name, or `re:` and an expression."""
+    kv_cache: None = None
+    """Training has no cache: `quantize.kv_cache` quantizes it afterwards."""
 
     @property
     def settings(self) -> dict[str, Any]:

@@ -133,8 +133,14 @@ def _sum(query: Query, log_probabilities: Any) -> float:
 
 
 def is_quantized(folder: str) -> bool:
-    """By its configuration, as compressed-tensors and others write it."""
-    return "quantization_config" in json.loads(Path(folder, "config.json").read_text())
+    """Whether its weights are, by its configuration, as compressed-tensors and others write it."""
+    found = _config(folder).get("quantization_config")
+    return found is not None and found.get("config_groups") != {}  # empty where the cache alone is quantized
+
+
+def _config(folder: str) -> dict[str, Any]:
+    told: dict[str, Any] = json.loads(Path(folder, "config.json").read_text())
+    return told
 
 
 def check_memory(settings: EngineSettings, keeps_its_bytes: bool) -> None:

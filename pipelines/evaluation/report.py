@@ -32,6 +32,7 @@ from pipelines.evaluation.figures import TESTED
 from pipelines.evaluation.notes import notes
 from pipelines.evaluation.register import Register, Row, judge
 from pipelines.evaluation.report_items import Calibration, WorstItem
+from pipelines.kv_cache import bytes_per_token, config_of
 
 MODELS: Final = ("base", "trained", "quantized")
 
@@ -59,6 +60,8 @@ class Size(StrictModel):
     num_parameters: int
     num_weight_bytes: int
     scheme: str = ""
+    num_cache_bytes_per_token: int | None = None
+    """Of the KV cache, by the model's config.json; None where that does not say."""
 
 
 class Recovery(StrictModel):
@@ -155,7 +158,7 @@ def _report(storage: Storage, name: str, made: dict[str, Manifest], registers: S
         evidence=tuple(_evidence(made)),
         scores=tuple(_scores(made)),
         notes=tuple(f"{model}: {note}" for model, one in items.items() for note in notes(list(one.rows.values()))),
-        sizes=tuple(_sizes(made)),
+        sizes=tuple(_sizes(made, storage)),
         worst=tuple(report_items.worst(items)),
         calibrations=tuple(report_items.calibrations(items)),
         compliance=tuple(row for register in registers for row in judge(register, made)),
@@ -187,12 +190,13 @@ def _scores(made: dict[str, Manifest]) -> Iterator[ModelScore]:
             yield from (ModelScore(model=model, score=score) for score in report.scores)
 
 
-def _sizes(made: dict[str, Manifest]) -> Iterator[Size]:
+def _sizes(made: dict[str, Manifest], storage: Storage) -> Iterator[Size]:
     for model in MODELS:
         if isinstance(found := made.get(model), Weights):
             scheme = found.scheme if isinstance(found, QuantizedModel) else ""
             figures = {"num_parameters": found.num_parameters, "num_weight_bytes": found.num_weight_bytes}
-            yield Size(model=model, scheme=scheme, **figures)
+            cache = bytes_per_token(config_of(storage, found))
+            yield Size(model=model, scheme=scheme, num_cache_bytes_per_token=cache, **figures)
 
 
 def _recovery(found: Difference) -> Recovery:

@@ -12,7 +12,7 @@ from pipelines import pages
 from pipelines.evaluation import plots
 from pipelines.evaluation.explain import MARKS
 from pipelines.evaluation.figures import is_whole
-from pipelines.evaluation.report import Evidence, ModelScore, RunReport
+from pipelines.evaluation.report import Evidence, ModelScore, RunReport, Size
 from pipelines.evaluation.report_items import Calibration, WorstItem
 from pipelines.pages import write_report
 
@@ -39,8 +39,21 @@ STATUSES = {
     "no_evidence": "no evidence",
 }
 NUMBERS = frozenset(
-    {"value", "95 % interval", "items", "old", "new", "difference", "parameters", "bytes", "kept", "adjusted p"}
+    {
+        "value",
+        "95 % interval",
+        "items",
+        "old",
+        "new",
+        "difference",
+        "parameters",
+        "bytes",
+        "a token",
+        "kept",
+        "adjusted p",
+    }
 )
+"""Columns of figures. `a token`: bytes of KV cache."""
 
 
 def write(report: RunReport, folder: Path) -> tuple[Path, Path]:
@@ -140,14 +153,20 @@ def _difference(found: Difference) -> tuple[str, ...]:
 
 def _sizes(report: RunReport) -> Iterator[str]:
     if report.sizes:
-        rows = (
-            (s.model, escape(s.scheme), f"{s.num_parameters:,}", f"{s.num_weight_bytes:,}", _named(report, s.model))
-            for s in report.sizes
+        yield _table(
+            ("model", "scheme", "parameters", "bytes", "a token", ""), (_size(report, s) for s in report.sizes)
         )
-        yield _table(("model", "scheme", "parameters", "bytes", ""), rows)
+        yield "<p><small>Bytes of the weights' files, and of keys and values in the engine's cache for each token (bfloat16 where"
+        yield " the cache is not quantized).</small>"
     if report.recoveries:
         kept = ((escape(r.task), escape(r.metric), f"{r.percent:.1f} %") for r in report.recoveries)
         yield "<h3>Quantized against trained</h3>" + _table(("task", "metric", "kept"), kept)
+
+
+def _size(report: RunReport, size: Size) -> tuple[str, ...]:
+    cache = "not known" if size.num_cache_bytes_per_token is None else f"{size.num_cache_bytes_per_token:,}"
+    counts = (f"{size.num_parameters:,}", f"{size.num_weight_bytes:,}", cache)
+    return size.model, escape(size.scheme), *counts, _named(report, size.model)
 
 
 def _worst(report: RunReport) -> Iterator[str]:

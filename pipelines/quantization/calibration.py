@@ -47,7 +47,7 @@ def read_texts(
         raise InputError(
             f"{storage.uri}/{dataset.location}/train",
             "no text to calibrate the quantization with",
-            "give more documents, loosen data.filters, or quantize without text: quantize.method rtn",
+            "give more documents, loosen data.filters, or quantize without text: method rtn, kv_cache fp8_unscaled",
         )
     return texts
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from cluster.errors import ResourceError
 from cluster.session import check_gpus, on_pool
 from pipelines.config import EvaluateConfig, QuantizeConfig
+from pipelines.kv_cache import ConfigJson, head_size
 from pipelines.schemes import Hardware, asks_of_hardware, cannot_serve
 
 ANSWER_TIMEOUT_S = 600.0
@@ -15,17 +16,21 @@ ANSWER_TIMEOUT_S = 600.0
 CPU_INFO = Path("/proc/cpuinfo")
 
 
-def refusals(plans: tuple[QuantizeConfig, ...], engine: EvaluateConfig) -> list[str | None]:
-    """For each scheme why the pool that evaluates (and serves) cannot run it, None where it can."""
+def refusals(plans: tuple[QuantizeConfig, ...], engine: EvaluateConfig, told: ConfigJson) -> list[str | None]:
+    """For each scheme why the pool that evaluates (and serves) cannot run it, None where it can.
+
+    Args:
+        told: config.json of the model that is to be quantized.
+    """
     if not any(asks_of_hardware(plan, engine.num_gpus) for plan in plans):
         return [None for _ in plans]
     found = _ask(engine)
-    return [cannot_serve(plan, found) for plan in plans]
+    return [cannot_serve(plan, found, head_size(told)) for plan in plans]
 
 
-def check_servable(plan: QuantizeConfig, engine: EvaluateConfig) -> None:
+def check_servable(plan: QuantizeConfig, engine: EvaluateConfig, told: ConfigJson) -> None:
     """Raises ResourceError before anything is quantized that nothing there could run."""
-    (reason,) = refusals((plan,), engine)
+    (reason,) = refusals((plan,), engine, told)
     if reason is not None:
         remedy = "choose another quantize.scheme, or another pool for evaluate and serve"
         raise ResourceError(f"quantize: {plan.label}", f"cannot be served by pool `{engine.pool}`: {reason}", remedy)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from pipelines.config import QuantizeConfig
+from pipelines.kv_cache import CACHE_SCHEME
 from pipelines.quantization import gptq_kernel
 
 PRESETS = {"W8A8": "W8A8", "FP8": "FP8_DYNAMIC"}
@@ -14,6 +15,11 @@ PRESETS = {"W8A8": "W8A8", "FP8": "FP8_DYNAMIC"}
 def target(config: QuantizeConfig) -> dict[str, Any]:
     """Which layers are stored how, as every modifier of llmcompressor takes it."""
     asked: dict[str, Any] = {"ignore": list(config.ignore)}
+    if config.kv_cache == "fp8":
+        # The largest of all that was seen: by default it is a moving average, in which the first sequence weighs most.
+        asked["kv_cache_scheme"] = {**CACHE_SCHEME, "observer": "static_minmax"}
+    if config.made_by is None:
+        return asked
     if config.scheme in PRESETS:
         return {"targets": "Linear", "scheme": PRESETS[config.scheme], **asked}
     weights = {
@@ -28,14 +34,14 @@ def target(config: QuantizeConfig) -> dict[str, Any]:
 
 
 def quantize_in_place(model: Any, sequences: list[list[int]], config: QuantizeConfig) -> None:
-    """Quantize the model's linear layers.
+    """Quantize the model's linear layers, and find the scales of its cache.
 
     Args:
-        sequences: token ids to calibrate with; rtn does not look at them.
+        sequences: token ids to calibrate with; rtn does not look at them, nor does a cache without scales.
     """
     from llmcompressor import oneshot
 
-    if not config.is_calibrated:
+    if not config.is_calibrated and config.kv_cache != "fp8":
         oneshot(model=model, recipe=_modifiers(config))
         return
     from datasets import Dataset as Rows
@@ -62,12 +68,10 @@ def _modifiers(config: QuantizeConfig) -> Any:
 
             _pin_nothing_without_an_accelerator()
             return [_awq(), QuantizationModifier(**target(config))]
-        case "rtn":
+        case "rtn" | None:
             from llmcompressor.modifiers.quantization import QuantizationModifier
 
             return QuantizationModifier(**target(config))
-        case None:
-            raise AssertionError(f"{config.scheme} is quantized by no method")
 
 
 def _pin_nothing_without_an_accelerator() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 import struct
 import time
@@ -20,7 +21,8 @@ from cluster.session import check_gpus, on_pool
 from cluster.storage import Storage, local_copy, open_storage, sha256_of, staged_folder
 from cluster.waiting import wait_for_node
 from pipelines.config import QuantizationAwareConfig, QuantizeConfig
-from pipelines.model_size import linear_shapes
+from pipelines.kv_cache import bytes_per_token, declared, is_fp8
+from pipelines.model_size import linear_shapes, tensor_names
 from pipelines.progress import bar, say
 from pipelines.quantization.calibration import CHARACTERS_PER_TOKEN, read_texts, windows
 from pipelines.quantization.environment import runtime_env
@@ -73,8 +75,7 @@ def quantize(config: QuantizeConfig, model: Weights, dataset: Dataset, storage: 
     _check_model(folder)
     check_groups(config, folder)
     texts = _texts(config, dataset, storage)
-    scheme = config.scheme if config.groups_of is None else f"{config.scheme} in groups of {config.groups_of}"
-    planned = QuantizedModel(key=key, inputs=inputs, config=config.settings, scheme=scheme)
+    planned = QuantizedModel(key=key, inputs=inputs, config=config.settings, scheme=config.stored_as)
     calibrated = "calibrated on the train documents" if config.needs_text else "without calibration"
     say("quantize", f"{model.kind} {model.key} to {config.label}, {calibrated}")
     if (trained := trained_for(model)) and (reason := trained.departure(config)):
@@ -90,7 +91,17 @@ def quantize(config: QuantizeConfig, model: Weights, dataset: Dataset, storage: 
     )
     before, after = model.num_weight_bytes / 1e6, made.num_weight_bytes / 1e6
     say("quantize", f"{before:.0f} MB to {after:.0f} MB, {made.shares}took {quantized.took_s:.0f} s")
+    if config.kv_cache:
+        say(
+            "quantize",
+            f"KV cache: {_per_token(folder)} to {_per_token(local_copy(storage, quantized.folder))} bytes a token",
+        )
     return artifacts.save(storage, quantized)
+
+
+def _per_token(folder: Path) -> str:
+    num_bytes = bytes_per_token(json.loads((folder / "config.json").read_bytes()))
+    return "an unknown number of" if num_bytes is None else f"{num_bytes:,}"
 
 
 def trained_for(model: Weights) -> QuantizationAwareConfig | None:
@@ -212,11 +223,12 @@ def quantize_here(config: QuantizeConfig, storage_uri: str, model: Weights, targ
     )
     network = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype)
     with staged_folder(storage, target) as staged:
-        if config.made_by is not None:
+        if config.is_by_llmcompressor:
             sequences = [tokens for _, tokens in drawn]
             quantize_in_place(network, sequences, keep_most_sensitive(network, sequences, config, staged))
         _round_the_rest(network)
-        network.save_pretrained(staged, **({} if config.made_by is None else {"save_compressed": True}))
+        network.save_pretrained(staged, **({"save_compressed": True} if config.is_by_llmcompressor else {}))
+        _check_cache(config, staged)
         tokenizer.save_pretrained(staged)
         _keep_chat(folder, staged)
         return _made(staged, Counter(name for name, _ in drawn))
@@ -227,9 +239,28 @@ def _round_the_rest(model: Any) -> None:
     import torch
 
     for module in model.modules():
-        if not hasattr(module, "quantization_scheme"):
+        scheme = getattr(module, "quantization_scheme", None)
+        # With a cache that is quantized alone, linear layers have a scheme that leaves weights out.
+        if scheme is None or (scheme.weights is None and isinstance(module, torch.nn.Linear)):
             for parameter in module.parameters(recurse=False):
                 parameter.data = parameter.data.to(torch.bfloat16)
+
+
+def _check_cache(config: QuantizeConfig, folder: Path) -> None:
+    """Let the folder ask for its cache in FP8, and make sure that one with scales has one for each layer's keys and values: vLLM
+    would take 1 for those that are missing."""
+    path = folder / "config.json"
+    told = json.loads(path.read_bytes())
+    if config.kv_cache == "fp8_unscaled":
+        path.write_text(json.dumps(declared(told), indent=2))
+    if config.kv_cache == "fp8":
+        names = [name for file in folder.glob("*.safetensors") for name in tensor_names(file)]
+        num_layers = {**told, **told.get("text_config", {})}.get("num_hidden_layers")
+        found = [sum(name.endswith(f".{one}_scale") for name in names) for one in ("k", "v")]
+        if not is_fp8(told) or found != [num_layers, num_layers]:
+            raise StageFailed(
+                f"quantize: scales for the cache of {found} layers (keys, values), the model has {num_layers}"
+            )
 
 
 def _keep_chat(source: Path, target: Path) -> None:

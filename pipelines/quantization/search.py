@@ -99,6 +99,8 @@ def _attempt(attempt: SchemeAttempt, num_bytes_before: int) -> Iterator[str]:
     size = f"{attempt.num_weight_bytes / 1e6:.0f} MB"
     if num_bytes_before:
         size += f" of {num_bytes_before / 1e6:.0f} ({attempt.num_weight_bytes / num_bytes_before:.0%})"
+    if attempt.num_cache_bytes_per_token:
+        size += f", {attempt.num_cache_bytes_per_token:,} bytes of KV cache a token"
     outcome = "REFUSED" if attempt.outcome == "refused" else attempt.outcome
     yield f"{attempt.scheme}: {outcome}, {size}, took {attempt.took_s:.0f} s"
     for found in attempt.slices:

@@ -12,6 +12,10 @@ LoraRank = Literal[8, 16, 32, 64, 128, 256, 320, 512]
 """Ranks that vLLM has kernels for; an adapter of another rank takes the next larger one."""
 
 
+JUDGED = frozenset({"kv_cache_dtype", "kv_cache_dtype_skip_layers", "calculate_kv_scales"})
+"""vLLM's settings of how keys and values are kept: a revision is served with its cache as the gate judged it."""
+
+
 class LoraConfig(StrictModel):
     """Room for LoRA adapters beside the weights, set aside when the engine starts."""
 
@@ -47,8 +51,14 @@ class EngineConfig(StrictModel):
     sleep_mode: bool = False
     """GPUs only: a revision at rest moves its weights to the host's memory and gives the cache's memory back."""
     extra: dict[str, Any] = {}
-    """Further vLLM engine arguments, passed as they are. A `worker_extension_cls` for CPUs imports cluster.vllm_worker, in whose
-    place it comes."""
+    """Further vLLM engine arguments, passed as they are; none that says how the KV cache is stored (`quantize.kv_cache` does). A
+    `worker_extension_cls` for CPUs imports cluster.vllm_worker, in whose place it comes."""
+
+    @model_validator(mode="after")
+    def _keeps_the_cache_that_was_judged(self) -> EngineConfig:
+        if found := sorted(JUDGED & self.extra.keys()):
+            raise ValueError(f"extra: {found[0]} would serve what no gate has judged: set quantize.kv_cache instead")
+        return self
 
     @model_validator(mode="after")
     def _sleeps_on_gpus(self) -> EngineConfig:

@@ -11,6 +11,8 @@ from services.config import EngineConfig, ReplicasConfig, ServingConfig
 POLICY = "services.serving.autoscaling:Policy"
 SERVE_METRICS_INTERVAL_S = 10.0
 """How often replicas report unless told otherwise."""
+KV_CACHE_DTYPE = "fp8"
+"""vLLM's word for E4M3, with the scales that lie beside the weights."""
 ENVIRONMENT = {
     "HF_HUB_OFFLINE": "1",
     "VLLM_NO_USAGE_STATS": "1",
@@ -27,8 +29,12 @@ def engine_of(revision: Revision, serving: ServingConfig) -> EngineConfig:
     return serving.engine.replace(**revision.engine)
 
 
-def engine_arguments(engine: EngineConfig) -> dict[str, Any]:
-    """vLLM's engine arguments; `extra` has the last word."""
+def engine_arguments(engine: EngineConfig, kv_cache: str = "") -> dict[str, Any]:
+    """vLLM's engine arguments; `extra` has the last word.
+
+    Args:
+        kv_cache: the revision's.
+    """
     arguments: dict[str, Any] = {
         "dtype": engine.dtype,
         "max_model_len": engine.max_model_len,
@@ -44,6 +50,8 @@ def engine_arguments(engine: EngineConfig) -> dict[str, Any]:
         arguments["enable_sleep_mode"] = engine.sleep_mode
     else:
         arguments |= {"kv_cache_memory_bytes": int(engine.kv_cache_gib * 2**30), **CPU_WORKER}
+    if kv_cache:
+        arguments["kv_cache_dtype"] = KV_CACHE_DTYPE  # what cannot be kept so then fails, rather than run otherwise
     if engine.lora:
         arguments |= {
             "enable_lora": True,

@@ -104,7 +104,7 @@ def build(
         "model_loading_config": {"model_id": revision.revision},
         "accelerator_config": {"kind": "gpu" if engine.num_gpus else "cpu"},
         "placement_group_config": {"bundles": bundles(engine)},
-        "engine_kwargs": engine_arguments(engine),
+        "engine_kwargs": engine_arguments(engine, revision.kv_cache),
         "experimental_configs": {"stream_batching_interval_ms": 0},  # Ray's own default holds chunks back for 50 ms
         "runtime_env": {"env_vars": environment(engine) | REPLICA_ENVIRONMENT},
     }

@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from safetensors.torch import load_file, save_file
 
 from cluster import artifacts
 from cluster.artifacts import Dataset, ImportedModel
@@ -17,6 +18,7 @@ from pipelines.evaluation.compare import read_items
 from pipelines.evaluation.evaluate import evaluate, read_documents
 from pipelines.evaluation.tasks import build_items
 from pipelines.evaluation.verdict import gate
+from pipelines.kv_cache import bytes_per_token, config_of
 from pipelines.quantization.hardware import hardware_here, refusals
 from pipelines.quantization.quantize import quantize
 from pipelines.schemes import cannot_serve
@@ -110,7 +112,7 @@ def test_evaluate_quantize_evaluate_judge(storage: LocalStorage, dataset: Datase
         num_calibration_sequences=4,
         calibration_length=32,
     )
-    assert refusals((four_bits,), CONFIG) == [cannot_serve(four_bits, hardware_here(0))]  # one machine asks itself
+    assert refusals((four_bits,), CONFIG, {}) == [cannot_serve(four_bits, hardware_here(0))]  # one machine asks itself
     packed = quantize(four_bits, model, dataset, storage)
     assert packed.num_weight_bytes < model.num_weight_bytes
     kept = json.loads((storage.root / packed.folder / "sensitivity.json").read_text())["kept"]
@@ -127,6 +129,42 @@ def test_evaluate_quantize_evaluate_judge(storage: LocalStorage, dataset: Datase
     assert verdict.outcome != "failed"
     assert {check.task for check in verdict.checks} == {task.name for task in TASKS}
     assert {found.task for found in verdict.differences["quantized vs base"]} == {task.name for task in TASKS}
+
+
+@pytest.mark.e2e
+@pytest.mark.usefixtures("ray_cluster")
+def test_a_cache_in_fp8_is_what_vllm_is_judged_with(
+    storage: LocalStorage, dataset: Dataset, model: ImportedModel
+) -> None:
+    plan = QuantizeConfig(scheme="BF16", kv_cache="fp8", num_calibration_sequences=4, calibration_length=64)
+    (refused,) = refusals((plan,), CONFIG, config_of(storage, model))
+    assert refused == cannot_serve(plan, hardware_here(0), 32)
+    if refused:
+        pytest.skip(refused)
+    text = CONFIG.replace(tasks=TASKS[:1])
+    before = read_items(storage, evaluate(text, model, dataset, storage))["text"]
+
+    small = quantize(plan, model, dataset, storage)
+    assert (small.kv_cache, small.num_calibration_sequences) == ("fp8", 4)
+    told = config_of(storage, small)
+    assert told["quantization_config"]["config_groups"] == {}  # weights as they were
+    assert bytes_per_token(told) == (bytes_per_token(config_of(storage, model)) or 0) // 2
+    file = storage.root / small.folder / "model.safetensors"
+    scales = {name: tensor for name, tensor in load_file(file).items() if name.endswith(("k_scale", "v_scale"))}
+    assert len(scales) == 4  # of two layers
+
+    after = read_items(storage, evaluate(text, small, dataset, storage))["text"]
+    pairs = [(old["nll"], new["nll"]) for old, new in zip(before, after, strict=True)]
+    assert all(new == pytest.approx(old, rel=0.02) and new != old for old, new in pairs)
+
+    # Scales a thousand times too small cut keys and values off: vLLM takes those of the folder, and the figures show them.
+    save_file(
+        {**load_file(file), **{name: one / 1000 for name, one in scales.items()}}, file, metadata={"format": "pt"}
+    )
+    other = small.replace(num_calibration_sequences=0)  # the same folder under another digest: evaluated anew
+    spoilt = read_items(storage, evaluate(text, other, dataset, storage))["text"]
+    moved = [abs(row["nll"] / old - 1) for row, (old, _) in zip(spoilt, pairs, strict=True)]
+    assert max(moved) > 10 * max(abs(new / old - 1) for old, new in pairs)
 
 
 @pytest.mark.parametrize(

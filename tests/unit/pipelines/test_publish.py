@@ -37,6 +37,17 @@ def test_what_passed_is_the_candidate_and_leads_back_to_its_weights_and_gate(sto
     assert revision.weights == made.folder
 
 
+def test_a_revision_keeps_its_cache_as_the_gate_judged_it(storage: LocalStorage) -> None:
+    quantized = QuantizedModel(key="22" * 8, scheme="W8A8, KV cache in FP8", config={"kv_cache": "fp8"})
+    revision = publish_candidate("m", artifacts.save(storage, quantized), gate(storage), storage)
+    assert (quantized.kv_cache, revision.kv_cache) == ("fp8", "fp8")
+    plain = publish_candidate("m", weights(storage), gate(storage), storage)
+    assert (plain.kv_cache, plain.config) == (
+        "",
+        {"name": "m", "baseline": False},
+    )  # its key is that of earlier versions
+
+
 @pytest.mark.parametrize(("outcome", "says"), [("failed", "says no"), ("inconclusive", "cannot say")])
 def test_what_did_not_pass_is_not_published_and_the_message_names_the_must(
     storage: LocalStorage, outcome: Outcome, says: str

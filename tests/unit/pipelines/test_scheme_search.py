@@ -127,7 +127,7 @@ class World:
         self.made.append(f"evaluate {model.scheme}")
         return report_of(storage, model.digest, *self.lost.get(model.scheme, (0, "")), key=key)
 
-    def refusals(self, plans: tuple[QuantizeConfig, ...], engine: EvaluateConfig) -> list[str | None]:
+    def refusals(self, plans: tuple[QuantizeConfig, ...], engine: EvaluateConfig, told: object) -> list[str | None]:
         self.num_asked += 1
         return ["not on this machine" if plan.scheme in self.no_hardware_for else None for plan in plans]
 
@@ -253,7 +253,7 @@ def test_a_single_scheme_that_is_made_asks_nothing(
             world.evaluate(config, model, *rest) if isinstance(model, QuantizedModel) else before.trained_report
         ),
     )
-    monkeypatch.setattr(lifecycle, "check_servable", lambda plan, engine: asked.append(plan.label))
+    monkeypatch.setattr(lifecycle, "check_servable", lambda plan, engine, told: asked.append(plan.label))
     lifecycle.run(recipe("w8a8"), world.storage, until="quantize")
     assert asked == ["W8A8 by gptq"]
     lifecycle.run(recipe("w8a8"), world.storage, until="quantize", remake_from=remake_from)

@@ -36,6 +36,23 @@ def test_extra_arguments_have_the_last_word() -> None:
     assert engine_arguments(EngineConfig(extra={"dtype": "float32", "seed": 1}))["dtype"] == "float32"
 
 
+@pytest.mark.parametrize("kv_cache", ["fp8", "fp8_unscaled"])
+def test_a_revision_judged_with_its_cache_in_fp8_is_served_so(kv_cache: str) -> None:
+    revision = Revision(key="k", revision="m-1", config={"kv_cache": kv_cache})
+    assert engine_arguments(EngineConfig(), revision.kv_cache)["kv_cache_dtype"] == "fp8"
+    assert "kv_cache_dtype" not in engine_arguments(EngineConfig(), Revision(key="k", revision="m-1").kv_cache)
+
+
+@pytest.mark.parametrize(
+    "extra", [{"kv_cache_dtype": "fp8"}, {"kv_cache_dtype": "auto"}, {"calculate_kv_scales": True}]
+)
+def test_a_cache_that_no_gate_has_judged_is_not_served(extra: dict[str, object]) -> None:
+    with pytest.raises(ValidationError, match=r"no gate has judged: set quantize\.kv_cache"):
+        EngineConfig(extra=extra)
+    with pytest.raises(ValidationError, match="no gate has judged"):
+        engine_of(Revision(key="k", revision="m-1", engine={"extra": extra}), ServingConfig())
+
+
 def test_resources_are_spread_over_the_workers() -> None:
     engine = EngineConfig(num_gpus=2, tensor_parallel_size=2, num_cpus=4)
     assert bundles(engine) == [{"CPU": 2.0, "GPU": 1.0}] * 2
