@@ -172,7 +172,7 @@ def _warn_of_quantization(recipe: LifecycleConfig) -> None:
         say(
             "quantize",
             "warning: train.privacy ends with the trained model: weights that are calibrated on the dataset's documents tell"
-            " of them without any noise; `method: rtn`, without keep_most_sensitive, reads none",
+            " of them without any noise; `method: rtn` without keep_most_sensitive, and `kv_cache: fp8_unscaled`, read none",
         )
     for caveat in recipe.quantization_caveats:
         say("quantize", f"warning: {caveat}")
