@@ -55,6 +55,13 @@ def is_fp8(config: ConfigJson) -> bool:
     return (config.get("quantization_config") or {}).get("kv_cache_scheme") is not None
 
 
+def num_cached_layers(config: ConfigJson) -> int:
+    """Layers that keep a key and a value of each token."""
+    fields = {**config, **config.get("text_config", {})}
+    kinds = fields.get("layer_types") or ["full_attention"] * fields.get("num_hidden_layers", 0)
+    return sum(kind in ATTENTION for kind in kinds)
+
+
 def bytes_per_token(config: ConfigJson) -> int | None:
     """Of keys and values of all layers, in bfloat16 where not in FP8; None where layers keep something else (latents, states)."""
     fields = {**config, **config.get("text_config", {})}

@@ -21,7 +21,7 @@ from cluster.session import check_gpus, on_pool
 from cluster.storage import Storage, local_copy, open_storage, sha256_of, staged_folder
 from cluster.waiting import wait_for_node
 from pipelines.config import QuantizationAwareConfig, QuantizeConfig
-from pipelines.kv_cache import bytes_per_token, declared, is_fp8
+from pipelines.kv_cache import bytes_per_token, declared, is_fp8, num_cached_layers
 from pipelines.model_size import linear_shapes, tensor_names
 from pipelines.progress import bar, say
 from pipelines.quantization.calibration import CHARACTERS_PER_TOKEN, read_texts, windows
@@ -255,12 +255,10 @@ def _check_cache(config: QuantizeConfig, folder: Path) -> None:
         path.write_text(json.dumps(declared(told), indent=2))
     if config.kv_cache == "fp8":
         names = [name for file in folder.glob("*.safetensors") for name in tensor_names(file)]
-        num_layers = {**told, **told.get("text_config", {})}.get("num_hidden_layers")
         found = [sum(name.endswith(f".{one}_scale") for name in names) for one in ("k", "v")]
-        if not is_fp8(told) or found != [num_layers, num_layers]:
-            raise StageFailed(
-                f"quantize: scales for the cache of {found} layers (keys, values), the model has {num_layers}"
-            )
+        wanted = num_cached_layers(told)
+        if not is_fp8(told) or found != [wanted, wanted]:
+            raise StageFailed(f"quantize: {found} scales for the cache's keys and values, of {wanted} layers each")
 
 
 def _keep_chat(source: Path, target: Path) -> None:

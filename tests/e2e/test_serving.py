@@ -12,6 +12,10 @@ import pytest
 
 from cluster import registry
 from cluster.errors import InputError, ResourceError, StageFailed
+from pipelines.config import QuantizeConfig
+from pipelines.kv_cache import declared
+from pipelines.quantization.hardware import hardware_here
+from pipelines.schemes import cannot_serve
 from services.config import ProbesConfig
 from services.rollout.asking import NoAnswer, ServeAsker
 from services.rollout.probes import ProbeItem
@@ -161,6 +165,32 @@ def _likelihood(model: Path, prompt: str, choice: str) -> float:
         logs = torch.log_softmax(net(tokens).logits.float(), dim=-1)[0, :-1]
     own = logs.gather(1, tokens[0, 1:, None])[:, 0]
     return float(own[ends[1:] > len(prompt)].sum()) / len(choice.encode())
+
+
+def test_a_revision_that_was_judged_with_its_cache_in_fp8_is_served_so(served: Served, tiny_model: Path) -> None:
+    from services.serving import app
+
+    asked = QuantizeConfig(scheme="BF16", kv_cache="fp8_unscaled")
+    if refused := cannot_serve(asked, hardware_here(0)):
+        pytest.skip(refused)
+    made = served.publish(f"{NAME}-0000000e", tiny_model, config={"kv_cache": "fp8_unscaled"})
+    path = served.storage.root / made.weights / "config.json"
+    path.write_text(json.dumps(declared(json.loads(path.read_text()))))
+    app.deploy_revision(made, served.serving, served.storage)
+    asker = ServeAsker(lambda revision: revision)
+
+    async def told(revision: str) -> list[float]:
+        return [await asker._likelihood(revision, "The class", choice, 0) for choice in (" is a list", " of modules")]
+
+    async def both() -> tuple[list[float], list[float]]:
+        return await told(STABLE), await told(made.revision)
+
+    try:
+        plain, small = asyncio.run(both())
+    finally:
+        app.remove_revision(made.revision)
+    assert small == pytest.approx(plain, rel=0.03)
+    assert small != plain  # what the cache has lost
 
 
 def test_a_revision_that_cannot_load_says_why_and_leaves_nothing_running(served: Served, tiny_model: Path) -> None:

