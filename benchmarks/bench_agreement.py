@@ -3,7 +3,8 @@
     python benchmarks/bench_agreement.py FOLDER [--dtype bfloat16] [--items 300] [--data ../shared/data]
 
 MedQA, MMLU and BBQ (religion) of the reference data as tasks in FOLDER, SmolLM2-135M-Instruct through both engines by `serinus
-eval`, and `serinus eval-compare` on what they wrote: every item that came out differently is listed with its gap of log-likelihoods.
+eval`, and `serinus eval-compare` on what they wrote: every item that came out differently is listed with its gap of
+log-likelihoods.
 """
 
 from __future__ import annotations
