@@ -65,7 +65,8 @@ def plan_of(name: str) -> QuantizeConfig:
 
 
 def measure(folder: Path, books: Path) -> Figures:
-    from pipelines.evaluation.engine import ENVIRONMENT, EngineSettings, Scorer
+    from pipelines.evaluation.engine import EngineSettings, Scorer
+    from pipelines.offline_engine import ENVIRONMENT
 
     os.environ.update(ENVIRONMENT)
     engine = Scorer()

@@ -150,6 +150,7 @@ def _attempt(
         report=report.digest,
         num_weight_bytes=quantized.num_weight_bytes,
         num_cache_bytes_per_token=bytes_per_token(config_of(storage, quantized)) or 0,
+        speed=report.speed,
         took_s=quantized.took_s + report.took_s + verdict.took_s,
     )
     return judged(plan.label, verdict, attempt), Result(quantized, verdict)

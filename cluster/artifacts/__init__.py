@@ -7,7 +7,7 @@ completion marker, the cache key (`key` is known before the work starts) and the
 from __future__ import annotations
 
 from cluster.artifacts.data import Agreement, Annotations, Batch, Dataset, Preferences, Record, Repeated
-from cluster.artifacts.evaluation import Check, Difference, EvalReport, GateReport, Outcome, Score
+from cluster.artifacts.evaluation import Check, Difference, EvalReport, GateReport, Outcome, Rate, Score, Speed
 from cluster.artifacts.manifest import VERSION, VOLATILE, FileEntry, Manifest, Source, Weights, digest
 from cluster.artifacts.progressive import Coefficient, Forecast, ForecastCheck, InitialModel, Prediction, StageRun
 from cluster.artifacts.publication import Adapter, Revision
@@ -56,6 +56,7 @@ __all__ = [
     "Preferences",
     "Privacy",
     "QuantizedModel",
+    "Rate",
     "Record",
     "Repeated",
     "Retention",
@@ -65,6 +66,7 @@ __all__ = [
     "Score",
     "SliceFinding",
     "Source",
+    "Speed",
     "StageRun",
     "WeightAttempt",
     "WeightSearch",

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from typing import Literal
 
+from pydantic import Field
+
 from cluster.artifacts.manifest import Manifest
-from cluster.config import StrictModel
+from cluster.config import StrictModel, is_none
 
 
 class Score(StrictModel):
@@ -21,6 +23,31 @@ class Score(StrictModel):
     higher_is_better: bool = True
 
 
+class Rate(StrictModel):
+    """Tokens that an engine writes, of all requests together."""
+
+    num_requests: int
+    """At once."""
+    tokens_per_s: float
+
+
+class Speed(StrictModel):
+    """Of the engine that answered the items, on the machine that it ran on, with whatever else that was doing."""
+
+    num_prompt_tokens: int
+    num_written_tokens: int
+    """Of each request."""
+    rates: tuple[Rate, ...]
+    ttft_s: float
+    """To the first token of a request alone: the median of several."""
+
+    @property
+    def summary(self) -> str:
+        rates = ", ".join(f"{rate.tokens_per_s:.3g}" for rate in self.rates)
+        at = ", ".join(str(rate.num_requests) for rate in self.rates)
+        return f"{rates} tokens/s at {at} requests, ttft {1000 * self.ttft_s:.0f} ms"
+
+
 class EvalReport(Manifest):
     """Scores of one model; `items.parquet` has one row per item with the same ids for every model."""
 
@@ -28,6 +55,7 @@ class EvalReport(Manifest):
     model: str = ""
     """Digest of the weights' manifest."""
     scores: tuple[Score, ...] = ()
+    speed: Speed | None = Field(None, exclude_if=is_none)
 
     def score(self, task: str, metric: str = "") -> Score:
         """By default the task's first figure, which gates compare."""

@@ -13,7 +13,7 @@ from cluster.config import StrictModel
 
 VERSION = "0.1.0"
 
-VOLATILE = frozenset({"made_at", "took_s"})
+VOLATILE = frozenset({"made_at", "took_s", "speed"})
 """Fields that differ between two runs that made the same thing; the digest leaves them out."""
 
 

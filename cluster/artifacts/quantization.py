@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from typing import Literal
 
-from cluster.artifacts.evaluation import Outcome
+from pydantic import Field
+
+from cluster.artifacts.evaluation import Outcome, Speed
 from cluster.artifacts.manifest import Manifest, Weights
-from cluster.config import StrictModel
+from cluster.config import StrictModel, is_none
 
 
 class QuantizedModel(Weights):
@@ -57,6 +59,7 @@ class SchemeAttempt(StrictModel):
     num_weight_bytes: int = 0
     num_cache_bytes_per_token: int = 0
     """Of the KV cache; 0 where it is not known."""
+    speed: Speed | None = Field(None, exclude_if=is_none)
     took_s: float = 0.0
     """Quantizing, evaluating and judging."""
     slices: tuple[SliceFinding, ...] = ()

@@ -15,6 +15,8 @@ class EvaluateConfig(StrictModel):
     """Tokens of the longest item; longer ones are cut from the left."""
     num_gpus: int = Field(0, ge=0)
     kv_cache_gib: float = Field(1.0, gt=0)
+    speed: bool = True
+    """Also measure how fast the engine writes (at 1, 8 and 32 requests at once) and answers, once it has answered the items."""
     pool: Pool = "serve"
     seed: int = 0
 

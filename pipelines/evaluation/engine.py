@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from cluster.arithmetic import settled
+from cluster.artifacts import Speed
 from cluster.errors import ResourceError
 from cluster.storage import local_copy, open_storage
-from pipelines.evaluation import embeddings, scoring
+from pipelines.evaluation import embeddings, scoring, speed
 from pipelines.evaluation.asked import Asked, Query
 from pipelines.evaluation.items import Item, Likelihood, Row, Text, is_number, order
 from pipelines.offline_engine import GIB, load_engine
@@ -89,6 +90,10 @@ class Scorer:
         queries = [[self.asked.query(item.prompt, answer) for answer in item.answers] for item in items]
         nats = iter(self._log_likelihoods([query for group in queries for query in group]))
         return [tuple(query.told(next(nats)) for query in group) for group in queries]
+
+    def speed(self) -> Speed:
+        """Once it has answered something: the first requests compile."""
+        return speed.measured(self.llm, self.settings.max_model_len)
 
     def vectors(self, words: Sequence[str]) -> Mapping[str, Sequence[float]]:
         return embeddings.vectors(Path(self.folder), self.asked.words(words))

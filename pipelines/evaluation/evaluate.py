@@ -52,17 +52,20 @@ def evaluate(config: EvaluateConfig, model: Weights, dataset: Dataset, storage: 
     items = _items(config, dataset, storage)
     say("evaluate", f"{model.kind} {model.key}: {len(items)} items of {len(config.tasks)} tasks")
     engine = engine_settings(config, storage.location, model.folder, num_weight_bytes=model.num_weight_bytes)
-    rows = answers(config, engine, items)
+    rows, speed = answers(config, engine, items)
     rows = running.with_tests(config, items, with_toxicity(config, rows))
     check_complete(f"{model.kind} {model.key}", items, rows)
     for note in notes(rows):
         say("evaluate", note)
     report = EvalReport(key=key, inputs=inputs, config=settings, model=model.digest, scores=scores(config, rows))
+    report = report.replace(speed=speed)
     written = _write_items(storage, report, with_strata(items, rows))
     report = report.replace(files=(written,), took_s=time.monotonic() - began)
     for score in report.scores:
         interval = f"{score.ci_low:.3f} to {score.ci_high:.3f}"
         say("evaluate", f"{score.task}: {score.metric} {score.value:.3f} ({interval}, {score.num_items} items)")
+    if speed:
+        say("evaluate", speed.summary)
     say("evaluate", f"took {report.took_s:.0f} s")
     return artifacts.save(storage, report)
 
@@ -78,7 +81,7 @@ def _inputs(model: Weights, dataset: Dataset) -> dict[str, str]:
 
 def _settings(config: EvaluateConfig) -> dict[str, Any]:
     """What decides the result: not the machine but for the numbers it computes in, nor where a task's file lies."""
-    settings = config.model_dump(mode="json", exclude={"pool", "kv_cache_gib", "num_gpus"})
+    settings = config.model_dump(mode="json", exclude={"pool", "kv_cache_gib", "num_gpus", "speed"})
     settings["items_version"] = VERSION
     if (dtype := settled("auto", bool(config.num_gpus))) != "bfloat16":  # which changes figures a little
         settings["dtype"] = dtype

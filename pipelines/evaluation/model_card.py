@@ -57,6 +57,9 @@ def _body(report: RunReport) -> Iterator[str]:
         ("model", "scheme", "parameters", "bytes"),
         ((s.model, s.scheme or "-", f"{s.num_parameters:,}", f"{s.num_weight_bytes:,}") for s in report.sizes),
     )
+    if timed := [(s.model, s.speed) for s in report.sizes if s.speed]:
+        yield from ("", "In the engine that evaluated it, on its machine:")
+        yield from _table(("model", "speed"), ((model, speed.summary) for model, speed in timed))
     if report.ledger:
         yield from _training(report.ledger)
     yield from ("", "## Provenance", "", "Digests of the manifests that every figure above was read from:")

@@ -6,6 +6,7 @@ import time
 from collections.abc import Sequence
 from typing import Any
 
+from cluster.artifacts import Speed
 from cluster.errors import InputError, ResourceError, StageFailed
 from cluster.session import KEEP_MEMORY, on_pool
 from pipelines.config import EvaluateConfig
@@ -24,8 +25,9 @@ MOST_GROWTH = 8
 POLL_S = 2.0
 
 
-def answers(config: EvaluateConfig, engine: EngineSettings, items: Sequence[Item]) -> list[Row]:
-    """All items through one engine, in an actor that is killed at the end: that frees its memory."""
+def answers(config: EvaluateConfig, engine: EngineSettings, items: Sequence[Item]) -> tuple[list[Row], Speed | None]:
+    """All items through one engine, in an actor that is killed at the end: that frees its memory. Then, where it is asked for,
+    how fast vLLM is."""
     import ray
 
     actor = (
@@ -39,6 +41,7 @@ def answers(config: EvaluateConfig, engine: EngineSettings, items: Sequence[Item
         .remote()
     )
     rows: list[Row] = []
+    speed: Speed | None = None
     try:
         with bar("evaluate", len(items), "items") as shown:
             wait(actor.start.remote(engine), shown, 0, "starting the engine")
@@ -48,9 +51,11 @@ def answers(config: EvaluateConfig, engine: EngineSettings, items: Sequence[Item
                 rows += wait(actor.answer.remote(batch), shown, at, batch[0].task)
                 at, size = at + len(batch), next_size(len(batch), time.monotonic() - began)
                 shown.update(at, batch[0].task)
+            if config.speed and engine.kind == "vllm":
+                speed = wait(actor.speed.remote(), shown, at, "measuring the engine's speed")
     finally:
         ray.kill(actor)
-    return rows
+    return rows, speed
 
 
 def next_size(num_items: int, took_s: float) -> int:

@@ -22,6 +22,7 @@ from cluster.artifacts import (
     QuantizedModel,
     Revision,
     Score,
+    Speed,
     Weights,
 )
 from cluster.config import StrictModel
@@ -62,6 +63,8 @@ class Size(StrictModel):
     scheme: str = ""
     num_cache_bytes_per_token: int | None = None
     """Of the KV cache, by the model's config.json; None where that does not say."""
+    speed: Speed | None = None
+    """In the engine that evaluated it."""
 
 
 class Recovery(StrictModel):
@@ -196,7 +199,9 @@ def _sizes(made: dict[str, Manifest], storage: Storage) -> Iterator[Size]:
             scheme = found.scheme if isinstance(found, QuantizedModel) else ""
             figures = {"num_parameters": found.num_parameters, "num_weight_bytes": found.num_weight_bytes}
             cache = bytes_per_token(config_of(storage, found))
-            yield Size(model=model, scheme=scheme, num_cache_bytes_per_token=cache, **figures)
+            report = made.get(f"{model}_report")
+            speed = report.speed if isinstance(report, EvalReport) else None
+            yield Size(model=model, scheme=scheme, num_cache_bytes_per_token=cache, speed=speed, **figures)
 
 
 def _recovery(found: Difference) -> Recovery:

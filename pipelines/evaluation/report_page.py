@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 
-from cluster.artifacts import Check, Difference, Ledger
+from cluster.artifacts import Check, Difference, Ledger, Speed
 from cluster.registry import Lineage
 from pipelines import pages
 from pipelines.evaluation import plots
@@ -49,6 +49,12 @@ NUMBERS = frozenset(
         "parameters",
         "bytes",
         "a token",
+        "tokens/s at 1",
+        "tokens/s at 8",
+        "tokens/s at 32",
+        "ttft, ms",
+        "prompt",
+        "written",
         "kept",
         "adjusted p",
     }
@@ -156,11 +162,29 @@ def _sizes(report: RunReport) -> Iterator[str]:
         yield _table(
             ("model", "scheme", "parameters", "bytes", "a token", ""), (_size(report, s) for s in report.sizes)
         )
+        yield from _speeds(report)
         yield "<p><small>Bytes of the weights' files, and of keys and values in the engine's cache for each token (bfloat16 where"
         yield " the cache is not quantized).</small>"
     if report.recoveries:
         kept = ((escape(r.task), escape(r.metric), f"{r.percent:.1f} %") for r in report.recoveries)
         yield "<h3>Quantized against trained</h3>" + _table(("task", "metric", "kept"), kept)
+
+
+def _speeds(report: RunReport) -> Iterator[str]:
+    timed = [(size.model, size.speed) for size in report.sizes if size.speed]
+    if not timed:
+        return
+    num = [rate.num_requests for rate in timed[0][1].rates]
+    names = ("model", *(f"tokens/s at {one}" for one in num), "ttft, ms", "prompt", "written")
+    yield "<h3>Speed</h3>" + _table(names, (_speed(model, speed) for model, speed in timed))
+    yield "<p><small>Tokens a second of all requests together, so many at once, and milliseconds to the first token of one alone;"
+    yield " in the engine that evaluated the model, on its machine, with whatever else ran there. prompt and written: tokens of"
+    yield " each request.</small>"
+
+
+def _speed(model: str, speed: Speed) -> tuple[str, ...]:
+    rates = (f"{rate.tokens_per_s:.4g}" for rate in speed.rates)
+    return model, *rates, f"{1000 * speed.ttft_s:.0f}", str(speed.num_prompt_tokens), str(speed.num_written_tokens)
 
 
 def _size(report: RunReport, size: Size) -> tuple[str, ...]:

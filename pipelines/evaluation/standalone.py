@@ -87,7 +87,8 @@ def of_folder(config: EvaluateConfig, engine: EngineSettings, items: Sequence[It
         ResourceError: too little memory.
     """
     check_gpus(config.pool, config.num_gpus, "num_gpus")
-    return answers(config, engine, items)
+    rows, _ = answers(config.replace(speed=False), engine, items)
+    return rows
 
 
 def of_endpoint(endpoint: Endpoint, items: Sequence[Item]) -> list[Row]:

@@ -103,6 +103,8 @@ def _attempt(attempt: SchemeAttempt, num_bytes_before: int) -> Iterator[str]:
         size += f", {attempt.num_cache_bytes_per_token:,} bytes of KV cache a token"
     outcome = "REFUSED" if attempt.outcome == "refused" else attempt.outcome
     yield f"{attempt.scheme}: {outcome}, {size}, took {attempt.took_s:.0f} s"
+    if attempt.speed:
+        yield f"  {attempt.speed.summary}"
     for found in attempt.slices:
         figures = f"{found.metric} {found.old:.4g} to {found.new:.4g}, keeps {found.recovery_percent:.1f} %"
         yield f"  {MARKS[found.outcome]:<13}{found.priority:<7}{found.name}: {figures}"

@@ -68,6 +68,11 @@ def test_evaluate_quantize_evaluate_judge(storage: LocalStorage, dataset: Datase
     before = evaluate(CONFIG, model, dataset, storage)
     items = read_items(storage, before)
     assert {task: len(rows) for task, rows in items.items()} == {"text": 6, "choice": 6, "writing": 4, "letters": 3}
+    assert before.speed is not None
+    assert [rate.num_requests for rate in before.speed.rates] == [1, 8, 32]
+    assert min(rate.tokens_per_s for rate in before.speed.rates) > 0
+    assert before.speed.ttft_s > 0
+    assert before.digest == before.replace(speed=None).digest, "the same scores are the same report, however fast"
     asked = {item.id: item for item in build_items(TASKS[0], read_documents(storage, dataset), CONFIG.seed)}
     for row in items["text"]:
         expected = reference_nll(storage.root / model.folder, asked[row["id"]].answers[0])

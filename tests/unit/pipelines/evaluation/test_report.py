@@ -12,7 +12,7 @@ import yaml
 from typer.testing import CliRunner
 
 from cluster import artifacts
-from cluster.artifacts import GateReport, Revision
+from cluster.artifacts import GateReport, Rate, Revision, Speed
 from cluster.errors import InputError
 from cluster.storage import Storage, open_storage
 from pipelines.evaluation import model_card, report_page
@@ -24,6 +24,8 @@ from pipelines.lifecycle import Run
 from serinus import app
 from tests.unit.pipelines.evaluation.published import EVIL, NAME, publish
 from tests.unit.test_check import GOOD
+
+RATES = tuple(Rate(num_requests=num, tokens_per_s=rate) for num, rate in ((1, 25.5), (8, 150.0), (32, 281.2)))
 
 
 @pytest.fixture(scope="module")
@@ -122,6 +124,19 @@ def test_a_changed_items_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(InputError, match="SHA-256 differs"):
         of_revision(changed, NAME, "candidate", ())
+
+
+def test_how_fast_each_model_is_stands_beside_its_size(found: RunReport) -> None:
+    fast = Speed(num_prompt_tokens=128, num_written_tokens=32, rates=RATES, ttft_s=0.1234)
+    timed = found.replace(
+        sizes=tuple(size.replace(speed=fast if size.model == "quantized" else None) for size in found.sizes)
+    )
+    page, card = report_page.page(timed), model_card.card(timed)
+    assert "<th" in page.partition("<h3>Speed</h3>")[2].partition("25.5")[0]
+    assert all(text in page for text in ("tokens/s at 32", ">25.5<", ">150<", ">281.2<", ">123<"))
+    assert fast.summary == "25.5, 150, 281 tokens/s at 1, 8, 32 requests, ttft 123 ms"
+    assert fast.summary in card
+    assert "<h3>Speed</h3>" not in report_page.page(found)
 
 
 def test_nothing_on_record_is_said(storage: Storage) -> None:
