@@ -26,6 +26,8 @@ CPU_BLOCK_TOKENS = 32
 MAX_BATCHED_TOKENS = 1024
 """Per engine step: bounds the logits of a batch (tokens x vocabulary x 4 bytes, several copies)."""
 GIB = 1 << 30
+OVERHEAD_BYTES = 3 * GIB
+"""Of an engine on CPUs beside weights and cache: libraries, and log-probabilities of a batch over the whole vocabulary."""
 
 
 def load_engine(
@@ -75,7 +77,7 @@ def load_engine(
             **where,
             **more,
         )
-    except (ValueError, OSError, NotImplementedError, SafetensorError) as error:
+    except (ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise InputError(
             folder, f"vLLM cannot load it: {str(error).strip()[:500]}", f"mend the model folder or {field}"
         ) from None

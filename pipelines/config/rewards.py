@@ -82,8 +82,9 @@ class GrpoConfig(StrictModel):
     """Of an answer. Prompt and answer fit into sequence_length together."""
     temperature: float = Field(1.0, gt=0)
     top_p: float = Field(1.0, gt=0, le=1)
-    loss: Literal["dapo", "grpo", "bnpo", "dr_grpo"] = "dapo"
-    """How the tokens of answers of different lengths are weighed (TRL's `loss_type`)."""
+    loss: Literal["dapo", "grpo", "dr_grpo"] = "dapo"
+    """How the tokens of answers of different lengths are weighed (TRL's `loss_type`); those whose result does not depend on how a
+    step is shared out."""
     scale_rewards: Literal["group", "batch", "none"] = "group"
     """What an answer's distance to its group's mean reward is divided by: the standard deviation of the group, or of all."""
     rollouts: RolloutConfig = RolloutConfig()

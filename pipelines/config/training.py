@@ -104,10 +104,10 @@ class TrainConfig(StrictModel):
     """For any method. Leave it out and all weights are trained; give `{}` for the defaults. An adapter learns at ten times the
     learning_rate of full fine-tuning, about 2e-4."""
     privacy: PrivacyConfig | None = None
-    """For any method, with zero stage 0, 1 or 2. A step then takes each example with the same chance, on average as many as
-    a step would take sequences otherwise."""
+    """For any method but grpo, with zero stage 0, 1 or 2. A step then takes each example with the same chance, on average as many
+    as a step would take sequences otherwise."""
     quantization_aware: QuantizationAwareConfig | None = None
-    """For any method: weights are rounded as the quantize stage will round them, and learn to do with it."""
+    """For any method but grpo: weights are rounded as the quantize stage will round them, and learn to do with it."""
 
     num_workers: int = Field(2, ge=1)
     gpus_per_worker: int = Field(1, ge=0)

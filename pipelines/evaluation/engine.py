@@ -15,12 +15,10 @@ from cluster.storage import local_copy, open_storage
 from pipelines.evaluation import embeddings, scoring, speed
 from pipelines.evaluation.asked import Asked, Query
 from pipelines.evaluation.items import Item, Likelihood, Row, Text, is_number, order
-from pipelines.offline_engine import GIB, load_engine
+from pipelines.offline_engine import GIB, OVERHEAD_BYTES, load_engine
 
 EngineKind = Literal["vllm", "transformers"]
 Dtype = Literal["auto", "bfloat16", "float32"]
-OVERHEAD_BYTES = 3 * GIB
-"""Of a CPU engine beside weights and cache: libraries, and log-probabilities of a batch over the whole vocabulary."""
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from cluster.demand import ACCELERATOR_LABEL, GPU_MEMORY_GIB
 from cluster.errors import ConfigError, InputError, ResourceError
 from cluster.storage import LocalStorage, Storage
 from pipelines.config import GrpoConfig, TrainConfig
+from pipelines.offline_engine import OVERHEAD_BYTES
 from pipelines.progress import say
 from pipelines.training.plan import GIB, Room, host_room, make_plan, trouble
 from pipelines.training.shape import Shape, check_parallel, check_rounding, shape_of
@@ -36,21 +37,24 @@ def check_capacity(config: TrainConfig, base: Weights, storage: Storage, teacher
         ConfigError: the sequences are longer than the model's positions, or workers cannot hold it together as asked.
     """
     model = _check_positions(config, base, storage)
+    if teacher is not None:
+        _check_positions(config, teacher, storage, "teacher")
     nodes = _pool_nodes(config.pool)
     if not session.is_autoscaled() or _slots(config, nodes) >= config.num_workers:  # else there are more nodes to come
         _check_slots(config, nodes)
         _check_engines(config)
-        _check_memory(host_bytes(base.num_parameters, config) + _teacher_bytes(config, teacher), nodes)
+        _check_memory(host_bytes(base.num_parameters, config) + _beside_bytes(config, base, teacher), nodes)
     # A prediction refuses nothing, and says nothing of a configuration whose fields it does not know.
     with suppress(KeyError, TypeError, ValueError):
         shape = shape_of(model, base.num_parameters)
         check_parallel(shape, config.parallel)
         check_rounding(shape, config.quantization_aware)
+        _check_experts(config, shape)
         _warn_of_memory(config, shape, nodes)
     _check_disk(disk_bytes(base.num_parameters, config), storage)
 
 
-def _check_positions(config: TrainConfig, base: Weights, storage: Storage) -> dict[str, Any]:
+def _check_positions(config: TrainConfig, base: Weights, storage: Storage, what: str = "model") -> dict[str, Any]:
     """The model's config.json, when its positions are enough."""
     blob = storage.read(f"{base.folder}/config.json")
     if blob is None:
@@ -63,7 +67,7 @@ def _check_positions(config: TrainConfig, base: Weights, storage: Storage) -> di
     if positions is not None and config.sequence_length > positions:
         raise ConfigError(
             "train.sequence_length",
-            f"{config.sequence_length} tokens, but the model knows {positions} positions",
+            f"{config.sequence_length} tokens, but the {what} knows {positions} positions",
             f"set it to {positions} or less",
         )
     return model
@@ -99,17 +103,25 @@ def _check_slots(config: TrainConfig, nodes: list[dict[str, Any]]) -> None:
         time.sleep(1.0)
 
 
+def _check_experts(config: TrainConfig, shape: Shape) -> None:
+    """vLLM 0.29 packs experts for the processor when it starts, and answers wrongly once they are loaded anew."""
+    if shape.experts > 1 and isinstance(config.method, GrpoConfig) and not config.method.rollouts.gpus_per_engine:
+        found = f"engines on CPUs cannot take the weights of a mixture of experts anew (the model has {shape.experts})"
+        raise ConfigError("train.method.rollouts", found, "give them GPUs by gpus_per_engine, or train a dense model")
+
+
 def _check_engines(config: TrainConfig) -> None:
     """Those that answer on GPUs, beside the workers'."""
     if not isinstance(config.method, GrpoConfig) or not (each := config.method.rollouts.gpus_per_engine):
         return
     where = config.method.rollouts
-    total = sum(node["Resources"].get("GPU", 0.0) for node in _pool_nodes(where.pool))
-    left = total - (config.num_workers * config.gpus_per_worker if where.pool == config.pool else 0)
-    if left < where.num_engines * each:
+    gpus = [int(node["Resources"].get("GPU", 0.0)) for node in _pool_nodes(where.pool)]
+    left = sum(gpus) - (config.num_workers * config.gpus_per_worker if where.pool == config.pool else 0)
+    if left < where.num_engines * each or sum(num // each for num in gpus) < where.num_engines:
         raise ResourceError(
             f"pool {where.pool}",
-            f"{where.num_engines} engines of {each} GPU each are asked for, {max(left, 0):g} GPUs are there beside the workers'",
+            f"{where.num_engines} engine(s) of {each} GPU each on one node are asked for; beside the workers' the pool's"
+            f" {len(gpus)} node(s) have {max(left, 0)}",
             "lower train.method.rollouts.num_engines or train.num_workers, or add nodes to the pool",
         )
 
@@ -140,12 +152,17 @@ def _check_memory(needed: int, nodes: list[dict[str, Any]]) -> None:
         )
 
 
-def _teacher_bytes(config: TrainConfig, teacher: Weights | None) -> int:
-    """In the hosts' memory, all workers' together."""
-    if teacher is None or config.gpus_per_worker:
-        return 0
-    width = 4 if settled(config.precision, on_gpu=False) == "float32" else 2
-    return teacher.num_parameters * width * (1 if config.zero.stage == 3 else config.num_workers)
+def _beside_bytes(config: TrainConfig, base: Weights, teacher: Weights | None) -> int:
+    """In the hosts' memory, beside the model: a teacher, all workers' together, and engines that answer."""
+    width = 4 if settled(config.precision, on_gpu=config.gpus_per_worker > 0) == "float32" else 2
+    num_bytes = 0
+    if teacher is not None and not config.gpus_per_worker:
+        num_bytes += teacher.num_parameters * width * (1 if config.zero.stage == 3 else config.num_workers)
+    if isinstance(config.method, GrpoConfig) and not config.method.rollouts.gpus_per_engine:
+        where = config.method.rollouts
+        each = width * base.num_parameters + int(where.kv_cache_gib * GIB) + OVERHEAD_BYTES
+        num_bytes += where.num_engines * each
+    return num_bytes
 
 
 def _warn_of_memory(config: TrainConfig, shape: Shape, nodes: list[dict[str, Any]]) -> None:

@@ -184,11 +184,29 @@ def check_template(tokenizer: Any, folder: str) -> None:
         )
 
 
+def rendered(tokenizer: Any, messages: Messages, where: str, ask: bool) -> str:
+    """The conversation as text, with what comes before an answer where one is to be asked for.
+
+    Raises:
+        InputError: the template does not take such messages; many know no system turn, or want turns to alternate.
+    """
+    from jinja2 import TemplateError
+
+    try:
+        return str(tokenizer.apply_chat_template(messages, tokenize=False, add_generation_prompt=ask))
+    except (TemplateError, TypeError, ValueError, KeyError) as error:
+        roles = ", ".join(message["role"] for message in messages)
+        found = f"the model's chat template refuses it ({error}; its turns: {roles})"
+        raise InputError(
+            where, found, "write it as the template takes it, or give the tokenizer another template"
+        ) from None
+
+
 def _rendered(tokenizer: Any, messages: Messages, where: str) -> tuple[str, list[tuple[int, int]]]:
     """The conversation as text, and the characters of each of the assistant's turns, its end-of-turn mark included."""
 
     def render(turns: Messages, ask: bool) -> str:
-        return str(tokenizer.apply_chat_template(turns, tokenize=False, add_generation_prompt=ask)) if turns else ""
+        return rendered(tokenizer, turns, where, ask) if turns else ""
 
     text, spans = render(messages, ask=False), []
     for number, message in enumerate(messages):

@@ -10,17 +10,19 @@ import math
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, redirect_stdout
+from copy import deepcopy
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from cluster.errors import ConfigError
 from cluster.storage import Storage, local_copy
 from pipelines.config import GrpoConfig, TrainConfig
 from pipelines.training.common import in_common
 from pipelines.training.packing import Share, checksum, shuffled
 from pipelines.training.parallel import replica
 from pipelines.training.prompts import Row, load_prompts
-from pipelines.training.rewards import Rewards
+from pipelines.training.rewards import RewardFailed, Rewards
 from pipelines.training.rollouts import Rollouts
 from pipelines.training.worker_plan import Plan
 
@@ -34,6 +36,10 @@ FIGURES = {
 }
 """TRL's name -> ours, of what is followed from step to step. The last: by how much engine and trainer differ over a
 token, in nats."""
+
+
+LARGEST_DIFFERENCE = 0.5
+"""Of engine and trainer. In bfloat16 they differ by hundredths of a nat; by wrong weights, by one and more."""
 
 
 class Answered(NamedTuple):
@@ -93,13 +99,14 @@ class Answers:
         places = self._places(step)
         prompts = [shuffled(place // self._num, len(self._rows), self._seed) for place in places]
         self._rollouts.begin(step)
+        self._trainer.state.global_step = step  # for rewards that change in the course of the run
         self._trainer._last_loaded_step = None  # always give the engines the weights: a step may be gone back to
-        found = self._trainer._generate_and_score_completions([dict(self._rows[prompt]) for prompt in prompts])
-        in_common(self._check)
+        found = self._trainer._generate_and_score_completions([deepcopy(self._rows[prompt]) for prompt in prompts])
         told = self._trainer._metrics["train"]
         found_figures = {ours: float(told[theirs][-1]) for theirs, ours in FIGURES.items() if told.get(theirs)}
         self.figures = {name: value for name, value in found_figures.items() if math.isfinite(value)}
         told.clear()
+        in_common(self._check)
         ids = [prompt * self._num + place % self._num for prompt, place in zip(prompts, places, strict=True)]
         num, parts = self.share.sequences, split_tensor_dict(found, self.share.accumulation)
         return [self._batch(part, ids[at * num : (at + 1) * num]) for at, part in enumerate(parts)]
@@ -117,6 +124,16 @@ class Answers:
     def _check(self) -> None:
         if self._rewards.failed:
             raise self._rewards.failed
+        if "reward" not in self.figures:
+            raise RewardFailed(
+                "train.method.rewards", "no answer of a step got a reward", "return numbers for some at least"
+            )
+        if (apart := self.figures.get("log_probability_difference", 0.0)) > LARGEST_DIFFERENCE:
+            raise ConfigError(
+                "train.method.rollouts",
+                f"the engine answers by other weights than those that are trained: they differ by {apart:.2g} nats a token",
+                "this vLLM does not load the model's weights anew as it should; train another model, or on GPUs",
+            )
 
     def loss(self, engine: Any, batch: Answered) -> Any:
         """TRL's is to be added up over micro-batches and averaged over ranks; the loop divides by the step's answers."""
@@ -133,17 +150,21 @@ def answers_of(engine: Any, config: TrainConfig, storage: Storage, what: Plan) -
 
     assert isinstance(config.method, GrpoConfig)
     assert replica(engine) == (engine.global_rank, engine.world_size), "TrainConfig refuses `parallel` with grpo"
+    if hasattr(engine.module.get_output_embeddings(), "base_layer"):
+        found = "the output layer is among them, whose adapter TRL's loss does not see"
+        raise ConfigError("train.lora.target_modules", found, "leave it out for grpo")
     method, rows = config.method, load_prompts(storage, what.examples).rows
     rewards = in_common(lambda: Rewards(method, what.rewards))
     rollouts = Rollouts(engine, config, what.storage, what.base)
     tokenizer = AutoTokenizer.from_pretrained(local_copy(storage, what.base), local_files_only=True)
-    trainer = _trainer(engine.module, config, tokenizer, rewards, rows)
+    trainer = _trainer(engine.module, config, tokenizer, rewards)
+    trainer.state.max_steps = config.num_steps
     trainer.use_vllm, trainer.vllm_generation = True, rollouts
     trainer.current_gradient_accumulation_steps = config.accumulation  # what its own loop would set
     return Answers(trainer, rollouts, rewards, rows, config)
 
 
-def _trainer(model: Any, config: TrainConfig, tokenizer: Any, rewards: Rewards, rows: list[Row]) -> Any:
+def _trainer(model: Any, config: TrainConfig, tokenizer: Any, rewards: Rewards) -> Any:
     """TRL's trainer, for what it knows of rewards and losses. Its own engine is left out by `use_vllm=False`; what it says of
     answers by vLLM (the correction for what engine and trainer differ by) is in force once `use_vllm` is set."""
     from datasets import Dataset
@@ -178,13 +199,17 @@ def _trainer(model: Any, config: TrainConfig, tokenizer: Any, rewards: Rewards, 
             save_strategy="no",
             disable_tqdm=True,
         )
-        return GRPOTrainer(
+        kept = [(one, one.pad_token_id) for one in (model.config.get_text_config(), model.generation_config)]
+        trainer = GRPOTrainer(
             model=model,
             reward_funcs=rewards.functions,
             args=asked,
-            train_dataset=Dataset.from_list([{"prompt": row["prompt"]} for row in rows[:1]]),
+            train_dataset=Dataset.from_list([{"prompt": [{"role": "user", "content": "never asked"}]}]),
             processing_class=tokenizer,
         )
+        for one, before in kept:
+            one.pad_token_id = before  # the export is to say what the base said
+        return trainer
 
 
 @contextmanager

@@ -31,7 +31,6 @@ from pipelines.training.private_examples import Examples
 from pipelines.training.private_run import examples_of
 from pipelines.training.private_step import private_step
 from pipelines.training.reference import reference
-from pipelines.training.rewards import RewardFailed
 from pipelines.training.schedule import learning_rate
 from pipelines.training.step import Step, optimizer_step
 from pipelines.training.teacher import load_teacher
@@ -57,9 +56,9 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
         given["figures"].tell.remote("starting the engines that answer")
     try:
         batches = _batches(engine, config, storage, what)
+        teacher = load_teacher(config, local_copy(storage, what.teacher), engine) if what.teacher else None
     except UserError as why:
         return {"refused": why}  # not raised: workers that start again would find the same
-    teacher = load_teacher(config, local_copy(storage, what.teacher), engine) if what.teacher else None
     old = hold_old(engine, config, storage, what)
     pairs = heldout_pairs(engine, config, storage, what)
     try:
@@ -72,7 +71,7 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
         record, tokens_per_s = _train(engine, config, batches, record, given["figures"], teacher=teacher)
     except Diverged as why:
         return {"diverged": str(why)}  # not raised: workers that start again would come to the same
-    except RewardFailed as why:
+    except UserError as why:
         return {"refused": why}
     retention = old.retention(engine)
     if pairs and engine.global_rank == 0:

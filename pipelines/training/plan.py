@@ -130,8 +130,8 @@ def _operations(config: TrainConfig) -> int:
 
 
 def _needed(config: TrainConfig) -> int:
-    """The same as a ledger counts it. Of frozen weights no gradients are computed; a pair has two sequences; an answer is read
-    once before it is learnt from. What engines compute to give it is not in here."""
+    """The same as a ledger counts it, but for grpo, whose answers are read once before they are learnt from (what engines compute
+    to give them is in neither). Of frozen weights no gradients are computed; a pair has two sequences."""
     read = 2 if config.method.kind == "grpo" else 0
     return read + (4 if config.lora else OPERATIONS) * (2 if config.method.kind == "dpo" else 1)
 

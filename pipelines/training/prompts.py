@@ -12,7 +12,7 @@ from cluster.artifacts import digest
 from cluster.errors import ConfigError, InputError
 from cluster.storage import Storage, local_copy, open_storage
 from pipelines.config import AnswerReward, GrpoConfig
-from pipelines.training.examples import FORMAT, are_messages, check_template, objects, unfit
+from pipelines.training.examples import FORMAT, are_messages, check_template, objects, rendered, unfit
 from pipelines.vocabulary import check_known_in
 
 Row = dict[str, Any]
@@ -42,20 +42,23 @@ class Prompts(NamedTuple):
     """Tokens of each prompt, by the model's chat template."""
 
 
-def read_prompts(path: str, content: bytes) -> list[Row]:
-    """Raises:
-    InputError: a line is no prompt, or has other fields than the first; or there are none."""
-    rows = list[Row]()
+def read_prompts(path: str, content: bytes) -> list[tuple[str, Row]]:
+    """(where, row) of each line.
+
+    Raises:
+        InputError: a line is no prompt, or has other fields than the first; or there are none.
+    """
+    rows = list[tuple[str, Row]]()
     for where, given in objects("grpo", path, content):
         row = _row(given)
         if row is None:
             raise unfit("grpo", where, given)
         if taken := sorted(TAKEN & row.keys()):
             raise InputError(where, f"has a field `{taken[0]}`, which rewards are given something else by", "rename it")
-        if rows and row.keys() != rows[0].keys():
-            found = f"has the fields {', '.join(sorted(row))}, the first line {', '.join(sorted(rows[0]))}"
+        if rows and row.keys() != rows[0][1].keys():
+            found = f"has the fields {', '.join(sorted(row))}, the first line {', '.join(sorted(rows[0][1]))}"
             raise InputError(where, found, "give all lines the same fields")
-        rows.append(row)
+        rows.append((where, row))
     return rows
 
 
@@ -93,11 +96,11 @@ def _measure(path: str, content: bytes, storage: str, model_folder: str) -> byte
     folder = local_copy(open_storage(storage), model_folder)
     tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
     check_template(tokenizer, model_folder)
-    rows = read_prompts(path, content)
-    texts = [tokenizer.apply_chat_template(row["prompt"], tokenize=False, add_generation_prompt=True) for row in rows]
+    found = read_prompts(path, content)
+    texts = [rendered(tokenizer, row["prompt"], where, ask=True) for where, row in found]
     tokens = tokenizer(texts, add_special_tokens=False, verbose=False)["input_ids"]
     check_known_in(folder, max(map(max, tokens)))
-    return json.dumps(Prompts(rows, [len(some) for some in tokens])._asdict()).encode()
+    return json.dumps(Prompts([row for _, row in found], [len(some) for some in tokens])._asdict()).encode()
 
 
 def load_prompts(storage: Storage, key: str) -> Prompts:

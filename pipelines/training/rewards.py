@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import hashlib
+import inspect
 import re
 import traceback
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
@@ -18,7 +21,9 @@ Completion = list[dict[str, str]]
 """An answer as TRL gives it: the assistant's one message."""
 RewardFunction = Callable[..., list[float | None]]
 
-NUMBER = re.compile(r"(?<![\d.])[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?|[-+]?\.\d+")
+NUMBER = re.compile(r"(?<!\d)(?<!\d\.)[-+]?(?:\d{1,3}(?:,\d{3})+|\d+)(?:\.\d+)?(?:[eE][-+]?\d+)?|(?<![\d.])[-+]?\.\d+")
+LARGEST = 3.4e38
+"""Of float32, in which rewards are compared."""
 
 
 def read_sources(method: GrpoConfig) -> dict[str, str]:
@@ -64,10 +69,13 @@ class Rewards:
     def _guarded(self, reward: Reward, function: RewardFunction) -> RewardFunction:
         def rewards(completions: list[Completion], **given: Any) -> list[float | None]:
             try:
-                return _checked(reward, function(completions=completions, **given), len(completions))
+                found = function(completions=completions, **given)
+                if inspect.iscoroutine(found):  # TRL takes such functions as well
+                    found = asyncio.run(found)
+                return _checked(reward, found, len(completions))
             except RewardFailed as error:
                 self.failed = error
-            except Exception as error:
+            except (Exception, SystemExit) as error:
                 self.failed = RewardFailed(_field(reward), _told(reward, error), "mend the function")
             return [None] * len(completions)
 
@@ -110,7 +118,7 @@ def _text(completion: Completion) -> str:
 
 def is_right(answer: str, right: str | float) -> bool:
     """Whether the last number in the answer is the right one; where that is no number, whether the last line is."""
-    wanted = str(right).rpartition("####")[2].strip()
+    answer, wanted = _plain(answer), _plain(str(right)).rpartition("####")[2].strip()
     if (number := _number(wanted)) is None:
         lines = [line.strip() for line in answer.splitlines() if line.strip()]
         return bool(lines) and lines[-1].casefold() == wanted.casefold()
@@ -118,25 +126,38 @@ def is_right(answer: str, right: str | float) -> bool:
     return bool(found) and _number(found[-1]) == number
 
 
+def _plain(text: str) -> str:
+    """With the minus of keyboards, and without dollars."""
+    return text.replace("\u2212", "-").replace("$", "")
+
+
 def _number(text: str) -> Decimal | None:
     try:
-        number = Decimal(text.replace(",", "").removeprefix("$"))
+        number = Decimal(text.replace(",", ""))
     except InvalidOperation:
         return None
     return number if number.is_finite() else None
 
 
 def _checked(reward: Reward, found: Any, num: int) -> list[float | None]:
+    found = found.tolist() if hasattr(found, "tolist") else found  # of numpy or torch
     if not isinstance(found, Sequence) or isinstance(found, str) or len(found) != num:
         what = f"{len(found)} rewards" if isinstance(found, list | tuple) else f"a {type(found).__name__}"
         raise RewardFailed(_field(reward), f"returned {what} for {num} completions", "return a list with one for each")
-    if bad := [one for one in found if one is not None and not isinstance(one, int | float)]:
-        what = f"a {type(bad[0]).__name__} as a reward"
-        raise RewardFailed(_field(reward), f"returned {what}", "return numbers, or None where there is none to give")
-    return [None if one is None else float(one) for one in found]
+    return [None if one is None else _finite(reward, one) for one in found]
 
 
-def _told(reward: Reward, error: Exception) -> str:
+def _finite(reward: Reward, one: Any) -> float:
+    remedy = "return finite numbers, or None where there is none to give"
+    if isinstance(one, str | bytes) or not hasattr(one, "__float__"):
+        raise RewardFailed(_field(reward), f"returned a {type(one).__name__} as a reward", remedy)
+    value = float(one)
+    if not abs(value) < LARGEST:  # NaN is not below anything
+        raise RewardFailed(_field(reward), f"returned {value} as a reward", remedy)
+    return value
+
+
+def _told(reward: Reward, error: BaseException) -> str:
     name = reward.function if isinstance(reward, FunctionReward) else reward.kind
     lines = [
         frame.lineno
@@ -144,7 +165,9 @@ def _told(reward: Reward, error: Exception) -> str:
         if frame.filename == getattr(reward, "file", "")
     ]
     where = f" in line {lines[-1]}" if lines else ""
-    return f"{name} failed{where} ({type(error).__name__}: {error})"
+    with suppress(Exception):  # an exception's own words may fail too
+        return f"{name} failed{where} ({type(error).__name__}: {error})"
+    return f"{name} failed{where} ({type(error).__name__})"
 
 
 def _field(reward: Reward) -> str:

@@ -6,15 +6,13 @@ the trainer's processes and servers that take weights by NCCL alone: here they a
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cluster.errors import ResourceError
 from cluster.session import KEEP_MEMORY, on_pool
 from cluster.storage import local_copy, open_storage
 from pipelines.config import GrpoConfig, LoraConfig, TrainConfig
@@ -23,7 +21,8 @@ from pipelines.training import checkpoint
 from pipelines.training.common import in_common
 from pipelines.training.lora import merged
 
-SHARED_MEMORY = Path("/dev/shm")  # noqa: S108  # weights on their way into the engine; a folder of their own
+START_S = 540.0
+"""Engines must be there by then: the other ranks wait in a collective, which NCCL gives ten minutes."""
 
 
 class Answer(NamedTuple):
@@ -65,10 +64,9 @@ class Engine:
         Args:
             weights: a safetensors file.
         """
-        within = SHARED_MEMORY if SHARED_MEMORY.is_dir() and _free(SHARED_MEMORY) > 2 * weights.nbytes else None
-        with tempfile.TemporaryDirectory(dir=within) as folder:
-            weights.tofile(Path(folder, "model.safetensors"))
-            self.llm.collective_rpc("reload_weights", kwargs={"weights_path": folder})
+        from safetensors.torch import load
+
+        self.llm.collective_rpc("reload_weights", kwargs={"weights_iterator": list(load(weights.tobytes()).items())})
         if self.on_cpus:
             self.llm.collective_rpc("pack_tied_head")
         self.llm.reset_prefix_cache()
@@ -99,10 +97,6 @@ def _answer(output: Any) -> Answer:
     return Answer(list(output.token_ids), drawn)
 
 
-def _free(folder: Path) -> int:
-    return shutil.disk_usage(folder).free
-
-
 def seeds_of(seed: int, step: int, num: int) -> list[int]:
     """Of the prompts of an optimizer step (from 0): whichever rank takes them, and however many engines there are."""
     return [int(drawn) for drawn in np.random.SeedSequence([seed, step]).generate_state(num)]
@@ -119,6 +113,7 @@ class Rollouts:
 
         Raises:
             InputError: vLLM refuses the model; on all ranks.
+            ResourceError: engines did not start; on all ranks.
         """
         assert isinstance(config.method, GrpoConfig)
         self._model, self._config, self._method, self._step = engine, config, config.method, 0
@@ -145,9 +140,15 @@ class Rollouts:
         dtype = str(self._model.module.dtype).removeprefix("torch.")
         started = [one.start.remote(storage, base, self._config.model_dump(), dtype) for one in self._engines]
         try:
-            ray.get(started)
+            ray.get(started, timeout=START_S)
         except ray.exceptions.RayTaskError as error:
             raise error.cause from None
+        except ray.exceptions.GetTimeoutError:
+            raise ResourceError(
+                f"pool {where.pool}",
+                f"{where.num_engines} engine(s) of {where.gpus_per_engine} GPU each did not start within {START_S:.0f} s",
+                "free GPUs on one node of the pool for each, or lower train.method.rollouts",
+            ) from None
 
     def begin(self, step: int) -> None:
         """What comes is drawn for the data of that optimizer step (from 0)."""

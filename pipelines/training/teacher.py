@@ -10,6 +10,7 @@ from cluster.artifacts import Weights
 from cluster.errors import ConfigError
 from cluster.storage import Storage
 from pipelines.config import TrainConfig
+from pipelines.training.losses import check_boundaries
 from pipelines.training.tokens import tokenizer_digest
 from pipelines.training.zero3 import deepspeed_config
 
@@ -54,7 +55,11 @@ def _vocabulary(model: Weights, storage: Storage) -> dict[str, int] | None:
 
 
 def load_teacher(config: TrainConfig, folder: Path, engine: Any) -> Any:
-    """Frozen, in the number format of the engine's model. At stage 3 the ranks share it out as they share that one out."""
+    """Frozen, in the number format of the engine's model. At stage 3 the ranks share it out as they share that one out.
+
+    Raises:
+        ConfigError: it looks back into the document before.
+    """
     import deepspeed
     from transformers import AutoModelForCausalLM
     from transformers.integrations import HfDeepSpeedConfig
@@ -68,8 +73,11 @@ def load_teacher(config: TrainConfig, folder: Path, engine: Any) -> Any:
     model.config.use_cache = False
     model.requires_grad_(False)
     if whole:
-        return model.to(engine.device).eval()
-    teacher, *_ = deepspeed.initialize(model=model, config=settings)
-    del sharded_load
+        teacher = model.to(engine.device)
+    else:
+        teacher, *_ = deepspeed.initialize(model=model, config=settings)
+        del sharded_load
+    if config.method.kind in ("causal", "instruct") and not config.attend_across_documents:
+        check_boundaries(teacher)
     teacher.eval()
     return teacher

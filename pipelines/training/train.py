@@ -129,7 +129,7 @@ def train(
     """
     if config.consolidation and config.consolidation.asked_percent is not None:
         old = old_dataset(config.consolidation.dataset, storage)
-        inputs = {"dataset": dataset, "base": base, "consolidated": old}
+        inputs = {"dataset": dataset, "base": base, "consolidated": old} | ({"teacher": teacher} if teacher else {})
         return search(config, inputs, storage, lambda one: _train(one, dataset, base, storage, teacher))
     return _train(config, dataset, base, storage, teacher)
 

@@ -34,7 +34,7 @@ def search(
     """The model made with the weight that is taken.
 
     Args:
-        inputs: role -> manifest: dataset, base, consolidated.
+        inputs: role -> manifest: dataset, base, consolidated, and a teacher where there is one.
         run: trains with one weight.
 
     Raises:

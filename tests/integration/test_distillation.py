@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cluster.artifacts import Checkpoint, ImportedModel
+from cluster.errors import ConfigError
 from cluster.storage import LocalStorage
 from pipelines.training.train import train
 from tests.integration.training_case import base_model, small_dataset, small_run
@@ -35,6 +38,14 @@ def test_a_student_comes_nearer_to_its_teacher(storage: LocalStorage, tiny_model
     ]
     assert curves[0] == pytest.approx(curves[1], rel=1e-5)
     assert curves[0][-1] < 0.8 * curves[0][0]
+
+
+def test_a_teacher_with_too_few_positions_is_refused(storage: LocalStorage, tiny_model: Path, tmp_path: Path) -> None:
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "short"))
+    told = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**told, "max_position_embeddings": 32}))
+    with pytest.raises(ConfigError, match="64 tokens, but the teacher knows 32 positions"):
+        taught(storage, base_model(storage, tiny_model), base_model(storage, folder))
 
 
 def test_the_teacher_is_in_the_lineage(storage: LocalStorage, tiny_model: Path, teacher: ImportedModel) -> None:

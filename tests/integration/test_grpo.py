@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +11,7 @@ import pytest
 
 import pipelines.training.train as stage
 from cluster.artifacts import Checkpoint
-from cluster.errors import ConfigError, StageFailed, UserError
+from cluster.errors import ConfigError, InputError, StageFailed, UserError
 from cluster.storage import LocalStorage
 from pipelines.config import TrainConfig
 from pipelines.offline_engine import ENVIRONMENT
@@ -222,10 +223,28 @@ def test_an_adapter_learns_by_answers_of_base_and_adapter(
 ) -> None:
     """At stage 1: the engine that TRL corrects for is the model itself, adapter and all."""
     config = grpo_run(tmp_path, num_steps=3, lora={}, zero={"stage": 1})
-    made = trained(config, storage, tiny_model)
+    bare = without_padding(tiny_model, tmp_path / "bare")
+    made = trained(config, storage, bare)
     assert len(rewards_of(made)) == 3
     assert any(entry.path.startswith("adapter/") for entry in made.files)
+    told = json.loads((storage.root / made.folder / "config.json").read_text())
+    assert told.get("pad_token_id") is None, "TRL pads by another token, and that is nobody else's business"
     assert max(tracked(storage, made, "log_probability_difference")) < 1e-4
+
+
+def without_padding(model: Path, folder: Path) -> Path:
+    """A copy whose tokenizer has no token to pad by, as many have none."""
+    shutil.copytree(model, folder)
+    fields = {
+        "config.json": "pad_token_id",
+        "generation_config.json": "pad_token_id",
+        "tokenizer_config.json": "pad_token",
+    }
+    for name, field in fields.items():
+        told = json.loads((folder / name).read_text())
+        told.pop(field, None)
+        (folder / name).write_text(json.dumps(told))
+    return folder
 
 
 @pytest.mark.parametrize(
@@ -241,6 +260,31 @@ def test_a_reward_that_cannot_be_given_is_told_once(
     assert found in told.value.found
 
 
+def test_an_output_layer_s_adapter_is_refused(storage: LocalStorage, untied: Path, tmp_path: Path) -> None:
+    """TRL's loss would leave it as it was."""
+    with pytest.raises(ConfigError, match="the output layer is among them"):
+        trained(grpo_run(tmp_path, lora={"target_modules": ["q_proj", "lm_head"]}), storage, untied)
+
+
+def test_experts_are_not_answered_for_by_engines_on_cpus(
+    storage: LocalStorage, tiny_model: Path, tmp_path: Path
+) -> None:
+    from transformers import AutoConfig, Qwen3MoeConfig, Qwen3MoeForCausalLM
+
+    folder = Path(shutil.copytree(tiny_model, tmp_path / "experts"))
+    sizes = {
+        "hidden_size": 64,
+        "moe_intermediate_size": 32,
+        "num_hidden_layers": 1,
+        "num_experts": 4,
+        "num_experts_per_tok": 2,
+    }
+    vocabulary = AutoConfig.from_pretrained(tiny_model).vocab_size
+    Qwen3MoeForCausalLM(Qwen3MoeConfig(vocab_size=vocabulary, head_dim=32, **sizes)).save_pretrained(folder)
+    with pytest.raises(ConfigError, match="a mixture of experts anew"):
+        trained(grpo_run(tmp_path), storage, folder)
+
+
 def test_what_cannot_work_is_said_before_anything_starts(
     storage: LocalStorage, tiny_model: Path, tmp_path: Path
 ) -> None:
@@ -248,3 +292,12 @@ def test_what_cannot_work_is_said_before_anything_starts(
     (tmp_path / "prompts.jsonl").write_text(json.dumps({"prompt": "word " * 60, "asked": "a"}))
     with pytest.raises(ConfigError, match="of which 16 are the answer's, but 1 of 1 prompts"):
         trained(config, storage, tiny_model)
+    strict = Path(shutil.copytree(tiny_model, tmp_path / "strict"))
+    template = "{% if messages[0].role == 'system' %}{{ raise_exception('System role not supported') }}{% endif %}"
+    (strict / "chat_template.jinja").write_text(template + (strict / "chat_template.jinja").read_text())
+    talk = [{"role": "system", "content": "Be short."}, {"role": "user", "content": "Say a"}]
+    (tmp_path / "prompts.jsonl").write_text(json.dumps({"prompt": talk, "asked": "a"}))
+    with pytest.raises(InputError) as told:
+        trained(config, storage, strict)
+    assert told.value.where.endswith("prompts.jsonl:1")
+    assert "System role not supported; its turns: system, user" in told.value.found

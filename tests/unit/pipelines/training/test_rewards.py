@@ -35,6 +35,10 @@ def said(*texts: str) -> list[list[dict[str, str]]]:
         ("-7", "-7", True),
         ("3-7", "-7", False),
         ("3-7", "7", True),
+        ("thinking...42", "42", True),
+        ("about 1e5 of them", "100000", True),
+        ("it is \u22125", -5, True),
+        ("a loss of -$5", -5, True),
         ("the total is .5", "0.50", True),
         ("nothing", "42", False),
         ("", "42", False),
@@ -69,9 +73,11 @@ def test_rewards_are_called_as_trl_calls_them(tmp_path: Path) -> None:
     assert [one.__name__ for one in rewards.functions] == ["right", "short", "own"]
     assert rewards.weights == [1.0, 1.0, 0.5]
     assert rewards.failed is None
+    before = recorded(config)
+    assert "file" not in before[2]
     file.write_text(file.read_text() + "# changed\n")
-    assert recorded(config)[2]["sha256"] != recorded(method(own))[0].get("file")
-    assert "file" not in recorded(config)[2]
+    assert recorded(config)[:2] == before[:2]
+    assert recorded(config)[2] != before[2]
 
 
 @pytest.mark.parametrize(
@@ -80,6 +86,11 @@ def test_rewards_are_called_as_trl_calls_them(tmp_path: Path) -> None:
         ("return [1, 2, 3]", "returned 3 rewards for 2 completions"),
         ("return 'good'", "returned a str for 2 completions"),
         ("return ['a', 1]", "returned a str as a reward"),
+        ("return [float('inf'), 1]", "returned inf as a reward"),
+        ("return [float('nan'), 1]", "returned nan as a reward"),
+        ("return [1e39, 1]", "returned 1e+39 as a reward"),
+        ("raise SystemExit('bye')", "f failed in line 2 (SystemExit: bye)"),
+        ("return {1: 2}", "returned a dict for 2 completions"),
         ("return 1 / 0", "f failed in line 2 (ZeroDivisionError: division by zero)"),
     ],
 )
@@ -92,6 +103,35 @@ def test_what_a_function_does_wrong_is_kept_for_all_ranks_to_hear(tmp_path: Path
     assert rewards.failed is not None
     assert rewards.failed.where == "train.method.rewards: own"
     assert found in rewards.failed.found
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "import numpy as np\ndef f(completions, **rest):\n    return np.array([1, 0.5], dtype=np.float32)\n",
+        "import numpy as np\ndef f(completions, **rest):\n    return [np.int64(1), np.float32(0.5)]\n",
+        "import torch\ndef f(completions, **rest):\n    return [torch.tensor(1.0), torch.tensor(0.5)]\n",
+        "async def f(completions, **rest):\n    return [1, 0.5]\n",
+    ],
+)
+def test_what_trl_takes_is_taken(tmp_path: Path, text: str) -> None:
+    (tmp_path / "f.py").write_text(text)
+    config = method({"name": "own", "kind": "function", "file": str(tmp_path / "f.py"), "function": "f"})
+    rewards = Rewards(config, read_sources(config))
+    assert rewards.functions[0](completions=said("a", "b")) == [1.0, 0.5]
+    assert rewards.failed is None
+
+
+def test_an_error_that_cannot_be_told_is_one_all_the_same(tmp_path: Path) -> None:
+    text = (
+        "class E(Exception):\n    def __str__(self):\n        return 1 / 0\ndef f(completions, **rest):\n    raise E\n"
+    )
+    (tmp_path / "f.py").write_text(text)
+    config = method({"name": "own", "kind": "function", "file": str(tmp_path / "f.py"), "function": "f"})
+    rewards = Rewards(config, read_sources(config))
+    rewards.functions[0](completions=said("a"))
+    assert rewards.failed is not None
+    assert rewards.failed.found == "f failed in line 5 (E)"
 
 
 def test_a_function_that_is_not_there_is_told_with_its_file(tmp_path: Path) -> None:
@@ -109,7 +149,7 @@ def test_a_function_that_is_not_there_is_told_with_its_file(tmp_path: Path) -> N
 
 
 def prompts(*lines: Any) -> list[dict[str, Any]]:
-    return read_prompts("p.jsonl", "\n".join(json.dumps(line) for line in lines).encode())
+    return [row for _, row in read_prompts("p.jsonl", "\n".join(json.dumps(line) for line in lines).encode())]
 
 
 def test_prompts_are_turns_of_the_user_s_with_what_rewards_take() -> None:
