@@ -68,6 +68,7 @@ def main() -> None:
     parser.add_argument("--dtype", choices=("bfloat16", "float32"), default="bfloat16")
     parser.add_argument("--items", type=int, default=300, help="of each task")
     given = parser.parse_args()
+    given.folder = given.folder.resolve()  # tasks name files beside themselves
     given.folder.mkdir(parents=True, exist_ok=True)
     model, asked = given.model or quickstart_model(), tasks(given.folder, given.data.resolve(), given.items)
     print(machine(), flush=True)

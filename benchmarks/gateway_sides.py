@@ -65,7 +65,7 @@ async def instant_chat(request: Any) -> AsyncIterator[str]:
 def bare(engine: str, port: int) -> None:
     """Does not return."""
     if engine != INSTANT:
-        options = engine_arguments(ENGINE)
+        options = engine_arguments(ENGINE, "")
         flags = [
             f"--{name.replace('_', '-')}={value}" for name, value in options.items() if not isinstance(value, bool)
         ]
@@ -127,7 +127,7 @@ def ray_llm(engine: str, port: int) -> None:
             "accelerator_config": {"kind": "cpu"},
             "placement_group_config": {"bundles": [{"CPU": 1}]},
             "deployment_config": {"ray_actor_options": {"num_cpus": 0}},
-            "engine_kwargs": engine_arguments(ENGINE),
+            "engine_kwargs": engine_arguments(ENGINE, ""),
             "runtime_env": {"env_vars": environment(ENGINE)},
         }
         if engine == INSTANT:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from cluster.artifacts import Weights
@@ -27,6 +27,32 @@ CACHE_SCHEME: Mapping[str, Any] = {
 ATTENTION = frozenset({"full_attention", "sliding_attention", "chunked_attention"})
 """Kinds of layers (`layer_types`) that keep a key and a value of each token."""
 
+OTHERWISE = (
+    "kv_lora_rank", "multi_query", "num_kv_shared_layers", "attn_layer_period", "attn_layer_indices", "layers_block_type",
+    "block_types", "hybrid_override_pattern", "hybrid_layer_ids",
+)  # fmt: skip
+"""Fields of models some of whose layers keep no keys and values of their own, or other ones than their heads would say."""
+SCALED = (".k_proj.", ".qkv_proj.", ".kv_b_proj.")
+"""In the names of layers by which compressed-tensors knows an attention whose cache it can scale."""
+
+
+def cannot_calibrate(config: ConfigJson, tensors: Iterable[str]) -> str | None:
+    """Why the cache of such a model gets no scales by calibration; None where it does.
+
+    Args:
+        tensors: names of its weights.
+    """
+    if not any(part in name for name in tensors for part in SCALED):
+        return "a KV cache with scales needs keys and values by layers of their own (k_proj, v_proj), which this model has not"
+    if bytes_per_token(config) is None:
+        return "a KV cache with scales needs a model all of whose layers keep keys and values alike, by its config.json"
+    return None
+
+
+def _of_text(config: ConfigJson) -> dict[str, Any]:
+    """Of a model of several kinds of input, what is said of its part for text."""
+    return {**config, **(config.get("text_config") or {})}
+
 
 def config_of(storage: Storage, model: Weights) -> ConfigJson:
     """The model's config.json; empty where it is missing, damaged or not the one on record: who loads the model tells that."""
@@ -43,7 +69,7 @@ def config_of(storage: Storage, model: Weights) -> ConfigJson:
 
 def head_size(config: ConfigJson) -> int | None:
     """Of the attention; None where config.json does not say it in the usual names."""
-    config = {**config, **config.get("text_config", {})}
+    config = _of_text(config)
     if size := config.get("head_dim"):
         return int(size)
     hidden, heads = config.get("hidden_size"), config.get("num_attention_heads")
@@ -57,21 +83,22 @@ def is_fp8(config: ConfigJson) -> bool:
 
 def num_cached_layers(config: ConfigJson) -> int:
     """Layers that keep a key and a value of each token."""
-    fields = {**config, **config.get("text_config", {})}
-    kinds = fields.get("layer_types") or ["full_attention"] * fields.get("num_hidden_layers", 0)
+    fields = _of_text(config)
+    kinds = fields.get("layer_types") or ["full_attention"] * (fields.get("num_hidden_layers") or 0)
     return sum(kind in ATTENTION for kind in kinds)
 
 
 def bytes_per_token(config: ConfigJson) -> int | None:
     """Of keys and values of all layers, in bfloat16 where not in FP8; None where layers keep something else (latents, states)."""
-    fields = {**config, **config.get("text_config", {})}
+    fields = _of_text(config)
     layers, size = fields.get("num_hidden_layers"), head_size(fields)
     heads = fields.get("num_key_value_heads") or fields.get("num_attention_heads")
     if (
         not layers
         or not size
         or not heads
-        or fields.get("kv_lora_rank")
+        or any(fields.get(name) for name in OTHERWISE)
+        or fields.get("v_head_dim", size) != size
         or set(fields.get("layer_types") or ()) - ATTENTION
     ):
         return None

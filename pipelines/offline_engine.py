@@ -8,7 +8,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import InputError
+from cluster.errors import InputError, ResourceError
 from cluster.imports import large_imports
 from cluster.session import CPU_WORKER
 from pipelines.kv_cache import is_fp8
@@ -50,10 +50,12 @@ def load_engine(
 
     Raises:
         InputError: vLLM refuses the model.
+        ResourceError: it does not fit into a GPU's memory.
     """
     if not num_gpus:
         use_all_cores()
     with large_imports():
+        import torch
         from safetensors import SafetensorError
         from vllm import LLM
 
@@ -62,8 +64,8 @@ def load_engine(
         if num_gpus
         else {"kv_cache_memory_bytes": int(kv_cache_gib * GIB), "block_size": CPU_BLOCK_TOKENS, **CPU_WORKER}
     )
-    config = Path(folder, "config.json").read_bytes()
     try:
+        config = Path(folder, "config.json").read_bytes()
         return LLM(
             folder,
             dtype=dtype,
@@ -77,6 +79,12 @@ def load_engine(
             **where,
             **more,
         )
+    except torch.OutOfMemoryError as error:
+        raise ResourceError(
+            field.rpartition(".")[0],
+            f"the engine does not fit into the GPU's memory ({str(error).splitlines()[0][:200]})",
+            f"stop what else runs there, give it more GPUs, or lower {field}",
+        ) from None
     except (ValueError, OSError, RuntimeError, SafetensorError) as error:
         raise InputError(
             folder, f"vLLM cannot load it: {str(error).strip()[:500]}", f"mend the model folder or {field}"

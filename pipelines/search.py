@@ -30,7 +30,7 @@ from pipelines.evaluation.verdict import gate
 from pipelines.kv_cache import bytes_per_token, config_of
 from pipelines.progress import say
 from pipelines.quantization.hardware import refusals
-from pipelines.quantization.quantize import check_groups, quantize
+from pipelines.quantization.quantize import check_groups, no_scales, quantize
 from pipelines.quantization.quantize import key_of as quantize_key
 from pipelines.quantization.search import Choose, GiveUp, Tried, Try, judged, lines, next_step
 
@@ -97,10 +97,11 @@ class _Reasons:
     def _ask(self) -> list[str | None]:
         plans = self._recipe.quantize.plans
         reasons = refusals(plans, self._recipe.evaluate, config_of(self._storage, self._before.trained))
+        folder = local_copy(self._storage, self._before.trained.folder)
         for plan, reason in zip(plans, reasons, strict=True):
             if reason is None:
-                check_groups(plan, local_copy(self._storage, self._before.trained.folder))
-        return reasons
+                check_groups(plan, folder)
+        return [reason or no_scales(plan, folder) for plan, reason in zip(plans, reasons, strict=True)]
 
 
 def search(recipe: LifecycleConfig, before: Before, storage: Storage, make: Make, *, anew: bool = False) -> Result:

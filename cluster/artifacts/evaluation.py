@@ -43,9 +43,14 @@ class Speed(StrictModel):
 
     @property
     def summary(self) -> str:
-        rates = ", ".join(f"{rate.tokens_per_s:.3g}" for rate in self.rates)
+        rates = ", ".join(told(rate.tokens_per_s) for rate in self.rates)
         at = ", ".join(str(rate.num_requests) for rate in self.rates)
-        return f"{rates} tokens/s at {at} requests, ttft {1000 * self.ttft_s:.0f} ms"
+        return f"{rates} tokens/s at {at} requests, ttft {told(1000 * self.ttft_s)} ms"
+
+
+def told(number: float) -> str:
+    """Three digits, or all there are before the point."""
+    return f"{number:,.0f}" if number >= 100 else f"{number:.3g}"
 
 
 class EvalReport(Manifest):

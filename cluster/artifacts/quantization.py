@@ -11,6 +11,11 @@ from cluster.artifacts.manifest import Manifest, Weights
 from cluster.config import StrictModel, is_none
 
 
+def is_zero(value: object) -> bool:
+    """For `exclude_if`: records made before there was such a field keep their digest."""
+    return value == 0
+
+
 class QuantizedModel(Weights):
     """A model saved as compressed-tensors. Its `config` is the scheme's settings."""
 
@@ -57,7 +62,7 @@ class SchemeAttempt(StrictModel):
     report: str = ""
     gate: str = ""
     num_weight_bytes: int = 0
-    num_cache_bytes_per_token: int = 0
+    num_cache_bytes_per_token: int = Field(0, exclude_if=is_zero)
     """Of the KV cache; 0 where it is not known."""
     speed: Speed | None = Field(None, exclude_if=is_none)
     took_s: float = 0.0

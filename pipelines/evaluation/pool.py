@@ -14,7 +14,7 @@ from pipelines.evaluation.engine import Dtype, EngineKind, EngineSettings, Score
 from pipelines.evaluation.items import Item, Row
 from pipelines.evaluation.reference import Reference
 from pipelines.offline_engine import ENVIRONMENT
-from pipelines.progress import Bar, bar
+from pipelines.progress import Bar, bar, say
 
 FIRST_BATCH = 24
 """Items given to the engine at once, at first."""
@@ -52,10 +52,20 @@ def answers(config: EvaluateConfig, engine: EngineSettings, items: Sequence[Item
                 at, size = at + len(batch), next_size(len(batch), time.monotonic() - began)
                 shown.update(at, batch[0].task)
             if config.speed and engine.kind == "vllm":
-                speed = wait(actor.speed.remote(), shown, at, "measuring the engine's speed")
+                speed = _speed(actor, shown, at)
     finally:
         ray.kill(actor)
     return rows, speed
+
+
+def _speed(actor: Any, shown: Bar, completed: int) -> Speed | None:
+    """None where the engine breaks off at it: what it has answered stands."""
+    try:
+        found: Speed = wait(actor.speed.remote(), shown, completed, "measuring the engine's speed")
+    except (StageFailed, ResourceError) as error:
+        say("evaluate", f"warning: the engine's speed is not known: {str(error).splitlines()[0]}")
+        return None
+    return found
 
 
 def next_size(num_items: int, took_s: float) -> int:

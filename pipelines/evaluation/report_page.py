@@ -7,6 +7,7 @@ from html import escape
 from pathlib import Path
 
 from cluster.artifacts import Check, Difference, Ledger, Speed
+from cluster.artifacts.evaluation import told
 from cluster.registry import Lineage
 from pipelines import pages
 from pipelines.evaluation import plots
@@ -48,7 +49,7 @@ NUMBERS = frozenset(
         "difference",
         "parameters",
         "bytes",
-        "a token",
+        "cache, bytes a token",
         "tokens/s at 1",
         "tokens/s at 8",
         "tokens/s at 32",
@@ -59,7 +60,7 @@ NUMBERS = frozenset(
         "adjusted p",
     }
 )
-"""Columns of figures. `a token`: bytes of KV cache."""
+"""Columns of figures."""
 
 
 def write(report: RunReport, folder: Path) -> tuple[Path, Path]:
@@ -160,7 +161,8 @@ def _difference(found: Difference) -> tuple[str, ...]:
 def _sizes(report: RunReport) -> Iterator[str]:
     if report.sizes:
         yield _table(
-            ("model", "scheme", "parameters", "bytes", "a token", ""), (_size(report, s) for s in report.sizes)
+            ("model", "scheme", "parameters", "bytes", "cache, bytes a token", ""),
+            (_size(report, s) for s in report.sizes),
         )
         yield from _speeds(report)
         yield "<p><small>Bytes of the weights' files, and of keys and values in the engine's cache for each token (bfloat16 where"
@@ -174,17 +176,23 @@ def _speeds(report: RunReport) -> Iterator[str]:
     timed = [(size.model, size.speed) for size in report.sizes if size.speed]
     if not timed:
         return
-    num = [rate.num_requests for rate in timed[0][1].rates]
-    names = ("model", *(f"tokens/s at {one}" for one in num), "ttft, ms", "prompt", "written")
-    yield "<h3>Speed</h3>" + _table(names, (_speed(model, speed) for model, speed in timed))
+    nums = sorted({rate.num_requests for _, speed in timed for rate in speed.rates})
+    names = ("model", *(f"tokens/s at {num}" for num in nums), "ttft, ms", "prompt", "written")
+    yield "<h3>Speed</h3>" + _table(names, (_speed(model, speed, nums) for model, speed in timed))
     yield "<p><small>Tokens a second of all requests together, so many at once, and milliseconds to the first token of one alone;"
     yield " in the engine that evaluated the model, on its machine, with whatever else ran there. prompt and written: tokens of"
     yield " each request.</small>"
 
 
-def _speed(model: str, speed: Speed) -> tuple[str, ...]:
-    rates = (f"{rate.tokens_per_s:.4g}" for rate in speed.rates)
-    return model, *rates, f"{1000 * speed.ttft_s:.0f}", str(speed.num_prompt_tokens), str(speed.num_written_tokens)
+def _speed(model: str, speed: Speed, nums: Sequence[int]) -> tuple[str, ...]:
+    rates = {rate.num_requests: told(rate.tokens_per_s) for rate in speed.rates}
+    return (
+        model,
+        *(rates.get(num, "") for num in nums),
+        told(1000 * speed.ttft_s),
+        str(speed.num_prompt_tokens),
+        str(speed.num_written_tokens),
+    )
 
 
 def _size(report: RunReport, size: Size) -> tuple[str, ...]:

@@ -21,7 +21,7 @@ from cluster.session import check_gpus, on_pool
 from cluster.storage import Storage, local_copy, open_storage, sha256_of, staged_folder
 from cluster.waiting import wait_for_node
 from pipelines.config import QuantizationAwareConfig, QuantizeConfig
-from pipelines.kv_cache import bytes_per_token, declared, is_fp8, num_cached_layers
+from pipelines.kv_cache import bytes_per_token, cannot_calibrate, declared, is_fp8, num_cached_layers
 from pipelines.model_size import linear_shapes, tensor_names
 from pipelines.progress import bar, say
 from pipelines.quantization.calibration import CHARACTERS_PER_TOKEN, read_texts, windows
@@ -74,6 +74,8 @@ def quantize(config: QuantizeConfig, model: Weights, dataset: Dataset, storage: 
     folder = local_copy(storage, model.folder)
     _check_model(folder)
     check_groups(config, folder)
+    if reason := no_scales(config, folder):
+        raise InputError("quantize.kv_cache", reason, "set it to fp8_unscaled, or leave it out")
     texts = _texts(config, dataset, storage)
     planned = QuantizedModel(key=key, inputs=inputs, config=config.settings, scheme=config.stored_as)
     calibrated = "calibrated on the train documents" if config.needs_text else "without calibration"
@@ -153,6 +155,14 @@ def check_groups(config: QuantizeConfig, folder: Path) -> None:
         f"{len(odd)} layers do not fall into groups of {config.groups_of} ({first} has {inputs} inputs)",
         f"set group_size: {' or '.join(fits)}" if fits else "put these layers into quantize.ignore",
     )
+
+
+def no_scales(config: QuantizeConfig, folder: Path) -> str | None:
+    """Why the model's cache cannot be calibrated as the scheme asks; None where it can, or is not to be."""
+    if config.kv_cache != "fp8":
+        return None
+    names = [name for file in folder.glob("*.safetensors") for name in tensor_names(file)]
+    return cannot_calibrate(json.loads((folder / "config.json").read_bytes()), names)
 
 
 def _check_model(folder: Path) -> None:

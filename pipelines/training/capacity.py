@@ -147,8 +147,9 @@ def _check_memory(needed: int, nodes: list[dict[str, Any]]) -> None:
     if needed > available:
         raise ResourceError(
             "memory for training",
-            f"weights, gradients and optimizer need {needed / GIB:.1f} GiB, {available / GIB:.1f} GiB are available",
-            "train a smaller model, use zero.stage 3 with more nodes, or stop what else runs",
+            f"weights, gradients and optimizer, and engines or a teacher beside them, need {needed / GIB:.1f} GiB,"
+            f" {available / GIB:.1f} GiB are available",
+            "train a smaller model, use zero.stage 3 with more nodes, lower rollouts.num_engines, or stop what else runs",
         )
 
 
@@ -158,8 +159,8 @@ def _beside_bytes(config: TrainConfig, base: Weights, teacher: Weights | None) -
     num_bytes = 0
     if teacher is not None and not config.gpus_per_worker:
         num_bytes += teacher.num_parameters * width * (1 if config.zero.stage == 3 else config.num_workers)
-    if isinstance(config.method, GrpoConfig) and not config.method.rollouts.gpus_per_engine:
-        where = config.method.rollouts
+    where = config.method.rollouts if isinstance(config.method, GrpoConfig) else None
+    if where and not where.gpus_per_engine and where.pool == config.pool:
         each = width * base.num_parameters + int(where.kv_cache_gib * GIB) + OVERHEAD_BYTES
         num_bytes += where.num_engines * each
     return num_bytes

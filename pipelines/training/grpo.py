@@ -39,7 +39,8 @@ token, in nats."""
 
 
 LARGEST_DIFFERENCE = 0.5
-"""Of engine and trainer. In bfloat16 they differ by hundredths of a nat; by wrong weights, by one and more."""
+"""Of engine and trainer, at a temperature of 1. In bfloat16 they differ by hundredths of a nat; by wrong weights, by one and
+more."""
 
 
 class Answered(NamedTuple):
@@ -81,6 +82,9 @@ class Answers:
         self._num, self._seed = config.method.num_generations, config.seed
         rank = trainer.accelerator.process_index, trainer.accelerator.num_processes
         self.share = Share(*rank, config.sequences_per_worker, config.accumulation)
+        # Below a top_p of 1 the engine tells of what tokens were drawn from, and TRL of all tokens: no bound holds.
+        is_whole = config.method.top_p == 1
+        self._most_apart = LARGEST_DIFFERENCE / min(1.0, config.method.temperature) if is_whole else math.inf
         self.figures: Mapping[str, float] = {}
         """Of the last step, by name."""
 
@@ -128,7 +132,7 @@ class Answers:
             raise RewardFailed(
                 "train.method.rewards", "no answer of a step got a reward", "return numbers for some at least"
             )
-        if (apart := self.figures.get("log_probability_difference", 0.0)) > LARGEST_DIFFERENCE:
+        if (apart := self.figures.get("log_probability_difference", 0.0)) > self._most_apart:
             raise ConfigError(
                 "train.method.rollouts",
                 f"the engine answers by other weights than those that are trained: they differ by {apart:.2g} nats a token",

@@ -29,7 +29,7 @@ def engine_of(revision: Revision, serving: ServingConfig) -> EngineConfig:
     return serving.engine.replace(**revision.engine)
 
 
-def engine_arguments(engine: EngineConfig, kv_cache: str = "") -> dict[str, Any]:
+def engine_arguments(engine: EngineConfig, kv_cache: str) -> dict[str, Any]:
     """vLLM's engine arguments; `extra` has the last word.
 
     Args:

@@ -28,7 +28,7 @@ ALONE = ["unshare", "--map-root-user", "--net", "sh", "-c", 'ip link set lo up &
 
 
 def alone(*command: str, **options: object) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*ALONE, *command], capture_output=True, text=True, timeout=300, **options)  # type: ignore[call-overload,no-any-return]
+    return subprocess.run([*ALONE, *command], capture_output=True, text=True, timeout=540, **options)  # type: ignore[call-overload,no-any-return]
 
 
 @pytest.mark.e2e

@@ -158,7 +158,7 @@ class _Recorder:
 
 
 def test_engines_fetch_no_media_and_run_no_code_of_a_model() -> None:
-    arguments = engine_arguments(EngineConfig())
+    arguments = engine_arguments(EngineConfig(), "")
     assert arguments["allowed_media_domains"] == ["nowhere.invalid"]
     assert arguments["trust_remote_code"] is False
 

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 from pydantic import ValidationError
 
+from cluster.artifacts import EvalReport, Rate, Speed
 from cluster.errors import InputError
 from pipelines.config import EvaluateConfig
 from pipelines.evaluation.evaluate import _settings
@@ -71,6 +72,16 @@ def test_an_example_that_is_asked_would_tell_its_answer(tmp_path: Path) -> None:
 def test_what_makes_no_sense_is_refused(fields: dict[str, object], says: str) -> None:
     with pytest.raises(ValidationError, match=says):
         TaskConfig.model_validate({"name": "t", **fields})
+
+
+def test_how_fast_an_engine_is_makes_no_other_report() -> None:
+    plain = TaskConfig(name="text", kind="perplexity")
+    assert _settings(EvaluateConfig(tasks=(plain,), speed=False)) == _settings(EvaluateConfig(tasks=(plain,)))
+    fast = Speed(
+        num_prompt_tokens=1, num_written_tokens=1, rates=(Rate(num_requests=1, tokens_per_s=12345.6),), ttft_s=0.0004
+    )
+    assert EvalReport(key="a").digest == EvalReport(key="a", speed=fast).digest
+    assert fast.summary == "12,346 tokens/s at 1 requests, ttft 0.4 ms"
 
 
 def test_what_is_on_record_of_tasks_without_examples_stays_good(tmp_path: Path) -> None:

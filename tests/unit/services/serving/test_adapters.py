@@ -113,6 +113,6 @@ def test_an_engine_with_adapters_is_not_started_without_room_for_them(storage: L
 
 
 def test_room_for_adapters_is_asked_of_vllm() -> None:
-    arguments = engine_arguments(EngineConfig(lora=LoraConfig(max_rank=32, max_adapters=3)))
+    arguments = engine_arguments(EngineConfig(lora=LoraConfig(max_rank=32, max_adapters=3)), "")
     assert (arguments["enable_lora"], arguments["max_lora_rank"], arguments["max_loras"]) == (True, 32, 3)
-    assert "enable_lora" not in engine_arguments(EngineConfig())
+    assert "enable_lora" not in engine_arguments(EngineConfig(), "")

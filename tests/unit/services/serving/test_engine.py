@@ -23,8 +23,8 @@ def test_a_revision_cannot_name_what_is_not_there() -> None:
 
 
 def test_a_cpu_engine_has_its_cache_in_bytes_and_a_gpu_engine_its_share_of_memory() -> None:
-    cpu = engine_arguments(EngineConfig(kv_cache_gib=0.5))
-    gpu = engine_arguments(EngineConfig(num_gpus=1, gpu_memory_utilization=0.8))
+    cpu = engine_arguments(EngineConfig(kv_cache_gib=0.5), "")
+    gpu = engine_arguments(EngineConfig(num_gpus=1, gpu_memory_utilization=0.8), "")
     assert cpu["kv_cache_memory_bytes"] == 2**29
     assert "gpu_memory_utilization" not in cpu
     assert "worker_extension_cls" in cpu.keys() - gpu.keys()
@@ -33,7 +33,7 @@ def test_a_cpu_engine_has_its_cache_in_bytes_and_a_gpu_engine_its_share_of_memor
 
 
 def test_extra_arguments_have_the_last_word() -> None:
-    assert engine_arguments(EngineConfig(extra={"dtype": "float32", "seed": 1}))["dtype"] == "float32"
+    assert engine_arguments(EngineConfig(extra={"dtype": "float32", "seed": 1}), "")["dtype"] == "float32"
 
 
 @pytest.mark.parametrize("kv_cache", ["fp8", "fp8_unscaled"])
