@@ -29,7 +29,9 @@ class TaskConfig(NamedTask):
     path: Location | None = None
     """JSONL with `id`, `prompt` and `answer` (continuation), `prompt`, `choices` and `answer` as an index (multiple_choice),
     `prompt` and `answers` as a list (generation; qa, empty for a question that has none), or `text` (perplexity). written_choice
-    takes the files of multiple_choice. Without a path perplexity, continuation and multiple_choice take the held-out documents."""
+    takes the files of multiple_choice. These
+    two and perplexity also take a task's .yaml of the Language Model Evaluation Harness, whose data are files beside it or a hub's.
+    Without a path perplexity, continuation and multiple_choice take the held-out documents."""
     max_new_tokens: int = Field(48, ge=1)
     chat: bool = False
     """Ask by the model's chat template; false gives the prompt as it is. Of kinds for which the model writes."""

@@ -10,7 +10,7 @@ from string import ascii_uppercase
 
 from cluster.errors import InputError
 from cluster.storage import open_storage
-from pipelines.evaluation import shots
+from pipelines.evaluation import harness, shots
 from pipelines.evaluation.code import functions
 from pipelines.evaluation.heldout import from_documents
 from pipelines.evaluation.items import Item, order
@@ -57,12 +57,16 @@ def takes_documents(task: AnyTask) -> bool:
 def file_digest(task: AnyTask) -> str | None:
     """SHA-256 of the task's file: its content, not its place, decides whether a report is still good."""
     path = bias.words_file(task) if isinstance(task, WeatTask) else task.path
+    if path and isinstance(task, TaskConfig) and harness.is_task(path):
+        return harness.digest(path)
     return hashlib.sha256(read(path)).hexdigest() if path else None
 
 
 def shots_digest(task: AnyTask) -> str | None:
     """The same of the file that examples come from."""
     path = task.shots_path if isinstance(task, TaskConfig) else None
+    if path and harness.is_task(path):
+        return harness.digest(path)
     return hashlib.sha256(read(path)).hexdigest() if path else None
 
 
