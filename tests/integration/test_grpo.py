@@ -251,6 +251,7 @@ def test_a_reward_that_cannot_be_given_is_told_once(storage: LocalStorage, tiny_
     assert "fails failed in line 9 (ZeroDivisionError" in told.value.found
 
 
+@pytest.mark.long
 def test_an_output_layer_s_adapter_is_refused(storage: LocalStorage, untied: Path, tmp_path: Path) -> None:
     """TRL's loss would leave it as it was."""
     with pytest.raises(ConfigError, match="the output layer is among them"):

@@ -54,8 +54,18 @@ def _tokenizer(base: Any) -> str:
     return tokenizer_digest({entry.path: entry.sha256 for entry in base.files})
 
 
-def plain_loop(folder: Path, config: TrainConfig, stream: Stream) -> tuple[list[float], Any]:
-    """The same run in one process: torch's AdamW, no DeepSpeed, no Ray, all ranks' sequences in one batch."""
+def next_tokens(model: Any, tokens: Any) -> Any:
+    return model(input_ids=tokens, labels=tokens).loss
+
+
+def plain_loop(
+    folder: Path, config: TrainConfig, stream: Stream, loss_of: Callable[[Any, Any], Any] = next_tokens
+) -> tuple[list[float], Any]:
+    """The same run in one process: torch's AdamW, no DeepSpeed, no Ray, all ranks' sequences in one batch.
+
+    Args:
+        loss_of: a model and a batch of tokens; a mean over targets.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -72,7 +82,7 @@ def plain_loop(folder: Path, config: TrainConfig, stream: Stream) -> tuple[list[
         tokens = torch.stack([torch.from_numpy(stream.sequence(i, config.sequence_length)) for i in ids])
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(config, step)
-        loss = model(input_ids=tokens, labels=tokens).loss
+        loss = loss_of(model, tokens)
         loss.backward()
         torch.nn.utils.clip_grad_norm_(model.parameters(), config.max_gradient_norm)
         optimizer.step()
