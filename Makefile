@@ -12,7 +12,7 @@ demo := tests/e2e/test_quickstart.py
 
 help:
 	@echo "make demo   raw text to a quantized model in production behind a canary, on this machine (10 to 15 minutes)"
-	@echo "make test   tests: unit, integration, end to end, chaos (25 minutes)"
+	@echo "make test   tests: unit, integration, end to end, chaos (25 to 50 minutes)"
 	@echo "make test-long  these and the long scenes: more kills, faults and parities (an hour; nightly, and before a release)"
 	@echo "make lint   ruff, mypy, import contracts"
 	@echo "make bench  the benchmarks, each both sides in one run"

@@ -158,13 +158,13 @@ def table(figures: Figures) -> str:
     for side in SIDES.split(","):
         if side in figures:
             whole, small = figures[side], figures.get(f"{side} quantized")
-            lost = "" if small is None else _paired(small, whole)
+            lost = "" if small is None else paired(small, whole)
             rounded = "" if small is None else f"{_perplexity(small):.2f}"
             took = figures.get(f"{side}, trained in s", 0)
             lines.append(f"| {side} | {_perplexity(whole):.2f} | {rounded} | {lost} | {took} s |")
     if {"plain quantized", "aware quantized"} <= figures.keys():
         plain, small, aware = (statistics.fmean(figures[n]) for n in ("plain", "plain quantized", "aware quantized"))
-        gain = _paired(figures["plain quantized"], figures["aware quantized"])
+        gain = paired(figures["plain quantized"], figures["aware quantized"])
         lines.append(
             f"won back of plain's loss by rounding: {(small - aware) / (small - plain):.0%} ({gain} nats a token)"
         )
@@ -176,7 +176,7 @@ def _perplexity(found: list[float]) -> float:
     return math.exp(statistics.fmean(found))
 
 
-def _paired(one: list[float], other: list[float]) -> str:
+def paired(one: list[float], other: list[float]) -> str:
     differences = [a - b for a, b in zip(one, other, strict=True)]
     error = statistics.stdev(differences) / math.sqrt(len(differences))
     return f"{statistics.fmean(differences):+.4f} +- {error:.4f}"

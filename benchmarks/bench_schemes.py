@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import math
 import os
 import statistics
 import subprocess
@@ -36,7 +35,7 @@ sys.path.insert(0, str(ROOT))
 
 from bench_gateway import machine  # noqa: E402
 from bench_preference import quickstart_model  # noqa: E402
-from bench_quantization_aware import dataset_of, web_documents  # noqa: E402
+from bench_quantization_aware import dataset_of, paired, web_documents  # noqa: E402
 
 from cluster.artifacts import QuantizedModel  # noqa: E402
 from cluster.session import joined  # noqa: E402
@@ -187,9 +186,7 @@ def _spread(found: list[float], digits: int) -> str:
 def _lost(found: list[float], first: list[float]) -> str:
     if found == first:
         return f"{statistics.fmean(found):.4f}"
-    differences = [a - b for a, b in zip(found, first, strict=True)]
-    error = statistics.stdev(differences) / math.sqrt(len(differences))
-    return f"{statistics.fmean(differences):+.4f} +- {error:.4f}"
+    return paired(found, first)
 
 
 def main() -> None:

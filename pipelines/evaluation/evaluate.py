@@ -57,8 +57,9 @@ def evaluate(config: EvaluateConfig, model: Weights, dataset: Dataset, storage: 
     check_complete(f"{model.kind} {model.key}", items, rows)
     for note in notes(rows):
         say("evaluate", note)
-    report = EvalReport(key=key, inputs=inputs, config=settings, model=model.digest, scores=scores(config, rows))
-    report = report.replace(speed=speed)
+    report = EvalReport(
+        key=key, inputs=inputs, config=settings, model=model.digest, scores=scores(config, rows), speed=speed
+    )
     written = _write_items(storage, report, with_strata(items, rows))
     report = report.replace(files=(written,), took_s=time.monotonic() - began)
     for score in report.scores:

@@ -23,6 +23,7 @@ from cluster.waiting import wait_for_node
 from pipelines.config import QuantizationAwareConfig, QuantizeConfig
 from pipelines.kv_cache import bytes_per_token, cannot_calibrate, declared, is_fp8, num_cached_layers
 from pipelines.model_size import linear_shapes, tensor_names
+from pipelines.offline_engine import use_all_cores
 from pipelines.progress import bar, say
 from pipelines.quantization.calibration import CHARACTERS_PER_TOKEN, read_texts, windows
 from pipelines.quantization.environment import runtime_env
@@ -219,7 +220,7 @@ def quantize_here(config: QuantizeConfig, storage_uri: str, model: Weights, targ
     folder = local_copy(storage, model.folder)
     dtype = arithmetic(config, model)
     _check_memory(model.num_weight_bytes, dtype, config.pool)
-    _use_all_cores()
+    use_all_cores()
     with large_imports():
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
@@ -304,12 +305,3 @@ def _check_memory(num_weight_bytes: int, dtype: str, pool: str) -> None:
             f"needs about {need / GIB:.1f} GiB of memory, {free / GIB:.1f} GiB are free",
             f"stop other work on that machine or quantize on a larger pool than `{pool}`",
         )
-
-
-def _use_all_cores() -> None:
-    """Ray limits OpenMP to the CPUs a task reserves, which here are bookkeeping."""
-    import os
-
-    import torch
-
-    torch.set_num_threads(len(os.sched_getaffinity(0)))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from hashlib import sha256
 from typing import Any, NamedTuple
 
@@ -230,16 +230,26 @@ def make_examples(
         model_folder: storage folder with the tokenizer.
         tokenizer: digest of the tokenizer's files.
     """
+    key = f"runs/examples/{digest([FORMAT, method.kind, sha256(content).hexdigest(), tokenizer])[:16]}.npz"
+    make_once(storage, key, _encode_file, method.kind, method.path, content, storage.location, model_folder)
+    return key
+
+
+def make_once(storage: Storage, key: str, work: Callable[..., bytes], *given: Any) -> None:
+    """What `work` gives on the data pool, under that key, unless it is there.
+
+    Raises:
+        InputError: as `work` does.
+    """
     import ray
 
-    key = f"runs/examples/{digest([FORMAT, method.kind, sha256(content).hexdigest(), tokenizer])[:16]}.npz"
-    if storage.read(key) is None:
-        task = ray.remote(_encode_file).options(num_cpus=1, label_selector=session.on_pool("data"))
-        try:
-            storage.write(key, ray.get(task.remote(method.kind, method.path, content, storage.location, model_folder)))
-        except ray.exceptions.RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, InputError) else error) from None
-    return key
+    if storage.read(key) is not None:
+        return
+    task = ray.remote(work).options(num_cpus=1, label_selector=session.on_pool("data"))
+    try:
+        storage.write(key, ray.get(task.remote(*given)))
+    except ray.exceptions.RayTaskError as error:
+        raise (error.cause if isinstance(error.cause, InputError) else error) from None
 
 
 def _encode_file(kind: str, path: str, content: bytes, storage: str, model_folder: str) -> bytes:

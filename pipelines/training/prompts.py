@@ -7,12 +7,11 @@ from collections.abc import Sequence
 from hashlib import sha256
 from typing import Any, NamedTuple
 
-from cluster import session
 from cluster.artifacts import digest
 from cluster.errors import ConfigError, InputError
 from cluster.storage import Storage, local_copy, open_storage
 from pipelines.config import AnswerReward, GrpoConfig
-from pipelines.training.examples import FORMAT, are_messages, check_template, objects, rendered, unfit
+from pipelines.training.examples import FORMAT, are_messages, check_template, make_once, objects, rendered, unfit
 from pipelines.vocabulary import check_known_in
 
 Row = dict[str, Any]
@@ -78,15 +77,8 @@ def make_prompts(method: GrpoConfig, content: bytes, model_folder: str, tokenize
         model_folder: storage folder with the tokenizer.
         tokenizer: digest of the tokenizer's files.
     """
-    import ray
-
     key = f"runs/examples/{digest([FORMAT, method.kind, sha256(content).hexdigest(), tokenizer])[:16]}.json"
-    if storage.read(key) is None:
-        task = ray.remote(_measure).options(num_cpus=1, label_selector=session.on_pool("data"))
-        try:
-            storage.write(key, ray.get(task.remote(method.path, content, storage.location, model_folder)))
-        except ray.exceptions.RayTaskError as error:
-            raise (error.cause if isinstance(error.cause, InputError) else error) from None
+    make_once(storage, key, _measure, method.path, content, storage.location, model_folder)
     return key
 
 
