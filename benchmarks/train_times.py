@@ -39,8 +39,8 @@ def timed_worker(given: dict[str, Any]) -> dict[str, Any]:
 
 
 def _noting(function: Callable[..., Any], name: str, times: dict[str, Any]) -> Callable[..., Any]:
-    def called(*args: Any) -> Any:
-        result = function(*args)
+    def called(*args: Any, **named: Any) -> Any:
+        result = function(*args, **named)
         times[name] = used()
         return result
 
@@ -50,10 +50,10 @@ def _noting(function: Callable[..., Any], name: str, times: dict[str, Any]) -> C
 def _noting_steps(steps: Callable[..., Any], times: dict[str, Any], asked: dict[str, Any]) -> Callable[..., Any]:
     """From the end of one step to the end of the next is all that the loop does: data, step, record, figures, checkpoint."""
 
-    def called(*args: Any) -> Iterator[Any]:
+    def called(*args: Any, **named: Any) -> Iterator[Any]:
         noted = Noted(asked)
         times.update(noted.times)
-        for record, tokens_per_s in steps(*args):
+        for record, tokens_per_s in steps(*args, **named):
             noted.step(record.losses[-1].loss)
             yield record, tokens_per_s
             if record.step == asked["stop"]:
