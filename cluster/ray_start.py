@@ -15,7 +15,7 @@ from typing import Self
 from cluster.errors import ClusterError
 from cluster.ports import free_port
 from cluster.processes import end
-from cluster.session import node_environment, object_store_bytes, visible_gpus
+from cluster.session import HEALTH_CHECKS, node_environment, object_store_bytes, visible_gpus
 from cluster.topology import HEAD, LocalNode
 
 CLIENT_PORT, AGENT_PORT, METRICS_PORT = 20101, 52365, 8380
@@ -30,9 +30,7 @@ TOO_SLOW = "timed out during startup"
 """What `ray start` says of a node that took more than Ray's fixed 30 s (_private/node.py), as on a busy machine."""
 
 NODE_SETTINGS = {
-    # A dead node is noticed after 3 s instead of 13 s; a node must be silent for 30 s to be taken for dead.
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_failure_threshold": "3",
+    **HEALTH_CHECKS,
     # Idle workers of 60 MB for every logical CPU of every pool: start them when there is work.
     "RAY_enable_worker_prestart": "0",
     "RAY_prestart_worker_first_driver": "0",

@@ -43,6 +43,12 @@ ENVIRONMENT = {
 }
 """Set in every process before Ray is imported, ours and the nodes'."""
 
+HEALTH_CHECKS = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "8"}
+"""Of a head, for its nodes. A check of a machine whose processes died is refused at once, so that it is noticed after 8 s (by
+Ray's own settings 15); one of a machine that is silent takes 10 s to fail. A machine that the network hides for 30 s has failed
+five or six (TCP tries again late) and stays in the cluster: Ray would end a node that it once took for dead, with all that is
+served there."""
+
 CORES_LABEL = "serinus.io/cores"
 """Of the node of a private cluster: the cores that its CPUs share."""
 PRIVATE_HOST = "127.0.0.2"

@@ -25,7 +25,7 @@ from cluster.kuberay.settings import (
     labels,
     shaped,
 )
-from cluster.session import ENVIRONMENT
+from cluster.session import ENVIRONMENT, HEALTH_CHECKS
 from cluster.topology import Pool, Topology
 
 GPU = "nvidia.com/gpu"
@@ -37,9 +37,7 @@ large machines of the large clouds), and agents of the cluster run beside the po
 
 NODE_SETTINGS = {
     "SERINUS_LOG_FORMAT": "json",  # for whoever collects the logs of pods
-    # A dead pod is noticed after 3 s instead of 13 s, as in `serinus up` (cluster/ray_start.py).
-    "RAY_health_check_period_ms": "1000",
-    "RAY_health_check_failure_threshold": "3",
+    **HEALTH_CHECKS,
 }
 
 UNPRIVILEGED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}

@@ -30,11 +30,13 @@ class Asking:
         put: Callable[[str, Call], Any],
         situation: Callable[[], Situation],
         *,
+        knows: Callable[[str], bool] = lambda revision: True,
         pause_s: float = LIVENESS_S,
     ) -> None:
         """`put` gives the handle's response generator for a call at a revision; `situation` tells how things stand now, and is
-        looked at every `pause_s` while a canary's user waits."""
+        looked at every `pause_s` while a canary's user waits; `knows` whether a revision's replicas have been heard of here."""
         self._name, self._config, self._put, self._situation, self._pause_s = name, config, put, situation, pause_s
+        self._knows = knows
 
     async def ask(self, call: Call, order: tuple[tuple[Role, str], ...], situation: Situation) -> None:
         """Ask roles and revisions in `order` until one gives a token; the last of `call.attempts` counts."""
@@ -61,13 +63,15 @@ class Asking:
         return attempt
 
     async def _try(self, attempt: Attempt, call: Call, situation: Situation, *, last: bool) -> None:
-        """Who is `last` is waited for while Serve brings it up again."""
+        """Who is `last` is waited for while Serve brings it up again, or until its replicas are heard of: only the head tells."""
         revision = attempt.revision
         coming = revision in situation.away_since_s
-        chunks = self._put(revision, call) if revision in situation.answering or (last and coming) else None
+        unheard_of = not last and revision in situation.answering and not self._knows(revision)
+        asks = (revision in situation.answering and not unheard_of) or (last and coming)
+        chunks = self._put(revision, call) if asks else None
         call.attempts.append(attempt)
         if chunks is None:
-            attempt.refuse(coming=coming)
+            attempt.refuse(coming=coming or unheard_of)
         elif last:
             await attempt.ask(chunks)
         else:

@@ -38,7 +38,7 @@ from services.serving.outbox import Outbox, to_actor
 from services.serving.sendable import check_numbers
 from services.serving.shadow import Comparison, Lot, Shadow, says_nothing
 from services.serving.split import bucket, choose, user_key
-from services.serving.watch import MODEL_DEPLOYMENT, KeyWatch, Situation, TrafficWatch, application_name
+from services.serving.watch import LIVENESS_S, MODEL_DEPLOYMENT, KeyWatch, Situation, TrafficWatch, application_name
 
 with large_imports():
     from ray.llm._internal.serve.core.protocol import RawRequestInfo
@@ -47,6 +47,9 @@ with large_imports():
 
 MAX_ONGOING_REQUESTS = 1000
 """Requests a gateway replica holds at once, at least; many of them are streams that have begun."""
+REACH_S, REACH_POLL_S = 2.0, 0.02
+"""So long at most a new traffic waits for word of its revisions' replicas; users of a canary of which there is none by then are
+left to stable."""
 REFUSALS = frozenset({400, 413, 422})
 """Statuses that find fault with the request itself."""
 
@@ -67,6 +70,7 @@ class Gateway(OpenAiIngress):
         self.max_body_bytes = serving.admission.max_body_bytes
         self._created = int(time.time())
         self._handles: dict[str, Any] = {}
+        self._loop: asyncio.AbstractEventLoop | None = None
         storage = open_storage(storage_uri)
         self._measures = Measures(name)
         self._feedback = FeedbackDesk(name)
@@ -77,10 +81,10 @@ class Gateway(OpenAiIngress):
             self._keys.start()
         gateway_id = serve.get_replica_context().replica_id.unique_id
         self._outbox = Outbox(to_actor(name, gateway_id), lambda: self._watch.version, self._measures.evidence_lost)
-        self._watch = TrafficWatch(storage, name, changed=self._outbox.wake)
+        self._watch = TrafficWatch(storage, name, reach=self._reach, changed=self._outbox.wake)
         self._watch.start()
         self._outbox.start()
-        self._asking = Asking(name, serving.admission, self._chunks, lambda: self._watch.situation)
+        self._asking = Asking(name, serving.admission, self._chunks, lambda: self._watch.situation, knows=self._knows)
 
     def __del__(self) -> None:
         self._outbox.close()
@@ -99,7 +103,8 @@ class Gateway(OpenAiIngress):
             await self._listener.drain()
 
     async def check_health(self) -> None:
-        """Asked by Serve, which replaces a replica that raises."""
+        """Asked by Serve before the first request and then now and again; a replica that raises is replaced."""
+        self._loop = asyncio.get_running_loop()
         if self._listener is not None:
             self._listener.check()
 
@@ -227,14 +232,35 @@ class Gateway(OpenAiIngress):
             raise
 
     def _chunks(self, revision: str, call: Call) -> Any:
+        # Of the headers only our id goes on: keys stay here, and vLLM takes orders from some headers.
+        info = RawRequestInfo({"x-request-id": call.request_id})
+        return getattr(self._handle(revision), call.method).remote(call.for_revision(revision), info)
+
+    def _handle(self, revision: str) -> Any:
         application = application_name(self._watch.engine_of(revision))
         if (
             application not in self._handles
         ):  # one each: Serve would give the same one again, which is made ready only once
             self._handles[application] = streaming_handle(MODEL_DEPLOYMENT, application)
-        # Of the headers only our id goes on: keys stay here, and vLLM takes orders from some headers.
-        info = RawRequestInfo({"x-request-id": call.request_id})
-        return getattr(self._handles[application], call.method).remote(call.for_revision(revision), info)
+        return self._handles[application]
+
+    def _knows(self, revision: str) -> bool:
+        """Whether Serve has told this gateway of the revision's replicas, or that it has none before somebody asks."""
+        asleep = self._watch.was_asleep(revision, time.monotonic() - LIVENESS_S)
+        return asleep or bool(self._handle(revision).running_replicas_populated())
+
+    def _reach(self, revisions: frozenset[str]) -> None:
+        """Hear of the revisions' replicas before users are sent there: Serve tells only who asks, and its controller, on the
+        head, may be out of reach by then. Called by the thread that reads the traffic."""
+        if self._loop is not None:
+            asyncio.run_coroutine_threadsafe(self._heard_of(revisions), self._loop).result(2 * REACH_S)
+
+    async def _heard_of(self, revisions: frozenset[str]) -> None:
+        ends_s = time.monotonic() + REACH_S
+        for revision in revisions:
+            self._handle(revision)  # all at once, so that their answers come together
+        while not all(self._knows(revision) for revision in revisions) and time.monotonic() < ends_s:
+            await asyncio.sleep(REACH_POLL_S)
 
     def _respond(self, call: Call) -> Response:
         last = call.attempts[-1]

@@ -30,6 +30,7 @@ def streaming_handle(deployment: str, application: str) -> Any:
     """
     from ray import serve
 
-    handle: Any = serve.get_deployment_handle(deployment, application)
+    # Whether there is such a deployment only the head knows: asked here, a head out of reach would halt the loop and all in it.
+    handle: Any = serve.get_deployment_handle(deployment, application, _check_exists=False)
     handle._init(_run_router_in_separate_loop=False)
     return handle.options(stream=True, _by_reference=False, request_serialization=PICKLE, response_serialization=PICKLE)

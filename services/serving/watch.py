@@ -104,11 +104,13 @@ class TrafficWatch:
         name: str,
         ask_serve: AskServe = alive_revisions,
         *,
+        reach: Callable[[frozenset[str]], None] = lambda revisions: None,
         changed: Callable[[], None] = _nothing,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        """`changed` is called when another traffic has come into force here."""
-        self._storage, self._name, self._ask_serve = storage, name, ask_serve
+        """`reach` is called with those of a new traffic's revisions that answer before it comes into force here, and `changed`
+        when it has."""
+        self._storage, self._name, self._ask_serve, self._reach = storage, name, ask_serve, reach
         self._changed, self._clock = changed, clock
         self._storage_version = ""
         self._failing: set[str] = set()
@@ -149,6 +151,8 @@ class TrafficWatch:
             if traffic and not _revisions(traffic) <= self.situation.answering:
                 # A new revision must not be asked, and blamed, before this gateway knows that it answers.
                 alive = self._look()
+            if traffic:
+                self._reach(_revisions(traffic) & (alive or self.situation).answering)
             with self._changing:  # one assignment: no request sees half of a change
                 before = self.situation
                 self.situation = (
@@ -212,8 +216,8 @@ class KeyWatch:
             self.keys, self._version = keys, version
 
 
-def _revisions(traffic: Traffic) -> set[str]:
-    return {traffic.stable, traffic.canary or traffic.stable}
+def _revisions(traffic: Traffic) -> frozenset[str]:
+    return frozenset({traffic.stable, traffic.canary or traffic.stable})
 
 
 def _every(interval_s: float, act: Callable[[], None]) -> None:

@@ -40,13 +40,13 @@ class Network:
     """The router and what hangs on it. Names of namespaces and links begin with `tag`, which is short: links have 15 letters."""
 
     def __init__(self, tag: str) -> None:
-        self.tag, self.router = tag, f"{tag}-router"
+        self.tag, self.router, self.here = tag, f"{tag}-router", f"10.77.{HERE}.2"
         self._numbers: dict[str, int] = {}
         self.close()  # what a killed run left
         ip(f"netns add {self.router}")
         self._inside(self.router, "sysctl", "-qw", "net.ipv4.ip_forward=1")
         ip(f"link add {tag}host type veth peer name {tag}h netns {self.router}")
-        ip(f"addr add 10.77.{HERE}.2/24 dev {tag}host")
+        ip(f"addr add {self.here}/24 dev {tag}host")
         ip(f"link set {tag}host up")
         ip(f"-n {self.router} addr add 10.77.{HERE}.1/24 dev {tag}h")
         ip(f"-n {self.router} link set {tag}h up")

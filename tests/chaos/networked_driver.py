@@ -72,11 +72,14 @@ def watch() -> None:
 
 
 def rollout(folder: str) -> str:
-    """Begins one whose steps wait longer than a cut lasts; returns its id."""
+    """Begins one, of the revision that is not stable, whose steps wait longer than a cut lasts; returns its id."""
+    from services.contract import read_traffic
     from services.rollout import controller
 
-    patient = CONFIG.replace(step_timeout_s=300)
-    return controller.start_rollout(LocalStorage(folder), NAME, OTHER, patient, keep_revisions=9, who="test")
+    storage, patient = LocalStorage(folder), CONFIG.replace(step_timeout_s=300)
+    found = read_traffic(storage, NAME)
+    candidate = ONE if found and found[0].stable == OTHER else OTHER
+    return controller.start_rollout(storage, NAME, candidate, patient, keep_revisions=9, who="test")
 
 
 def metrics() -> list[str]:

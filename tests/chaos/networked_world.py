@@ -10,9 +10,9 @@ import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from cluster.processes import writing_in
 from cluster.ray_start import TOO_SLOW
 from cluster.session import ensure_token, node_environment
 from tests.chaos.network import Network
+from tests.chaos.redis import IS_INSTALLED, Redis
 from tests.integration.local_cluster import REPOSITORY
 
 POOL_OF = {"head": "head", "data": "data", "train": "train", "serve": "serve", "serve2": "serve"}
@@ -32,6 +33,8 @@ NUM_CPUS = 4
 STORE_BYTES = 256 << 20
 PORT = 8000
 PATIENCE_S = 300.0
+DISK_MIB = 256
+"""Of the data machine, in memory: Ray's logs and sockets there, and what is to fill it."""
 
 
 class NetworkedCluster:
@@ -44,6 +47,8 @@ class NetworkedCluster:
         for name in POOL_OF:
             self.network.add(name)
         self.document = self._declare()
+        self.redis = Redis(self.folder, self.network.here) if IS_INSTALLED else None
+        self._mount_small("data")
 
     def up(self) -> None:
         """Start the head, then all others."""
@@ -87,14 +92,14 @@ class NetworkedCluster:
         folder = self.folder / name / str(next(self._starts))
         folder.mkdir(parents=True)
         kind = "head" if name == "head" else "worker"
-        command = self.document[f"{kind}_start_ray_commands"][
-            -1
-        ]  # the one before is `ray stop`, which stops every Ray here
+        _, command = self.document[f"{kind}_start_ray_commands"]  # the first is `ray stop`, which stops every Ray here
         command = command.replace("~/serinus/ray_cluster_on_premise.yaml", str(self.folder / "cluster.yaml"))
         command = command.replace("--autoscaling-config=~/ray_bootstrap_config.yaml", "")  # `ray up` writes that file
         own = f" --temp-dir={folder} --object-store-memory={STORE_BYTES} --include-log-monitor=false"
         with open(folder / "start.log", "wb") as log:
-            machine = self._run(name, ["bash", "-c", command.strip() + own], stdout=log, stderr=subprocess.STDOUT)
+            machine = self._run(
+                name, ["bash", "-c", command.strip() + own], env=self._keeps(kind), stdout=log, stderr=subprocess.STDOUT
+            )
             failed = machine.wait(PATIENCE_S)
         return (folder / "start.log").read_text() if failed else None
 
@@ -108,6 +113,30 @@ class NetworkedCluster:
             stdin=subprocess.DEVNULL,
             **options,
         )
+
+    def _keeps(self, kind: str) -> dict[str, str]:
+        """What a head is told of Redis, so that another one goes on with its state."""
+        if kind != "head" or not self.redis:
+            return {}
+        return {"RAY_REDIS_ADDRESS": self.redis.address, "RAY_external_storage_namespace": self.network.tag}
+
+    def _mount_small(self, name: str) -> None:
+        folder = self.folder / name
+        folder.mkdir()
+        size = f"size={DISK_MIB}m"
+        subprocess.run(["mount", "-t", "tmpfs", "-o", size, "serinus-test", str(folder)], check=True)
+
+    @contextmanager
+    def full_disk(self, name: str) -> Iterator[None]:
+        """Nothing more can be written there until the block ends."""
+        filler = self.folder / name / "filler"
+        with open(filler, "wb", buffering=0) as file, suppress(OSError):
+            while True:
+                file.write(bytes(1 << 16))
+        try:
+            yield
+        finally:
+            filler.unlink()
 
     def processes(self, name: str) -> list[psutil.Process]:
         return writing_in(self.folder / name)
@@ -147,6 +176,9 @@ class NetworkedCluster:
     def close(self) -> None:
         for name in reversed(POOL_OF):
             self.kill(name, missing_ok=True)
+        if self.redis:
+            self.redis.close()
+        subprocess.run(["umount", "--lazy", str(self.folder / "data")], check=False)
         self.network.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 

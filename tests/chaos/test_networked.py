@@ -5,6 +5,7 @@ SERINUS_MACHINES=1 pytest tests/chaos/test_networked.py -s     # as root; prints
 
 from __future__ import annotations
 
+import csv
 import json
 import os
 import random
@@ -12,14 +13,18 @@ import subprocess
 import threading
 import time
 from collections.abc import Iterator
+from datetime import datetime
+from itertools import pairwise
 from pathlib import Path
 from pydoc_data.topics import topics
+from typing import Any
 
 import pytest
 
 from cluster.storage import LocalStorage
 from services.rollout import controller
 from services.rollout.status import RolloutStatus
+from tests.chaos import redis
 from tests.chaos.network import is_possible
 from tests.chaos.networked_world import NetworkedCluster, Watch, told
 from tests.chaos.prometheus import IS_INSTALLED, Prometheus
@@ -38,6 +43,10 @@ pytestmark = [
     pytest.mark.skipif(not is_possible(), reason="needs to be root and `ip`, to make network namespaces"),
 ]
 CUT_S = 30.0
+HEADLESS_S = 10.0
+FULL_S = 20.0
+AZURE = Path(__file__).resolve().parents[3] / "shared" / "data" / "trace_azure" / "AzureLLMInferenceTrace_code.csv"
+"""Arrivals at a service for code completion, 2023 (Patel et al. 2024, Splitwise): bursts and lulls."""
 NUM_MODELS = 4
 NUM_FILES, FILE_CHARACTERS = 24, 1_500_000
 
@@ -57,7 +66,7 @@ def storage(tmp_path_factory: pytest.TempPathFactory) -> LocalStorage:
     return LocalStorage(tmp_path_factory.mktemp("networked"))
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture
 def watch(cluster: NetworkedCluster) -> Iterator[Watch]:
     with Watch(cluster) as watch:
         yield watch
@@ -82,13 +91,39 @@ def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def gaps() -> list[float]:
+    """Seconds between arrivals, 0.1 in the mean: those of a real service where they are there."""
+    if not AZURE.exists():
+        draw = random.Random(0)
+        return [draw.expovariate(10) for _ in range(8_000)]
+    with open(AZURE, encoding="utf-8") as lines:
+        moments = sorted(datetime.fromisoformat(row["TIMESTAMP"][:26]).timestamp() for row in csv.DictReader(lines))
+    mean = (moments[-1] - moments[0]) / (len(moments) - 1)
+    return [(later - earlier) * 0.1 / mean for earlier, later in pairwise(moments)]
+
+
+@pytest.fixture(scope="module")
+def calm(cluster: NetworkedCluster, storage: LocalStorage, texts: Path) -> dict[str, Any]:
+    """What cleaning makes of the texts undisturbed."""
+    made: dict[str, Any] = cluster.ask("clean", str(storage.root / "calm"), str(texts))
+    return made
+
+
 def whole(state: dict[str, object]) -> bool:
     return (state["models"], state["gateways"]) == (NUM_MODELS, NUM_GATEWAYS)
 
 
-def ended(storage: LocalStorage) -> RolloutStatus | None:
+def users(cluster: NetworkedCluster, gaps: list[float]) -> Clients:
+    """Four clients of a machine that stays, who ask as often as the trace's users come."""
+    return Clients(cluster.url("serve"), NAME, num=4, pause_s=lambda draw: min(4 * draw.choice(gaps), 5.0))
+
+
+def status_of(storage: LocalStorage, rollout: str) -> RolloutStatus:
     status = controller.status(storage, NAME)
-    return status if status and status.ended else None
+    assert status is not None
+    assert status.id == rollout
+    return status
 
 
 def report(what: str, clients: Clients, since: float, until: float) -> None:
@@ -103,25 +138,24 @@ def report(what: str, clients: Clients, since: float, until: float) -> None:
 
 @pytest.mark.usefixtures("serving")
 def test_serve_is_cut_from_the_head_during_a_rollout(
-    cluster: NetworkedCluster, watch: Watch, storage: LocalStorage
+    cluster: NetworkedCluster, watch: Watch, storage: LocalStorage, gaps: list[float]
 ) -> None:
     """Both serve machines: nobody there reaches the head, clients reach them."""
-    with Clients(cluster.url("serve"), NAME, num=4, pause_s=0.2) as clients:
+    with users(cluster, gaps) as clients:
         clients.wait_for(20)
-        cluster.ask("rollout", str(storage.root))
-        wait_for(lambda: controller.status(storage, NAME).weight_applied_at is not None, "the canary's first share")
+        rollout = cluster.ask("rollout", str(storage.root))
+        wait_for(lambda: status_of(storage, rollout).weight_applied_at is not None, "the canary's first share")
         since = time.time()
         with cluster.network.cut("head", "serve"), cluster.network.cut("head", "serve2"):
             threading.Event().wait(CUT_S)  # what is tested is a span of time
         healed_at, healed = time.time(), time.monotonic()
         back_s = watch.until(lambda state: whole(state) and len(state["alive"]) == 5, healed)
-        wait_for(lambda: ended(storage) is not None, "the rollout's end")
+        wait_for(lambda: status_of(storage, rollout).ended, "the rollout's end")
         took_s = time.monotonic() - healed
         clients.wait_for(40)
     report(f"serve cut from head for {CUT_S:.0f} s", clients, since, healed_at)
     report("after it", clients, healed_at, time.time())
-    status = ended(storage)
-    assert status is not None
+    status = status_of(storage, rollout)
     print(f"whole {back_s:.1f} s after, {status.phase} {took_s:.0f} s after: {[d.action for d in status.decisions]}")
     assert status.phase == "promoted"
     assert [decision.action for decision in status.decisions] == ["set_weight", "set_weight", "promote"]
@@ -155,9 +189,9 @@ def test_a_real_prometheus_scrapes_every_machine(cluster: NetworkedCluster, tmp_
 
 
 @pytest.mark.usefixtures("serving")
-def test_a_serve_machine_dies_under_load(cluster: NetworkedCluster, watch: Watch) -> None:
+def test_a_serve_machine_dies_under_load(cluster: NetworkedCluster, watch: Watch, gaps: list[float]) -> None:
     """The other one's gateways are asked: those of the dead one take their connections along."""
-    with Clients(cluster.url("serve"), NAME, num=4, pause_s=0.2) as clients:
+    with users(cluster, gaps) as clients:
         clients.wait_for(20)
         since, at = time.time(), cluster.kill("serve2")
         noticed_s = watch.until(lambda state: len(state["alive"]) == 4, at)
@@ -182,8 +216,9 @@ def test_stages_run_on_the_machines_of_their_pools(
     assert trained["losses"] == pytest.approx(json.loads(GOLDEN.read_text()), rel=1e-3)
 
 
-def test_the_data_machine_dies_while_it_cleans(cluster: NetworkedCluster, storage: LocalStorage, texts: Path) -> None:
-    undisturbed = cluster.ask("clean", str(storage.root / "calm"), str(texts))
+def test_the_data_machine_dies_while_it_cleans(
+    cluster: NetworkedCluster, storage: LocalStorage, texts: Path, calm: dict[str, Any]
+) -> None:
     program = cluster.begin("clean", str(storage.root / "disturbed"), str(texts))
     wait_for(lambda: cluster.works("data"), "work on the data machine")
     at = cluster.kill("data")
@@ -192,10 +227,23 @@ def test_the_data_machine_dies_while_it_cleans(cluster: NetworkedCluster, storag
     disturbed = told(program)
     recovered_s = time.monotonic() - at
     print(
-        f"the data machine killed: {disturbed['took_s']:.0f} s, undisturbed {undisturbed['took_s']:.0f} s; "
+        f"the data machine killed: {disturbed['took_s']:.0f} s, undisturbed {calm['took_s']:.0f} s; "
         f"{recovered_s:.0f} s from its death to the end, {started_s:.1f} s of it a new machine's start; {disturbed['summary']}"
     )
-    assert disturbed["files"] == undisturbed["files"]
+    assert disturbed["files"] == calm["files"]
+
+
+def test_the_disk_of_the_data_machine_is_full_for_a_while(
+    cluster: NetworkedCluster, storage: LocalStorage, texts: Path, calm: dict[str, Any]
+) -> None:
+    program = cluster.begin("clean", str(storage.root / "full"), str(texts))
+    wait_for(lambda: cluster.works("data"), "work on the data machine")
+    with cluster.full_disk("data"):
+        threading.Event().wait(FULL_S)  # what is tested is a span of time
+        assert program.poll() is None
+    disturbed = told(program)
+    print(f"its disk full for {FULL_S:.0f} s: {disturbed['took_s']:.0f} s, undisturbed {calm['took_s']:.0f} s")
+    assert disturbed["files"] == calm["files"]
 
 
 def test_the_train_machine_dies_while_it_trains(
@@ -213,3 +261,24 @@ def test_the_train_machine_dies_while_it_trains(
     )
     assert len(trained["resumed"]) == 1
     assert trained["losses"] == pytest.approx(json.loads(GOLDEN.read_text()), rel=1e-3)
+
+
+@pytest.mark.usefixtures("serving")
+@pytest.mark.skipif(not redis.IS_INSTALLED, reason="no redis-server here (Debian: redis-server)")
+def test_the_head_dies_during_a_rollout(cluster: NetworkedCluster, storage: LocalStorage, gaps: list[float]) -> None:
+    """Its state is in Redis: the machines that go on serving are found again, and the rollout's controller resumes."""
+    with users(cluster, gaps) as clients:
+        clients.wait_for(20)
+        rollout = cluster.ask("rollout", str(storage.root))
+        wait_for(lambda: status_of(storage, rollout).weight_applied_at is not None, "the canary's first share")
+        since, _ = time.time(), cluster.kill("head")
+        threading.Event().wait(HEADLESS_S)  # what is tested is a span of time
+        started_s = cluster.start("head")
+        with Watch(cluster) as watch:
+            back_s = watch.until(lambda state: whole(state) and len(state["alive"]) == 5)
+        wait_for(lambda: status_of(storage, rollout).ended, "the rollout's end")
+        clients.wait_for(40)
+    report(f"the head killed, another after {HEADLESS_S:.0f} s", clients, since, time.time())
+    status = status_of(storage, rollout)
+    print(f"a new head started in {started_s:.1f} s, whole {back_s:.1f} s after; {status.phase}")
+    assert status.phase == "promoted"

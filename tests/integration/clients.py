@@ -47,7 +47,8 @@ class Clients:
     prompt: str | Callable[[random.Random], str] = "hello"
     fields: dict[str, Any] = field(default_factory=dict)
     """Further ones of each request's body."""
-    pause_s: float = 0.0
+    pause_s: float | Callable[[random.Random], float] = 0.0
+    """Between an answer and the same client's next question."""
     key: Callable[[str], str] = lambda user: user
     seen: list[Seen] = field(default_factory=list)
 
@@ -94,7 +95,8 @@ class Clients:
             seen.ended_at = time.time()
             self._under_way.remove(seen)
             self.seen.append(seen)
-            await asyncio.sleep(self.pause_s)
+            pause = self.pause_s
+            await asyncio.sleep(pause if isinstance(pause, float) else pause(self._random))
 
     async def _ask(self, session: httpx.AsyncClient, seen: Seen) -> None:
         prompt = self.prompt if isinstance(self.prompt, str) else self.prompt(self._random)

@@ -57,18 +57,32 @@ def asked(
     then: Situation | None = None,
     answering: tuple[str, ...] = ("m-1", "m-2"),
     away: tuple[str, ...] = (),
+    unheard_of: str = "",
     timeout_s: float = 30,
 ) -> Call:
     """The call after it was asked; `then` is the situation from the moment it waits for an answer."""
     now = Situation(None, frozenset(answering), dict.fromkeys(away, 0.0))
     call = a_call(timeout_s)
-    asking = Asking("m", AdmissionConfig(), servers.put, lambda: then or now, pause_s=0.01)
+    knows = lambda revision: revision != unheard_of  # noqa: E731
+    asking = Asking("m", AdmissionConfig(), servers.put, lambda: then or now, knows=knows, pause_s=0.01)
     asyncio.run(asking.ask(call, order, now))
     return call
 
 
 def outcomes(call: Call) -> list[tuple[str, bool]]:
     return [(attempt.revision, attempt.failure is None) for attempt in call.attempts]
+
+
+def test_a_canary_whose_replicas_the_gateway_has_not_heard_of_leaves_its_users_to_stable_without_blame() -> None:
+    servers = Servers(m_1=[GOOD])
+    call = asked(servers, BOTH, unheard_of="m-2")
+    assert outcomes(call) == [("m-2", False), ("m-1", True)]
+    assert servers.asked == ["m-1"]
+    assert excused(call.attempts[0], Situation(), time.monotonic(), absence_s=0)
+
+
+def test_stable_is_asked_all_the_same() -> None:
+    assert outcomes(asked(Servers(m_1=[GOOD]), ALONE, unheard_of="m-1")) == [("m-1", True)]
 
 
 @pytest.mark.parametrize("before", [(), ([ROLE_EVENT],)])

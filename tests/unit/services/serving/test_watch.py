@@ -55,6 +55,19 @@ def test_a_change_is_seen_with_the_next_poll(storage: LocalStorage) -> None:
     assert watch.situation.answering == {"m-1", "m-2"}
 
 
+def test_revisions_that_answer_are_reached_before_their_traffic_comes_into_force(storage: LocalStorage) -> None:
+    serve, seen = Serve("m-1"), []
+    watch = TrafficWatch(storage, "m", serve, reach=lambda revisions: seen.append((watch.version, revisions)))
+    put(storage)
+    watch.poll()
+    put(storage, canary="m-2", weight_percent=1, version=2)
+    watch.poll()
+    serve.revisions.add("m-2")
+    put(storage, canary="m-2", weight_percent=5, version=3)
+    watch.poll()
+    assert seen == [(0, {"m-1"}), (1, {"m-1"}), (2, {"m-1", "m-2"})]
+
+
 def test_a_revision_that_stops_answering_is_noticed_by_the_next_check(storage: LocalStorage) -> None:
     serve = Serve("m-1", "m-2")
     watch = TrafficWatch(storage, "m", serve)
