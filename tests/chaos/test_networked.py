@@ -44,7 +44,6 @@ pytestmark = [
 ]
 CUT_S = 30.0
 HEADLESS_S = 10.0
-FULL_S = 20.0
 AZURE = Path(__file__).resolve().parents[3] / "shared" / "data" / "trace_azure" / "AzureLLMInferenceTrace_code.csv"
 """Arrivals at a service for code completion, 2023 (Patel et al. 2024, Splitwise): bursts and lulls."""
 NUM_MODELS = 4
@@ -233,16 +232,15 @@ def test_the_data_machine_dies_while_it_cleans(
     assert disturbed["files"] == calm["files"]
 
 
-def test_the_disk_of_the_data_machine_is_full_for_a_while(
+def test_the_disk_of_the_data_machine_is_full_while_it_cleans(
     cluster: NetworkedCluster, storage: LocalStorage, texts: Path, calm: dict[str, Any]
 ) -> None:
+    """Its own disk, which holds Ray's logs and sockets; what is made lies in the storage."""
     program = cluster.begin("clean", str(storage.root / "full"), str(texts))
     wait_for(lambda: cluster.works("data"), "work on the data machine")
     with cluster.full_disk("data"):
-        threading.Event().wait(FULL_S)  # what is tested is a span of time
-        assert program.poll() is None
-    disturbed = told(program)
-    print(f"its disk full for {FULL_S:.0f} s: {disturbed['took_s']:.0f} s, undisturbed {calm['took_s']:.0f} s")
+        disturbed = told(program)
+    print(f"its disk full to the end: {disturbed['took_s']:.0f} s, undisturbed {calm['took_s']:.0f} s")
     assert disturbed["files"] == calm["files"]
 
 
