@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from cluster.config import Location, StrictModel
+
+MAX_NEW_TOKENS = 48
 
 
 class NamedTask(StrictModel):
@@ -21,18 +24,38 @@ class NamedTask(StrictModel):
 class TaskConfig(NamedTask):
     """What a model knows and can do. Items come from the dataset's held-out documents, or from a JSONL file."""
 
-    kind: Literal["perplexity", "continuation", "generation", "multiple_choice", "qa", "written_choice"]
+    kind: Literal["perplexity", "continuation", "generation", "multiple_choice", "qa", "written_choice", "exact_match"]
     """`perplexity`: of text. `continuation`: generate what comes next, scored by chrF against what did. `generation`: a
     translation or summary, by chrF, corpus BLEU and ROUGE against its references. `multiple_choice`: the most likely of several
     answers by log-likelihood per byte. `qa`: a short answer, by SQuAD 2.0's F1. `written_choice`: the choices are shown with
-    letters, and the letter is read from what the model writes."""
+    letters, and the letter is read from what the model writes. `exact_match`: an answer that is right when it is one of the right
+    ones, as it stands."""
     path: Location | None = None
     """JSONL with `id`, `prompt` and `answer` (continuation), `prompt`, `choices` and `answer` as an index (multiple_choice),
-    `prompt` and `answers` as a list (generation; qa, empty for a question that has none), or `text` (perplexity). written_choice
-    takes the files of multiple_choice. These
-    two and perplexity also take a task's .yaml of the Language Model Evaluation Harness, whose data are files beside it or a hub's.
+    `prompt` and `answers` as a list (generation; exact_match; qa, empty for a question that has none), or `text` (perplexity).
+    written_choice takes the files of multiple_choice. All but continuation also take a task's .yaml of the Language Model
+    Evaluation Harness, whose data are files beside it or a hub's.
     Without a path perplexity, continuation and multiple_choice take the held-out documents."""
-    max_new_tokens: int = Field(48, ge=1)
+    max_new_tokens: int | None = Field(None, ge=1)
+    """None: 48; of a harness's generate_until what it says there."""
+    until: tuple[Annotated[str, Field(min_length=1)], ...] | None = None
+    """Texts before the first of which an answer ends. None: none; of a harness's generate_until what it says there."""
+    extract: str | None = None
+    """exact_match: a regular expression, one match of which is the answer: all of it, or the first of its groups that is not empty,
+    without white space around. Where nothing matches there is no answer, which is counted and never right. In the place of a
+    harness's filter. None: all that was written, without white space around."""
+    take: Literal["first", "last"] = "first"
+    """Which match of `extract`."""
+    filter: str | None = None
+    """Of a harness's generate_until: the name in its `filter_list` by which answers are read. None: its first."""
+    ignore: tuple[str, ...] | None = None
+    """exact_match: regular expressions, what they match is taken out of both sides before they are compared. None, as of the
+    three below: nothing; of a harness's generate_until what its metric says. What is written here counts instead of that."""
+    ignore_case: bool | None = None
+    ignore_punctuation: bool | None = None
+    """ASCII's."""
+    ignore_numbers: bool | None = None
+    """Digits."""
     chat: bool = False
     """Ask by the model's chat template; false gives the prompt as it is. Of kinds for which the model writes."""
     num_shots: int = Field(0, ge=0, le=100)
@@ -41,9 +64,14 @@ class TaskConfig(NamedTask):
     shots_path: Location | None = None
     """File that examples are taken from. Without it they are of `path`, and are then not asked."""
 
+    @property
+    def num_new_tokens(self) -> int:
+        """At most so many, where no YAML of the harness's says how many."""
+        return self.max_new_tokens or MAX_NEW_TOKENS
+
     @model_validator(mode="after")
     def _has_questions(self) -> TaskConfig:
-        if self.kind in ("qa", "written_choice", "generation") and self.path is None:
+        if self.kind in ("qa", "written_choice", "generation", "exact_match") and self.path is None:
             raise ValueError(f"a {self.kind} task needs a file with questions: `path:`")
         if self.chat and self.kind in ("perplexity", "multiple_choice"):
             raise ValueError(f"chat: a {self.kind} task asks for the likelihood of text as it is")
@@ -51,6 +79,25 @@ class TaskConfig(NamedTask):
             raise ValueError("num_shots: examples are of tasks that ask, by a file: `path:`")
         if self.shots_path and not self.num_shots:
             raise ValueError("shots_path: num_shots is 0")
+        return self
+
+    @model_validator(mode="after")
+    def _is_read_as_written(self) -> TaskConfig:
+        if self.until and self.kind in ("perplexity", "multiple_choice"):
+            raise ValueError(f"until: a {self.kind} task writes nothing")
+        if self.kind != "exact_match":
+            for name in ("extract", "ignore", "ignore_case", "ignore_punctuation", "ignore_numbers"):
+                if getattr(self, name) is not None:
+                    raise ValueError(f"{name}: is of kind exact_match")
+        if self.take != "first" and self.extract is None:
+            raise ValueError("take: is of what `extract` finds")
+        if self.filter is not None and (self.extract is not None or not (self.path or "").endswith((".yaml", ".yml"))):
+            raise ValueError("filter: names one of a harness's task (a .yaml), and `extract` stands in its place")
+        for pattern in (*([self.extract] if self.extract is not None else []), *(self.ignore or ())):
+            try:
+                re.compile(pattern)
+            except re.error as error:
+                raise ValueError(f"{pattern!r} is no regular expression: {error}") from None
         return self
 
 
@@ -180,6 +227,6 @@ UNGATED = frozenset({"weat"})
 LOWER_IS_BETTER = frozenset({"perplexity", "stereotype_preference", "expected_maximum_toxicity", "extraction_rate"})
 """Of the metrics that gates compare."""
 Kind = Literal[
-    "perplexity", "continuation", "multiple_choice", "qa", "written_choice", "generation", "code",
+    "perplexity", "continuation", "multiple_choice", "qa", "written_choice", "generation", "exact_match", "code",
     "weat", "bbq", "minimal_pairs", "toxicity", "refusal", "canaries",
 ]  # fmt: skip

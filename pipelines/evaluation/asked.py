@@ -49,6 +49,11 @@ class Asked:
         tokens = self.tokenizer(self._text(item), add_special_tokens=False)["input_ids"]
         return Prompt(list(tokens[-room:]), self.max_model_len - room, max(0, len(tokens) - room))
 
+    def ends(self, item: Item) -> list[int]:
+        """Tokens that are one of the item's ends by themselves: engines do not show special ones in the text."""
+        special = set(self.tokenizer.all_special_tokens)
+        return [int(self.tokenizer.convert_tokens_to_ids(stop)) for stop in item.until if stop in special]
+
     def query(self, prompt: str, answer: str) -> Query:
         """The answer behind its prompt."""
         text = prompt + answer

@@ -22,6 +22,8 @@ TRIES = 3
 AS_OFFLINE = {"add_special_tokens": False}
 """vLLM's own field: no start token before a prompt, which would shift the places of all others."""
 AGAIN = frozenset({429, 502, 503})
+MAX_STOPS = 4
+"""Ends of a text that OpenAI's own service takes at most; what is written behind others is cut off here."""
 RETRY_S = 1.0
 """Before the second try of a request; four times as long before the third: a full queue needs a moment."""
 
@@ -74,11 +76,13 @@ class Endpoint:
         if item.sampling:
             how |= {"n": item.sampling.num, "temperature": item.sampling.temperature, "top_p": item.sampling.top_p}
             how["seed"] = int(order(self.seed, item.task, item.id)[:8], 16)
+        if item.until:
+            how["stop"] = list(item.until[:MAX_STOPS])
         if item.chat:
             path, how = "/chat/completions", how | {"messages": [{"role": "user", "content": item.prompt}]}
         else:
             path, how = "/completions", how | {"prompt": item.prompt, **AS_OFFLINE}
-        return self._asked("POST", path, how, lambda answered: _text(answered, how.get("n", 1), item.chat))
+        return self._asked("POST", path, how, lambda answered: _text(answered, how.get("n", 1), item))
 
     def _likelihood(self, asked: tuple[str, str]) -> Likelihood:
         prompt, text = asked[0], "".join(asked)
@@ -139,12 +143,12 @@ class Endpoint:
         raise ResourceError(f"{self.url}{path}", found, remedy)
 
 
-def _text(answered: Any, num: int, chat: bool) -> Text:
+def _text(answered: Any, num: int, item: Item) -> Text:
     """As many texts as were asked for."""
-    texts = [choice["message"]["content"] or "" if chat else choice["text"] for choice in answered["choices"]]
+    texts = [choice["message"]["content"] or "" if item.chat else choice["text"] for choice in answered["choices"]]
     if len(texts) != num or not all(isinstance(text, str) for text in texts):
         raise ValueError(f"{len(texts)} texts, {num} asked for")
-    return Text(tuple(texts), int((answered.get("usage") or {}).get("completion_tokens") or 0))
+    return Text(tuple(map(item.ended, texts)), int((answered.get("usage") or {}).get("completion_tokens") or 0))
 
 
 class _Left(Exception):

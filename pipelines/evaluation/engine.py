@@ -76,12 +76,12 @@ class Scorer:
         outputs = self.llm.generate(prompts, limits, use_tqdm=False)
         return [
             Text(
-                tuple(one.text for one in output.outputs),
+                tuple(item.ended(one.text) for one in output.outputs),
                 sum(len(one.token_ids) for one in output.outputs),
                 all(is_number(one.cumulative_logprob) for one in output.outputs),
                 prompt.num_cut,
             )
-            for output, prompt in zip(outputs, asked, strict=True)
+            for item, output, prompt in zip(items, outputs, asked, strict=True)
         ]
 
     def likelihoods(self, items: Sequence[Item]) -> list[tuple[Likelihood, ...]]:
@@ -100,7 +100,8 @@ class Scorer:
         from vllm import SamplingParams
 
         if item.sampling is None:
-            return SamplingParams(temperature=0, max_tokens=max_tokens, logprobs=0)
+            ends: dict[str, Any] = {"stop": list(item.until), "stop_token_ids": self.asked.ends(item)}
+            return SamplingParams(temperature=0, max_tokens=max_tokens, logprobs=0, **ends)
         # Of the item alone: the same draws whatever else is in the batch.
         seed = int(order(self.settings.seed, item.task, item.id)[:8], 16)
         how = item.sampling

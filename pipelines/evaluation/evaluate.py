@@ -18,6 +18,7 @@ from cluster.waiting import wait_for_node
 from pipelines.config import EvaluateConfig
 from pipelines.evaluation.code import running
 from pipelines.evaluation.compare import scores_of
+from pipelines.evaluation.harness.task_file import is_task
 from pipelines.evaluation.items import ASKS, Item, Row, is_number
 from pipelines.evaluation.notes import notes
 from pipelines.evaluation.pool import answers, engine_settings, wait
@@ -28,7 +29,10 @@ from pipelines.evaluation.tasks import VERSION, build_items, file_digest, scorer
 from pipelines.progress import bar, say
 from pipelines.task_config import ClassifierScorer, TaskConfig, ToxicityTask
 
-AS_BEFORE = {"chat": False, "num_shots": 0, "shots_path": None}
+AS_BEFORE = {
+    "chat": False, "num_shots": 0, "shots_path": None, "until": None, "extract": None, "take": "first", "filter": None,
+    "ignore": None, "ignore_case": None, "ignore_punctuation": None, "ignore_numbers": None,
+}  # fmt: skip
 NEEDED = {kind: ("score", "nll") if "likelihood" in asked else ("score",) for kind, asked in ASKS.items()}
 """Figures every item of that kind must have."""
 
@@ -90,6 +94,8 @@ def _settings(config: EvaluateConfig) -> dict[str, Any]:
         task["path"] = file_digest(given)
         if isinstance(given, TaskConfig):
             task["shots_path"] = shots_digest(given)
+            if given.max_new_tokens is None and not is_task(given.path or ""):
+                task["max_new_tokens"] = given.num_new_tokens
             # Fields that came later, at what was done before: what is on record stays good.
             for name, before in AS_BEFORE.items():
                 if task[name] == before:

@@ -159,6 +159,7 @@ FIGURES: Mapping[Kind, tuple[Figure, ...]] = {
     "multiple_choice": (ACCURACY,),
     "qa": (Figure("f1", test="bounded"), Figure("exact_match", _right)),
     "written_choice": (ACCURACY,),
+    "exact_match": (ACCURACY,),
     "weat": (
         Figure("effect_size", _association, _effect_size, higher_is_better=False, is_mean=False),
         Figure("permutation_p", whole=_permutation_p),

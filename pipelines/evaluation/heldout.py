@@ -47,14 +47,14 @@ def from_documents(task: TaskConfig, documents: Sequence[tuple[str, str]], seed:
                 Item(task.name, task.kind, p.id, "", (p.head,)) for p in _passages(documents, WINDOW_CHARACTERS, 0)
             ]
         case "continuation":
-            reference = task.max_new_tokens * CHARACTERS_PER_TOKEN
+            reference = task.num_new_tokens * CHARACTERS_PER_TOKEN
             items = [
-                Item(task.name, task.kind, p.id, p.head, (p.tail,), max_new_tokens=task.max_new_tokens, chat=task.chat)
+                Item(task.name, task.kind, p.id, p.head, (p.tail,), max_new_tokens=task.num_new_tokens, chat=task.chat)
                 for p in _passages(documents, PROMPT_CHARACTERS, reference)
             ]
         case "multiple_choice":
             items = _choices(task, list(_passages(documents, CONTEXT_CHARACTERS, CHOICE_CHARACTERS)), seed)
-        case "qa" | "written_choice" | "generation":
+        case "qa" | "written_choice" | "generation" | "exact_match":
             raise AssertionError(f"TaskConfig lets no {task.kind} through without a path")
     if not items:
         raise InputError(

@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Final, Literal
 
+from pipelines.evaluation.metrics.exact import AS_WRITTEN, Reading
 from pipelines.task_config import Kind
 
 Ask = Literal["text", "likelihood", "vectors"]
@@ -19,6 +20,7 @@ ASKS: Final[Mapping[Kind, frozenset[Ask]]] = {
     "qa": frozenset({"text"}),
     "written_choice": frozenset({"text"}),
     "generation": frozenset({"text"}),
+    "exact_match": frozenset({"text"}),
     "weat": frozenset({"vectors"}),
     "bbq": frozenset({"likelihood"}),
     "minimal_pairs": frozenset({"likelihood"}),
@@ -44,6 +46,18 @@ class Sampling:
 
 
 @dataclass(frozen=True)
+class Example:
+    """How an item is put together with examples, and as one. A task of the harness's says so itself."""
+
+    lead: str = ""
+    """What stands once, before all examples."""
+    answer: str = ""
+    """Behind the prompt of what is shown as an example."""
+    between: str = "\n\n"
+    """Behind that."""
+
+
+@dataclass(frozen=True)
 class Item:
     """One question. `answers`: the text, the reference or the choices, of which `gold` is the right one."""
 
@@ -54,6 +68,8 @@ class Item:
     answers: tuple[str, ...]
     gold: int = 0
     max_new_tokens: int = 0
+    until: tuple[str, ...] = ()
+    """What is written ends before the first of these."""
     language: str = ""
     domain: str = ""
     """Of the slices that a gate may ask for; empty where that is not known."""
@@ -63,6 +79,19 @@ class Item:
     """None: the likeliest continuation."""
     chat: bool = False
     """Whether the prompt is put as a user's turn by the model's chat template."""
+    example: Example | None = None
+    """Until the prompt is whole."""
+
+    def ended(self, text: str) -> str:
+        """What counts of a text: engines stop at different tokens behind the same end."""
+        return text[: min((at for stop in self.until if (at := text.find(stop)) >= 0), default=len(text))]
+
+
+@dataclass(frozen=True)
+class ExactItem(Item):
+    """A question of which any of `answers` is right, as it stands."""
+
+    reading: Reading = AS_WRITTEN
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""What figures rest on that is no answer to the whole question: empty ones, those from which no choice could be read, and those
+"""What figures rest on that is no answer to the whole question: empty ones, those from which no answer could be read, and those
 to prompts that were too long. Pure.
 
 They are counted in the rows of their items (`figures`: `empty`, `unread`, `cut`), and told wherever the figures are.
@@ -31,10 +31,10 @@ def _cut(task: str, rows: Sequence[Row]) -> str:
 def _note(task: str, rows: Sequence[Row]) -> str:
     unread, empty = (int(sum(row["figures"].get(name, 0) for row in rows)) for name in ("unread", "empty"))
     if unread:
-        return (
-            f"{task}: no choice could be read from {unread} of {len(rows)} answers, {empty} of them empty: "
-            "counted as not right"
-        )
+        # A filter of the harness's may put something in the place of an answer, which then may be right.
+        right = sum(bool(row["figures"].get("unread")) and bool(row["correct"]) for row in rows)
+        counted = f"counted as the filter has it ({right} of them right)" if right else "counted as not right"
+        return f"{task}: no answer could be read from {unread} of {len(rows)} texts, {empty} of them empty: {counted}"
     if not empty:
         return ""
     if samples := sum(len(row["samples"]) for row in rows):

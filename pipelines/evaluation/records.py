@@ -10,7 +10,7 @@ from typing import Any
 
 from cluster.errors import InputError
 from cluster.storage import open_storage
-from pipelines.evaluation import harness
+from pipelines.evaluation.harness.records import Made
 
 Record = dict[str, Any]
 
@@ -34,9 +34,6 @@ def records(path: str) -> Iterator[tuple[str, int, Record]]:
     Raises:
         InputError: the file is missing, no UTF-8 text, or a line is no record.
     """
-    if harness.is_task(path):
-        yield from harness.records(path)
-        return
     try:
         text = read(path).decode("utf-8-sig")
     except UnicodeDecodeError:
@@ -93,7 +90,7 @@ def index_of(where: str, record: Record, field: str, num_choices: int) -> int:
 def spaced(record: Record, answer: str) -> str:
     """A space between prompt and answer unless one of them brings it: tokenizers put it at the head of a word. A task of the
     harness's says itself what stands there."""
-    if "delimiter" in record:
+    if isinstance(record, Made):
         return f"{record['delimiter']}{answer}"
     return answer if answer[0].isspace() or record["prompt"][-1].isspace() else f" {answer}"
 

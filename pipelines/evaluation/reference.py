@@ -65,26 +65,46 @@ class Reference:
         torch.manual_seed(int(order(self.settings.seed, item.task, item.id)[:8], 16))
         with torch.inference_mode():
             found = self.network.generate(
-                prompt, attention_mask=torch.ones_like(prompt), generation_config=self._how(item, room)
+                prompt,
+                attention_mask=torch.ones_like(prompt),
+                generation_config=self._how(item, room),
+                stopping_criteria=self._stops(item, len(tokens)),
             )
         written = found.sequences[:, len(tokens) :].tolist()
-        texts = [self.asked.tokenizer.decode(one, skip_special_tokens=True) for one in written]
-        return Text(
-            tuple(texts), sum(map(len, written)), not any(bool(step.isnan().any()) for step in found.logits), num_cut
-        )
+        texts = tuple(item.ended(self._decoded(one)) for one in written)
+        return Text(texts, sum(map(len, written)), not any(bool(step.isnan().any()) for step in found.logits), num_cut)
+
+    def _decoded(self, tokens: Any) -> str:
+        return str(self.asked.tokenizer.decode(tokens, skip_special_tokens=True))
+
+    def _stops(self, item: Item, num_asked: int) -> Any:
+        """Told after each token; what stands behind the end is cut off later. transformers' own `stop_strings` prepares the whole
+        vocabulary first."""
+        import torch
+        from transformers import StoppingCriteriaList
+
+        if not item.until:
+            return None
+
+        def done(tokens: Any, *_: Any, **__: Any) -> Any:
+            texts = [self._decoded(one[num_asked:]) for one in tokens]
+            return torch.tensor([item.ended(text) != text for text in texts], device=tokens.device)
+
+        return StoppingCriteriaList([done])
 
     def _how(self, item: Item, max_new_tokens: int) -> Any:
         """Of the folder's own settings the ends of a text alone, as vLLM takes them."""
         from transformers import GenerationConfig
 
-        ends = self.network.generation_config.eos_token_id or self.asked.tokenizer.eos_token_id
-        pad = ends[0] if isinstance(ends, list) else ends
+        found = self.network.generation_config.eos_token_id or self.asked.tokenizer.eos_token_id
+        ends = [*(found if isinstance(found, list) else [found] if found is not None else []), *self.asked.ends(item)]
+        pad = ends[0] if ends else None
         how: dict[str, Any] = {"do_sample": False}
         if (drawn := item.sampling) is not None:
             how = {"do_sample": True, "temperature": drawn.temperature, "top_p": drawn.top_p, "top_k": 0}
             how["num_return_sequences"] = drawn.num
         how |= {"return_dict_in_generate": True, "output_logits": True}
-        return GenerationConfig(max_new_tokens=max_new_tokens, eos_token_id=ends, pad_token_id=pad, **how)
+        return GenerationConfig(max_new_tokens=max_new_tokens, eos_token_id=ends or None, pad_token_id=pad, **how)
 
     def _log_likelihoods(self, queries: Sequence[Query]) -> list[float]:
         """Of the counted tokens of each query, in nats."""

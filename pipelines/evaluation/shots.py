@@ -7,10 +7,8 @@ from dataclasses import replace
 from string import ascii_uppercase
 
 from cluster.errors import InputError
-from pipelines.evaluation.items import Item, order
+from pipelines.evaluation.items import Example, Item, order
 from pipelines.task_config import TaskConfig
-
-BETWEEN = "\n\n"
 
 
 def shown(task: TaskConfig, items: Sequence[Item], others: Sequence[Item] | None, seed: int) -> list[Item]:
@@ -33,16 +31,27 @@ def shown(task: TaskConfig, items: Sequence[Item], others: Sequence[Item] | None
     left = [item for item in items if item.prompt not in taken]
     if not left:
         raise InputError(str(task.path), "all its items are examples", "lower num_shots, or name a file by shots_path")
-    before = "".join(f"{item.prompt}{_answer(item)}{BETWEEN}" for item in chosen)
-    return [replace(item, prompt=before + item.prompt) for item in left]
+    before = "".join(map(_example, chosen))
+    return [whole(item, before) for item in left]
 
 
-def _answer(item: Item) -> str:
+def whole(item: Item, before: str = "") -> Item:
+    """The item with its prompt as it is asked."""
+    lead = item.example.lead if item.example else ""
+    return replace(item, prompt=f"{lead}{before}{item.prompt}", example=None)
+
+
+def _example(item: Item) -> str:
+    around = item.example or Example(answer=answer(item))
+    return f"{item.prompt}{around.answer}{around.between}"
+
+
+def answer(item: Item) -> str:
     """As the model is to give it."""
     match item.kind:
         case "written_choice":
             return f" {ascii_uppercase[item.gold]}"
-        case "qa" | "generation":
+        case "qa" | "generation" | "exact_match":
             return f" {item.answers[0].strip()}"
         case _:
             return item.answers[item.gold]

@@ -10,12 +10,16 @@ from string import ascii_uppercase
 
 from cluster.errors import InputError
 from cluster.storage import open_storage
-from pipelines.evaluation import harness, shots
+from pipelines.evaluation import shots
 from pipelines.evaluation.code import functions
+from pipelines.evaluation.harness.records import Made, digest, made
+from pipelines.evaluation.harness.task_file import check_kind, is_task
+from pipelines.evaluation.harness.task_file import read as read_yaml
 from pipelines.evaluation.heldout import from_documents
-from pipelines.evaluation.items import Item, order
+from pipelines.evaluation.items import ExactItem, Example, Item, order
 from pipelines.evaluation.records import Record, index_of, label_of, read, records, spaced, text_of
 from pipelines.evaluation.safety import bias, canaries, refusal, toxicity
+from pipelines.evaluation.writing import Writing, writing_of
 from pipelines.task_config import (
     AnyTask,
     BbqTask,
@@ -46,6 +50,8 @@ def build_items(task: AnyTask, documents: Sequence[tuple[str, str]], seed: int) 
     items = _from_file(task, task.path) if task.path else from_documents(_of_text(task), documents, seed)
     if isinstance(task, TaskConfig) and task.num_shots:
         items = shots.shown(task, items, _from_file(task, task.shots_path) if task.shots_path else None, seed)
+    else:
+        items = [shots.whole(item) for item in items]
     return sorted(items, key=lambda item: order(seed, task.name, item.id))[: task.num_items]
 
 
@@ -57,16 +63,16 @@ def takes_documents(task: AnyTask) -> bool:
 def file_digest(task: AnyTask) -> str | None:
     """SHA-256 of the task's file: its content, not its place, decides whether a report is still good."""
     path = bias.words_file(task) if isinstance(task, WeatTask) else task.path
-    if path and isinstance(task, TaskConfig) and harness.is_task(path):
-        return harness.digest(path)
+    if path and isinstance(task, TaskConfig) and is_task(path):
+        return digest(path)
     return hashlib.sha256(read(path)).hexdigest() if path else None
 
 
 def shots_digest(task: AnyTask) -> str | None:
     """The same of the file that examples come from."""
     path = task.shots_path if isinstance(task, TaskConfig) else None
-    if path and harness.is_task(path):
-        return harness.digest(path)
+    if path and is_task(path):
+        return digest(path)
     return hashlib.sha256(read(path)).hexdigest() if path else None
 
 
@@ -92,9 +98,14 @@ def _of_text(task: AnyTask) -> TaskConfig:
 def _from_file(task: AnyTask, path: str) -> list[Item]:
     items: dict[str, Item] = {}
     wrong: list[InputError] = []
-    for where, number, record in records(path):
+    asked = read_yaml(path) if is_task(path) else None
+    if asked is not None:
+        check_kind(path, asked, task.kind)
+    # How examples are written does not count: they are shown with their answers.
+    how = writing_of(task, asked if path == task.path else None) if isinstance(task, TaskConfig) else None
+    for where, number, record in records(path) if asked is None else made(path, asked):
         try:
-            item = _placed_item(task, where, number, record)
+            item = _placed_item(task, where, number, record, how)
             if item.id in items:
                 raise InputError(where, f"the id {item.id!r} is given twice", "give each item its own id")
             items[item.id] = item
@@ -107,8 +118,8 @@ def _from_file(task: AnyTask, path: str) -> list[Item]:
     return list(items.values())
 
 
-def _placed_item(task: AnyTask, where: str, number: int, record: Record) -> Item:
-    item = _item(task, where, str(record.get("id", f"line-{number}")), record)
+def _placed_item(task: AnyTask, where: str, number: int, record: Record, how: Writing | None) -> Item:
+    item = _item(task, where, str(record.get("id", f"line-{number}")), record, how)
     language, domain = label_of(where, record, "language"), label_of(where, record, "domain") or item.domain
     return replace(item, language=language, domain=domain)
 
@@ -124,7 +135,7 @@ def _counted(wrong: Sequence[InputError], num_good: int) -> InputError:
     return InputError(first.where, found, first.remedy)
 
 
-def _item(task: AnyTask, where: str, name: str, record: Record) -> Item:
+def _item(task: AnyTask, where: str, name: str, record: Record, how: Writing | None) -> Item:
     match task:
         case BbqTask():
             return bias.question_item(task, where, name, record)
@@ -139,45 +150,71 @@ def _item(task: AnyTask, where: str, name: str, record: Record) -> Item:
         case CanariesTask():
             return canaries.item(task, where, name, record)
         case TaskConfig():
-            return _text_item(task, where, name, record)
+            assert how is not None
+            return _text_item(task, where, name, record, how)
         case WeatTask():
             raise AssertionError("its file is one of tests, not of items")
 
 
-def _text_item(task: TaskConfig, where: str, name: str, record: Record) -> Item:
+def _text_item(task: TaskConfig, where: str, name: str, record: Record, how: Writing) -> Item:
+    if record.get("begins") and isinstance(record, Made) and task.chat:
+        found = "begins the answer for the model (`gen_prefix`), which a chat template has no place for"
+        raise InputError(where, found, "ask without `chat`, or write a YAML without gen_prefix")
     match task.kind:
         case "perplexity":
             return Item(task.name, task.kind, name, "", (text_of(where, record, "text"),))
         case "continuation":
             prompt, answer = text_of(where, record, "prompt"), spaced(record, text_of(where, record, "answer"))
-            return Item(
-                task.name, task.kind, name, prompt, (answer,), max_new_tokens=task.max_new_tokens, chat=task.chat
-            )
+            item = Item(task.name, task.kind, name, prompt, (answer,))
         case "multiple_choice" | "written_choice":
-            return _choice_item(task, where, name, record)
-        case "qa" | "generation":
-            return _question_item(task, where, name, record)
+            item = _choice_item(task, where, name, record)
+        case "qa" | "generation" | "exact_match":
+            item = _question_item(task, where, name, record, how)
+    if task.kind == "multiple_choice":
+        return item
+    return replace(item, max_new_tokens=how.max_new_tokens, until=how.until, chat=task.chat)
 
 
-def _question_item(task: TaskConfig, where: str, name: str, record: Record) -> Item:
+def _question_item(task: TaskConfig, where: str, name: str, record: Record, how: Writing) -> Item:
     prompt, answers = text_of(where, record, "prompt"), record.get("answers")
-    if not isinstance(answers, list) or not all(isinstance(a, str) and a.strip() for a in answers):
+    example = None
+    if isinstance(record, Made):
+        answers = record["answers"]
+        example = _example(record, record["delimiter"] + answers[0])
+        if task.kind != "exact_match":  # which takes even white space as the file has it
+            answers = [answer for answer in answers if answer.strip()]
+    elif not isinstance(answers, list) or not all(isinstance(a, str) and a.strip() for a in answers):
         raise InputError(where, "`answers` is not a list of texts", "list the right answers; [] says there is none")
-    if task.kind == "generation" and not answers:
-        raise InputError(where, "`answers` is empty", "give at least one reference")
-    return Item(task.name, task.kind, name, prompt, tuple(answers), max_new_tokens=task.max_new_tokens, chat=task.chat)
+    elif task.kind == "exact_match":
+        answers = [answer.strip() for answer in answers]
+    if task.kind != "qa" and not answers:
+        raise InputError(where, "`answers` is empty", "give at least one that is right")
+    if task.kind == "exact_match":
+        return ExactItem(task.name, task.kind, name, prompt, tuple(answers), example=example, reading=how.reading)
+    return Item(task.name, task.kind, name, prompt, tuple(answers), example=example)
 
 
 def _choice_item(task: TaskConfig, where: str, name: str, record: Record) -> Item:
-    prompt, choices = text_of(where, record, "prompt"), record.get("choices")
+    is_made, is_read = isinstance(record, Made), task.kind == "multiple_choice"
+    # The harness has tasks whose whole text is the choice.
+    prompt = record["prompt"] if is_made and is_read else text_of(where, record, "prompt")
+    choices = record.get("choices")
     if not isinstance(choices, list) or len(choices) < 2 or not all(isinstance(c, str) and c.strip() for c in choices):
         raise InputError(where, "`choices` is not a list of at least two texts", "list the possible answers")
     gold = index_of(where, record, "answer", len(choices))
-    if task.kind == "multiple_choice":
-        return Item(task.name, task.kind, name, prompt, tuple(spaced(record, c) for c in choices), gold)
+    if is_read:
+        item = Item(task.name, task.kind, name, prompt, tuple(spaced(record, c) for c in choices), gold)
+    else:
+        item = Item(task.name, task.kind, name, _lettered(where, prompt, choices), tuple(choices), gold)
+    return replace(item, example=_example(record, shots.answer(item))) if is_made else item
+
+
+def _lettered(where: str, prompt: str, choices: Sequence[str]) -> str:
     if len(choices) > len(ascii_uppercase):
         raise InputError(where, f"{len(choices)} choices are more than there are letters", "offer at most 26")
-    shown = "\n".join(
-        [prompt, *(f"{letter}. {c}" for letter, c in zip(ascii_uppercase, choices, strict=False)), "Answer:"]
-    )
-    return Item(task.name, task.kind, name, shown, tuple(choices), gold, task.max_new_tokens, chat=task.chat)
+    offered = (f"{letter}. {choice}" for letter, choice in zip(ascii_uppercase, choices, strict=False))
+    return "\n".join([prompt, *offered, "Answer:"])
+
+
+def _example(record: Record, answer: str) -> Example:
+    return Example(record["lead"], answer, record["between"])

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
-from pipelines.evaluation.items import Item, Reply, Row, row_of
-from pipelines.evaluation.metrics import choice, corpus, rouge, squad
+from pipelines.evaluation.items import ExactItem, Item, Reply, Row, row_of
+from pipelines.evaluation.metrics import choice, corpus, exact, rouge, squad
 
 
 @dataclass(frozen=True)
@@ -28,6 +28,10 @@ def score(item: Item, text: str) -> Written:
             return Written(squad.f1(answer, item.answers), bool(squad.exact_match(answer, item.answers)))
         case "written_choice":
             right = choice.read_choice(text, item.answers) == item.gold
+            return Written(float(right), right)
+        case "exact_match":
+            assert isinstance(item, ExactItem)
+            right = exact.is_right(item.reading, exact.read(item.reading, text), item.answers)
             return Written(float(right), right)
         case "generation":
             return _generated(item.answers, text.strip())
@@ -62,7 +66,9 @@ def _generated(references: Sequence[str], text: str) -> Written:
 
 
 def is_unread(item: Item, text: str) -> bool:
-    """Whether no choice could be read from an answer that should have shown one."""
+    """Whether nothing could be read from a text that should have shown an answer."""
+    if isinstance(item, ExactItem):
+        return not exact.read(item.reading, text).is_found
     return item.kind == "written_choice" and choice.read_choice(text, item.answers) is None
 
 

@@ -87,7 +87,7 @@ def test_empty_answers_are_counted_and_told_by_task(tmp_path: Path) -> None:
     found = notes(with_toxicity(EvaluateConfig(tasks=of), rows))
     assert found == (
         "short: 2 of 2 answers are empty (1 of them right): counted as they are",
-        "letters: no choice could be read from 2 of 2 answers, 1 of them empty: counted as not right",
+        "letters: no answer could be read from 2 of 2 texts, 1 of them empty: counted as not right",
         "on: 1 of 1 answers are empty (0 of them right): counted as they are",
         "xs: 1 of 1 answers are empty (0 of them right): counted as they are",
         "tox: 4 of 6 continuations are empty, in which a scorer finds nothing",

@@ -22,6 +22,9 @@ ROWS = [
         "n": 1,
         "good": "4",
         "bad": "5",
+        "real": 1.0,
+        "is_so": True,
+        "self": "a column of any name",
     },
     {
         "question": "1 + 1?",
@@ -30,6 +33,9 @@ ROWS = [
         "n": 0,
         "good": "2",
         "bad": "3",
+        "real": 0.0,
+        "is_so": False,
+        "self": "",
     },
 ]
 ASKED = {
@@ -85,6 +91,18 @@ def test_choices_stand_behind_their_prompt_as_the_harness_puts_them(tmp_path: Pa
         ({"doc_to_choice": "{{[good, bad]}}", "doc_to_target": "good"}, "Question: 2 + 2?\nAnswer:", (" 4", " 5"), 0),
         ({"target_delimiter": ""}, "Question: 2 + 2?\nAnswer:", ("3", "4", "5"), 1),
         ({"description": "Sums.\n\n"}, "Sums.\n\nQuestion: 2 + 2?\nAnswer:", (" 3", " 4", " 5"), 1),
+        ({"description": "To {{n}}: "}, "To 1: Question: 2 + 2?\nAnswer:", (" 3", " 4", " 5"), 1),
+        ({"gen_prefix": "It is"}, "Question: 2 + 2?\nAnswer: It is", (" 3", " 4", " 5"), 1),
+        ({"doc_to_text": "", "doc_to_choice": "{{[good, bad]}}", "doc_to_target": 0}, "", (" 4", " 5"), 0),
+        ({"doc_to_choice": [3, 4.5], "doc_to_target": "{{n}}"}, "Question: 2 + 2?\nAnswer:", (" 3", " 4.5"), 1),
+        ({"doc_to_target": "real"}, "Question: 2 + 2?\nAnswer:", (" 3", " 4", " 5"), 1),
+        ({"doc_to_target": "is_so"}, "Question: 2 + 2?\nAnswer:", (" 3", " 4", " 5"), 1),
+        (
+            {"doc_to_text": "{{question | regex_replace('[0-9] ', '')}}"},
+            "+ 2? ",
+            (" 3", " 4", " 5"),
+            1,
+        ),
     ],
 )
 def test_each_way_to_say_it(
@@ -120,8 +138,13 @@ def test_a_file_includes_another_and_both_and_the_data_make_its_digest(tmp_path:
 @pytest.mark.parametrize(
     ("changes", "where", "found"),
     [
-        ({"output_type": "generate_until"}, "sums.yaml", "has output_type generate_until"),
+        (
+            {"output_type": "generate_until"},
+            "sums.yaml",
+            "has output_type generate_until, and the task that names it is of kind",
+        ),
         ({"output_type": None}, "sums.yaml", "has output_type generate_until"),
+        ({"output_type": "loglikelihood"}, "sums.yaml", "has output_type loglikelihood; multiple_choice, "),
         ({"process_docs": "x"}, "sums.yaml", "asks for `process_docs`"),
         ({"test_split": None}, "sums.yaml", "names no test_split"),
         ({"test_split": "dev"}, "sums.yaml", "dataset json, split dev: Unknown split"),
@@ -138,6 +161,20 @@ def test_a_file_includes_another_and_both_and_the_data_make_its_digest(tmp_path:
         ({"doc_to_choice": "question"}, "item 1", "`doc_to_choice` gives no list"),
         ({"doc_to_target": "{{question}}"}, "item 1", "`doc_to_target` is '2 + 2? ', not an index below 3"),
         ({"doc_to_target": 3}, "item 1", "`doc_to_target` is 3"),
+        ({"doc_to_target": -1}, "item 1", "`doc_to_target` is -1"),
+        ({"doc_to_target": 1.5}, "item 1", "`doc_to_target` is no text"),
+        ({"doc_to_target": [0, 1]}, "item 1", "`doc_to_target` is '[0, 1]', not an index"),
+        ({"doc_to_target": "{{[0, 1]}}"}, "item 1", "`doc_to_target` is '[0, 1]', not an index"),
+        ({"doc_to_target": "²"}, "item 1", "`doc_to_target` is '²'"),
+        ({"doc_to_choice": [True, False]}, "item 1", "`doc_to_choice` has True"),
+        ({"doc_to_choice": ["a", None]}, "item 1", "`doc_to_choice` has None"),
+        ({"doc_to_choice": "{{'[' * 3000}}"}, "item 1", "`doc_to_choice` gives no list"),
+        ({"doc_to_text": "n"}, "item 1", "`doc_to_text` gives a number"),
+        ({"doc_to_text": "{{n}}"}, "item 1", "`doc_to_text` gives a number"),
+        ({"doc_to_text": "choices"}, "item 1", "names the column choices, which holds"),
+        ({"target_delimiter": 1}, "item 1", "`target_delimiter` is 1, no text"),
+        ({"dataset_name": 1}, "sums.yaml", "dataset_name is 1, no text"),
+        ({"task": ["a", "b"]}, "sums.yaml", "is a group of tasks (a, b)"),
     ],
 )
 def test_what_cannot_be_asked_is_named(tmp_path: Path, changes: dict[str, Any], where: str, found: str) -> None:
@@ -145,6 +182,28 @@ def test_what_cannot_be_asked_is_named(tmp_path: Path, changes: dict[str, Any], 
         items(written(tmp_path, **changes))
     assert told.value.where.endswith(where)
     assert found in told.value.found
+
+
+def test_examples_stand_behind_the_description_which_is_said_once(tmp_path: Path) -> None:
+    path = written(tmp_path, description="Sums.\n", fewshot_delimiter="\n", target_delimiter=": ")
+    (item,) = items(path, num_shots=1)
+    shown, asked = ("Question: 1 + 1?\nAnswer: : 2", "Question: 2 + 2?\nAnswer:")
+    if item.gold == 0:
+        shown, asked = ("Question: 2 + 2?\nAnswer:: 4", "Question: 1 + 1?\nAnswer:")
+    assert item.prompt == f"Sums.\n{shown.replace(': :', '::')}\n{asked}"
+
+
+def test_an_id_that_comes_again_is_none(tmp_path: Path) -> None:
+    path = written(tmp_path)
+    (tmp_path / "sums.jsonl").write_text("".join(json.dumps({**row, "id": "same"}) + "\n" for row in ROWS))
+    assert {item.id for item in items(path)} == {"same", "line-2"}
+
+
+def test_fields_of_a_line_that_only_a_yaml_may_say(tmp_path: Path) -> None:
+    line = {"prompt": "2 + 2 =", "choices": ["3", "4"], "answer": 1, "delimiter": "?", "lead": "Now: ", "begins": True}
+    (tmp_path / "own.jsonl").write_text(json.dumps(line))
+    (item,) = items(str(tmp_path / "own.jsonl"))
+    assert (item.prompt, item.answers) == ("2 + 2 =", (" 3", " 4"))
 
 
 def test_python_of_the_harness_is_not_run(tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from cluster.errors import InputError
+from pipelines.evaluation.asked import Asked
 from pipelines.evaluation.engine import EngineSettings
 from pipelines.evaluation.evaluate import check_complete
 from pipelines.evaluation.items import Item, Sampling
@@ -78,6 +79,25 @@ def test_likelihoods_and_texts(tiny_model: Path, monkeypatch: pytest.MonkeyPatch
     assert len(drawn.samples) == 3
     assert engine.write([DRAWN]) == [drawn], "an item is drawn by its own seed, whatever is asked before"
     assert written.is_sound
+
+
+def test_a_text_ends_before_the_first_of_its_ends(tiny_model: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    engine = started(tiny_model, monkeypatch)
+    item = replace(WRITING, max_new_tokens=16)
+    (whole,) = engine.write([item])
+    (text,) = whole.samples
+    middle, late = text[len(text) // 3 : len(text) // 3 + 3], text[-2:]
+    (cut,) = engine.write([replace(item, until=("never", late, middle))])
+    assert cut.samples == (text[: min(text.find(middle), text.find(late))],)
+    assert cut.num_tokens < whole.num_tokens
+    assert engine.write([replace(item, until=("never",))]) == [whole]
+    special = engine.asked.tokenizer.all_special_tokens[0]
+    ends = engine.asked.ends(replace(item, until=("x", special)))
+    assert ends == [engine.asked.tokenizer.convert_tokens_to_ids(special)]
+    # A special token is not shown in a text, and ends it all the same.
+    first = engine.asked.tokenizer(text, add_special_tokens=False)["input_ids"][0]
+    monkeypatch.setattr(Asked, "ends", lambda asked, item: [first])
+    assert engine.write([item])[0].num_tokens < whole.num_tokens
 
 
 def test_a_model_of_no_numbers_is_told_and_scores_nothing(

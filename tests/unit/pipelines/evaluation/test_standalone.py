@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -76,6 +77,18 @@ def test_a_service_s_scores_and_their_page(tmp_path: Path) -> None:
     assert page.name == "report-finch.html"
     assert (tmp_path / "out" / "items.parquet").is_file()
     assert found.evidence[1].digest in page.read_text()
+
+
+@pytest.mark.parametrize("chat", [False, True])
+def test_a_service_is_told_four_ends_and_the_text_is_cut_at_all(chat: bool) -> None:
+    service = Service()
+    ends = ("1", "2", "3", "4", "help", "said")
+    item = Item("t", "qa", "1", "p", ("a",), max_new_tokens=5, until=ends, chat=chat)
+    (text,) = endpoint(service).write([item])
+    assert text.samples == ("I cannot " if chat else " ",)
+    assert service.asked[0][1]["stop"] == ["1", "2", "3", "4"]
+    endpoint(service).write([replace(item, until=())])
+    assert "stop" not in service.asked[1][1]
 
 
 def test_an_answer_s_likelihood_is_that_of_the_tokens_that_end_in_it(tmp_path: Path) -> None:
