@@ -51,7 +51,8 @@ class Asked:
 
     def ends(self, item: Item) -> list[int]:
         """Tokens that are one of the item's ends by themselves: engines do not show special ones in the text."""
-        special = set(self.tokenizer.all_special_tokens)
+        added = getattr(self.tokenizer, "added_tokens_decoder", {}).values()
+        special = {*self.tokenizer.all_special_tokens, *(one.content for one in added if one.special)}
         return [int(self.tokenizer.convert_tokens_to_ids(stop)) for stop in item.until if stop in special]
 
     def query(self, prompt: str, answer: str) -> Query:

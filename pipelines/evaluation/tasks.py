@@ -176,22 +176,30 @@ def _text_item(task: TaskConfig, where: str, name: str, record: Record, how: Wri
 
 
 def _question_item(task: TaskConfig, where: str, name: str, record: Record, how: Writing) -> Item:
-    prompt, answers = text_of(where, record, "prompt"), record.get("answers")
-    example = None
+    prompt, answers = text_of(where, record, "prompt"), _answers(task, where, record)
+    if task.kind == "exact_match":
+        item: Item = ExactItem(task.name, task.kind, name, prompt, answers, reading=how.reading)
+    else:
+        item = Item(task.name, task.kind, name, prompt, answers)
+    if not isinstance(record, Made):
+        return item
+    return replace(item, example=_example(record, record["delimiter"] + "".join(answers[:1])))
+
+
+def _answers(task: TaskConfig, where: str, record: Record) -> tuple[str, ...]:
+    """Exact match takes those of the harness with their white space, and an empty one beside others."""
+    answers = record.get("answers")
     if isinstance(record, Made):
-        answers = record["answers"]
-        example = _example(record, record["delimiter"] + answers[0])
-        if task.kind != "exact_match":  # which takes even white space as the file has it
-            answers = [answer for answer in answers if answer.strip()]
+        full = [answer for answer in record["answers"] if answer.strip()]
+        answers = record["answers"] if task.kind == "exact_match" and full else full
     elif not isinstance(answers, list) or not all(isinstance(a, str) and a.strip() for a in answers):
         raise InputError(where, "`answers` is not a list of texts", "list the right answers; [] says there is none")
     elif task.kind == "exact_match":
         answers = [answer.strip() for answer in answers]
     if task.kind != "qa" and not answers:
-        raise InputError(where, "`answers` is empty", "give at least one that is right")
-    if task.kind == "exact_match":
-        return ExactItem(task.name, task.kind, name, prompt, tuple(answers), example=example, reading=how.reading)
-    return Item(task.name, task.kind, name, prompt, tuple(answers), example=example)
+        found = "`doc_to_target` gives no text" if isinstance(record, Made) else "`answers` is empty"
+        raise InputError(where, found, "give at least one answer that is right, or take the item out")
+    return tuple(answers)
 
 
 def _choice_item(task: TaskConfig, where: str, name: str, record: Record) -> Item:

@@ -109,6 +109,18 @@ def test_rows_of_the_hub_at_the_commit_that_is_asked_for(hub: Hub, tmp_path: Pat
     assert "take HF_HUB_OFFLINE away" in remedy
 
 
+def test_a_token_goes_to_the_hub_alone(hub: Hub, tmp_path: Path) -> None:
+    with serving(Hub("finch/sums", {"main": files("new")})) as elsewhere:
+        address = f"{elsewhere.url}/datasets/finch/sums/resolve/main/main/test.jsonl"
+        by_address = task_file(
+            tmp_path, dataset_path="json", dataset_name=None, dataset_kwargs={"data_files": {"test": address}}
+        )
+        (said,) = asked(tmp_path, hub.url, by_address)
+    assert said.startswith(rows("new"))
+    assert elsewhere.asked
+    assert not elsewhere.tokens
+
+
 def test_what_the_hub_has_not(hub: Hub, tmp_path: Path) -> None:
     paths = [
         task_file(tmp_path, "none", dataset_path="finch/none"),

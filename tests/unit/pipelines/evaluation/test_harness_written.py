@@ -189,7 +189,8 @@ def test_examples_show_the_harness_s_target(tmp_path: Path) -> None:
         ({"metric_list": [{"metric": "exact_match", "aggregation": "max"}]}, {}, "something other than the mean"),
         ({"metric_list": [{"metric": "exact_match", "ignore_accents": True}]}, {}, "has `ignore_accents`"),
         ({"metric_list": [{"metric": "exact_match", "regexes_to_ignore": ["("]}]}, {}, "is no regular expression"),
-        ({"doc_to_target": "{{[]}}"}, {}, "`doc_to_target` is '[]', no text and no list of texts"),
+        ({"doc_to_target": "{{[]}}"}, {}, "`doc_to_target` gives no text"),
+        ({"doc_to_target": "{{[' ']}}"}, {}, "`doc_to_target` gives no text"),
         ({"doc_to_target": "{{[[1]]}}"}, {}, "no text and no list of texts"),
         ({"doc_to_target": ""}, {}, "`doc_to_target` gives no text"),
         ({"gen_prefix": "It is"}, {"chat": True}, "begins the answer for the model"),
@@ -241,3 +242,8 @@ def test_all_that_decides_is_in_a_report_s_key(tmp_path: Path) -> None:
         assert file_digest(plain) != before
     written(tmp_path, task="other")
     assert file_digest(plain) == before
+
+
+def test_a_question_that_has_no_answer(tmp_path: Path) -> None:
+    path = written(tmp_path, doc_to_target="{{aliases if n else []}}", filter_list=None)
+    assert [item.answers for item in items(path, kind="qa")] == [("4", "four"), ("2",), ()]
