@@ -21,6 +21,26 @@ ROLLOUT_TURN, ROLLOUT_WEIGHT = "serinus_rollout_turn_timestamp_seconds", "serinu
 ROLLOUT_WAITS, DECAY_PHASE = "serinus_rollout_waits_seconds", "serinus_decay_phase"
 ROLLOUT_VOTES, ROLLOUT_VOTES_DOWN = "serinus_rollout_votes", "serinus_rollout_votes_down_share"
 
+STAGE_RUNNING, STAGE_BEGAN = "serinus_stage_running", "serinus_stage_began_timestamp_seconds"
+STAGE_ENDED, STAGE_SECONDS = "serinus_stage_ended", "serinus_stage_seconds"
+STAGE_DONE, STAGE_PLANNED = "serinus_stage_done", "serinus_stage_planned"
+CLEAN_DOCUMENTS, CLEAN_EXCLUDED = "serinus_clean_documents", "serinus_clean_excluded_documents"
+CLEAN_BYTES, CLEAN_CHARACTERS = "serinus_clean_bytes", "serinus_clean_characters"
+CLEAN_SPEED = "serinus_clean_bytes_per_second"
+TRAIN_STEP_AT, TRAIN_LOSS = "serinus_train_step_timestamp_seconds", "serinus_train_loss"
+TRAIN_REWARD, TRAIN_LEARNING_RATE = "serinus_train_reward", "serinus_train_learning_rate"
+TRAIN_TOKENS, TRAIN_SPEED = "serinus_train_tokens", "serinus_train_tokens_per_second"
+TRAIN_GRADIENT_NORM, TRAIN_MFU = "serinus_train_gradient_norm", "serinus_train_mfu"
+TRAIN_EPSILON, TRAIN_BUDGET_SPENT = "serinus_train_epsilon", "serinus_train_privacy_budget_spent"
+TRAIN_ROLLBACKS, TRAIN_RESUMES = "serinus_train_rollbacks", "serinus_train_resumes"
+TRAIN_CHECKPOINTS, TRAIN_CHECKPOINT_SECONDS = "serinus_train_checkpoints", "serinus_train_checkpoint_seconds"
+EVALUATE_SCORE, QUANTIZE_SCHEME, QUANTIZE_BYTES = (
+    "serinus_evaluate_score",
+    "serinus_quantize_scheme",
+    "serinus_quantize_bytes",
+)
+GATE_VERDICTS = "serinus_gate_verdicts"
+
 REVISION_LABELS = ("model", "revision", "role")
 """`model` is the public name."""
 

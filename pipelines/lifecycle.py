@@ -19,6 +19,8 @@ from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.judged import note_judged
 from pipelines.evaluation.verdict import gate
 from pipelines.kv_cache import ConfigJson, config_of
+from pipelines.measures import Meters, watched
+from pipelines.meters import Guarded, exported
 from pipelines.progress import say
 from pipelines.progressive import train_in_stages
 from pipelines.publish import check_passed, publish_baseline, publish_candidate
@@ -40,26 +42,34 @@ class Run:
     until: Stage
     remake_from: Stage | None
     collector: OpenLineageConfig | None = None
+    meters: Meters = field(default_factory=lambda: Guarded(None))
+    """Who is told how it goes."""
     made: dict[str, Manifest] = field(default_factory=dict)
     began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def make(self, stage: Stage, role: str, build: Callable[[], A]) -> A:
         """The result of `build`, which finds what is already made by itself; made anew where that was asked for."""
-        artifact = build()
-        if self.remakes(stage) and artifact.made_at < self.began_at and not isinstance(artifact, Revision):
-            _check_unpublished(self.storage, self.name, artifact)
-            artifacts.retire(self.storage, artifact)
-            try:
-                artifact = build()
-            except BudgetSpent:
-                artifacts.save(self.storage, artifact)  # it could never be made again
-                raise
+        with watched(self.name, stage, role, self.meters) as told:
+            artifact = self._made(stage, build)
+            told.made(artifact)
         if isinstance(artifact, GateReport):
             note_judged(self.storage, self.name, artifact)
         self.made[role] = artifact
         if self.collector is not None and artifact.made_at >= self.began_at:
             self._tell(self.collector, artifact)
         return artifact
+
+    def _made(self, stage: Stage, build: Callable[[], A]) -> A:
+        artifact = build()
+        if not self.remakes(stage) or artifact.made_at >= self.began_at or isinstance(artifact, Revision):
+            return artifact
+        _check_unpublished(self.storage, self.name, artifact)
+        artifacts.retire(self.storage, artifact)
+        try:
+            return build()
+        except BudgetSpent:
+            artifacts.save(self.storage, artifact)  # it could never be made again
+            raise
 
     def remakes(self, stage: Stage) -> bool:
         return self.remake_from is not None and STAGES.index(stage) >= STAGES.index(self.remake_from)
@@ -91,9 +101,12 @@ def run(
         GateFailed: the model did not pass the gate.
         UserError: something in the recipe, the input or the machine must be mended first.
     """
-    work = Run(recipe.name, storage, until, remake_from, recipe.openlineage)
     _warn_of_quantization(recipe)
+    with exported() as meters:
+        return _stages(recipe, storage, Run(recipe.name, storage, until, remake_from, recipe.openlineage, meters))
 
+
+def _stages(recipe: LifecycleConfig, storage: Storage, work: Run) -> Mapping[str, Manifest]:
     dataset = work.make("clean", "dataset", lambda: clean(recipe.data, storage))
     if work.ends_with("clean"):
         return work.made

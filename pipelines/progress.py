@@ -1,4 +1,4 @@
-"""What a person sees while a stage works: a bar on a terminal, a line now and then in a log."""
+"""What a person sees while a stage works: a bar on a terminal, a line now and then in a log. Prometheus is told of it too."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from contextlib import contextmanager
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from cluster.progress import console, say
+from pipelines import measures
 
 __all__ = ["Bar", "bar", "say"]
 
@@ -22,8 +23,11 @@ class Bar:
         self._stage, self._total, self._unit, self._progress = stage, total, unit, progress
         self._task = progress.add_task(f"{stage:>9}", total=total, figures="") if progress else None
         self._said_at = time.monotonic()
+        self._measures = measures.current()
 
     def update(self, completed: int, figures: str = "") -> None:
+        if self._measures is not None:
+            self._measures.progress(completed, self._total, self._unit)
         if self._progress is not None and self._task is not None:
             self._progress.update(self._task, completed=completed, figures=figures)
         elif time.monotonic() - self._said_at >= LOG_EVERY_S:
