@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import copy_context
+from functools import partial
 from typing import Any
 
 from cluster.artifacts import LossPoint
-from pipelines import progress
+from pipelines import measures, progress
 from pipelines.training.trackers import Guarded, Values
 
 POLL_S = 0.5
+STARTING = "starting the workers"
+Steps = Sequence[tuple[int, Values]]
+"""Steps done, each with its figures."""
 
 
 class Figures:
@@ -19,11 +24,16 @@ class Figures:
 
     def __init__(self) -> None:
         self._new: list[tuple[int, Values]] = []
-        self._doing = "starting the workers"
+        self._doing = STARTING
+        self._resumed: Values = {}
 
     def update(self, step: int, values: Values) -> None:
-        self._new.append((step, values))
+        self._new.append((step, values | self._resumed))
         self._doing = ""
+
+    def resumed(self, times: int) -> None:
+        """Workers have taken the run up again, so often in all."""
+        self._resumed = {"resumes": float(times)}
 
     def tell(self, doing: str) -> None:
         """What the ranks do between steps, where it takes long."""
@@ -35,8 +45,8 @@ class Figures:
         return taken, self._doing
 
 
-def figures_of(point: LossPoint, tokens_per_s: float) -> Values:
-    """Of one step, by name."""
+def figures_of(point: LossPoint, tokens_per_s: float, **more: float | None) -> Values:
+    """Of one step, by name. What is None is not known."""
     epsilon = {} if point.epsilon is None else {"epsilon": point.epsilon}
     return {
         "loss": point.loss,
@@ -44,15 +54,24 @@ def figures_of(point: LossPoint, tokens_per_s: float) -> Values:
         "num_tokens": float(point.num_tokens),
         "tokens_per_s": tokens_per_s,
         **epsilon,
+        **{name: value for name, value in more.items() if value is not None},
     }
+
+
+def gradient_norm(engine: Any) -> float | None:
+    """Of the newest step, before it was cut; None where DeepSpeed does not know it."""
+    norm = engine.get_global_grad_norm()
+    return None if norm is None else float(norm)
 
 
 @contextmanager
 def shown(figures: Any, num_steps: int, tracker: Guarded) -> Iterator[None]:
     """Draw the bar and feed the trackers from a thread while the block, which is Ray's, keeps the main one."""
     done = threading.Event()
-    with progress.bar("train", num_steps, "steps") as bar:
-        watcher = threading.Thread(target=_watch, args=(figures, bar, tracker, done), daemon=True)
+    with progress.bar("train", num_steps, "steps") as bar, _awaited() as told:
+        # In this context, so that lines of the log are about the same run.
+        watch = partial(copy_context().run, _watch, figures, bar, tracker, done, partial(told, num_steps))
+        watcher = threading.Thread(target=watch, daemon=True)
         watcher.start()
         try:
             yield
@@ -62,7 +81,29 @@ def shown(figures: Any, num_steps: int, tracker: Guarded) -> Iterator[None]:
             tracker.close()
 
 
-def _watch(figures: Any, bar: progress.Bar, tracker: Guarded, done: threading.Event) -> None:
+@contextmanager
+def _awaited() -> Iterator[Callable[[int, Steps, str], None]]:
+    """What tells the stage's metrics of steps: of how many, those that are new, and what is done now that is no step."""
+    if (stage := measures.current()) is None:
+        yield lambda num_steps, taken, doing: None
+        return
+
+    def told(num_steps: int, taken: Steps, doing: str) -> None:
+        for _, values in taken:
+            stage.step(values)
+        if taken or doing not in ("", STARTING):
+            stage.awaits_step(doing in ("", STARTING) and taken[-1][0] < num_steps)
+
+    stage.awaits_step(True)
+    try:
+        yield told
+    finally:
+        stage.awaits_step(False)
+
+
+def _watch(
+    figures: Any, bar: progress.Bar, tracker: Guarded, done: threading.Event, tell: Callable[[Steps, str], None]
+) -> None:
     import ray
 
     step, told, doing = 0, "", ""
@@ -79,4 +120,5 @@ def _watch(figures: Any, bar: progress.Bar, tracker: Guarded, done: threading.Ev
             tracker.log(step, values)
             name = "reward" if "reward" in values else "loss"
             told = f"{name} {values[name]:.3f}  {values['tokens_per_s']:.0f} tokens/s"
+        tell(taken, doing)
         bar.update(step, doing or told)

@@ -17,7 +17,7 @@ from pipelines.training.batches import Batches, Conversations, Pairs, Replay
 from pipelines.training.checkpoint import Record
 from pipelines.training.engine import build_engine
 from pipelines.training.examples import fill, load_examples
-from pipelines.training.figures import figures_of
+from pipelines.training.figures import figures_of, gradient_norm
 from pipelines.training.grpo import Answers, answers_of
 from pipelines.training.guard import WINDOW, Kept, data_step, suspects, trouble, way_back
 from pipelines.training.held import hold_old
@@ -45,7 +45,8 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
     """Train to the last step and export; the return value of rank 0 goes into the manifest.
 
     Args:
-        given: `plan`, a Plan as a dictionary; `figures`, an actor with `update(step, values)` and `tell(doing)`.
+        given: `plan`, a Plan as a dictionary; `figures`, an actor with `update(step, values)`, `tell(doing)` and
+            `resumed(times)`.
     """
     what = Plan(**given["plan"])
     config, storage = TrainConfig.model_validate(what.config), open_storage(what.storage)
@@ -65,8 +66,8 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
         record = checkpoint.restore(engine)
     except UserError as why:
         return {"refused": why}  # not raised: workers that start again would find the same
-    if engine.global_rank == 0:
-        note_start(storage, what.run, record.step)
+    if engine.global_rank == 0 and (times := note_start(storage, what.run, record.step)) > 1:
+        given["figures"].resumed.remote(times - 1)
     try:
         record, tokens_per_s = _train(engine, config, batches, record, given["figures"], teacher=teacher)
     except Diverged as why:
@@ -130,11 +131,19 @@ def _train(
     """Steps `record.step` to the last, with checkpoints. Returns the record and the speed in tokens/s over all ranks."""
     done, tokens_per_s = record, 0.0
     for done, tokens_per_s in train_steps(engine, config, batches, record, checkpoint.Reported(), teacher=teacher):
+        saved_s = None
         if done.step < config.num_steps and done.step % config.checkpoint_every_steps == 0:
+            begun = time.monotonic()
             checkpoint.save(engine, done)
+            saved_s = time.monotonic() - begun
         if engine.global_rank == 0:
             told = batches.figures if isinstance(batches, Answers) else {}
-            figures.update.remote(done.step, {**figures_of(done.losses[-1], tokens_per_s), **told})
+            beside = {"rollbacks": len(done.incidents) or None, "checkpoint_s": saved_s}
+            norm = (
+                None if isinstance(batches, Examples) else gradient_norm(engine)
+            )  # a private run's would tell of its data
+            values = figures_of(done.losses[-1], tokens_per_s, gradient_norm=norm, **beside)
+            figures.update.remote(done.step, {**values, **told})
     return done, tokens_per_s
 
 
@@ -250,9 +259,11 @@ class Clock:
         return self._num_tokens / self._took_s if self._took_s else 0.0
 
 
-def note_start(storage: Storage, run: str, step: int) -> None:
-    """Append `step` to the list of steps at which workers started on this run."""
-    storage.write(f"{run}/starts.json", json.dumps([*starts(storage, run), step]).encode())
+def note_start(storage: Storage, run: str, step: int) -> int:
+    """Append `step` to the list of steps at which workers started on this run; how many there are now."""
+    noted = [*starts(storage, run), step]
+    storage.write(f"{run}/starts.json", json.dumps(noted).encode())
+    return len(noted)
 
 
 def starts(storage: Storage, run: str) -> list[int]:

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import struct
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from cluster import log_format
+from cluster import telemetry as names
 from cluster.artifacts import LossPoint
 from cluster.errors import ConfigError
 from cluster.storage import LocalStorage
 from pipelines.config import TrackersConfig, TrainConfig
+from pipelines.measures import watched
+from pipelines.training import figures as figures_module
 from pipelines.training import trackers
-from pipelines.training.figures import Figures, figures_of
+from pipelines.training.figures import STARTING, Figures, figures_of
 from pipelines.training.trackers import Guarded, Values, check_trackers, open_trackers
+from tests.unit.pipelines.test_measures import Written
 
 
 def test_event_files_hold_each_step_s_figures(storage: LocalStorage) -> None:
@@ -103,3 +113,66 @@ def test_figures_are_taken_once() -> None:
     assert figures.take() == ([(1, {"loss": 2.0}), (2, {"loss": 1.0})], "")
     figures.tell("scoring 7 held-out pairs")
     assert figures.take() == ([], "scoring 7 held-out pairs")
+
+
+def test_after_workers_have_taken_the_run_up_again_each_step_says_how_often() -> None:
+    figures = Figures()
+    figures.resumed(2)
+    figures.update(5, {"loss": 1.0})
+    assert figures.take() == ([(5, {"loss": 1.0, "resumes": 2.0})], "")
+
+
+class Told:
+    """In the place of Ray and of the actor: what each look finds, one after the other."""
+
+    def __init__(self, *looks: tuple[list[tuple[int, Values]], str]) -> None:
+        self._looks = list(looks)
+        self.take = SimpleNamespace(remote=self._take)
+        self.exceptions = SimpleNamespace(GetTimeoutError=TimeoutError, RayError=OSError)
+
+    def _take(self) -> tuple[list[tuple[int, Values]], str]:
+        return self._looks.pop(0) if self._looks else ([], "")
+
+    def get(self, found: Any, timeout: float) -> Any:
+        return found
+
+
+def test_metrics_know_when_a_step_is_awaited_and_lines_know_their_run(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = {"loss": 2.0, "tokens_per_s": 9.0}
+    looks = ([], STARTING), ([(1, step)], ""), ([], "scoring"), ([(2, step)], ""), ([(3, step)], "")
+    told = Told(*looks)
+    awaited, about = list[bool](), list[str | None]()
+
+    class Seen(Written):
+        def set(self, name: str, value: float, labels: Mapping[str, str]) -> None:
+            super().set(name, value, labels)
+            if name == names.TRAIN_STEP_AT:
+                awaited.append(value > 0)
+
+    class Bound:
+        def log(self, step: int, values: Values) -> None:
+            about.append(log_format._about.get().get("run"))
+
+        def close(self) -> None: ...
+
+    monkeypatch.setitem(sys.modules, "ray", told)
+    monkeypatch.setattr(figures_module, "POLL_S", 0.001)
+    seen = Seen()
+    with about_run("r-1"), watched("m", "train", "trained", seen), figures_module.shown(told, 3, Guarded([Bound()])):
+        deadline = time.monotonic() + 10
+        while len(about) < 3 and time.monotonic() < deadline:
+            time.sleep(0.001)
+    # It begins to wait; after a step; not while answers are scored; after the next step; not after the last one; not when it ended.
+    assert awaited == [True, True, False, True, False, False]
+    assert about == ["r-1"] * 3
+    assert seen.of(names.TRAIN_LOSS, model="m") == 2.0
+    assert seen.of(names.STAGE_DONE, model="m", stage="train", unit="steps") == 3
+
+
+@contextmanager
+def about_run(run: str) -> Iterator[None]:
+    log_format.bind(run=run)
+    try:
+        yield
+    finally:
+        log_format.bind(run=None)
