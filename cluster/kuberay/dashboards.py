@@ -7,9 +7,10 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from typing import NamedTuple
 
 from cluster.kuberay.monitoring import HARMFUL, NOT_COUNTED
+from cluster.kuberay.panels import OURS, Dashboard, Line, Panel
+from cluster.kuberay.pipelines_page import PIPELINES
 from cluster.kuberay.settings import Document, metadata
 from cluster.telemetry import (
     DECAY_PHASE,
@@ -32,34 +33,6 @@ WIDTH, HEIGHT, PER_ROW = 12, 8, 2
 """Of a panel, in Grafana's 24 columns."""
 
 DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
-OURS = 'model=~"$model"'
-
-
-class Line(NamedTuple):
-    """A query and how its lines are called."""
-
-    expr: str
-    legend: str
-
-
-class Panel(NamedTuple):
-    """A picture over time."""
-
-    title: str
-    unit: str
-    """Grafana's id of a unit: s, reqps, percentunit, ..."""
-    lines: tuple[Line, ...]
-    description: str = ""
-
-
-class Dashboard(NamedTuple):
-    """A page of panels; `uid` is a part of its address."""
-
-    uid: str
-    title: str
-    by_model: bool
-    """Whether one chooses among models."""
-    panels: tuple[Panel, ...]
 
 
 def _rate(metric: str, by: str, more: str = "") -> str:
@@ -87,7 +60,7 @@ def _harmful_share(by: str) -> str:
 SERVING = Dashboard(
     "serinus-serving",
     "serinus: serving",
-    True,
+    f"{REQUESTS}_total",
     (
         Panel("Requests", "reqps", (Line(_rate(f"{REQUESTS}_total", "revision, role"), "{{revision}} ({{role}})"),)),
         Panel(
@@ -116,7 +89,7 @@ SERVING = Dashboard(
 ROLLOUTS = Dashboard(
     "serinus-rollouts",
     "serinus: rollouts",
-    True,
+    f"{REQUESTS}_total",
     (
         Panel(
             "Canary's share of users",
@@ -158,7 +131,7 @@ ROLLOUTS = Dashboard(
 CLUSTER = Dashboard(
     "serinus-cluster",
     "serinus: cluster",
-    False,
+    None,
     (
         Panel("CPU", "percent", (Line("max by (instance) (ray_node_cpu_utilization)", "{{instance}}"),)),
         Panel(
@@ -195,7 +168,7 @@ CLUSTER = Dashboard(
     ),
 )
 
-ALL = (SERVING, ROLLOUTS, CLUSTER)
+ALL = (SERVING, ROLLOUTS, PIPELINES, CLUSTER)
 
 
 def as_json(dashboard: Dashboard) -> str:
@@ -232,9 +205,9 @@ def model(dashboard: Dashboard) -> Document:
 
 def _variables(dashboard: Dashboard) -> list[Document]:
     source = {"name": "datasource", "label": "Data source", "type": "datasource", "query": "prometheus"}
-    if not dashboard.by_model:
+    if dashboard.models_of is None:
         return [source]
-    query = f"label_values(ray_{REQUESTS}_total, model)"
+    query = f"label_values(ray_{dashboard.models_of}, model)"
     chosen = {"name": "model", "label": "Model", "type": "query", "datasource": DATASOURCE, "query": query}
     return [source, {**chosen, "refresh": 2, "includeAll": True, "multi": True, "allValue": ".*"}]
 

@@ -4,7 +4,20 @@ from __future__ import annotations
 
 from cluster.kuberay.access import RAY_PODS, metrics_network
 from cluster.kuberay.settings import Document, metadata
-from cluster.telemetry import DECAY_PHASE, EVIDENCE_LOST, REFUSED, REQUESTS, ROLLOUT_TURN, ROLLOUT_WAITS, TTFT
+from cluster.telemetry import (
+    DECAY_PHASE,
+    EVIDENCE_LOST,
+    REFUSED,
+    REQUESTS,
+    ROLLOUT_TURN,
+    ROLLOUT_WAITS,
+    STAGE_ENDED,
+    STAGE_RUNNING,
+    TRAIN_BUDGET_SPENT,
+    TRAIN_ROLLBACKS,
+    TRAIN_STEP_AT,
+    TTFT,
+)
 
 HARMFUL = "empty|http_error|stream_error|timeout|truncated|unavailable"
 NOT_COUNTED = "cancelled|refused"
@@ -21,6 +34,13 @@ TURN_S = 900
 """A rollout's controller takes its turn every few seconds; one that loads a candidate takes `serve.ready_timeout_s`, 600."""
 WAITS_S = 900
 """A decision waits so long for replicas or gateways; a promotion gives replicas 600 s (services/rollout/loop.py)."""
+STEP_S = 1800
+"""A step takes seconds to a few minutes; NCCL's own watchdog gives up on a rank that does not answer after 600."""
+ROLLBACKS = 2
+"""In an hour, one after another: the recipe lets three steps' data be left out (train.max_skipped_steps), and then the run ends."""
+BUDGET_SHARE = 0.9
+TOLD_M = 15
+"""Minutes for which what a driver ended with is told. Its node may be gone by then (KEPT_AFTER_S in jobs.py)."""
 MEMORY_SHARE = 0.9
 """Ray begins to end tasks at 0.95 of a node's memory (RAY_memory_usage_threshold)."""
 
@@ -45,11 +65,12 @@ def _pod_monitor() -> Document:
 
 def rules(cluster_name: str) -> Document:
     """The alerts. Rollouts judge canaries by themselves, so none of these is about a canary's answers."""
+    rules = [*_serving(), *_rollouts(), *_pipelines(), *_cluster(cluster_name)]
     return {
         "apiVersion": "monitoring.coreos.com/v1",
         "kind": "PrometheusRule",
         "metadata": metadata("serinus", "monitoring"),
-        "spec": {"groups": [{"name": "serinus", "rules": [*_serving(), *_rollouts(), *_cluster(cluster_name)]}]},
+        "spec": {"groups": [{"name": "serinus", "rules": rules}]},
     }
 
 
@@ -105,6 +126,47 @@ def _rollouts() -> list[Document]:
         _alert("SerinusDecayWentBack", reverted, "1m", back, "ticket"),
         _alert("SerinusEvidenceLost", lost, "1m", few, "ticket"),
     ]
+
+
+def _pipelines() -> list[Document]:
+    """Nobody who asks the gateway notices any of it. A gate's no is a verdict, not a failure."""
+    ended = f'ray_{STAGE_ENDED}_total{{outcome="failed"}}'
+    failed = f"sum by (model, stage, artifact) ({_new(ended)}) > 0"
+    # A driver that ends says 0, which is seen until 20 s later; one that was killed was last seen at work.
+    last = f"max by (model, stage) (last_over_time(ray_{STAGE_RUNNING}[{TOLD_M}m])) == 1"
+    gone = f"{last} unless on (model, stage) last_over_time(ray_{STAGE_RUNNING}[3m])"
+    # 0 while no step is awaited.
+    stalled = f"time() - max by (model) (ray_{TRAIN_STEP_AT} > 0) > {STEP_S}"
+    back = f"max by (model) (max_over_time(ray_{TRAIN_ROLLBACKS}[1h]) - min_over_time(ray_{TRAIN_ROLLBACKS}[1h]))"
+    spent = f"max by (model) (last_over_time(ray_{TRAIN_BUDGET_SPENT}[{TOLD_M}m])) > {BUDGET_SHARE:g}"
+    model, stage = "{{ $labels.model }}", "{{ $labels.stage }}"
+    of = f"{stage} of {model}"
+    killed = (
+        f"the driver of {of} is gone without a word (killed, or its node lost): run it again, it goes on where it was"
+    )
+    still = (
+        f"the training of {model} awaits a step for {{{{ $value | humanizeDuration }}}}: its nodes are held for nothing"
+    )
+    spikes = f"{{{{ $value }}}} steps of {model} did not stand within an hour: lower train.learning_rate, or look at the data"
+    budget = f"private runs on the data of {model} have spent {{{{ $value | humanizePercentage }}}} of its budget"
+    return [
+        _alert(
+            "SerinusStageFailed", failed, "0m", f"{of} failed ({{{{ $labels.artifact }}}}): see the job's log", "ticket"
+        ),
+        _alert("SerinusStageGone", gone, "1m", killed, "ticket"),
+        _alert("SerinusTrainingStalled", stalled, "1m", still),
+        _alert("SerinusTrainingUnstable", f"{back} >= {ROLLBACKS}", "0m", spikes, "ticket"),
+        _alert("SerinusPrivacyBudget", spent, "0m", budget, "ticket"),
+    ]
+
+
+def _new(counter: str) -> str:
+    """What was counted in the last minutes, also by who is gone. Each driver has counters of its own, which begin with their
+    first count: of those that were not there before, all is new."""
+    last = f"last_over_time({counter}[{TOLD_M}m])"
+    return (
+        f"(increase({counter}[{TOLD_M}m]) > 0 or {last} unless last_over_time({counter}[{TOLD_M}m] offset {TOLD_M}m))"
+    )
 
 
 def _cluster(name: str) -> list[Document]:

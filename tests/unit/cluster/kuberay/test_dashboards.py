@@ -19,7 +19,7 @@ from tests.unit.cluster.kuberay.test_monitoring import exported
 MODELS = [json.loads(text) for text in dashboards.files().values()]
 PANELS = [panel for model in MODELS for panel in model["panels"]]
 BY_TITLE = pytest.mark.parametrize("panel", PANELS, ids=lambda panel: panel["title"])
-UNITS = {"s", "reqps", "percent", "percentunit", "short", "decmbytes"}
+UNITS = {"s", "reqps", "percent", "percentunit", "short", "decmbytes", "Bps", "bytes"}
 """Ids of Grafana's own list of units that are in use here."""
 
 

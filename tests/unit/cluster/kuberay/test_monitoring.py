@@ -13,9 +13,12 @@ import pytest
 import yaml
 
 from cluster import telemetry
-from cluster.kuberay import monitoring
+from cluster.kuberay import access, monitoring
+from cluster.kuberay.jobs import jobs
+from cluster.kuberay.settings import OVERLAYS
 from services.contract import HARMFUL, Outcome
 from services.serving import app
+from tests.unit.cluster.kuberay.conftest import shipped, workload
 
 HERE = Path(__file__).parent
 OURS = {value for name, value in vars(telemetry).items() if name.isupper() and str(value).startswith("serinus_")}
@@ -51,6 +54,23 @@ def test_what_counts_as_harmful_is_what_a_rollout_counts() -> None:
 
 def test_the_gateway_is_called_what_it_is_deployed_as() -> None:
     assert monitoring.GATEWAY == app.GATEWAY
+
+
+@pytest.mark.parametrize("what", ["lifecycle", "train", "nightly"])
+def test_the_clusters_of_jobs_are_scraped_too(what: str) -> None:
+    """A stage's driver runs on the head of its job's cluster, and KubeRay labels all pods of all clusters as Ray's nodes."""
+    (monitor,) = [one for one in monitoring.documents("serinus") if one["kind"] == "PodMonitor"]
+    assert monitor["spec"]["selector"] == access.RAY_PODS
+    assert "namespaceSelector" not in monitor["spec"], "its own namespace, where jobs are created"
+    work = workload("production")
+    assert work is not None
+    spec = jobs(shipped(), OVERLAYS["production"], work)[what]["spec"]
+    cluster = spec.get("jobTemplate", spec)["rayClusterSpec"]
+    groups = [cluster["headGroupSpec"], *cluster["workerGroupSpecs"]]
+    (wanted,) = {endpoint["port"] for endpoint in monitor["spec"]["podMetricsEndpoints"]}
+    for group in groups:
+        (container, *_) = group["template"]["spec"]["containers"]
+        assert wanted in {port["name"] for port in container["ports"]}
 
 
 def test_every_alert_has_its_case() -> None:
