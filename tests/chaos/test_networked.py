@@ -44,6 +44,8 @@ pytestmark = [
 ]
 CUT_S = 30.0
 HEADLESS_S = 10.0
+SLOW_S = 2.0
+"""An answer takes 0.6 s here."""
 AZURE = Path(__file__).resolve().parents[3] / "shared" / "data" / "trace_azure" / "AzureLLMInferenceTrace_code.csv"
 """Arrivals at a service for code completion, 2023 (Patel et al. 2024, Splitwise): bursts and lulls."""
 NUM_MODELS = 4
@@ -129,8 +131,11 @@ def report(what: str, clients: Clients, since: float, until: float) -> None:
     """Prints what users met between two moments (time.time()); fails if a request was lost."""
     seen = [one for one in clients.seen if one.ended_at >= since and one.began_at <= until]
     lost, broken = [one for one in seen if one.lost], [one for one in seen if one.problem and one.num_tokens]
-    longest = max(one.ended_at - one.began_at for one in seen)
-    print(f"{what}: {len(seen)} requests, {len(lost)} lost, {len(broken)} streams broken, the longest {longest:.1f} s")
+    slow = sorted((one.ended_at - one.began_at, one.began_at - since, one.revision) for one in seen)
+    waited = [(f"{took:.1f} s from {began:.1f} s on", revision) for took, began, revision in slow if took > SLOW_S]
+    print(
+        f"{what}: {len(seen)} requests, {len(lost)} lost, {len(broken)} streams broken, the longest {slow[-1][0]:.1f} s; {waited}"
+    )
     assert len(seen) > 20
     assert lost == []
 
