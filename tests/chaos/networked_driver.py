@@ -15,7 +15,7 @@ from cluster.session import joined, on_pool
 from cluster.storage import LocalStorage
 from cluster.topology import POOL_LABEL
 from services.config import ServingConfig
-from tests.chaos.networked_world import PORT
+from tests.chaos.networked_world import PORT, SAID
 from tests.chaos.serving_world import CONFIG, GATEWAY, NAME, NUM_GATEWAYS, ONE, OTHER, Thinking, of, replicas
 
 
@@ -66,8 +66,7 @@ def watch() -> None:
     while True:
         alive = sorted(str(node["NodeManagerAddress"]) for node in ray.nodes() if node["Alive"])
         models, gateways = (len(replicas(of(ONE))) + len(replicas(of(OTHER)))), len(replicas(GATEWAY))
-        sys.stdout.write(json.dumps({"alive": alive, "models": models, "gateways": gateways}) + "\n")
-        sys.stdout.flush()
+        say({"alive": alive, "models": models, "gateways": gateways})
         time.sleep(0.2)
 
 
@@ -144,9 +143,14 @@ PROGRAMS: dict[str, Any] = {
 }
 
 
+def say(answer: Any) -> None:
+    sys.stdout.write(f"{SAID}{json.dumps(answer)}\n")
+    sys.stdout.flush()
+
+
 def main(what: str, *words: str) -> None:
     with joined():
-        sys.stdout.write(json.dumps(PROGRAMS[what](*words)) + "\n")
+        say(PROGRAMS[what](*words))
 
 
 if __name__ == "__main__":

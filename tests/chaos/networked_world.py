@@ -183,6 +183,8 @@ class NetworkedCluster:
         shutil.rmtree(self.folder, ignore_errors=True)
 
 
+SAID = "said: "
+"""Before the line of standard output that is the program's answer; Ray writes there as well."""
 RESTING = ("IDLE", "Agent")
 """Ends of the titles of processes without work: workers, and what stands beside each raylet."""
 
@@ -190,7 +192,7 @@ RESTING = ("IDLE", "Agent")
 def told(program: subprocess.Popen[str]) -> Any:
     said, _ = program.communicate(timeout=PATIENCE_S * 2)
     assert program.returncode == 0, said
-    return json.loads(said.splitlines()[-1])
+    return next(json.loads(line.removeprefix(SAID)) for line in said.splitlines() if line.startswith(SAID))
 
 
 class Watch:
@@ -204,8 +206,8 @@ class Watch:
     def _read(self) -> None:
         assert self._program.stdout is not None
         for line in self._program.stdout:
-            if line.startswith("{"):
-                self.states.append({**json.loads(line), "at": time.monotonic()})
+            if line.startswith(SAID):
+                self.states.append({**json.loads(line.removeprefix(SAID)), "at": time.monotonic()})
 
     def until(self, condition: Callable[[dict[str, Any]], bool], since: float | None = None) -> float:
         """Waits for a state after `since` (now); returns the seconds from then to it."""
