@@ -49,19 +49,6 @@ Ray's own settings 15); one of a machine that is silent takes 10 s to fail. A ma
 five or six (TCP tries again late) and stays in the cluster: Ray would end a node that it once took for dead, with all that is
 served there."""
 
-UNWATCHED = {
-    "RAY_enable_metrics_collection": "0",
-    "RAY_task_events_report_interval_ms": "0",
-    "RAY_event_stats": "0",
-    "REPORTER_UPDATE_INTERVAL_MS": "60000",
-    "METRICS_RECORD_INTERVAL_S": "60",
-    "LOG_NAME_UPDATE_INTERVAL_S": "5",
-    # Nobody takes this machine back while it is used: without Ray Train's watch for that there is a process less.
-    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
-}
-"""Of a private cluster, where nobody looks at Ray's metrics, its list of tasks or its workers' logs: ranks that want all cores have
-the more of them."""
-
 CORES_LABEL = "serinus.io/cores"
 """Of the node of a private cluster: the cores that its CPUs share."""
 PRIVATE_HOST = "127.0.0.2"
@@ -237,8 +224,8 @@ def _remove(folder: Path) -> None:
 
 
 def _start_private(folder: Path) -> None:
-    for name, value in UNWATCHED.items():
-        os.environ.setdefault(name, value)
+    # Nobody takes this machine back while it is used: without Ray Train's watch for that there is a process less beside the ranks.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     ray_tls.check([PRIVATE_HOST])
     ensure_token()
     silent = ClusterError("private Ray cluster", f"did not start within {START_TIMEOUT_S:.0f} s", _AGAIN)

@@ -28,6 +28,10 @@ if TYPE_CHECKING:
 
     References = list[ray.ObjectRef[pa.Table]]
 
+MAX_DEATHS = 60
+"""Workers that may die with one task, of whatever: on a machine whose disk is full each dies within a second as it starts, until
+there is room again. Ray's own number is three."""
+
 DECIDED_BY = (
     "id",
     "reason",
@@ -156,4 +160,4 @@ class Pool(NamedTuple):
 
 
 def filling_a_core(config: DataConfig) -> dict[str, Any]:
-    return {"num_cpus": cpus_of_a_core(), "label_selector": on_pool(config.pool)}
+    return {"num_cpus": cpus_of_a_core(), "label_selector": on_pool(config.pool), "max_retries": MAX_DEATHS}
