@@ -151,8 +151,8 @@ class TrafficWatch:
             if traffic and not _revisions(traffic) <= self.situation.answering:
                 # A new revision must not be asked, and blamed, before this gateway knows that it answers.
                 alive = self._look()
-            if traffic:
-                self._reach(_revisions(traffic) & (alive or self.situation).answering)
+            with self._noted("replicas"):  # whatever becomes of it: a rollback must come into force
+                self._reach((_revisions(traffic) if traffic else frozenset()) & (alive or self.situation).answering)
             with self._changing:  # one assignment: no request sees half of a change
                 before = self.situation
                 self.situation = (

@@ -68,6 +68,16 @@ def test_revisions_that_answer_are_reached_before_their_traffic_comes_into_force
     assert seen == [(0, {"m-1"}), (1, {"m-1"}), (2, {"m-1", "m-2"})]
 
 
+def test_traffic_comes_into_force_though_its_revisions_cannot_be_reached(storage: LocalStorage) -> None:
+    def reach(revisions: frozenset[str]) -> None:
+        raise TimeoutError
+
+    watch = TrafficWatch(storage, "m", Serve("m-1"), reach=reach)
+    put(storage)
+    watch.poll()
+    assert watch.version == 1
+
+
 def test_a_revision_that_stops_answering_is_noticed_by_the_next_check(storage: LocalStorage) -> None:
     serve = Serve("m-1", "m-2")
     watch = TrafficWatch(storage, "m", serve)
