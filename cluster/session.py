@@ -45,7 +45,7 @@ ENVIRONMENT = {
 
 HEALTH_CHECKS = {"RAY_health_check_period_ms": "1000", "RAY_health_check_failure_threshold": "8"}
 """Of a head, for its nodes. A check of a machine whose processes died is refused at once, so that it is noticed after 8 s (by
-Ray's own settings 15); one of a machine that is silent takes 10 s to fail. A machine that the network hides for 30 s has failed
+Ray's own settings 13); one of a machine that is silent takes 10 s to fail. A machine that the network hides for 30 s has failed
 five or six (TCP tries again late) and stays in the cluster: Ray would end a node that it once took for dead, with all that is
 served there."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -14,6 +15,7 @@ import yaml
 
 from cluster.errors import ConfigError
 from cluster.launcher import check_launcher
+from cluster.session import HEALTH_CHECKS
 from cluster.topology import (
     AUTOSCALED_LABEL,
     HEAD,
@@ -73,6 +75,12 @@ def test_ray_accepts_the_on_premise_file_and_knows_every_machine() -> None:
     validate_config(prepared)
     node = prepared["available_node_types"]["local.cluster.node"]
     assert node["min_workers"] == node["max_workers"] == 5
+
+
+@pytest.mark.parametrize("file", [FILE, ON_PREMISE], ids=lambda file: file.name)
+def test_heads_of_the_launcher_are_as_patient_with_their_nodes_as_ours(file: Path) -> None:
+    start = yaml.safe_load(file.read_text())["head_start_ray_commands"][-1]
+    assert {f"{name}={value}" for name, value in HEALTH_CHECKS.items()} <= set(re.findall(r"[\w=]+", start))
 
 
 @pytest.mark.parametrize("file", [FILE, ON_PREMISE], ids=lambda file: file.name)

@@ -58,11 +58,15 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
 
 
-def written(folder: Path, **changes: Any) -> str:
-    (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    asked = {name: value for name, value in {**ASKED, **changes}.items() if value is not None}
-    (folder / "sums.yaml").write_text(yaml.safe_dump(asked))
+def task_file(folder: Path, rows: list[dict[str, Any]], fields: dict[str, Any]) -> str:
+    """A task of the harness's with its rows beside it; fields that are None are left out."""
+    (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (folder / "sums.yaml").write_text(yaml.safe_dump({n: value for n, value in fields.items() if value is not None}))
     return str(folder / "sums.yaml")
+
+
+def written(folder: Path, **changes: Any) -> str:
+    return task_file(folder, ROWS, {**ASKED, **changes})
 
 
 def items(path: str, kind: str = "multiple_choice", **fields: Any) -> list[Item]:

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from cluster.errors import InputError
 from pipelines.config import EvaluateConfig
@@ -19,6 +18,7 @@ from pipelines.evaluation.tasks import file_digest
 from pipelines.task_config import TaskConfig
 from tests.unit.pipelines.evaluation.safety.world import task_of
 from tests.unit.pipelines.evaluation.test_exact_match import SUMS, items, rows_of
+from tests.unit.pipelines.evaluation.test_harness import task_file
 
 ROWS = [
     {"question": "2 + 2", "answer": "That is 4.\n#### 4", "aliases": ["4", "four"], "n": 4},
@@ -64,10 +64,7 @@ def _own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def written(folder: Path, **changes: Any) -> str:
-    (folder / "sums.jsonl").write_text("".join(json.dumps(row) + "\n" for row in ROWS))
-    asked = {name: value for name, value in {**ASKED, **changes}.items() if value is not None}
-    (folder / "sums.yaml").write_text(yaml.safe_dump(asked))
-    return str(folder / "sums.yaml")
+    return task_file(folder, ROWS, {**ASKED, **changes})
 
 
 def reading(item: Item) -> Reading:
