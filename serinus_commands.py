@@ -15,8 +15,9 @@ from cluster.command_line import RecipePath, TopologyOption
 from cluster.config import load_yaml
 from cluster.console import out
 from cluster.errors import ConfigError
+from cluster.lease import exclusive
 from cluster.recipe import remember
-from cluster.storage import Storage, exclusive, open_storage
+from cluster.storage import Storage, open_storage
 from cluster.telemetry import bind
 from pipelines.config import STAGES, Stage
 from serinus_recipe import Recipe, few_keys, workload

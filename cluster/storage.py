@@ -1,7 +1,8 @@
 """Where artifacts live: a folder or an S3 bucket behind one narrow protocol.
 
 Small records (manifests, aliases, rollout status) go through `read` and `write`, which is a compare-and-set when `expect`
-is given. Bulk data goes through `filesystem` (pyarrow.fs, for Parquet) or whole folders (`publish_folder`, `local_copy`).
+is given. Bulk data goes through `filesystem` (pyarrow.fs, for Parquet) or whole folders (`publish_folder`, and `local_copy` in
+node_cache.py). Who may work where, alone: lease.py.
 """
 
 from __future__ import annotations
@@ -12,8 +13,10 @@ import os
 import re
 import shutil
 import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol
 from urllib.parse import urlsplit
@@ -31,7 +34,9 @@ S3_ATTEMPTS: Final = 10
 """Of boto3, for a call that fails or is not answered; pyarrow's are in cluster/patient_s3.py."""
 S3_SILENCE_S: Final = 20.0
 """After so long without a byte boto3 tries again; its own number is 60."""
-
+STAGING: Final = ".tmp-"
+"""Begins the name of what is being written and is nothing yet."""
+ABANDONED_S: Final = 3600.0
 
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 """A bucket's name as any S3 has it: neither credentials nor a port, which would make it an address."""
@@ -41,6 +46,13 @@ class Blob(NamedTuple):
     content: bytes
     version: str
     """Changes with every change of the content; compare-and-set expects it."""
+
+
+class S3Object(NamedTuple):
+    key: str
+    version: str
+    """Its ETag."""
+    num_bytes: int
 
 
 class Storage(Protocol):
@@ -101,7 +113,7 @@ class LocalStorage:
 
     def write(self, key: str, content: bytes, *, expect: str | None = None) -> str:
         path = self.path(key)
-        with _writing(path):
+        with writing(path):
             path.parent.mkdir(parents=True, exist_ok=True)
             with self._locked(key):
                 if expect is not None:
@@ -114,7 +126,7 @@ class LocalStorage:
     def list(self, prefix: str) -> Iterator[str]:
         base = self.path(prefix)
         for path in sorted(base.rglob("*")) if base.is_dir() else ():
-            if path.is_file() and not path.name.startswith(".tmp-"):
+            if path.is_file() and not path.name.startswith(STAGING):
                 yield path.relative_to(self.root).as_posix()
 
     def filesystem(self, key: str) -> tuple[FileSystem, str]:
@@ -187,6 +199,10 @@ class S3Storage:
         return there.version if there is not None and there.content == content else None
 
     def list(self, prefix: str) -> Iterator[str]:
+        return (found.key for found in self.objects(prefix))
+
+    def objects(self, prefix: str) -> Iterator[S3Object]:
+        """What is below the folder `prefix`, sorted by key."""
         pages = self._client.get_paginator("list_objects_v2").paginate(
             Bucket=self.bucket, Prefix=self._full(prefix).rstrip("/") + "/"
         )
@@ -194,11 +210,40 @@ class S3Storage:
         with _asking_s3(self.uri):
             for page in pages:
                 for item in page.get("Contents", ()):
-                    yield item["Key"][skip:]
+                    yield S3Object(item["Key"][skip:], item["ETag"], item["Size"])
+
+    def fetch(self, key: str, path: Path) -> None:
+        """Write the object to the local file `path`, parts of a large one at once."""
+        with _asking_s3(self.uri):
+            self._client.download_file(self.bucket, self._full(key), str(path))
+
+    def send(self, path: Path, key: str) -> None:
+        """Write the local file `path` to `key`, parts of a large one at once."""
+        with _asking_s3(self.uri):
+            self._client.upload_file(str(path), self.bucket, self._full(key), ExtraArgs=self.config.written_with)
+
+    def remove(self, keys: Iterable[str]) -> None:
+        with _asking_s3(self.uri):
+            for key in keys:
+                self._client.delete_object(Bucket=self.bucket, Key=self._full(key))
+
+    def age(self, key: str) -> tuple[str, float] | None:
+        """The object's version, and how long ago it was written in seconds, by the server's clock alone."""
+        from botocore.exceptions import ClientError
+
+        with _asking_s3(self.uri):
+            try:
+                answer = self._client.head_object(Bucket=self.bucket, Key=self._full(key))
+            except ClientError as error:
+                if error.response["Error"]["Code"] in ("404", "NoSuchKey"):
+                    return None
+                raise
+        now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        return str(answer["ETag"]), (now - answer["LastModified"]).total_seconds()
 
     def filesystem(self, key: str) -> tuple[FileSystem, str]:
         path = f"{self.bucket}/{self._full(key)}"
-        if not self.config.options:
+        if not self.config.is_sealed:
             return s3_filesystem(), path
         from cluster.sealed import sealed_filesystem
 
@@ -209,6 +254,7 @@ class S3Storage:
 def _asking_s3(uri: str) -> Iterator[None]:
     """A bucket that is not there, does not let us in or does not answer is for the user to mend; anything else keeps its
     traceback."""
+    from boto3.exceptions import RetriesExceededError, S3UploadFailedError
     from botocore.exceptions import (
         ClientError,
         ConnectionError,
@@ -224,7 +270,14 @@ def _asking_s3(uri: str) -> Iterator[None]:
         yield
     except (NoCredentialsError, PartialCredentialsError) as error:
         raise InputError(uri, str(error), remedy) from None
-    except (ConnectionError, HTTPClientError, IncompleteReadError, FlexibleChecksumError) as error:
+    except (
+        ConnectionError,
+        HTTPClientError,
+        IncompleteReadError,
+        FlexibleChecksumError,
+        RetriesExceededError,
+        S3UploadFailedError,
+    ) as error:
         again = "check AWS_ENDPOINT_URL and the network, then run the same command again"
         raise InputError(uri, f"no answer: {error}", again) from None
     except ClientError as error:
@@ -296,28 +349,52 @@ def staged_folder(storage: Storage, key: str) -> Iterator[Path]:
     """A local folder to fill; what is in it when the block ends without an error becomes `key`, replacing what was there."""
     near = storage.root if isinstance(storage, LocalStorage) else home() / "cache"
     near.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".tmp-", dir=near))
+    _remove_abandoned(near)
+    staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=near))
+    descriptor = os.open(staging, os.O_RDONLY)
     try:
+        with suppress(OSError):  # a file system without locks: what a killed process leaves there stays
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
         yield staging
         publish_folder(storage, staging, key)
     finally:
+        os.close(descriptor)
         shutil.rmtree(staging, ignore_errors=True)
+
+
+def _remove_abandoned(near: Path) -> None:
+    """Folders that a killed process was filling: nobody has them locked. New ones are left: they are locked after they are made."""
+    for folder in near.glob(f"{STAGING}*"):
+        with suppress(OSError):
+            if folder.is_dir() and time.time() - folder.stat().st_mtime > ABANDONED_S:
+                _remove_unlocked(folder)
+
+
+def _remove_unlocked(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        shutil.rmtree(folder)
+    finally:
+        os.close(descriptor)
 
 
 def publish_folder(storage: Storage, folder: Path, key: str) -> None:
     """Move (file) or upload (S3) `folder` to `key`."""
     if isinstance(storage, LocalStorage):
         target = storage.path(key)
-        with _writing(target):
+        with writing(target):
             shutil.rmtree(target, ignore_errors=True)
             target.parent.mkdir(parents=True, exist_ok=True)
             os.chmod(folder, 0o755)  # noqa: S103  # mkdtemp made it 0700; artifacts are read by other users' workers
             os.rename(folder, target)
         return
     assert isinstance(storage, S3Storage)
-    for path in sorted(p for p in folder.rglob("*") if p.is_file()):
-        name = storage._full(f"{key}/{path.relative_to(folder).as_posix()}")
-        storage._client.upload_file(str(path), storage.bucket, name, ExtraArgs=storage.config.written_with)
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    names = [f"{key}/{path.relative_to(folder).as_posix()}" for path in paths]
+    for path, name in zip(paths, names, strict=True):
+        storage.send(path, name)
+    storage.remove(sorted(set(storage.list(key)) - set(names)))
 
 
 def remove_folder(storage: Storage, key: str) -> None:
@@ -329,63 +406,6 @@ def remove_folder(storage: Storage, key: str) -> None:
         filesystem.delete_dir(path)
 
 
-def local_copy(storage: Storage, key: str) -> Path:
-    """A local folder with what `key` holds: the folder itself, or a cached download from S3.
-
-    `key` must be immutable (an artifact's folder): the cache is not checked against the bucket again.
-
-    Raises:
-        InputError: nothing is there.
-    """
-    if isinstance(storage, LocalStorage):
-        if not (folder := storage.path(key)).is_dir():
-            raise InputError(str(folder), "no such folder", "run the stage that makes it again")
-        return folder
-    assert isinstance(storage, S3Storage)
-    target = home() / "cache" / hashlib.sha256(f"{storage.uri}/{key}".encode()).hexdigest()[:16]
-    if not target.is_dir():
-        _download(storage, key, target)
-    return target
-
-
-def _download(storage: S3Storage, key: str, target: Path) -> None:
-    keys = list(storage.list(key))
-    if not keys:
-        raise InputError(f"{storage.uri}/{key}", "nothing is there", "run the stage that makes it again")
-    target.parent.mkdir(parents=True, exist_ok=True)
-    staging = Path(tempfile.mkdtemp(prefix=".tmp-", dir=target.parent))
-    for name in keys:
-        path = staging / name.removeprefix(f"{key}/")
-        path.parent.mkdir(parents=True, exist_ok=True)
-        storage._client.download_file(storage.bucket, storage._full(name), str(path))
-    try:
-        os.rename(staging, target)
-    except OSError:  # another process was faster
-        shutil.rmtree(staging)
-
-
-@contextmanager
-def exclusive(storage: Storage, name: str) -> Iterator[None]:
-    """One holder of `name` at a time on this machine; the lock goes with its process. Thin: S3 has no such lock.
-
-    Raises:
-        ResourceError: another process holds it.
-    """
-    if not isinstance(storage, LocalStorage):
-        yield
-        return
-    locks = storage.root / ".locks"
-    with _writing(locks):
-        locks.mkdir(parents=True, exist_ok=True)
-    with open(locks / name, "w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            remedy = "wait for it (a job goes on after Ctrl-C: serinus jobs list), or end it"
-            raise ResourceError(f"{storage.uri} ({name})", "another run is at work there", remedy) from None
-        yield
-
-
 def sha256_of(path: Path) -> str:
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
@@ -393,7 +413,7 @@ def sha256_of(path: Path) -> str:
 
 def _replace(path: Path, content: bytes) -> None:
     """Readers see the old content or the new one, never a part."""
-    handle, name = tempfile.mkstemp(prefix=".tmp-", dir=path.parent)
+    handle, name = tempfile.mkstemp(prefix=STAGING, dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
@@ -407,7 +427,13 @@ def _replace(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def _writing(path: Path) -> Iterator[None]:
+def writing(path: Path) -> Iterator[None]:
+    """What a disk or its owner refuses at `path` becomes a message.
+
+    Raises:
+        ResourceError: no space, no permission.
+        InputError: a file is where a folder must be.
+    """
     try:
         yield
     except OSError as error:

@@ -27,6 +27,9 @@ class StorageConfig(StrictModel):
     """Id, ARN or alias of the key; None takes the account's default key for S3."""
     checksum: Literal["crc32", "sha256", "off"] = "crc32"
     """Sent with every object, kept beside it and compared when it is read. `off` is for servers that refuse checksums."""
+    cache_gib: float | None = Field(default=None, gt=0, allow_inf_nan=False)
+    """What each node keeps of the bucket's models at most, those that were used last. None keeps them while the disk is less than
+    85 % full."""
 
     @model_validator(mode="before")
     @classmethod
@@ -38,7 +41,9 @@ class StorageConfig(StrictModel):
         if self.kms_key_id and self.encryption != "kms":
             raise ValueError("kms_key_id is for `encryption: kms`")
         if self.options and not self.uri.startswith("s3://"):
-            raise ValueError(f"{', '.join(self.options)}: for s3:// alone; a folder is encrypted by its disk")
+            raise ValueError(
+                f"{', '.join(self.options)}: for s3:// alone; a folder is encrypted by its disk, and used where it is"
+            )
         return self
 
     @model_serializer
@@ -49,8 +54,14 @@ class StorageConfig(StrictModel):
     def options(self) -> dict[str, str]:
         """What is not as it is by default."""
         chosen = {"encryption": self.encryption, "kms_key_id": self.kms_key_id}
+        chosen["cache_gib"] = None if self.cache_gib is None else f"{self.cache_gib:g}"
         checksum = {} if self.checksum == "crc32" else {"checksum": self.checksum}
         return {**{name: value for name, value in chosen.items() if value}, **checksum}
+
+    @property
+    def is_sealed(self) -> bool:
+        """Objects are written with what pyarrow's own S3 cannot ask for."""
+        return bool(self.options.keys() - {"cache_gib"})
 
     @property
     def location(self) -> str:
@@ -79,7 +90,7 @@ def read_location(location: str) -> StorageConfig:
     try:
         return StorageConfig.model_validate({"uri": plain, **_strictly(parts.query)})
     except (ValidationError, ValueError):
-        remedy = "write s3://bucket/folder; encryption and checksum are fields beside `storage.uri`"
+        remedy = "write s3://bucket/folder; encryption, checksum and cache_gib are fields beside `storage.uri`"
         raise InputError(location, "is no bucket with a folder", remedy) from None
 
 

@@ -19,7 +19,8 @@ from cluster import artifacts, session
 from cluster.artifacts import FileEntry, ImportedModel, Source, file_entries
 from cluster.errors import InputError, UserError
 from cluster.imports import large_imports
-from cluster.storage import Storage, local_copy, open_storage, sha256_of, staged_folder
+from cluster.node_cache import local_copy
+from cluster.storage import Storage, open_storage, sha256_of, staged_folder
 from pipelines.config import ModelConfig
 from pipelines.progress import say
 from pipelines.vocabulary import check_known

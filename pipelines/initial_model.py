@@ -11,7 +11,8 @@ from cluster import artifacts
 from cluster.artifacts import FileEntry, InitialModel, Weights, file_entries
 from cluster.errors import ConfigError
 from cluster.imports import large_imports
-from cluster.storage import Storage, local_copy, open_storage, staged_folder
+from cluster.node_cache import local_copy
+from cluster.storage import Storage, open_storage, staged_folder
 from pipelines.base_model import on_train_pool
 from pipelines.config import SizeConfig
 from pipelines.progress import say

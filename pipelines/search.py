@@ -21,7 +21,8 @@ from cluster.artifacts import (
     Weights,
 )
 from cluster.errors import ResourceError
-from cluster.storage import Storage, local_copy
+from cluster.node_cache import local_copy
+from cluster.storage import Storage
 from cluster.versions import every
 from pipelines.config import LifecycleConfig, QuantizeConfig, Stage
 from pipelines.evaluation.evaluate import evaluate

@@ -17,7 +17,8 @@ from cluster.artifacts import Batch, Dataset, FileEntry, Record, Repeated, load,
 from cluster.config import StrictModel
 from cluster.descent import Descent, descent
 from cluster.errors import InputError
-from cluster.storage import Storage, exclusive, filesystem_to_write
+from cluster.lease import exclusive
+from cluster.storage import Storage, filesystem_to_write
 from pipelines.data import ledger
 from pipelines.data.annotation.annotate import holding
 from pipelines.data.blocks import with_blocks

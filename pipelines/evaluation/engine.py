@@ -11,7 +11,8 @@ from typing import Any, Literal
 from cluster.arithmetic import settled
 from cluster.artifacts import Speed
 from cluster.errors import ResourceError
-from cluster.storage import local_copy, open_storage
+from cluster.node_cache import local_copy
+from cluster.storage import open_storage
 from pipelines.evaluation import embeddings, scoring, speed
 from pipelines.evaluation.asked import Asked, Query
 from pipelines.evaluation.items import Item, Likelihood, Row, Text, is_number, order

@@ -7,7 +7,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import InputError
-from cluster.storage import local_copy, open_storage
+from cluster.node_cache import local_copy
+from cluster.storage import open_storage
 from pipelines.evaluation import embeddings, scoring
 from pipelines.evaluation.asked import Asked, Query
 from pipelines.evaluation.engine import EngineSettings, check_memory, is_quantized

@@ -17,8 +17,9 @@ from cluster.arithmetic import settled
 from cluster.artifacts import Dataset, FileEntry, QuantizedModel, Weights
 from cluster.errors import InputError, ResourceError, StageFailed, UserError
 from cluster.imports import large_imports
+from cluster.node_cache import local_copy
 from cluster.session import check_gpus, on_pool
-from cluster.storage import Storage, local_copy, open_storage, sha256_of, staged_folder
+from cluster.storage import Storage, open_storage, sha256_of, staged_folder
 from cluster.waiting import wait_for_node
 from pipelines.config import QuantizationAwareConfig, QuantizeConfig
 from pipelines.kv_cache import bytes_per_token, cannot_calibrate, declared, is_fp8, num_cached_layers

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from cluster import session
 from cluster.artifacts import digest
 from cluster.errors import ConfigError, InputError
-from cluster.storage import Storage, local_copy, open_storage
+from cluster.node_cache import local_copy
+from cluster.storage import Storage, open_storage
 from pipelines.config import InstructConfig, PreferenceConfig
 from pipelines.vocabulary import check_known_in
 

@@ -16,7 +16,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from cluster.errors import ConfigError
-from cluster.storage import Storage, local_copy
+from cluster.node_cache import local_copy
+from cluster.storage import Storage
 from pipelines.config import GrpoConfig, TrainConfig
 from pipelines.training.common import in_common
 from pipelines.training.packing import Share, checksum, shuffled

@@ -5,7 +5,8 @@ from __future__ import annotations
 from typing import Any, NamedTuple
 
 from cluster.artifacts import FileEntry, Retention
-from cluster.storage import Storage, local_copy
+from cluster.node_cache import local_copy
+from cluster.storage import Storage
 from pipelines.config import TrainConfig
 from pipelines.training import importance
 from pipelines.training.batches import Batches, Packed

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 from cluster import session
 from cluster.artifacts import Dataset, Weights
 from cluster.errors import InputError, UserError
-from cluster.storage import Storage, local_copy, open_storage
+from cluster.node_cache import local_copy
+from cluster.storage import Storage, open_storage
 from pipelines.config import TrainConfig
 
 TOKENS_AT_ONCE = 2048

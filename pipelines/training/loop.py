@@ -10,7 +10,8 @@ from typing import Any, Protocol
 
 from cluster.artifacts import FileEntry, Incident, LossPoint, file_entries
 from cluster.errors import UserError
-from cluster.storage import Storage, local_copy, open_storage, staged_folder
+from cluster.node_cache import local_copy
+from cluster.storage import Storage, open_storage, staged_folder
 from pipelines.config import CausalConfig, GrpoConfig, InstructConfig, PreferenceConfig, TrainConfig
 from pipelines.training import checkpoint
 from pipelines.training.batches import Batches, Conversations, Pairs, Replay

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 from cluster.artifacts import digest
 from cluster.errors import ConfigError, InputError
-from cluster.storage import Storage, local_copy, open_storage
+from cluster.node_cache import local_copy
+from cluster.storage import Storage, open_storage
 from pipelines.config import AnswerReward, GrpoConfig
 from pipelines.training.examples import FORMAT, are_messages, check_template, make_once, objects, rendered, unfit
 from pipelines.vocabulary import check_known_in

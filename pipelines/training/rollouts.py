@@ -13,8 +13,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cluster.errors import ResourceError
+from cluster.node_cache import local_copy
 from cluster.session import KEEP_MEMORY, on_pool
-from cluster.storage import local_copy, open_storage
+from cluster.storage import open_storage
 from pipelines.config import GrpoConfig, LoraConfig, TrainConfig
 from pipelines.offline_engine import ENVIRONMENT, load_engine
 from pipelines.training import checkpoint

@@ -18,7 +18,8 @@ from cluster import session
 from cluster.artifacts import Dataset, digest
 from cluster.config import StrictModel
 from cluster.errors import InputError
-from cluster.storage import Storage, filesystem_to_write, local_copy, open_storage
+from cluster.node_cache import local_copy
+from cluster.storage import Storage, filesystem_to_write, open_storage
 from pipelines.config import TrainConfig
 from pipelines.training.batches import Packed
 from pipelines.training.failure import meant_for_people

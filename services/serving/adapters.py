@@ -9,7 +9,8 @@ import asyncio
 from collections.abc import Awaitable, Callable, Mapping
 from typing import Protocol
 
-from cluster.storage import Storage, local_copy
+from cluster.node_cache import local_copy
+from cluster.storage import Storage
 from cluster.telemetry import logger
 
 log = logger("serving")

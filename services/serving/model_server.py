@@ -16,7 +16,8 @@ from ray.serve.llm.deployment import LLMServer
 from ray.serve.llm.openai_api_models import CompletionRequest
 
 from cluster.artifacts import Revision
-from cluster.storage import local_copy, open_storage
+from cluster.node_cache import local_copy
+from cluster.storage import open_storage
 from services.engines import EngineReport, Order, read_engines
 from services.serving.adapters import Adapters
 from services.serving.autoscaling import Load

@@ -17,7 +17,8 @@ from cluster import dashboard, registry, telemetry
 from cluster.artifacts import Revision
 from cluster.config import load_yaml
 from cluster.errors import ConfigError, InputError
-from cluster.storage import LocalStorage, S3Storage, local_copy, open_storage, publish_folder, remove_folder
+from cluster.node_cache import local_copy
+from cluster.storage import LocalStorage, S3Storage, open_storage, publish_folder, remove_folder
 from pipelines import base_model
 from pipelines.config import ModelConfig, SourceConfig
 from pipelines.data.inventory import inventory

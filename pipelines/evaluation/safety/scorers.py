@@ -17,7 +17,8 @@ import httpx
 
 from cluster.bearer import authorization
 from cluster.errors import InputError, ResourceError
-from cluster.storage import local_copy, open_storage
+from cluster.node_cache import local_copy
+from cluster.storage import open_storage
 from pipelines.evaluation.records import read
 from pipelines.progress import say
 from pipelines.task_config import ClassifierScorer, HttpScorer, ScorerConfig, WordScorer

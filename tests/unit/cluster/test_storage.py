@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import Conflict, InputError, ResourceError
-from cluster.storage import ABSENT, LocalStorage, Storage, exclusive, open_storage
+from cluster.lease import exclusive
+from cluster.storage import ABSENT, LocalStorage, Storage, open_storage
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
