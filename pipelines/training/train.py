@@ -27,7 +27,7 @@ from cluster.artifacts import (
 )
 from cluster.descent import made_as
 from cluster.errors import InputError, StageFailed
-from cluster.storage import LocalStorage, Storage, remove_folder
+from cluster.storage import LocalStorage, Storage, filesystem_to_write, remove_folder
 from cluster.waiting import wait_for_node
 from pipelines import progress
 from pipelines.config import CausalConfig, FunctionReward, GrpoConfig, InstructConfig, PreferenceConfig, TrainConfig
@@ -351,7 +351,7 @@ def _run_config(config: TrainConfig, storage: Storage, run: str) -> Any:
     from ray.train.v2.api.config import LoggingConfig
 
     folder, name = run.rsplit("/", 1)
-    filesystem, path = storage.filesystem(folder)
+    filesystem, path = filesystem_to_write(storage, folder)
     return RunConfig(
         name=name,
         storage_path=path,

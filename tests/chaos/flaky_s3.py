@@ -12,7 +12,7 @@ from typing import TypeVar
 
 from aiohttp import ClientSession, web
 
-HOP_BY_HOP = {"connection", "content-length", "transfer-encoding", "keep-alive"}
+HOP_BY_HOP = {"connection", "content-length", "transfer-encoding", "keep-alive", "expect"}
 
 
 Flaky = TypeVar("Flaky", bound="FlakyS3")
@@ -41,9 +41,10 @@ class FlakyS3:
 
     async def _passed_on(self, request: web.Request) -> web.Response:
         url, body = self.target + request.raw_path, await request.read()
+        asked = [(name, value) for name, value in request.headers.items() if name.lower() not in HOP_BY_HOP]
         async with (
             ClientSession(auto_decompress=False) as session,
-            session.request(request.method, url, headers=request.headers, data=body, allow_redirects=False) as answer,
+            session.request(request.method, url, headers=asked, data=body, allow_redirects=False) as answer,
         ):
             content = await answer.read()
             headers = [(name, value) for name, value in answer.headers.items() if name.lower() not in HOP_BY_HOP]

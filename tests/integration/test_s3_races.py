@@ -1,4 +1,5 @@
-"""Two processes write one version of a dataset on a real S3 server at once: one wins, the other is told, nothing is lost."""
+"""Two processes write one version of a dataset, or publish one revision, on a real S3 server at once: one wins, the other is told,
+nothing is lost."""
 
 from __future__ import annotations
 
@@ -11,23 +12,26 @@ from pathlib import Path
 
 import pytest
 
-from cluster.artifacts import Dataset, Record, find, load
+from cluster import registry
+from cluster.artifacts import Dataset, Record, Revision, find, load
 from cluster.storage import Storage, open_storage
 from pipelines.data.record import parts
 from tests.conftest import REPOSITORY
+from tests.integration.s3_publisher import NAME
 from tests.unit.pipelines.data import world
 
 pytestmark = pytest.mark.integration
 
 NUM_RACES = int(os.environ.get("SERINUS_RACES", "8"))
 """A hundred take a minute and more."""
+WHO = ("ann", "ben")
 
 
 class Writer:
     """A process of its own."""
 
-    def __init__(self, uri: str, folder: Path) -> None:
-        command = [sys.executable, "-m", "tests.integration.s3_writer", uri, str(folder)]
+    def __init__(self, module: str, *arguments: str) -> None:
+        command = [sys.executable, "-m", f"tests.integration.{module}", *arguments]
         self.process = subprocess.Popen(
             command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
         )
@@ -48,9 +52,20 @@ def writers(s3_uri: str, tmp_path: Path) -> Iterator[list[Writer]]:
     folder.mkdir()
     for i, text in enumerate([*world.TEXTS[:5], world.TEXTS[0]]):
         (folder / f"{i}.txt").write_text(text)
-    started = [Writer(s3_uri, folder) for _ in range(2)]
+    started = [Writer("s3_writer", s3_uri, str(folder)) for _ in range(2)]
     yield started
-    for writer in started:
+    _end(started)
+
+
+@pytest.fixture
+def publishers(s3_uri: str) -> Iterator[list[Writer]]:
+    started = [Writer("s3_publisher", s3_uri, who) for who in WHO]
+    yield started
+    _end(started)
+
+
+def _end(writers: list[Writer]) -> None:
+    for writer in writers:
         writer.process.kill()
         writer.process.wait()
 
@@ -68,6 +83,24 @@ def test_one_wins_the_other_is_told_and_nothing_is_lost(s3_uri: str, writers: li
         assert sorted(answers) == ["lost", "won"], f"race {number}: {answers}"
         digests.add(_whole(storage, key))
     assert len(digests) == 1  # the same documents, whoever won
+
+
+def test_of_two_publishers_one_wins(s3_uri: str, publishers: list[Writer]) -> None:
+    assert [publisher.says() for publisher in publishers] == ["ready", "ready"]
+    storage, winners = open_storage(s3_uri), list[str]()
+    for number in range(NUM_RACES):
+        key = f"{number:016x}"
+        for publisher in publishers if number % 2 else publishers[::-1]:
+            publisher.hears(key)
+        answers = [publisher.says() for publisher in publishers]
+        assert sorted(answers) == ["lost", "won"], f"race {number}: {answers}"
+        winners.append(WHO[answers.index("won")])
+        for wanted in ("candidate", f"{NAME}-{key}"):
+            published = registry.resolve(storage, NAME, wanted)
+            assert (published.key, published.weights) == (key, f"artifacts/quantized/{winners[-1]}/model")
+        assert load(storage, Revision, key) == published
+    assert len(registry.revisions(storage, NAME)) == NUM_RACES
+    assert [move.who for move in registry.alias_history(storage, NAME)] == winners
 
 
 def _whole(storage: Storage, key: str) -> str:
