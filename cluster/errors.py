@@ -5,6 +5,7 @@
     │   ├── ConfigError             a recipe or topology file
     │   ├── InputError              documents, a model folder, an artifact that is damaged
     │   ├── ResourceError           memory, disk, a port, CPUs or GPUs of a pool
+    │   │   └── ProcessDied         a worker's process ended by itself, or with its machine
     │   └── ClusterError            no cluster, a wrong token, a node that did not start
     ├── Conflict                    a compare-and-set lost the race: read again and decide again
     ├── GateFailed                  the model did not pass its gate: an answer, not a mistake (exit code 1)
@@ -51,6 +52,10 @@ class InputError(UserError):
 
 class ResourceError(UserError):
     """The machine or the pool lacks memory, disk, a port, CPUs or GPUs."""
+
+
+class ProcessDied(ResourceError):
+    """A worker's process ended: memory ran out, or its machine is gone (cluster/node_loss.py tells)."""
 
 
 class ClusterError(UserError):

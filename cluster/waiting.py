@@ -7,11 +7,12 @@ from typing import Any
 
 from cluster.errors import ResourceError
 from cluster.progress import say
-from cluster.session import is_autoscaled, lacks_node, on_pool
+from cluster.session import is_autoscaled, lacks_node, num_nodes, on_pool
 
 NODE_TIMEOUT_S = 1800.0
 """A cloud's GPU machine with its environment comes within minutes; one that is sold out never does."""
 SAY_EVERY_S = 60.0
+POLL_S = 0.5
 
 
 def wait_for_node(
@@ -32,6 +33,25 @@ def wait_for_node(
     asked = [task.remote() for _ in range(num_tasks)]
     if lacks_node(pool):
         _wait(stage, pool, asked, timeout_s)
+
+
+def wait_for_machine(stage: str, pool: str, *, num_gpus: int = 0, timeout_s: float = NODE_TIMEOUT_S) -> None:
+    """As `wait_for_node`, and where no autoscaler brings any, until a machine of the pool has joined.
+
+    Raises:
+        ResourceError: none came within `timeout_s`.
+    """
+    wait_for_node(stage, pool, num_gpus=num_gpus, timeout_s=timeout_s)
+    began, next_word = time.monotonic(), 0.0
+    while not num_nodes(on_pool(pool)):
+        waited_s = time.monotonic() - began
+        if waited_s >= timeout_s:
+            found = f"has no machine, and none came within {waited_s:.0f} s"
+            raise ResourceError(f"pool `{pool}`", found, "let one join the cluster (`ray start`), then run it again")
+        if waited_s >= next_word:
+            next_word += SAY_EVERY_S
+            say(stage, f"pool `{pool}` has no machine: waiting for one to join, for {waited_s:.0f} s")
+        time.sleep(POLL_S)
 
 
 def _wait(stage: str, pool: str, asked: list[Any], timeout_s: float) -> None:

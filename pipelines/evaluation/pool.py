@@ -7,7 +7,8 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster.artifacts import Speed
-from cluster.errors import InputError, ResourceError, StageFailed
+from cluster.errors import InputError, ProcessDied, ResourceError, StageFailed
+from cluster.node_loss import outliving_its_node
 from cluster.session import KEEP_MEMORY, on_pool
 from pipelines.config import EvaluateConfig
 from pipelines.evaluation.engine import Dtype, EngineKind, EngineSettings, Scorer
@@ -27,10 +28,39 @@ POLL_S = 2.0
 
 def answers(config: EvaluateConfig, engine: EngineSettings, items: Sequence[Item]) -> tuple[list[Row], Speed | None]:
     """All items through one engine, in an actor that is killed at the end: that frees its memory. Then, where it is asked for,
-    how fast vLLM is."""
+    how fast vLLM is. If its machine is lost, an engine on another one goes on with the items that are left."""
+    rows: list[Row] = []
+    with bar("evaluate", len(items), "items") as shown:
+        return outliving_its_node(
+            "evaluate", config.pool, lambda: _answered(config, engine, items, rows, shown), num_gpus=config.num_gpus
+        )
+
+
+def _answered(
+    config: EvaluateConfig, engine: EngineSettings, items: Sequence[Item], rows: list[Row], shown: Bar
+) -> tuple[list[Row], Speed | None]:
+    """Adds to `rows`, of which one stands for each item that is answered."""
     import ray
 
-    actor = (
+    actor = _engine_actor(config, engine)
+    try:
+        wait(actor.start.remote(engine), shown, len(rows), "starting the engine")
+        size = FIRST_BATCH
+        while batch := items[len(rows) : len(rows) + size]:
+            began = time.monotonic()
+            rows += wait(actor.answer.remote(batch), shown, len(rows), batch[0].task)
+            size = next_size(len(batch), time.monotonic() - began)
+            shown.update(len(rows), batch[0].task)
+        speed = _speed(actor, shown, len(rows)) if config.speed and engine.kind == "vllm" else None
+    finally:
+        ray.kill(actor)
+    return rows, speed
+
+
+def _engine_actor(config: EvaluateConfig, engine: EngineSettings) -> Any:
+    import ray
+
+    return (
         ray.remote(Reference if engine.kind == "transformers" else Scorer)
         .options(
             num_cpus=0.5,  # bookkeeping: the engine uses the node's cores, and nothing else runs in this stage
@@ -40,22 +70,6 @@ def answers(config: EvaluateConfig, engine: EngineSettings, items: Sequence[Item
         )
         .remote()
     )
-    rows: list[Row] = []
-    speed: Speed | None = None
-    try:
-        with bar("evaluate", len(items), "items") as shown:
-            wait(actor.start.remote(engine), shown, 0, "starting the engine")
-            at, size = 0, FIRST_BATCH
-            while batch := items[at : at + size]:
-                began = time.monotonic()
-                rows += wait(actor.answer.remote(batch), shown, at, batch[0].task)
-                at, size = at + len(batch), next_size(len(batch), time.monotonic() - began)
-                shown.update(at, batch[0].task)
-            if config.speed and engine.kind == "vllm":
-                speed = _speed(actor, shown, at)
-    finally:
-        ray.kill(actor)
-    return rows, speed
 
 
 def _speed(actor: Any, shown: Bar, completed: int) -> Speed | None:
@@ -99,7 +113,7 @@ def engine_settings(
 def wait(reference: Any, shown: Bar, completed: int, figures: str) -> Any:
     """The result, with a sign of life meanwhile. Errors meant for people come through as they were raised."""
     import ray
-    from ray.exceptions import OutOfMemoryError, RayActorError, RayTaskError
+    from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
     try:
         while not ray.wait([reference], timeout=POLL_S)[0]:
@@ -109,8 +123,8 @@ def wait(reference: Any, shown: Bar, completed: int, figures: str) -> Any:
         if isinstance(error.cause, InputError | ResourceError):
             raise error.cause from None
         raise StageFailed(f"evaluate: the engine broke off: {error.cause!r}") from error
-    except (OutOfMemoryError, RayActorError) as error:
-        raise ResourceError(
+    except (OutOfMemoryError, RayActorError, ObjectLostError) as error:
+        raise (ResourceError if isinstance(error, OutOfMemoryError) else ProcessDied)(
             "evaluate",
             f"the engine's process died ({str(error).splitlines()[0]})",
             "most often memory ran out: stop other work on that machine or lower evaluate.kv_cache_gib",

@@ -15,9 +15,10 @@ from typing import Any
 from cluster import artifacts
 from cluster.arithmetic import settled
 from cluster.artifacts import Dataset, FileEntry, QuantizedModel, Weights
-from cluster.errors import InputError, ResourceError, StageFailed, UserError
+from cluster.errors import InputError, ProcessDied, ResourceError, StageFailed, UserError
 from cluster.imports import large_imports
 from cluster.node_cache import local_copy
+from cluster.node_loss import outliving_its_node
 from cluster.session import check_gpus, on_pool
 from cluster.storage import Storage, open_storage, sha256_of, staged_folder
 from cluster.waiting import wait_for_node
@@ -84,7 +85,12 @@ def quantize(config: QuantizeConfig, model: Weights, dataset: Dataset, storage: 
     say("quantize", f"{model.kind} {model.key} to {config.label}, {calibrated}")
     if (trained := trained_for(model)) and (reason := trained.departure(config)):
         say("quantize", f"warning: {reason}")
-    made = _run(config, model, planned, storage, texts)
+    made = outliving_its_node(
+        "quantize",
+        config.pool,
+        lambda: _run(config, model, planned, storage, texts),
+        num_gpus=config.num_gpus,
+    )
     quantized = planned.replace(
         files=made.files,
         num_parameters=model.num_parameters,
@@ -177,7 +183,7 @@ def _check_model(folder: Path) -> None:
 def _run(config: QuantizeConfig, model: Weights, planned: QuantizedModel, storage: Storage, texts: Texts) -> Made:
     """The work as a Ray task; its process ends with it, which frees its memory."""
     import ray
-    from ray.exceptions import OutOfMemoryError, RayTaskError, RuntimeEnvSetupError, WorkerCrashedError
+    from ray.exceptions import NodeDiedError, OutOfMemoryError, RayTaskError, RuntimeEnvSetupError, WorkerCrashedError
 
     once = ray.remote(max_calls=1, max_retries=0)(quantize_here)
     task = once.options(
@@ -207,8 +213,8 @@ def _run(config: QuantizeConfig, model: Weights, planned: QuantizedModel, storag
             f"its environment cannot be made ({str(error).splitlines()[0]})",
             "run `make setup` while there is a network, then it works offline",
         ) from None
-    except (OutOfMemoryError, WorkerCrashedError) as error:
-        raise ResourceError(
+    except (OutOfMemoryError, WorkerCrashedError, NodeDiedError) as error:
+        raise (ResourceError if isinstance(error, OutOfMemoryError) else ProcessDied)(
             "quantize",
             f"the task's process died ({str(error).splitlines()[0]})",
             "most often memory ran out: stop other work on that machine or quantize on a larger pool",

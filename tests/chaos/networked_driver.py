@@ -133,6 +133,19 @@ def actors() -> dict[str, list[str]]:
     return kinds
 
 
+def placed() -> dict[str, list[str]]:
+    """Name of a task or class of an actor -> pools where it ran, of all jobs."""
+    from ray.util.state import list_actors, list_tasks
+
+    found = pools()
+    listed = [(task.name, task.node_id) for task in list_tasks(filters=[("type", "=", "NORMAL_TASK")], limit=10_000)]
+    listed += [(actor.class_name, actor.node_id) for actor in list_actors(limit=10_000, detail=True)]
+    where: dict[str, set[str]] = {}
+    for name, node in listed:
+        where.setdefault(name, set()).add(found.get(node, "gone"))
+    return {name: sorted(names) for name, names in where.items()}
+
+
 PROGRAMS: dict[str, Any] = {
     "serve": serve,
     "watch": watch,
@@ -140,6 +153,7 @@ PROGRAMS: dict[str, Any] = {
     "metrics": metrics,
     "clean": clean,
     "train": train,
+    "placed": placed,
 }
 
 

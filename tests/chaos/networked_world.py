@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -17,12 +18,13 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+import pytest
 import yaml
 
 from cluster.processes import writing_in
 from cluster.ray_start import TOO_SLOW
 from cluster.session import ensure_token, node_environment
-from tests.chaos.network import Network
+from tests.chaos.network import Network, is_possible
 from tests.chaos.redis import IS_INSTALLED, Redis
 from tests.integration.local_cluster import REPOSITORY
 
@@ -33,6 +35,14 @@ NUM_CPUS = 4
 STORE_BYTES = 256 << 20
 PORT = 8000
 PATIENCE_S = 300.0
+MACHINES = [
+    pytest.mark.chaos,
+    pytest.mark.timeout(1_800),  # the first one has five nodes started for it
+    pytest.mark.skipif(
+        not os.environ.get("SERINUS_MACHINES"), reason="five nodes, twenty minutes: set SERINUS_MACHINES=1"
+    ),
+    pytest.mark.skipif(not is_possible(), reason="needs to be root and `ip`, to make network namespaces"),
+]
 DISK_MIB = 256
 """Of the data machine, in memory: Ray's logs and sockets there, and what is to fill it."""
 
@@ -141,6 +151,10 @@ class NetworkedCluster:
     def processes(self, name: str) -> list[psutil.Process]:
         return writing_in(self.folder / name)
 
+    def runs(self, name: str, title: str) -> bool:
+        """Whether such a task or actor is at work there."""
+        return any(found.startswith(f"ray::{title}") for found in self._titles(name))
+
     def works(self, name: str) -> bool:
         """Whether a task or an actor is at work there."""
         return any(title.startswith("ray::") and not title.endswith(RESTING) for title in self._titles(name))
@@ -165,9 +179,12 @@ class NetworkedCluster:
     def begin(self, *words: str) -> subprocess.Popen[str]:
         """A program of networked_driver.py on the head."""
         command = [sys.executable, "-m", "tests.chaos.networked_driver", *words]
-        joins = {"RAY_ADDRESS": self.address}
         errors = open(self.folder / f"{words[0]}.log", "ab")  # noqa: SIM115  # the child's
-        return self._run("head", command, env=joins, stdout=subprocess.PIPE, stderr=errors)
+        return self.on_head(command, stdout=subprocess.PIPE, stderr=errors)
+
+    def on_head(self, command: list[str], **options: Any) -> subprocess.Popen[str]:
+        """A driver of this cluster."""
+        return self._run("head", command, env={"RAY_ADDRESS": self.address}, **options)
 
     def ask(self, *words: str) -> Any:
         """What such a program says at its end."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import random
 import subprocess
 import threading
@@ -26,8 +25,7 @@ from cluster.storage import LocalStorage
 from services.rollout import controller
 from services.rollout.status import RolloutStatus
 from tests.chaos import redis
-from tests.chaos.network import is_possible
-from tests.chaos.networked_world import NetworkedCluster, Watch, told
+from tests.chaos.networked_world import MACHINES, NetworkedCluster, Watch, told
 from tests.chaos.prometheus import IS_INSTALLED, Prometheus
 from tests.chaos.serving_world import NAME, NUM_GATEWAYS
 from tests.chaos.test_train_kill import registered, wait_for
@@ -35,14 +33,7 @@ from tests.integration.clients import Clients
 from tests.integration.gateway_world import eventually
 from tests.integration.training_case import GOLDEN
 
-pytestmark = [
-    pytest.mark.chaos,
-    pytest.mark.timeout(1_800),  # the first one has five nodes started for it
-    pytest.mark.skipif(
-        not os.environ.get("SERINUS_MACHINES"), reason="five nodes, twenty minutes: set SERINUS_MACHINES=1"
-    ),
-    pytest.mark.skipif(not is_possible(), reason="needs to be root and `ip`, to make network namespaces"),
-]
+pytestmark = MACHINES
 CUT_S = 30.0
 HEADLESS_S, FULL_S = 10.0, 30.0
 SLOW_S = 2.0
@@ -51,16 +42,6 @@ AZURE = Path(__file__).resolve().parents[3] / "shared" / "data" / "trace_azure" 
 """Arrivals at a service for code completion, 2023 (Patel et al. 2024, Splitwise): bursts and lulls."""
 NUM_MODELS = 4
 NUM_FILES, FILE_CHARACTERS = 24, 1_500_000
-
-
-@pytest.fixture(scope="module")
-def cluster() -> Iterator[NetworkedCluster]:
-    cluster = NetworkedCluster()
-    try:
-        cluster.up()
-        yield cluster
-    finally:
-        cluster.close()
 
 
 @pytest.fixture(scope="module")

@@ -76,13 +76,14 @@ def write_topics(folder: Path, num_topics: int = 20) -> Path:
 
 @dataclass
 class Lifecycle:
-    """A recipe in a folder of its own, a cluster of `serinus up` in a SERINUS_HOME of its own."""
+    """A recipe in a folder of its own, run on a cluster of `serinus up` in a SERINUS_HOME of its own."""
 
     folder: Path
     storage: str
     sources: str
     model: Path
     environment: Mapping[str, str] = field(default_factory=dict)
+    serve: Mapping[str, Any] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
 
     def __post_init__(self) -> None:
@@ -91,7 +92,7 @@ class Lifecycle:
         (self.folder / "general.jsonl").write_text(general.read_text())
         told = {**RECIPE, "storage": self.storage, "model": {"source": str(self.model)}}
         told["data"] = {**RECIPE["data"], "sources": [{"path": self.sources}]}
-        told["serve"] = {**RECIPE["serve"], "port": self.port}
+        told["serve"] = {**RECIPE["serve"], **self.serve, "port": self.port}
         self.recipe.write_text(yaml.safe_dump(told, sort_keys=False))
 
     @property
@@ -102,20 +103,24 @@ class Lifecycle:
     def url(self) -> str:
         return f"http://127.0.0.1:{self.port}/v1"
 
-    def serinus(self, *arguments: str, accept: tuple[int, ...] = (0,), timeout: float = 600) -> str:
-        """What the command prints; fails the test where it ends otherwise than accepted."""
+    def serinus(self, *arguments: str, timeout: float = 600) -> str:
+        """What the command prints; fails the test where it fails."""
+        return self.end(self.begin(*arguments), timeout)
+
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
         environment = {**os.environ, "SERINUS_HOME": str(self.folder / "home"), **self.environment}
-        done = subprocess.run(
-            [sys.executable, "-m", "serinus", *arguments],
-            cwd=REPOSITORY,
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            timeout=timeout,
+        command = [sys.executable, "-m", "serinus", *arguments]
+        return subprocess.Popen(
+            command, cwd=REPOSITORY, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
         )
-        assert done.returncode in accept, f"serinus {' '.join(arguments)}: {done.returncode}\n{done.stdout}"
-        return done.stdout
+
+    def end(self, command: subprocess.Popen[str], timeout: float = 600) -> str:
+        try:
+            said, _ = command.communicate(timeout=timeout)
+        finally:
+            command.kill()
+        assert command.returncode == 0, f"{command.args}: {command.returncode}\n{said}"
+        return said
 
     @contextmanager
     def up(self) -> Iterator[None]:

@@ -1,0 +1,142 @@
+"""The whole lifecycle on five machines: each stage on its pool, and machines that die while they evaluate and quantize.
+
+SERINUS_MACHINES=1 pytest tests/chaos/test_networked_lifecycle.py -s     # as root; prints the times of docs/architecture.md
+"""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pytest
+
+from cluster import registry
+from cluster.artifacts import EvalReport, Manifest, QuantizedModel, find
+from cluster.storage import Storage, open_storage
+from tests.chaos.networked_world import MACHINES, PORT, NetworkedCluster
+from tests.chaos.test_train_kill import wait_for
+from tests.e2e.small_lifecycle import NAME, Lifecycle, write_topics
+
+pytestmark = MACHINES
+
+SERVE = {"host": "0.0.0.0", "entry": "direct"}
+
+
+@dataclass
+class Networked(Lifecycle):
+    """Its commands are typed on the head."""
+
+    cluster: NetworkedCluster = field(kw_only=True)
+
+    def begin(self, *arguments: str) -> subprocess.Popen[str]:
+        command = [sys.executable, "-m", "serinus", *arguments]
+        return self.cluster.on_head(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+    @property
+    def url(self) -> str:
+        return self.cluster.url("serve")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("lifecycle")
+
+
+@pytest.fixture(scope="module")
+def sources(folder: Path) -> str:
+    return str(write_topics(folder / "topics"))
+
+
+def of(name: str, folder: Path, sources: str, model: Path, cluster: NetworkedCluster) -> Networked:
+    where = folder / name
+    return Networked(where, str(where / "store"), sources, model, serve=SERVE, port=PORT, cluster=cluster)
+
+
+@pytest.fixture(scope="module")
+def calm(folder: Path, sources: str, tiny_model: Path, cluster: NetworkedCluster) -> Networked:
+    """Made undisturbed."""
+    lifecycle = of("calm", folder, sources, tiny_model, cluster)
+    lifecycle.serinus("run", str(lifecycle.recipe))
+    return lifecycle
+
+
+@pytest.fixture(scope="module")
+def disturbed(folder: Path, sources: str, tiny_model: Path, cluster: NetworkedCluster) -> Networked:
+    return of("disturbed", folder, sources, tiny_model, cluster)
+
+
+def test_a_serve_machine_dies_while_it_evaluates(cluster: NetworkedCluster, disturbed: Networked) -> None:
+    disturbed.serinus("run", str(disturbed.recipe), "--until", "train")
+    command = disturbed.begin("run", str(disturbed.recipe), "--until", "evaluate")
+    name = killed_at_work(cluster, ("serve", "serve2"), "Scorer")
+    at = time.monotonic()
+    cluster.start(name)
+    said = disturbed.end(command)
+    print(f"{name} killed while it evaluates: {time.monotonic() - at:.0f} s to the end of both evaluations")
+    assert "of pool `serve` is gone: going on elsewhere" in said
+
+
+def test_the_train_machine_dies_while_it_quantizes(cluster: NetworkedCluster, disturbed: Networked) -> None:
+    command = disturbed.begin("run", str(disturbed.recipe))
+    killed_at_work(cluster, ("train",), "quantize_here")
+    at = time.monotonic()
+    started_s = cluster.start("train")
+    said = disturbed.end(command)
+    print(f"the train machine killed while it quantizes: {time.monotonic() - at:.0f} s to the candidate, {started_s:.1f} s of it "
+          "a new machine's start")  # fmt: skip
+    assert "of pool `train` is gone: going on elsewhere" in said
+    assert "pool `train` has no machine: waiting for one to join" in said
+
+
+def test_what_they_made_is_what_is_made_undisturbed(calm: Networked, disturbed: Networked) -> None:
+    quiet, loud = (made(open_storage(lifecycle.storage)) for lifecycle in (calm, disturbed))
+    assert quiet.weights == loud.weights
+    assert quiet.scores.keys() == loud.scores.keys()
+    for task, score in quiet.scores.items():
+        assert loud.scores[task] == pytest.approx(score, rel=1e-3)  # batches are cut by time
+
+
+def test_each_stage_runs_on_its_pool_and_the_canary_is_promoted(cluster: NetworkedCluster, calm: Networked) -> None:
+    candidate = registry.aliases(open_storage(calm.storage), NAME)["candidate"]
+    answers = calm.promoted()
+    where = cluster.ask("placed")
+    ours = {name: pools for name, pools in where.items() if "serve" in name.lower() or name in STAGES}
+    print(len(answers), "answers;", ours)
+    assert registry.aliases(open_storage(calm.storage), NAME)["stable"] == candidate
+    assert [answer for answer in answers if answer["status"] != 200] == []
+    for name, pool in STAGES.items():
+        assert set(where[name]) - {"gone"} == {pool}, name
+
+
+STAGES = {"RayTrainWorker": "train", "Scorer": "serve", "quantize_here": "train"}
+
+
+def killed_at_work(cluster: NetworkedCluster, names: tuple[str, ...], title: str) -> str:
+    """Kills the machine where it is at work; returns its name."""
+    at_work: list[str] = []
+    wait_for(lambda: bool(at_work.extend(n for n in names if cluster.runs(n, title)) or at_work), f"{title} at work")
+    cluster.kill(at_work[0])
+    return at_work[0]
+
+
+@dataclass
+class Made:
+    weights: list[str]
+    scores: dict[str, float]
+
+
+def made(storage: Storage) -> Made:
+    """What the candidate rests on."""
+    told = Made([], {})
+    waiting: list[Manifest] = [registry.resolve(storage, NAME, "candidate")]
+    while waiting:
+        manifest = waiting.pop()
+        waiting += [found for digest in manifest.inputs.values() if (found := find(storage, digest))]
+        if isinstance(manifest, QuantizedModel):
+            told.weights = sorted(file.sha256 for file in manifest.files)
+        if isinstance(manifest, EvalReport):
+            told.scores |= {f"{manifest.model[:8]} {s.task} {s.metric}": s.value for s in manifest.scores}
+    return told

@@ -1,0 +1,95 @@
+"""Which deaths of a process are its machine's, and how often another one takes over."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from cluster import node_loss
+from cluster.errors import ProcessDied
+from cluster.node_loss import MOST_LOSSES, outliving_its_node
+
+DIED = ProcessDied("evaluate", "the engine's process died", "most often memory ran out")
+
+
+class Pool:
+    """Machines that die and join as the test says."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.machines = {"a": "10.0.0.1", "b": "10.0.0.2"}
+        self.waited = 0
+        monkeypatch.setattr(node_loss, "living", lambda pool: dict(self.machines))
+        monkeypatch.setattr(node_loss, "wait_for_machine", self._wait)
+        monkeypatch.setattr(node_loss, "NOTICED_WITHIN_S", 0.2)
+        monkeypatch.setattr(node_loss, "POLL_S", 0.01)
+
+    def _wait(self, stage: str, pool: str, *, num_gpus: int) -> None:
+        assert (stage, pool, num_gpus) == ("evaluate", "serve", 1)
+        self.waited += 1
+
+
+@pytest.fixture
+def pool(monkeypatch: pytest.MonkeyPatch) -> Pool:
+    return Pool(monkeypatch)
+
+
+def run(work: Callable[[], str]) -> str:
+    return outliving_its_node("evaluate", "serve", work, num_gpus=1)
+
+
+def test_what_ends_well_is_called_once(pool: Pool) -> None:
+    assert run(lambda: "done") == "done"
+    assert pool.waited == 0
+
+
+def test_another_machine_takes_over_what_was_lost_with_one(pool: Pool, capsys: pytest.CaptureFixture[str]) -> None:
+    calls: list[int] = []
+
+    def work() -> str:
+        calls.append(len(calls))
+        if len(calls) == 1:
+            del pool.machines["a"]
+            raise DIED
+        return "done"
+
+    assert run(work) == "done"
+    assert len(calls) == 2
+    assert pool.waited == 1
+    assert "machine 10.0.0.1 of pool `serve` is gone" in capsys.readouterr().err
+
+
+def test_a_process_that_died_by_itself_is_not_begun_again(pool: Pool) -> None:
+    calls: list[int] = []
+
+    def work() -> str:
+        calls.append(0)
+        pool.machines["c"] = "10.0.0.3"  # one that joins is none that was lost
+        raise DIED
+
+    with pytest.raises(ProcessDied, match="the engine's process died"):
+        run(work)
+    assert len(calls) == 1
+
+
+def test_work_that_takes_machine_after_machine_with_it_ends(pool: Pool) -> None:
+    calls: list[int] = []
+
+    def work() -> str:
+        calls.append(0)
+        pool.machines.clear()
+        pool.machines[str(len(calls))] = "10.0.0.9"
+        raise DIED
+
+    with pytest.raises(ProcessDied):
+        run(work)
+    assert len(calls) == MOST_LOSSES + 1
+
+
+def test_other_errors_pass(pool: Pool) -> None:
+    def work() -> str:
+        pool.machines.clear()
+        raise ValueError("a defect")
+
+    with pytest.raises(ValueError, match="a defect"):
+        run(work)
