@@ -5,25 +5,24 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any, Protocol
 
-from cluster.artifacts import FileEntry, Incident, LossPoint, file_entries
+from cluster.artifacts import Incident, LossPoint
 from cluster.errors import UserError
 from cluster.node_cache import local_copy
-from cluster.storage import Storage, open_storage, staged_folder
+from cluster.storage import Storage, open_storage
 from pipelines.config import CausalConfig, GrpoConfig, InstructConfig, PreferenceConfig, TrainConfig
 from pipelines.training import checkpoint
 from pipelines.training.batches import Batches, Conversations, Pairs, Replay
 from pipelines.training.checkpoint import Record
 from pipelines.training.engine import build_engine
 from pipelines.training.examples import fill, load_examples
+from pipelines.training.export import export
 from pipelines.training.figures import figures_of, gradient_norm
 from pipelines.training.grpo import Answers, answers_of
 from pipelines.training.guard import WINDOW, Kept, data_step, suspects, trouble, way_back
 from pipelines.training.held import hold_old
 from pipelines.training.heldout import heldout_pairs, measured
-from pipelines.training.lora import merged, save_adapter
 from pipelines.training.losses import Loss, loss_of
 from pipelines.training.packing import Share
 from pipelines.training.parallel import replica
@@ -271,46 +270,3 @@ def starts(storage: Storage, run: str) -> list[int]:
     """Steps at which workers started; all but the first are resumptions."""
     blob = storage.read(f"{run}/starts.json")
     return [] if blob is None else [int(step) for step in json.loads(blob.content)]
-
-
-def export(engine: Any, config: TrainConfig, storage: Storage, plan: Plan) -> tuple[FileEntry, ...]:
-    """Write the whole model as safetensors with configuration and tokenizer, in `train.precision` (bfloat16 for `auto`); an
-    adapter also by itself.
-
-    Returns the files on rank 0, nothing elsewhere.
-    """
-    import torch.distributed as dist
-
-    whole = checkpoint.weights(engine)
-    files: tuple[FileEntry, ...] = ()
-    if engine.global_rank == 0 and config.lora:
-        with staged_folder(storage, plan.adapter) as folder:
-            save_adapter(engine.adapter, whole, folder)
-            files = file_entries(folder, "adapter")
-        whole = merged(whole, config.lora.scaling)
-    if engine.global_rank == 0:
-        with staged_folder(storage, plan.export) as folder:
-            narrow = config.precision == "auto"
-            files += save_model(engine.module, whole, local_copy(storage, plan.base), folder, narrow)
-    dist.barrier()
-    return files
-
-
-def save_model(
-    model: Any, whole: dict[str, Any], base: Path, folder: Path, narrow: bool = False
-) -> tuple[FileEntry, ...]:
-    """Fill `folder` with the weights `whole` of `model`, rounded to bfloat16 if `narrow`, and the tokenizer of `base`."""
-    import torch
-    from transformers import AutoConfig, AutoTokenizer
-
-    model.config.use_cache = True
-    if narrow:
-        rounded = {weight.data_ptr(): weight.to(torch.bfloat16) for weight in whole.values()}
-        whole = {name: rounded[weight.data_ptr()] for name, weight in whole.items()}  # tied weights stay one
-    model.save_pretrained(folder, state_dict=whole)
-    if narrow:
-        config = AutoConfig.from_pretrained(folder, local_files_only=True)
-        config.dtype = torch.bfloat16
-        config.save_pretrained(folder)
-    AutoTokenizer.from_pretrained(base, local_files_only=True).save_pretrained(folder)
-    return file_entries(folder, "model")

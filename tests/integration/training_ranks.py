@@ -198,6 +198,7 @@ def _train_case(model: Path, case: dict[str, Any]) -> Points:
     from pipelines.training.checkpoint import Record
     from pipelines.training.consolidation import consolidate
     from pipelines.training.engine import build_engine
+    from pipelines.training.export import save_model
     from pipelines.training.importance import Earlier
     from pipelines.training.parallel import replica
 
@@ -227,7 +228,7 @@ def _train_case(model: Path, case: dict[str, Any]) -> Points:
         whole = checkpoint.weights(engine)
         if engine.global_rank == 0:
             Path(case["export"]).mkdir()
-            loop.save_model(engine.module, whole, model, Path(case["export"]))
+            save_model(engine.module, whole, model, Path(case["export"]))
     ids = {} if done.incidents else gathered(taken, share.share, begun.step)
     norm = engine.get_global_grad_norm()
     engine.destroy()

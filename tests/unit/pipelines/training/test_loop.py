@@ -12,8 +12,9 @@ import pytest
 from pipelines.config import TrainConfig
 from pipelines.training import loop
 from pipelines.training.checkpoint import Record
+from pipelines.training.export import save_model
 from pipelines.training.guard import Kept
-from pipelines.training.loop import Diverged, Step, save_model, train_steps
+from pipelines.training.loop import Diverged, Step, train_steps
 
 
 class Run:
