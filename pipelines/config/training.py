@@ -147,6 +147,10 @@ class TrainConfig(StrictModel):
     """The newest. Three at least stay while max_skipped_steps is above 0."""
     max_failures: int = Field(3, ge=0)
     """Worker failures survived by resuming from the last checkpoint."""
+    hang_timeout_s: float | None = Field(600, ge=10)
+    """A worker that the others wait for is ended, which counts as a failure, once none of them got any further for so long: began
+    no collective operation and no pass through the model. Let it be well above the slowest micro-batch; what one worker does alone
+    (reading the model, writing checkpoints, exporting) may take three times as long. null: nobody watches."""
     spike_deviations: float | None = Field(10, gt=0)
     """A loss so many standard deviations above the median of the last 32 is a spike. A spike, or a loss that is no number,
     takes the run back to its last good checkpoint and leaves that step's data out. null lets spikes pass."""

@@ -15,15 +15,20 @@ KINDS: dict[str, type[UserError]] = {
 }
 
 
-def explained(error: Exception, storage: Storage, run: str) -> UserError | StageFailed:
+def explained(error: Exception, storage: Storage, run: str, hung: str = "") -> UserError | StageFailed:
     """What to raise instead of Ray Train's error: one of ours that a rank raised, or what its text tells.
 
     Args:
         error: of Ray Train; its `worker_failures` are the ranks' exceptions.
+        hung: of the group that failed last, who hung and was ended for it (watch.py).
     """
     failures = getattr(error, "worker_failures", {}).values()
     if ours := next((failure for failure in failures if isinstance(failure, UserError)), None):
         return ours
+    if hung:
+        return StageFailed(
+            f"train: {hung}; there were more failures than train.max_failures allows; checkpoints are kept in {storage.uri}/{run}"
+        )
     told = dict.fromkeys(f"{type(failure).__name__}: {failure}" for failure in failures)
     text = " | ".join(told) or str(error)
     if "OutOfMemory" in text or "out of memory" in text:

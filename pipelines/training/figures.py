@@ -12,6 +12,7 @@ from typing import Any
 from cluster.artifacts import LossPoint
 from pipelines import measures, progress
 from pipelines.training.trackers import Guarded, Values
+from pipelines.training.watch import Places
 
 POLL_S = 0.5
 STARTING = "starting the workers"
@@ -19,10 +20,12 @@ Steps = Sequence[tuple[int, Values]]
 """Steps done, each with its figures."""
 
 
-class Figures:
-    """Where rank 0 leaves its figures for the driver (a Ray actor); reports to Ray Train would make every rank wait."""
+class Figures(Places):
+    """Where rank 0 leaves its figures for the driver, and all ranks where they are (a Ray actor); reports to Ray Train would make
+    every rank wait."""
 
     def __init__(self) -> None:
+        super().__init__()
         self._new: list[tuple[int, Values]] = []
         self._doing = STARTING
         self._resumed: Values = {}

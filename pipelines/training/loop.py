@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 from cluster.artifacts import Incident, LossPoint
@@ -21,6 +22,8 @@ from pipelines.training.export import export
 from pipelines.training.figures import figures_of, gradient_norm
 from pipelines.training.grpo import Answers, answers_of
 from pipelines.training.guard import WINDOW, Kept, data_step, suspects, trouble, way_back
+from pipelines.training.hang import TRAINING
+from pipelines.training.heartbeat import Heartbeat, heartbeat
 from pipelines.training.held import hold_old
 from pipelines.training.heldout import heldout_pairs, measured
 from pipelines.training.losses import Loss, loss_of
@@ -45,39 +48,62 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
     """Train to the last step and export; the return value of rank 0 goes into the manifest.
 
     Args:
-        given: `plan`, a Plan as a dictionary; `figures`, an actor with `update(step, values)`, `tell(doing)` and
-            `resumed(times)`.
+        given: `plan`, a Plan as a dictionary; `figures`, an actor with `update(step, values)`, `tell(doing)`,
+            `resumed(times)`, `heard(rank, beat)` and `ended(rank)`.
     """
-    what = Plan(**given["plan"])
-    config, storage = TrainConfig.model_validate(what.config), open_storage(what.storage)
-    engine = build_engine(config, local_copy(storage, what.base))
-    if config.method.kind == "dpo" and engine.global_rank == 0:
-        given["figures"].tell.remote("scoring all answers by the model that training begins with")
-    if config.method.kind == "grpo" and engine.global_rank == 0:
-        given["figures"].tell.remote("starting the engines that answer")
+    import ray.train
+
+    what, figures = Plan(**given["plan"]), given["figures"]
+    config = TrainConfig.model_validate(what.config)
+    with heartbeat(figures, ray.train.get_context().get_world_rank(), config.hang_timeout_s) as own:
+        try:
+            return _work(config, what, figures, own)
+        except Diverged as why:
+            return {"diverged": str(why)}  # not raised: workers that start again would come to the same
+        except _Refused as why:
+            return {"refused": why.__cause__}
+
+
+class _Refused(Exception):
+    """Because of an error of ours that all ranks have found. Raised in their place it would be a failure, and workers that start
+    again would find the same."""
+
+
+@contextmanager
+def _found_by_all() -> Iterator[None]:
     try:
+        yield
+    except UserError as why:
+        raise _Refused from why
+
+
+def _work(config: TrainConfig, what: Plan, figures: Any, own: Heartbeat) -> dict[str, Any]:
+    storage = open_storage(what.storage)
+    engine = build_engine(config, local_copy(storage, what.base))
+    own.count_forwards(engine.module)
+    own.at("preparing")
+    if config.method.kind == "dpo" and engine.global_rank == 0:
+        figures.tell.remote("scoring all answers by the model that training begins with")
+    if config.method.kind == "grpo" and engine.global_rank == 0:
+        figures.tell.remote("starting the engines that answer")
+    with _found_by_all():
         batches = _batches(engine, config, storage, what)
         teacher = load_teacher(config, local_copy(storage, what.teacher), engine) if what.teacher else None
-    except UserError as why:
-        return {"refused": why}  # not raised: workers that start again would find the same
     old = hold_old(engine, config, storage, what)
     pairs = heldout_pairs(engine, config, storage, what)
-    try:
+    own.at("reading a checkpoint")
+    with _found_by_all():
         record = checkpoint.restore(engine)
-    except UserError as why:
-        return {"refused": why}  # not raised: workers that start again would find the same
     if engine.global_rank == 0 and (times := note_start(storage, what.run, record.step)) > 1:
-        given["figures"].resumed.remote(times - 1)
-    try:
-        record, tokens_per_s = _train(engine, config, batches, record, given["figures"], teacher=teacher)
-    except Diverged as why:
-        return {"diverged": str(why)}  # not raised: workers that start again would come to the same
-    except UserError as why:
-        return {"refused": why}
+        figures.resumed.remote(times - 1)
+    with _found_by_all():
+        record, tokens_per_s = _train(engine, config, batches, record, figures, own=own, teacher=teacher)
+    own.at("finishing", record.step)
     retention = old.retention(engine)
     if pairs and engine.global_rank == 0:
-        given["figures"].tell.remote(f"scoring {pairs.num} held-out pairs")
+        figures.tell.remote(f"scoring {pairs.num} held-out pairs")
     preference = pairs and measured(engine, config, pairs)
+    own.at("exporting the model", record.step)
     files = export(engine, config, storage, what) + old.keep(engine, storage, what.importance)
     return {
         "losses": [point.model_dump() for point in record.losses],
@@ -126,15 +152,19 @@ def _batches(engine: Any, config: TrainConfig, storage: Storage, what: Plan) -> 
 
 
 def _train(
-    engine: Any, config: TrainConfig, batches: Data, record: Record, figures: Any, *, teacher: Any
+    engine: Any, config: TrainConfig, batches: Data, record: Record, figures: Any, *, own: Heartbeat, teacher: Any
 ) -> tuple[Record, float]:
     """Steps `record.step` to the last, with checkpoints. Returns the record and the speed in tokens/s over all ranks."""
     done, tokens_per_s = record, 0.0
+    phase = "training on answers" if isinstance(batches, Answers) else TRAINING  # ranks wait long while engines answer
+    own.at(phase, record.step)
     for done, tokens_per_s in train_steps(engine, config, batches, record, checkpoint.Reported(), teacher=teacher):
         saved_s = None
+        own.at(phase, done.step)
         if done.step < config.num_steps and done.step % config.checkpoint_every_steps == 0:
             begun = time.monotonic()
-            checkpoint.save(engine, done)
+            with own.during("writing a checkpoint"):
+                checkpoint.save(engine, done)
             saved_s = time.monotonic() - begun
         if engine.global_rank == 0:
             told = batches.figures if isinstance(batches, Answers) else {}

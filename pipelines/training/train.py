@@ -47,6 +47,7 @@ from pipelines.training.rewards import check_function, read_sources, recorded
 from pipelines.training.teacher import check_vocabulary
 from pipelines.training.tokens import TokenIndex, make_tokens, tokenizer_digest
 from pipelines.training.trackers import Guarded, check_trackers, open_trackers
+from pipelines.training.watch import Watch
 from pipelines.training.weight_search import search
 from pipelines.training.worker_plan import Plan
 from pipelines.training.zero3 import kept_checkpoints
@@ -57,6 +58,7 @@ HOW = {
     "checkpoint_every_steps",
     "keep_checkpoints",
     "max_failures",
+    "hang_timeout_s",
     "watts_per_worker",
     "trackers",
 }
@@ -315,11 +317,12 @@ def _fit(config: TrainConfig, storage: Storage, plan: Plan) -> dict[str, Any]:
         scaling_config=_scaling(config),
         run_config=_run_config(config, storage, plan.run),
     )
+    watch = Watch(config, figures)
     try:
-        with _own_interrupt(), shown(figures, config.num_steps, Guarded(trackers)):
+        with _own_interrupt(), shown(figures, config.num_steps, Guarded(trackers)), watch.kept():
             result = trainer.fit()
     except TrainingFailedError as error:
-        raise explained(error, storage, plan.run) from error
+        raise explained(error, storage, plan.run, watch.found) from error
     finally:
         ray.kill(figures)
     return {**result.return_value, "starts": starts(storage, plan.run)}

@@ -62,3 +62,16 @@ def test_what_failed_says_what_to_do(error: Exception, kind: type[Exception], sa
 def test_of_other_errors_the_last_line_is_told() -> None:
     assert reason("Traceback\n  File x\nValueError: no\n") == "ValueError: no"
     assert reason("") == "no reason given"
+
+
+def test_of_a_run_that_hung_the_rank_is_named_and_not_what_ended_with_it() -> None:
+    gone, hung = RuntimeError("The actor died"), "no rank got further for 21 s: rank 1 hangs"
+    failed = explained(Failed(gone), LocalStorage("/models"), "runs/train/k", hung)
+    assert isinstance(failed, StageFailed)
+    assert failed.exit_code == 3
+    assert str(failed) == (
+        "train: no rank got further for 21 s: rank 1 hangs; there were more failures than train.max_failures allows;"
+        " checkpoints are kept in /models/runs/train/k"
+    )
+    refused = InputError("a", "b", "c")
+    assert explained(Failed(gone, refused), LocalStorage("/models"), "runs/train/k", hung) is refused
