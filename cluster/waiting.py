@@ -13,6 +13,8 @@ NODE_TIMEOUT_S = 1800.0
 """A cloud's GPU machine with its environment comes within minutes; one that is sold out never does."""
 SAY_EVERY_S = 60.0
 POLL_S = 0.5
+AT_ONCE_S = 5.0
+"""What needs no longer is there."""
 
 
 def wait_for_node(
@@ -68,6 +70,35 @@ def _wait(stage: str, pool: str, asked: list[Any], timeout_s: float) -> None:
             raise ResourceError(f"pool `{pool}`", f"no node came within {waited_s:.0f} s", remedy)
         say(stage, f"still waiting for a node of pool `{pool}`, for {waited_s:.0f} s")
     say(stage, f"pool `{pool}` has a node after {time.monotonic() - began:.0f} s")
+
+
+def wait_for_room(
+    stage: str, pool: str, workers: list[dict[str, float]], labels: dict[str, str], timeout_s: float = NODE_TIMEOUT_S
+) -> None:
+    """Return when nodes that stay have room for all of these workers at once; what is free on a node that is being drained is none.
+
+    An autoscaler acts on it as on any work that waits.
+
+    Args:
+        workers: what each takes, as Ray counts it.
+        labels: of the nodes; empty for any.
+
+    Raises:
+        ResourceError: there was none within `timeout_s`.
+    """
+    from ray.util import placement_group, remove_placement_group
+
+    group = placement_group(workers, bundle_label_selector=[labels] * len(workers) if labels else None)
+    began = time.monotonic()
+    try:
+        while not group.wait(min(SAY_EVERY_S if time.monotonic() - began > AT_ONCE_S else AT_ONCE_S, timeout_s)):
+            waited_s = time.monotonic() - began
+            if waited_s >= timeout_s:
+                found = f"had no room for {len(workers)} workers within {waited_s:.0f} s"
+                raise ResourceError(f"pool `{pool}`", found, "add nodes, or let others end, and run again: it goes on")
+            say(stage, f"waiting for room for {len(workers)} workers in pool `{pool}`, for {waited_s:.0f} s")
+    finally:
+        remove_placement_group(group)
 
 
 def _nothing() -> None:

@@ -30,6 +30,7 @@ from pipelines.training.losses import Loss, loss_of
 from pipelines.training.packing import Share
 from pipelines.training.parallel import replica
 from pipelines.training.pipeline import pipelined_step
+from pipelines.training.preemption import Left, must_leave
 from pipelines.training.private_examples import Examples
 from pipelines.training.private_run import examples_of
 from pipelines.training.private_step import private_step
@@ -60,6 +61,8 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
             return _work(config, what, figures, own)
         except Diverged as why:
             return {"diverged": str(why)}  # not raised: workers that start again would come to the same
+        except Left as left:
+            return {"left_at_step": left.step}  # not raised: it is no failure
         except _Refused as why:
             return {"refused": why.__cause__}
 
@@ -154,14 +157,19 @@ def _batches(engine: Any, config: TrainConfig, storage: Storage, what: Plan) -> 
 def _train(
     engine: Any, config: TrainConfig, batches: Data, record: Record, figures: Any, *, own: Heartbeat, teacher: Any
 ) -> tuple[Record, float]:
-    """Steps `record.step` to the last, with checkpoints. Returns the record and the speed in tokens/s over all ranks."""
+    """Steps `record.step` to the last, with checkpoints. Returns the record and the speed in tokens/s over all ranks.
+
+    Raises:
+        Left: a node is taken away; there is a checkpoint of the newest step.
+    """
     done, tokens_per_s = record, 0.0
     phase = "training on answers" if isinstance(batches, Answers) else TRAINING  # ranks wait long while engines answer
     own.at(phase, record.step)
     for done, tokens_per_s in train_steps(engine, config, batches, record, checkpoint.Reported(), teacher=teacher):
-        saved_s = None
+        saved_s, is_last = None, done.step == config.num_steps
         own.at(phase, done.step)
-        if done.step < config.num_steps and done.step % config.checkpoint_every_steps == 0:
+        leaves = not is_last and must_leave(engine.device)
+        if leaves or (not is_last and done.step % config.checkpoint_every_steps == 0):
             begun = time.monotonic()
             with own.during("writing a checkpoint"):
                 checkpoint.save(engine, done)
@@ -174,6 +182,8 @@ def _train(
             )  # a private run's would tell of its data
             values = figures_of(done.losses[-1], tokens_per_s, gradient_norm=norm, **beside)
             figures.update.remote(done.step, {**values, **told})
+        if leaves:
+            raise Left(done.step)
     return done, tokens_per_s
 
 

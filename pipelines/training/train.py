@@ -28,7 +28,7 @@ from cluster.artifacts import (
 from cluster.descent import made_as
 from cluster.errors import InputError, StageFailed
 from cluster.storage import LocalStorage, Storage, filesystem_to_write, remove_folder
-from cluster.waiting import wait_for_node
+from cluster.waiting import wait_for_node, wait_for_room
 from pipelines import progress
 from pipelines.config import CausalConfig, FunctionReward, GrpoConfig, InstructConfig, PreferenceConfig, TrainConfig
 from pipelines.training.capacity import check_capacity
@@ -306,26 +306,36 @@ def _tokens(config: TrainConfig, dataset: Dataset, base: Weights, tokenizer: str
 def _fit(config: TrainConfig, storage: Storage, plan: Plan) -> dict[str, Any]:
     import ray
     from ray.train import TrainingFailedError
-    from ray.train.torch import TorchConfig, TorchTrainer
 
     trackers = open_trackers(config, storage, plan.run.rpartition("/")[2])
     figures = ray.remote(num_cpus=0)(Figures).options(label_selector=_this_node()).remote()
-    trainer = TorchTrainer(
-        worker,
-        train_loop_config={"plan": plan._asdict(), "figures": figures},
-        torch_config=TorchConfig(backend="nccl" if config.gpus_per_worker else "gloo"),
-        scaling_config=_scaling(config),
-        run_config=_run_config(config, storage, plan.run),
-    )
-    watch = Watch(config, figures)
+    watch, pool = Watch(config, figures), session.on_pool(config.pool)
     try:
-        with _own_interrupt(), shown(figures, config.num_steps, Guarded(trackers)), watch.kept():
-            result = trainer.fit()
+        with shown(figures, config.num_steps, Guarded(trackers)), watch.kept():
+            while (left := (outcome := _group(config, storage, plan, figures, pool)).get("left_at_step")) is not None:
+                progress.say("train", f"a node is taken away: checkpoint of step {left} written, going on elsewhere")
+                wait_for_room("train", config.pool, [_resources(config)] * config.num_workers, pool)
     except TrainingFailedError as error:
         raise explained(error, storage, plan.run, watch.found) from error
     finally:
         ray.kill(figures)
-    return {**result.return_value, "starts": starts(storage, plan.run)}
+    return {**outcome, "starts": starts(storage, plan.run)}
+
+
+def _group(config: TrainConfig, storage: Storage, plan: Plan, figures: Any, pool: dict[str, str]) -> dict[str, Any]:
+    """What workers in the pool with these labels come to, or those that took their place when they failed."""
+    from ray.train.torch import TorchConfig, TorchTrainer
+
+    trainer = TorchTrainer(
+        worker,
+        train_loop_config={"plan": plan._asdict(), "figures": figures},
+        torch_config=TorchConfig(backend="nccl" if config.gpus_per_worker else "gloo"),
+        scaling_config=_scaling(config, pool),
+        run_config=_run_config(config, storage, plan.run),
+    )
+    with _own_interrupt():
+        outcome: dict[str, Any] = trainer.fit().return_value
+    return outcome
 
 
 def _this_node() -> dict[str, str]:
@@ -334,17 +344,20 @@ def _this_node() -> dict[str, str]:
     return {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
 
 
-def _scaling(config: TrainConfig) -> Any:
+def _resources(config: TrainConfig) -> dict[str, float]:
+    """Of a worker."""
+    resources = {"CPU": config.cpus_per_worker}
+    return resources | {"GPU": config.gpus_per_worker} if config.gpus_per_worker else resources
+
+
+def _scaling(config: TrainConfig, pool: dict[str, str]) -> Any:
     from ray.train import ScalingConfig
 
-    resources = {"CPU": config.cpus_per_worker}
-    if config.gpus_per_worker:
-        resources["GPU"] = config.gpus_per_worker
     return ScalingConfig(
         num_workers=config.num_workers,
         use_gpu=config.gpus_per_worker > 0,
-        resources_per_worker=resources,
-        label_selector=session.on_pool(config.pool) or None,
+        resources_per_worker=_resources(config),
+        label_selector=pool or None,
     )
 
 
