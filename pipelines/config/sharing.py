@@ -44,7 +44,19 @@ class ZeroConfig(StrictModel):
                 f"{LOGITS} would give each worker the logits of its part of the vocabulary, and the loss takes all of a token's:"
                 " leave it out"
             )
+        if on_disk := [name for name in ("offload_optimizer", "offload_param") if _device(extra, name) == "nvme"]:
+            raise ValueError(
+                f"zero_optimization.{on_disk[0]} to nvme does not go with checkpoints: what lies in DeepSpeed's swap files is in"
+                " none; offload to the CPU (offload_optimizer, offload_parameters), or use more workers"
+            )
         return extra
+
+
+def _device(extra: dict[str, Any], name: str) -> Any:
+    """That DeepSpeed offloads to by that field."""
+    sharding = extra.get("zero_optimization")
+    offload = sharding.get(name) if isinstance(sharding, dict) else None
+    return offload.get("device") if isinstance(offload, dict) else None
 
 
 class ParallelConfig(StrictModel):

@@ -11,7 +11,6 @@ import math
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
-from cluster.errors import ConfigError
 from pipelines.training.parallel import Cut, cut_of, member
 from pipelines.training.slices import Columns
 
@@ -37,11 +36,7 @@ class Master(NamedTuple):
 
 
 def masters(engine: Any) -> list[Master]:
-    """This rank's master tensors. With ZeRO ranks hold different parts, at stage 0 all hold the same.
-
-    Raises:
-        ConfigError: they are kept where they cannot be reached (NVMe).
-    """
+    """This rank's master tensors. With ZeRO ranks hold different parts, at stage 0 all hold the same."""
     cuts, spare = {name: cut_of(parameter) for name, parameter in engine.module.named_parameters()}, member(engine) > 0
     return [Master(one.tensor, tuple(_in_whole(p, cuts[p.name], spare) for p in one.pieces)) for one in _own(engine)]
 
@@ -68,10 +63,6 @@ def _in_whole(piece: Piece, cut: Cut | None, spare: bool) -> Piece:
 
 def _stage_3(optimizer: Any, names: dict[int, str]) -> Iterator[Master]:
     """Each parameter is cut into as many equal parts as there are ranks; the last one may be filled up."""
-    if optimizer.swap_optimizer or optimizer.params_in_nvme_and_cpu:
-        raise ConfigError(
-            "train.zero.extra", "offload to NVMe", "offload to the CPU: checkpoints cannot read NVMe's files"
-        )
     for flat, group in zip(optimizer.fp32_partitioned_groups_flat, optimizer.fp16_groups, strict=True):
         pieces = []
         for parameter in group:

@@ -211,3 +211,11 @@ def test_learning_rate_warms_up_then_falls_as_a_cosine() -> None:
 
 def test_learning_rate_of_a_single_step() -> None:
     assert learning_rate(config(num_steps=1, warmup_steps=0, learning_rate=0.5), 0) == 0.5
+
+
+@pytest.mark.parametrize("name", ["offload_optimizer", "offload_param"])
+def test_what_no_checkpoint_would_hold_is_refused(name: str) -> None:
+    with pytest.raises(ValueError, match=rf"zero_optimization\.{name} to nvme .* offload to the CPU"):
+        config(zero={"extra": {"zero_optimization": {name: {"device": "nvme", "nvme_path": "/local"}}}})
+    config(zero={"extra": {"zero_optimization": {name: {"device": "cpu"}}}})
+    config(zero={"extra": {"zero_optimization": {name: None}}})
