@@ -13,7 +13,7 @@ import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import psutil
 
@@ -45,12 +45,13 @@ def _train(given: dict[str, Any], storage: Any, times: dict[str, float]) -> None
     from cluster.artifacts import Dataset, ImportedModel, load
     from cluster.errors import StageFailed
     from pipelines.config import TrainConfig
+    from pipelines.training import fit
 
     dataset, base = load(storage, Dataset, given["dataset"]), load(storage, ImportedModel, given["base"])
     assert dataset is not None, "bench_train.py makes it"
     assert base is not None, "bench_train.py makes it"
-    here: Any = stage
-    here.worker = timed_worker  # by its module's name: workers import it
+    here, fitting = cast("Any", stage), cast("Any", fit)
+    fitting.worker = timed_worker  # by its module's name: workers import it
     here.make_tokens = _timing(stage.make_tokens, times)
     try:
         stage.train(TrainConfig.model_validate(given["config"]), dataset, base, storage)

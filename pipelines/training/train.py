@@ -3,15 +3,11 @@
 from __future__ import annotations
 
 import math
-import signal
-import threading
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
 from hashlib import sha256
 from typing import Any
 
-from cluster import artifacts, session
+from cluster import artifacts
 from cluster.artifacts import (
     Annotations,
     Checkpoint,
@@ -27,30 +23,27 @@ from cluster.artifacts import (
 )
 from cluster.descent import made_as
 from cluster.errors import InputError, StageFailed
-from cluster.storage import LocalStorage, Storage, filesystem_to_write, remove_folder
-from cluster.waiting import wait_for_node, wait_for_room
+from cluster.storage import Storage, remove_folder
+from cluster.waiting import wait_for_node
 from pipelines import progress
 from pipelines.config import CausalConfig, FunctionReward, GrpoConfig, InstructConfig, PreferenceConfig, TrainConfig
 from pipelines.training.capacity import check_capacity
 from pipelines.training.examples import check_lengths, load_examples, make_examples, read_file
-from pipelines.training.failure import explained
-from pipelines.training.figures import Figures, shown
+from pipelines.training.fit import fit
 from pipelines.training.heldout import Parts, split
 from pipelines.training.importance import FOLDER
 from pipelines.training.intact import check_files
 from pipelines.training.ledger import ledger
-from pipelines.training.loop import starts, worker
+from pipelines.training.loop import starts
 from pipelines.training.old import carry, earlier, heldout_tokens, old_dataset
 from pipelines.training.private_run import account, begin, origin, warn_unprotected
 from pipelines.training.prompts import check_prompts, load_prompts, make_prompts
 from pipelines.training.rewards import check_function, read_sources, recorded
 from pipelines.training.teacher import check_vocabulary
 from pipelines.training.tokens import TokenIndex, make_tokens, tokenizer_digest
-from pipelines.training.trackers import Guarded, check_trackers, open_trackers
-from pipelines.training.watch import Watch
+from pipelines.training.trackers import check_trackers
 from pipelines.training.weight_search import search
 from pipelines.training.worker_plan import Plan
-from pipelines.training.zero3 import kept_checkpoints
 
 HOW = {
     "pool",
@@ -174,7 +167,7 @@ def _train(
         terms=None if terms is None else terms.model_dump(),
         teacher=teacher.folder if teacher else "",
     )
-    outcome = _fit(config, storage, plan)
+    outcome = fit(config, storage, plan)
     if refused := outcome.get("refused"):
         raise refused
     if why := outcome.get("diverged"):
@@ -301,104 +294,6 @@ def _tokens(config: TrainConfig, dataset: Dataset, base: Weights, tokenizer: str
         )
     progress.say("train", f"{index.num_tokens:,} tokens in {sum(s.num_documents for s in index.shards):,} documents")
     return index
-
-
-def _fit(config: TrainConfig, storage: Storage, plan: Plan) -> dict[str, Any]:
-    import ray
-    from ray.train import TrainingFailedError
-
-    trackers = open_trackers(config, storage, plan.run.rpartition("/")[2])
-    figures = ray.remote(num_cpus=0)(Figures).options(label_selector=_this_node()).remote()
-    watch, pool = Watch(config, figures), session.on_pool(config.pool)
-    try:
-        with shown(figures, config.num_steps, Guarded(trackers)), watch.kept():
-            while (left := (outcome := _group(config, storage, plan, figures, pool)).get("left_at_step")) is not None:
-                progress.say("train", f"a node is taken away: checkpoint of step {left} written, going on elsewhere")
-                wait_for_room("train", config.pool, [_resources(config)] * config.num_workers, pool)
-    except TrainingFailedError as error:
-        raise explained(error, storage, plan.run, watch.found) from error
-    finally:
-        ray.kill(figures)
-    return {**outcome, "starts": starts(storage, plan.run)}
-
-
-def _group(config: TrainConfig, storage: Storage, plan: Plan, figures: Any, pool: dict[str, str]) -> dict[str, Any]:
-    """What workers in the pool with these labels come to, or those that took their place when they failed."""
-    from ray.train.torch import TorchConfig, TorchTrainer
-
-    trainer = TorchTrainer(
-        worker,
-        train_loop_config={"plan": plan._asdict(), "figures": figures},
-        torch_config=TorchConfig(backend="nccl" if config.gpus_per_worker else "gloo"),
-        scaling_config=_scaling(config, pool),
-        run_config=_run_config(config, storage, plan.run),
-    )
-    with _own_interrupt():
-        outcome: dict[str, Any] = trainer.fit().return_value
-    return outcome
-
-
-def _this_node() -> dict[str, str]:
-    import ray
-
-    return {"ray.io/node-id": ray.get_runtime_context().get_node_id()}
-
-
-def _resources(config: TrainConfig) -> dict[str, float]:
-    """Of a worker."""
-    resources = {"CPU": config.cpus_per_worker}
-    return resources | {"GPU": config.gpus_per_worker} if config.gpus_per_worker else resources
-
-
-def _scaling(config: TrainConfig, pool: dict[str, str]) -> Any:
-    from ray.train import ScalingConfig
-
-    return ScalingConfig(
-        num_workers=config.num_workers,
-        use_gpu=config.gpus_per_worker > 0,
-        resources_per_worker=_resources(config),
-        label_selector=pool or None,
-    )
-
-
-def _run_config(config: TrainConfig, storage: Storage, run: str) -> Any:
-    """The same name under the same path makes Ray Train take up an interrupted run from its newest checkpoint."""
-    from ray.train import CheckpointConfig, FailureConfig, RunConfig
-    from ray.train.v2.api.config import LoggingConfig
-
-    folder, name = run.rsplit("/", 1)
-    filesystem, path = filesystem_to_write(storage, folder)
-    return RunConfig(
-        name=name,
-        storage_path=path,
-        storage_filesystem=None if isinstance(storage, LocalStorage) else filesystem,
-        checkpoint_config=CheckpointConfig(num_to_keep=kept_checkpoints(config)),
-        # The second counts workers that die while they start.
-        failure_config=FailureConfig(max_failures=config.max_failures, controller_failure_limit=config.max_failures),
-        logging_config=LoggingConfig(log_level="ERROR"),
-        worker_runtime_env={"env_vars": _worker_environment(config)},
-    )
-
-
-def _worker_environment(config: TrainConfig) -> dict[str, str]:
-    threads = str(max(1, int(config.cpus_per_worker)))
-    variables = {"OMP_NUM_THREADS": threads, "HF_HUB_OFFLINE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
-    return variables if config.gpus_per_worker else {**variables, **session.KEEP_MEMORY, "DS_ACCELERATOR": "cpu"}
-
-
-@contextmanager
-def _own_interrupt() -> Iterator[None]:
-    """Ray Train's handler of Ctrl-C ends its workers and leaves by SystemExit(0): make that the interrupt it was."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = signal.getsignal(signal.SIGINT)
-    try:
-        yield
-    except SystemExit:
-        raise KeyboardInterrupt from None
-    finally:
-        signal.signal(signal.SIGINT, before)
 
 
 def _manifest(

@@ -15,7 +15,7 @@ import pytest
 from cluster.artifacts import Checkpoint
 from cluster.errors import StageFailed
 from cluster.storage import LocalStorage
-from pipelines.training import train as stage
+from pipelines.training import fit
 from pipelines.training.train import train
 from tests.chaos.training_world import registered, wait_for, workers
 from tests.integration.training_case import GOLDEN, base_model, chaos_run, small_dataset
@@ -87,7 +87,7 @@ def test_a_run_that_hangs_each_time_ends_with_one_message_that_names_the_rank(
     storage: LocalStorage, tiny_model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     dataset, base = small_dataset(storage), base_model(storage, tiny_model)
-    monkeypatch.setattr(stage, "worker", stuck)
+    monkeypatch.setattr(fit, "worker", stuck)
     with pytest.raises(StageFailed, match="rank 1 ") as raised:
         train(chaos_run(hang_timeout_s=TIMEOUT_S, max_failures=0), dataset, base, storage)
     told = str(raised.value)

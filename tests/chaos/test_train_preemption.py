@@ -25,7 +25,7 @@ from cluster.processes import end
 from cluster.session import ensure_token, node_environment
 from cluster.storage import LocalStorage
 from cluster.topology import HEAD, POOL_LABEL
-from pipelines.training import train as stage
+from pipelines.training import fit
 from pipelines.training.train import train
 from tests.chaos.training_world import wait_for
 from tests.integration.local_cluster import REPOSITORY
@@ -179,7 +179,7 @@ def test_word_to_one_rank_makes_all_leave_after_that_step_and_go_on_there(
     storage: LocalStorage, tiny_model: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     dataset, base = small_dataset(storage), base_model(storage, tiny_model)
-    monkeypatch.setattr(stage, "worker", told_of_it)
+    monkeypatch.setattr(fit, "worker", told_of_it)
     made = train(small_run(max_failures=0), dataset, base, storage)
     assert made.resumed_at_steps == (3,)
     assert "checkpoint of step 3 written, going on elsewhere" in " ".join(capfd.readouterr().err.split())

@@ -15,6 +15,7 @@ from cluster.errors import ConfigError, InputError, StageFailed, UserError
 from cluster.storage import LocalStorage
 from pipelines.config import TrainConfig
 from pipelines.offline_engine import ENVIRONMENT
+from pipelines.training import fit
 from tests.integration.training_case import base_model, ends_early, small_dataset, small_run
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_cluster")]
@@ -93,7 +94,7 @@ def test_an_interrupted_run_goes_on_as_the_undisturbed_one(
     undisturbed = trained(runs[0], LocalStorage(str(storage.root) + "-undisturbed"), tiny_model)
 
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "worker", ends_early)
+        patch.setattr(fit, "worker", ends_early)
         with pytest.raises(StageFailed):
             trained(runs[0], storage, tiny_model)
     resumed = trained(runs[1], storage, tiny_model)

@@ -17,6 +17,7 @@ import pipelines.training.train as stage
 from cluster.artifacts import Dataset, FileEntry, save
 from cluster.errors import ConfigError, InputError, ResourceError, StageFailed, UserError
 from cluster.storage import LocalStorage, sha256_of
+from pipelines.training import fit
 from tests.integration.training_case import GOLDEN, base_model, chaos_run, ends_early, small_dataset, small_run
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_cluster")]
@@ -174,7 +175,7 @@ def test_a_damaged_checkpoint_is_told_of_and_the_mended_one_gone_on_from(
     """Damage that one rank finds ends both of them, at once: workers that start again would find the same."""
     dataset, base, config = small_dataset(storage), base_model(storage, tiny_model), chaos_run()
     with monkeypatch.context() as patch:
-        patch.setattr(stage, "worker", ends_early)
+        patch.setattr(fit, "worker", ends_early)
         with pytest.raises(StageFailed, match="ended for the test"):
             stage.train(config.replace(max_failures=0), dataset, base, storage)
     newest = max(storage.root.glob("runs/train/*/step-*"))
