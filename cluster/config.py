@@ -36,6 +36,11 @@ def is_none(value: object) -> bool:
     return value is None
 
 
+def is_empty(value: object) -> bool:
+    """The same of texts and collections."""
+    return not value
+
+
 def _resolve(value: str, info: ValidationInfo) -> str:
     """A path relative to the file it stands in becomes absolute; a URI stays as it is."""
     base = (info.context or {}).get("base")

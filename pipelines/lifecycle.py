@@ -8,16 +8,18 @@ from datetime import UTC, datetime
 from typing import TypeVar
 
 from cluster import artifacts, openlineage, registry
-from cluster.artifacts import GateReport, Manifest, QuantizedModel, Revision, Weights
+from cluster.artifacts import Contamination, Dataset, GateReport, Manifest, QuantizedModel, Revision, Weights
 from cluster.errors import InputError, UserError
 from cluster.openlineage import OpenLineageConfig
 from cluster.storage import Storage
 from pipelines.base_model import import_model
 from pipelines.config import STAGES, LifecycleConfig, QuantizeConfig, Stage
+from pipelines.contamination import measure
 from pipelines.data.clean import clean
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.judged import note_judged
-from pipelines.evaluation.verdict import gate
+from pipelines.evaluation.overlap import is_refused, judge_overlap
+from pipelines.evaluation.verdict import gate, judge_before_training
 from pipelines.kv_cache import ConfigJson, config_of
 from pipelines.measures import Meters, watched
 from pipelines.meters import Guarded, exported
@@ -94,8 +96,9 @@ def run(
         remake_from: this stage and those after it are made again even if they are already made.
 
     Returns:
-        Role -> manifest: dataset, base, trained, base_report, trained_report, quantized, quantized_report, gate, revision; with
-        several schemes also search, and the quantized model, its report and gate are the last scheme's that was tried.
+        Role -> manifest: dataset, contamination, base, trained, base_report, trained_report, quantized, quantized_report, gate,
+        revision; with several schemes also search, and the quantized model, its report and gate are the last scheme's that was
+        tried.
 
     Raises:
         GateFailed: the model did not pass the gate.
@@ -111,6 +114,7 @@ def _stages(recipe: LifecycleConfig, storage: Storage, work: Run) -> Mapping[str
     if work.ends_with("clean"):
         return work.made
 
+    measured = _contamination(recipe, dataset, storage, work)
     base = work.make("train", "base", lambda: import_model(recipe.model, storage))
     if recipe.progressive:
         trained = train_in_stages(recipe, dataset, base, storage, work.make)
@@ -127,7 +131,7 @@ def _stages(recipe: LifecycleConfig, storage: Storage, work: Run) -> Mapping[str
     if work.ends_with("evaluate"):
         return work.made
 
-    before, anew = Before(dataset, trained, base_report, trained_report), work.remakes("quantize")
+    before, anew = Before(dataset, trained, base_report, trained_report, measured), work.remakes("quantize")
     if recipe.quantize.schemes[1:]:
         quantized, verdict = search(recipe, before, storage, work.make, anew=anew)
         if work.ends_with("quantize"):
@@ -143,12 +147,30 @@ def _stages(recipe: LifecycleConfig, storage: Storage, work: Run) -> Mapping[str
         if work.ends_with("quantize"):
             return work.made
         verdict = work.make(
-            "gate", "gate", lambda: gate(recipe.gate, base_report, trained_report, quantized_report, storage)
+            "gate",
+            "gate",
+            lambda: gate(recipe.gate, base_report, trained_report, quantized_report, storage, measured=measured),
         )
     check_passed(recipe.name, verdict, storage)
     if not work.ends_with("gate"):
         work.make("publish", "revision", lambda: publish_candidate(recipe.name, quantized, verdict, storage))
     return work.made
+
+
+def _contamination(recipe: LifecycleConfig, dataset: Dataset, storage: Storage, work: Run) -> Contamination | None:
+    """Measured before the training, which a must that is not passed then spares.
+
+    Raises:
+        GateFailed: the model cannot pass the gate, whatever it will be.
+    """
+    if not recipe.evaluate.contamination or work.ends_with("train"):
+        return None
+    measured = work.make("evaluate", "contamination", lambda: measure(recipe, dataset, storage))
+    is_judged = STAGES.index(work.until) >= STAGES.index("gate")
+    if is_judged and is_refused(recipe.gate, judge_overlap(recipe.gate, measured)):
+        verdict = work.make("gate", "gate", lambda: judge_before_training(recipe.gate, measured, storage))
+        check_passed(recipe.name, verdict, storage)
+    return measured
 
 
 def _teacher(recipe: LifecycleConfig, storage: Storage, work: Run) -> Weights | None:

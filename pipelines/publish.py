@@ -14,7 +14,7 @@ from pipelines.progress import say
 def check_passed(name: str, gate: GateReport, storage: Storage) -> None:
     """Raises GateFailed if the gate does not let the model through; the message names each must that was not passed."""
     if not gate.passed:
-        missed = "\n".join(f"  - {c.message}" for c in gate.checks if c.priority == "must" and c.outcome != "passed")
+        missed = "\n".join(f"  - {one.message}" for one in gate.missed)
         says = "says no" if gate.outcome == "failed" else "cannot say"
         where = f"{storage.uri}/{gate.location}/manifest.json"
         raise GateFailed(

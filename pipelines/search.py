@@ -11,6 +11,7 @@ from typing import Any, NamedTuple, Protocol, TypeVar
 
 from cluster import artifacts
 from cluster.artifacts import (
+    Contamination,
     Dataset,
     EvalReport,
     GateReport,
@@ -52,6 +53,7 @@ class Before:
     trained: Weights
     base_report: EvalReport
     trained_report: EvalReport
+    measured: Contamination | None = None
 
 
 class Result(NamedTuple):
@@ -143,7 +145,9 @@ def _attempt(
     quantized = make("quantize", "quantized", lambda: quantize(plan, before.trained, before.dataset, storage))
     report = make("quantize", "quantized_report", lambda: evaluate(recipe.evaluate, quantized, before.dataset, storage))
     verdict = make(
-        "gate", "gate", lambda: gate(recipe.gate, before.base_report, before.trained_report, report, storage)
+        "gate",
+        "gate",
+        lambda: gate(recipe.gate, before.base_report, before.trained_report, report, storage, measured=before.measured),
     )
     attempt = SchemeAttempt(
         scheme=plan.label,

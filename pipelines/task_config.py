@@ -224,6 +224,8 @@ AnyTask = TaskConfig | CodeTask | SafetyTask
 Task = Annotated[AnyTask, Field(discriminator="kind")]
 UNGATED = frozenset({"weat"})
 """Kinds of which a gate cannot compare two models: their figure is no mean of items' scores."""
+UNMEASURED = frozenset({"weat", "canaries"})
+"""Kinds whose contamination is not measured: single words, and secrets that are planted to be learnt."""
 LOWER_IS_BETTER = frozenset({"perplexity", "stereotype_preference", "expected_maximum_toxicity", "extraction_rate"})
 """Of the metrics that gates compare."""
 Kind = Literal[

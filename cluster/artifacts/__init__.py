@@ -6,8 +6,20 @@ completion marker, the cache key (`key` is known before the work starts) and the
 
 from __future__ import annotations
 
+from cluster.artifacts.contamination import Contamination, OverlapRule, TaskContamination
 from cluster.artifacts.data import Agreement, Annotations, Batch, Dataset, Preferences, Record, Repeated
-from cluster.artifacts.evaluation import Check, Difference, EvalReport, GateReport, Outcome, Rate, Score, Speed
+from cluster.artifacts.evaluation import (
+    Check,
+    Difference,
+    EvalReport,
+    Finding,
+    GateReport,
+    Outcome,
+    OverlapCheck,
+    Rate,
+    Score,
+    Speed,
+)
 from cluster.artifacts.manifest import VERSION, VOLATILE, FileEntry, Manifest, Source, Weights, digest
 from cluster.artifacts.progressive import Coefficient, Forecast, ForecastCheck, InitialModel, Prediction, StageRun
 from cluster.artifacts.publication import Adapter, Revision
@@ -37,10 +49,12 @@ __all__ = [
     "Check",
     "Checkpoint",
     "Coefficient",
+    "Contamination",
     "Dataset",
     "Difference",
     "EvalReport",
     "FileEntry",
+    "Finding",
     "Forecast",
     "ForecastCheck",
     "GateReport",
@@ -51,6 +65,8 @@ __all__ = [
     "LossPoint",
     "Manifest",
     "Outcome",
+    "OverlapCheck",
+    "OverlapRule",
     "Prediction",
     "PreferenceAccuracy",
     "Preferences",
@@ -68,6 +84,7 @@ __all__ = [
     "Source",
     "Speed",
     "StageRun",
+    "TaskContamination",
     "WeightAttempt",
     "WeightSearch",
     "Weights",

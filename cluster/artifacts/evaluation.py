@@ -6,8 +6,9 @@ from typing import Literal
 
 from pydantic import Field
 
+from cluster.artifacts.contamination import OverlapRule
 from cluster.artifacts.manifest import Manifest
-from cluster.config import StrictModel, is_none
+from cluster.config import StrictModel, is_empty, is_none
 
 
 class Score(StrictModel):
@@ -90,17 +91,39 @@ class Difference(StrictModel):
 Outcome = Literal["passed", "failed", "inconclusive"]
 
 
-class Check(StrictModel):
-    """One requirement of a gate on one task, and what was found. Harm is how much worse the new model is: in points of a score
-    (0 to 100), in percent of a perplexity; negative where it is better."""
+class Finding(StrictModel):
+    """One requirement of a gate on one task, and what was found."""
 
     name: str
-    """<task>: <new> vs <old>."""
+    """<task>: <new> vs <old>, or contamination of <task>."""
     task: str
-    metric: str
     priority: Literal["must", "should", "could"]
     outcome: Outcome
     message: str
+
+
+class OverlapCheck(Finding):
+    """How many of a task's items stand in the training documents. Every item is looked for, so no test is needed; those too short
+    to be looked for may be either."""
+
+    rule: OverlapRule
+    num_items: int
+    num_contaminated: int
+    num_unmeasured: int
+    max_percent: float
+    """That is asked for."""
+    percent_low: float
+    """Of all items, if none of the unmeasured is contaminated; `percent_high` if all are."""
+    percent_high: float
+    items: str
+    """Storage key of the table that has each item."""
+
+
+class Check(Finding):
+    """A comparison of two models. Harm is how much worse the new model is: in points of a score (0 to 100), in percent of a
+    perplexity; negative where it is better."""
+
+    metric: str
     method: str
     """The test; empty where the figures are taken as they are."""
     num_items: int
@@ -132,21 +155,37 @@ class GateReport(Manifest):
     """Of the musts together: failed when one failed, else inconclusive when one is, else passed."""
     passed: bool = False
     """Whether the model may be published: the outcome is passed, or inconclusive and the recipe lets that through."""
+    before: Literal["", "train"] = Field("", exclude_if=is_empty)
+    """The stage that did not begin, because the verdict could only be no."""
     checks: tuple[Check, ...] = ()
+    overlaps: tuple[OverlapCheck, ...] = Field((), exclude_if=is_empty)
     differences: dict[str, tuple[Difference, ...]] = {}
+    clean_differences: dict[str, tuple[Difference, ...]] = Field({}, exclude_if=is_empty)
+    """The same without the contaminated items, of tasks that have some and are asked for their contamination."""
 
     @property
-    def warnings(self) -> tuple[Check, ...]:
+    def findings(self) -> tuple[Finding, ...]:
+        """Of all requirements."""
+        return (*self.overlaps, *self.checks)
+
+    @property
+    def missed(self) -> tuple[Finding, ...]:
+        """Musts that were not passed."""
+        return tuple(one for one in self.findings if one.priority == "must" and one.outcome != "passed")
+
+    @property
+    def warnings(self) -> tuple[Finding, ...]:
         """What people should know of a model that is let through."""
         return tuple(
-            check
-            for check in self.checks
-            if check.outcome != "passed" and (check.priority == "should" or (check.priority == "must" and self.passed))
+            one
+            for one in self.findings
+            if one.outcome != "passed" and (one.priority == "should" or (one.priority == "must" and self.passed))
         )
 
     @property
     def summary(self) -> str:
-        musts = [check for check in self.checks if check.priority == "must"]
-        num_passed = sum(check.outcome == "passed" for check in musts)
+        musts = [one for one in self.findings if one.priority == "must"]
+        num_passed = sum(one.outcome == "passed" for one in musts)
         warned = f", {len(self.warnings)} warning(s)" if self.warnings else ""
-        return f"{self.outcome}: {num_passed} of {len(musts)} musts passed{warned}"
+        early = f" before the stage {self.before}" if self.before else ""
+        return f"{self.outcome}{early}: {num_passed} of {len(musts)} musts passed{warned}"

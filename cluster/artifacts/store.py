@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, TypeVar
 
+from cluster.artifacts.contamination import Contamination
 from cluster.artifacts.data import Annotations, Dataset, Preferences, Record
 from cluster.artifacts.evaluation import EvalReport, GateReport
 from cluster.artifacts.manifest import VERSION, FileEntry, Manifest, digest
@@ -27,6 +28,7 @@ KINDS: dict[str, type[Manifest]] = {
     "stage_run": StageRun,
     "quantized": QuantizedModel,
     "adapter": Adapter,
+    "contamination": Contamination,
     "evaluation": EvalReport,
     "gate": GateReport,
     "search": SchemeSearch,

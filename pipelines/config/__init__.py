@@ -27,7 +27,15 @@ from pipelines.config.filters import (
     PerplexityConfig,
     SixFractions,
 )
-from pipelines.config.gate import DEFAULT_REQUIREMENTS, Comparison, GateConfig, Priority, RequirementConfig, asked_of
+from pipelines.config.gate import (
+    DEFAULT_REQUIREMENTS,
+    Comparison,
+    ContaminationLimit,
+    GateConfig,
+    Priority,
+    RequirementConfig,
+    asked_of,
+)
 from pipelines.config.lifecycle import LifecycleConfig
 from pipelines.config.privacy import BudgetConfig, PrivacyConfig
 from pipelines.config.progressive import ForecastGateConfig, ProgressiveConfig, SizeConfig, StageConfig, StageRunConfig
@@ -61,6 +69,7 @@ __all__ = [
     "ClassifierConfig",
     "Comparison",
     "ConsolidationConfig",
+    "ContaminationLimit",
     "DataConfig",
     "DecontaminateConfig",
     "DedupConfig",

@@ -17,6 +17,8 @@ class EvaluateConfig(StrictModel):
     kv_cache_gib: float = Field(1.0, gt=0)
     speed: bool = True
     """Also measure how fast the engine writes (at 1, 8 and 32 requests at once) and answers, once it has answered the items."""
+    contamination: bool = True
+    """Also measure how many of the items stand in the documents that the model learns from, before it is trained."""
     pool: Pool = "serve"
     seed: int = 0
 

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from cluster.artifacts import OverlapRule
 from cluster.config import StrictModel
 from pipelines.config.quantization import Stratum
 
@@ -52,6 +53,18 @@ class RequirementConfig(StrictModel):
         return self
 
 
+class ContaminationLimit(StrictModel):
+    """How many of a task's items may stand in the training documents."""
+
+    tasks: Literal["all"] | Annotated[tuple[str, ...], Field(min_length=1)] = "all"
+    """Names of tasks, or all that are measured: those of kind weat and canaries are not."""
+    max_percent: float = Field(ge=0, le=100)
+    """Of the task's items. Items too short to be looked for may be either: where it hangs on them, it is inconclusive."""
+    rule: OverlapRule = "most_8_grams"
+    """What makes an item contaminated: most of its runs of 8 words, or any of 13."""
+    priority: Priority = "must"
+
+
 DEFAULT_REQUIREMENTS = (
     # Training has to help: an effect of 0 is excluded when any improvement is established.
     RequirementConfig(compare="trained vs base", tasks="perplexity", margin_percent=0, effect_percent=0),
@@ -66,6 +79,8 @@ class GateConfig(StrictModel):
     """What a model must show to be published as candidate: docs/evaluation.md."""
 
     requirements: tuple[RequirementConfig, ...] = DEFAULT_REQUIREMENTS
+    contamination: tuple[ContaminationLimit, ...] = ()
+    """A must that is not passed stops the run before the model is trained."""
     alpha: float = Field(0.01, gt=0, lt=0.5)
     """Chance that a model within all margins fails any must; the same for any should, and any could (Holm 1979)."""
     beta: float = Field(0.05, gt=0, lt=0.5)

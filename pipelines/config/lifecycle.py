@@ -12,7 +12,7 @@ from pipelines.config.gate import GateConfig, asked_of
 from pipelines.config.progressive import ProgressiveConfig, refuse
 from pipelines.config.quantization import QuantizeConfig
 from pipelines.config.training import ModelConfig, TrainConfig
-from pipelines.task_config import UNGATED
+from pipelines.task_config import UNGATED, UNMEASURED
 
 
 class LifecycleConfig(NamedRecipe):
@@ -51,6 +51,21 @@ class LifecycleConfig(NamedRecipe):
             return ()
         reasons = [asked.departure(plan) for plan in self.quantize.plans]
         return () if None in reasons else tuple(f"train.quantization_aware: {reason}" for reason in reasons[:1])
+
+    @model_validator(mode="after")
+    def _contamination_is_measured(self) -> LifecycleConfig:
+        kinds: dict[str, str] = {task.name: task.kind for task in self.evaluate.tasks}
+        for limit in self.gate.contamination:
+            asked = kinds.keys() if limit.tasks == "all" else limit.tasks
+            if unknown := sorted({*asked} - kinds.keys()):
+                known = ", ".join(sorted(kinds))
+                raise ValueError(f"gate.contamination: no task is named {', '.join(unknown)} (there are {known})")
+            unmeasured = sorted({kinds[name] for name in asked} & UNMEASURED)
+            if unmeasured and (limit.tasks != "all" or {*kinds.values()} <= UNMEASURED):
+                raise ValueError(f"gate.contamination: tasks of kind {', '.join(unmeasured)} are not measured")
+        if self.gate.contamination and not self.evaluate.contamination:
+            raise ValueError("gate.contamination: nothing is measured, for evaluate.contamination is false")
+        return self
 
     @model_validator(mode="after")
     def _gate_judges_something(self) -> LifecycleConfig:

@@ -141,6 +141,8 @@ class Pool(NamedTuple):
     """Tasks of the pool's workers."""
 
     config: DataConfig
+    stage: str = "clean"
+    """That shows how far they are."""
 
     def put(self, value: Any) -> Any:
         import ray
@@ -153,7 +155,7 @@ class Pool(NamedTuple):
 
         run = ray.remote(function).options(**filling_a_core(self.config))
         waiting = deque(run.remote(*arguments) for arguments in calls)
-        with bar("clean", len(waiting), unit) as progress:
+        with bar(self.stage, len(waiting), unit) as progress:
             while waiting:
                 yield ray.get(waiting.popleft())
                 progress.update(len(calls) - len(waiting))

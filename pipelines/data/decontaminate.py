@@ -130,17 +130,17 @@ def _of_file(file: SourceFile, config: EvaluationSetConfig) -> Iterator[Item]:
             fields = config.fields or [field for field in value if field != config.id_field]
             if missing := [field for field in config.fields if field not in value]:
                 raise InputError(where, f"no field {missing[0]}", f"fields there: {', '.join(value)}")
-            yield from (Item(name, text) for field in fields for text in _texts(value[field]))
+            yield from (Item(name, text) for field in fields for text in texts_of(value[field]))
 
 
-def _texts(value: Any) -> Iterator[str]:
+def texts_of(value: Any) -> Iterator[str]:
     """All texts in a value, however deep: a list of choices, answers in an object."""
     match value:
         case str():
             yield value
         case list():
             for inner in value:
-                yield from _texts(inner)
+                yield from texts_of(inner)
         case dict():
             for inner in value.values():
-                yield from _texts(inner)
+                yield from texts_of(inner)

@@ -34,11 +34,12 @@ INTERVAL = (2.5, 97.5)
 def scores_of(task: str, kind: Kind, rows: Sequence[Row]) -> tuple[Score, ...]:
     """The task's figures over `rows` with their intervals over items; those that these items cannot say are left out. Every item
     has the first, which a gate asks of."""
-    found = (_score(task, figure, rows) for figure in FIGURES[kind])
+    found = (score_of(task, figure, rows) for figure in FIGURES[kind])
     return tuple(score for score in found if score is not None)
 
 
-def _score(task: str, figure: Figure, rows: Sequence[Row]) -> Score | None:
+def score_of(task: str, figure: Figure, rows: Sequence[Row]) -> Score | None:
+    """One figure; None where these items cannot say it."""
     values = _resampled(task, figure, rows)
     if not math.isfinite(values[0]):
         return None
@@ -62,12 +63,15 @@ def compare(storage: Storage, old: EvalReport, new: EvalReport) -> tuple[Differe
     Raises:
         InputError: the two did not get the same items.
     """
+    return tuple(difference_of(*one) for one in both_told(storage, old, new))
+
+
+def both_told(storage: Storage, old: EvalReport, new: EvalReport) -> Iterator[tuple[Score, list[Row], list[Row]]]:
+    """Of the figures that both models have, and that are made of items."""
     known = {(score.task, score.metric) for score in new.scores}
-    return tuple(
-        _difference(score, before, after)
-        for score, before, after in _matched(storage, old, new)
-        if (score.task, score.metric) in known and figure_named(score.metric).whole is None
-    )
+    for score, before, after in _matched(storage, old, new):
+        if (score.task, score.metric) in known and figure_named(score.metric).whole is None:
+            yield score, before, after
 
 
 def pairs(storage: Storage, old: EvalReport, new: EvalReport, per: Iterable[Stratum] = ()) -> tuple[Pair, ...]:
@@ -152,7 +156,8 @@ def _figures(task: str, rows: Sequence[Row], name: str) -> NDArray[np.float64]:
     return figures
 
 
-def _difference(score: Score, before: list[Row], after: list[Row]) -> Difference:
+def difference_of(score: Score, before: Sequence[Row], after: Sequence[Row]) -> Difference:
+    """Of that score, by the items' rows on both models."""
     # The same items are drawn for both, so what is hard about an item cancels out.
     figure = figure_named(score.metric)
     old, new = _resampled(score.task, figure, before), _resampled(score.task, figure, after)

@@ -46,7 +46,7 @@ def evaluate(config: EvaluateConfig, model: Weights, dataset: Dataset, storage: 
         ResourceError: too little memory where the engine runs.
     """
     began = time.monotonic()
-    settings, inputs, key = _settings(config), _inputs(model, dataset), key_of(config, model, dataset)
+    settings, inputs, key = settings_of(config), _inputs(model, dataset), key_of(config, model, dataset)
     if (found := artifacts.load(storage, EvalReport, key)) is not None:
         say("evaluate", f"already made for {model.kind} {model.key}")
         return found
@@ -78,16 +78,16 @@ def evaluate(config: EvaluateConfig, model: Weights, dataset: Dataset, storage: 
 
 def key_of(config: EvaluateConfig, model: Weights, dataset: Dataset) -> str:
     """Under which `evaluate` keeps its result."""
-    return artifacts.stage_key("evaluate", _settings(config), _inputs(model, dataset))
+    return artifacts.stage_key("evaluate", settings_of(config), _inputs(model, dataset))
 
 
 def _inputs(model: Weights, dataset: Dataset) -> dict[str, str]:
     return {"model": model.digest, "dataset": dataset.digest}
 
 
-def _settings(config: EvaluateConfig) -> dict[str, Any]:
+def settings_of(config: EvaluateConfig) -> dict[str, Any]:
     """What decides the result: not the machine but for the numbers it computes in, nor where a task's file lies."""
-    settings = config.model_dump(mode="json", exclude={"pool", "kv_cache_gib", "num_gpus", "speed"})
+    settings = config.model_dump(mode="json", exclude={"pool", "kv_cache_gib", "num_gpus", "speed", "contamination"})
     settings["items_version"] = VERSION
     if (dtype := settled("auto", bool(config.num_gpus))) != "bfloat16":  # which changes figures a little
         settings["dtype"] = dtype

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from cluster.artifacts import Check, GateReport
+from cluster.artifacts import Check, Finding, GateReport, OverlapCheck
+from pipelines.evaluation.overlap import explained
 
 MARKS = {"passed": "passed", "failed": "FAILED", "inconclusive": "INCONCLUSIVE"}
 
@@ -34,13 +35,16 @@ def lines(report: GateReport) -> Iterator[str]:
     yield f"gate {report.key}: {report.outcome}, {'may be published' if report.passed else 'not to be published'}"
     yield from _rule(report, alpha, beta)
     for priority in ("must", "should", "could"):
-        for check in (check for check in report.checks if check.priority == priority):
+        for found in (found for found in report.findings if found.priority == priority):
             yield ""
-            yield f"{priority.upper():<7}{check.name}: {MARKS[check.outcome]}"
-            yield from (f"  {line}" for line in _explained(check, alpha, beta, power))
+            yield f"{priority.upper():<7}{found.name}: {MARKS[found.outcome]}"
+            if isinstance(found, OverlapCheck):
+                yield from (f"  {line}" for line in explained(found, report.clean_differences))
+            elif isinstance(found, Check):
+                yield from (f"  {line}" for line in _explained(found, alpha, beta, power))
 
 
-def mark(check: Check) -> str:
+def mark(check: Finding) -> str:
     """Outcome and priority in a column, for lists."""
     return f"{MARKS[check.outcome]:<13}{check.priority:<7}"
 
@@ -55,6 +59,9 @@ def p_text(p: float | None) -> str:
 
 def _rule(report: GateReport, alpha: float, beta: float) -> Iterator[str]:
     num_musts = sum(check.priority == "must" for check in report.checks)
+    if report.before:
+        yield f"Told before the stage {report.before}: whatever came out of it, the gate could only say no."
+        return
     yield "Both models answered the same items, and each is compared item by item."
     yield f"A model within all margins fails any of the {num_musts} musts with a chance of at most {alpha:g} (Holm);"
     yield f"one worse by an effect passes that must with a chance of at most {beta:g}. Neither: inconclusive."

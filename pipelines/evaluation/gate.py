@@ -12,7 +12,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from cluster.artifacts import Check, Outcome
+from cluster.artifacts import Check, Finding, Outcome
 from pipelines.config import GateConfig, RequirementConfig, asked_of
 from pipelines.evaluation.explain import finding, recovery
 from pipelines.evaluation.paired.sample import MAX_ITEMS, Sample, highest, lowest
@@ -80,7 +80,7 @@ def judge(config: GateConfig, pairs: Mapping[str, Sequence[Pair]]) -> tuple[Chec
     )
 
 
-def outcome_of(checks: Sequence[Check]) -> Outcome:
+def outcome_of(checks: Sequence[Finding]) -> Outcome:
     """The musts together."""
     musts = {check.outcome for check in checks if check.priority == "must"}
     if "failed" in musts:

@@ -5,13 +5,14 @@ Every figure is read from a manifest or a file that `evidence` names with its di
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Final
 
 from cluster import artifacts, registry
 from cluster.artifacts import (
     Check,
     Checkpoint,
+    Contamination,
     Difference,
     EvalReport,
     GateReport,
@@ -19,16 +20,20 @@ from cluster.artifacts import (
     Ledger,
     LossPoint,
     Manifest,
+    OverlapCheck,
+    OverlapRule,
     QuantizedModel,
     Revision,
     Score,
     Speed,
+    TaskContamination,
     Weights,
 )
 from cluster.config import StrictModel
 from cluster.registry import Lineage
 from cluster.storage import Storage
 from pipelines.evaluation import explain, report_items
+from pipelines.evaluation.clean_items import compare_without, contaminated, measured_for, scores_without
 from pipelines.evaluation.figures import TESTED
 from pipelines.evaluation.notes import notes
 from pipelines.evaluation.register import Register, Row, judge
@@ -75,6 +80,25 @@ class Recovery(StrictModel):
     percent: float
 
 
+class CleanScore(StrictModel):
+    """A figure on all items, and on those that are not contaminated."""
+
+    model: str
+    all: Score
+    clean: Score
+
+
+class Overlap(StrictModel):
+    """How many of the evaluation's items stand in what the model learnt from."""
+
+    num_documents: int
+    tasks: tuple[TaskContamination, ...]
+    scores: tuple[CleanScore, ...] = ()
+    """Of the tasks with contaminated items."""
+    differences: dict[str, tuple[Difference, ...]] = {}
+    """The comparisons on the other items."""
+
+
 class RunReport(StrictModel):
     """All that the page shows."""
 
@@ -89,8 +113,10 @@ class RunReport(StrictModel):
     """Answers that are none, on which figures rest."""
     differences: dict[str, tuple[Difference, ...]] = {}
     checks: tuple[Check, ...] = ()
+    overlaps: tuple[OverlapCheck, ...] = ()
     words: tuple[str, ...] = ()
     """The gate, explained."""
+    contamination: Overlap | None = None
     sizes: tuple[Size, ...] = ()
     recoveries: tuple[Recovery, ...] = ()
     worst: tuple[WorstItem, ...] = ()
@@ -130,6 +156,7 @@ def gather(storage: Storage, top: Revision | GateReport) -> dict[str, Manifest]:
             if isinstance(report := made.get(f"{model}_report"), EvalReport):
                 _add(storage, made, model, report.model)
                 _add(storage, made, "dataset", report.inputs.get("dataset"))
+        _add_contamination(storage, made, gate)
     elif "quantized" in made:
         _add_unjudged(storage, made)
     return made
@@ -138,6 +165,15 @@ def gather(storage: Storage, top: Revision | GateReport) -> dict[str, Manifest]:
 def _add(storage: Storage, made: dict[str, Manifest], role: str, digest: str | None) -> None:
     if digest and role not in made and (found := artifacts.find(storage, digest)) is not None:
         made[role] = found
+
+
+def _add_contamination(storage: Storage, made: dict[str, Manifest], gate: GateReport) -> None:
+    _add(storage, made, "contamination", gate.inputs.get("contamination"))
+    reports = [found for model in MODELS if isinstance(found := made.get(f"{model}_report"), EvalReport)]
+    if "contamination" not in made and reports and (found := measured_for(storage, reports[-1])) is not None:
+        made["contamination"] = found
+    if "contamination" in made:
+        _add(storage, made, "dataset", made["contamination"].inputs.get("dataset"))
 
 
 def _add_unjudged(storage: Storage, made: dict[str, Manifest]) -> None:
@@ -167,23 +203,55 @@ def _report(storage: Storage, name: str, made: dict[str, Manifest], registers: S
         compliance=tuple(row for register in registers for row in judge(register, made)),
         lineage=registry.lineage(storage, name, top.digest),
     )
+    if isinstance(measured := made.get("contamination"), Contamination):
+        report = report.replace(contamination=_overlap(storage, measured, reports, items))
     if isinstance(gate, GateReport):
         kept = tuple(
             _recovery(found) for found in gate.differences.get("quantized vs trained", ()) if found.metric in TESTED
         )
         words = tuple(explain.lines(gate)) if gate.config else ()
-        figures = {"outcome": gate.outcome, "differences": gate.differences, "checks": gate.checks}
+        figures = {
+            "outcome": gate.outcome,
+            "differences": gate.differences,
+            "checks": gate.checks,
+            "overlaps": gate.overlaps,
+        }
         report = report.replace(**figures, words=words, recoveries=kept)
     if isinstance(trained, Checkpoint):
         report = report.replace(losses=trained.losses, incidents=trained.incidents, ledger=trained.ledger)
     return report
 
 
+def _overlap(
+    storage: Storage,
+    measured: Contamination,
+    reports: Mapping[str, EvalReport],
+    items: Mapping[str, report_items.Items],
+) -> Overlap:
+    """By most of the runs of 8 words, whatever the gate asks for."""
+    told = Overlap(num_documents=measured.num_documents, tasks=measured.tasks)
+    rules: dict[str, tuple[OverlapRule, ...]] = {task.task: ("most_8_grams",) for task in measured.tasks}
+    left_out = contaminated(storage, measured, rules)
+    if not left_out:
+        return told
+    scores = tuple(
+        CleanScore(model=model, all=report.score(clean.task, clean.metric), clean=clean)
+        for model, report in reports.items()
+        for clean in (scores_without(report.scores, items[model].rows, left_out) if model in items else ())
+    )
+    compared = {
+        f"{new} vs {old}": compare_without(storage, reports[old], reports[new], left_out)
+        for old, new in (("base", "trained"), ("trained", "quantized"), ("base", "quantized"))
+        if {old, new} <= reports.keys()
+    }
+    return told.replace(scores=scores, differences={name: found for name, found in compared.items() if found})
+
+
 def _evidence(made: dict[str, Manifest]) -> Iterator[Evidence]:
     for role, found in made.items():
         path = f"{found.location}/manifest.json"
         yield Evidence(role=role, kind=found.kind, path=path, digest=found.digest, summary=found.summary)
-        for file in found.files if isinstance(found, EvalReport) else ():
+        for file in found.files if isinstance(found, EvalReport | Contamination) else ():
             yield Evidence(role=role, kind="file", path=f"{found.location}/{file.path}", digest=file.sha256)
 
 

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import hashlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple
 
 from cluster.artifacts import EvalReport
 from cluster.config import StrictModel
-from cluster.errors import InputError
 from cluster.storage import Storage
 from pipelines.evaluation.items import Row
-from pipelines.evaluation.rows import unpacked
+from pipelines.evaluation.rows import recorded_file, unpacked
 from pipelines.task_config import LOWER_IS_BETTER
 
 NUM_WORST = 3
@@ -139,17 +137,10 @@ def _rows(storage: Storage, report: EvalReport) -> dict[tuple[str, str], Row]:
     """(task, id) -> row of items.parquet; none where its file is not on record."""
     import pyarrow.parquet as pq
 
-    entry = next((file for file in report.files if file.path == "items.parquet"), None)
-    if entry is None:
+    if not any(file.path == "items.parquet" for file in report.files):
         return {}
-    key = f"{report.location}/{entry.path}"
-    blob = storage.read(key)
-    if blob is None or hashlib.sha256(blob.content).hexdigest() != entry.sha256:
-        found = "is gone" if blob is None else "is not the file on record (its SHA-256 differs)"
-        raise InputError(
-            f"{storage.uri}/{key}", found, "restore it, or evaluate again: serinus run RECIPE --from evaluate"
-        )
-    rows = map(unpacked, pq.read_table(io.BytesIO(blob.content)).to_pylist())
+    content = recorded_file(storage, report, "items.parquet")
+    rows = map(unpacked, pq.read_table(io.BytesIO(content)).to_pylist())
     return {(row["task"], row["id"]): row for row in rows}
 
 

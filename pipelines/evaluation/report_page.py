@@ -6,15 +6,16 @@ from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 
-from cluster.artifacts import Check, Difference, Ledger, Speed
+from cluster.artifacts import Check, Finding, Ledger, Speed
 from cluster.artifacts.evaluation import told
 from cluster.registry import Lineage
 from pipelines import pages
 from pipelines.evaluation import plots
-from pipelines.evaluation.explain import MARKS
 from pipelines.evaluation.figures import is_whole
+from pipelines.evaluation.page_parts import STATUSES, differences, digest_of, mark, table
 from pipelines.evaluation.report import Evidence, ModelScore, RunReport, Size
 from pipelines.evaluation.report_items import Calibration, WorstItem
+from pipelines.evaluation.report_slices import contamination
 from pipelines.pages import write_report
 
 STYLE = """
@@ -33,34 +34,6 @@ code { overflow-wrap: anywhere; font-size: .85em } ul { padding-left: 1.2rem } s
 .item { border-left: 3px solid #e8c33b; padding-left: .8rem; margin-bottom: 1.5rem }
 .side { display: grid; grid-template-columns: repeat(auto-fit, minmax(14rem, 1fr)); gap: .8rem; margin-bottom: 1rem }
 """
-STATUSES = {
-    "passed": "passed",
-    "failed": "FAILED",
-    "not_automatable": "not automatable",
-    "no_evidence": "no evidence",
-}
-NUMBERS = frozenset(
-    {
-        "value",
-        "95 % interval",
-        "items",
-        "old",
-        "new",
-        "difference",
-        "parameters",
-        "bytes",
-        "cache, bytes a token",
-        "tokens/s at 1",
-        "tokens/s at 8",
-        "tokens/s at 32",
-        "ttft, ms",
-        "prompt",
-        "written",
-        "kept",
-        "adjusted p",
-    }
-)
-"""Columns of figures."""
 
 
 def write(report: RunReport, folder: Path) -> tuple[Path, Path]:
@@ -81,6 +54,7 @@ def page(report: RunReport) -> str:
         ("Verdict", _verdict(report)),
         ("Scores", _scores(report)),
         ("Paired differences", _differences(report)),
+        ("Contamination", contamination(report)),
         ("Size and what quantizing kept", _sizes(report)),
         ("Calibration", _calibration(report)),
         ("Worst items", _worst(report)),
@@ -104,18 +78,19 @@ def _verdict(report: RunReport) -> Iterator[str]:
     if not report.outcome:
         yield '<p class="other">judged by no gate</p>'
         return
-    yield f"<p>Gate: {_mark(report.outcome)}, {'published' if report.published else 'not published'}. {_named(report, 'gate')}"
-    if report.checks:
-        yield _table(("requirement", "priority", "outcome", "adjusted p"), map(_check, report.checks))
+    yield f"<p>Gate: {mark(report.outcome)}, {'published' if report.published else 'not published'}. {_named(report, 'gate')}"
+    if found := (*report.overlaps, *report.checks):
+        yield table(("requirement", "priority", "outcome", "adjusted p"), map(_check, found))
     if report.words:
         words = escape("\n".join(report.words))
         yield f"<details><summary>In words, with what more items would settle</summary><pre>{words}</pre></details>"
 
 
-def _check(check: Check) -> tuple[str, ...]:
-    p = "" if check.p_margin_adjusted is None else f"{check.p_margin_adjusted:.3g}"
+def _check(check: Finding) -> tuple[str, ...]:
+    adjusted = check.p_margin_adjusted if isinstance(check, Check) else None
+    p = "" if adjusted is None else f"{adjusted:.3g}"
     said = escape(check.message.removeprefix(f"{check.name}: "))
-    return f"{escape(check.name)}<br><small>{said}</small>", check.priority, _mark(check.outcome), p
+    return f"{escape(check.name)}<br><small>{said}</small>", check.priority, mark(check.outcome), p
 
 
 def _scores(report: RunReport) -> Iterator[str]:
@@ -134,33 +109,25 @@ def _metric(rows: Sequence[ModelScore]) -> Iterator[str]:
     if is_whole(first.metric):
         values = ((escape(r.model), f"{r.score.value:.4g}") for r in rows)
         yield f"<p><b>{escape(first.metric)}</b> <small>of all {first.num_items:,} items at once</small>"
-        yield _table(("model", "value"), values)
+        yield table(("model", "value"), values)
         return
     better = "higher" if first.higher_is_better else "lower"
     yield f"<p><b>{escape(first.metric)}</b> <small>{better} is better; 95 % intervals over {first.num_items:,} items</small>"
     drawn = [plots.Interval(r.model, r.score.value, r.score.ci_low, r.score.ci_high) for r in rows]
     plot = plots.intervals(f"{first.task}, {first.metric}", drawn)
     cells = ((escape(r.model), f"{r.score.value:.4g}", f"{r.score.ci_low:.4g} to {r.score.ci_high:.4g}") for r in rows)
-    table = _table(("model", "value", "95 % interval"), cells)
-    yield f'<div class="figure">{plot}{table}</div>'
+    told = table(("model", "value", "95 % interval"), cells)
+    yield f'<div class="figure">{plot}{told}</div>'
 
 
 def _differences(report: RunReport) -> Iterator[str]:
-    names = ("task", "old", "new", "difference", "95 % interval", "items")
     for name, found in report.differences.items():
-        yield f"<h3>{escape(name)}</h3>" + _table(names, map(_difference, found))
-
-
-def _difference(found: Difference) -> tuple[str, ...]:
-    better = "" if found.higher_is_better else " (lower is better)"
-    interval = f"{found.ci_low:+.4g} to {found.ci_high:+.4g}"
-    what = f"{escape(found.task)} <small>{escape(found.metric)}{better}</small>"
-    return what, f"{found.old:.4g}", f"{found.new:.4g}", f"{found.difference:+.4g}", interval, f"{found.num_items:,}"
+        yield f"<h3>{escape(name)}</h3>{differences(found)}"
 
 
 def _sizes(report: RunReport) -> Iterator[str]:
     if report.sizes:
-        yield _table(
+        yield table(
             ("model", "scheme", "parameters", "bytes", "cache, bytes a token", ""),
             (_size(report, s) for s in report.sizes),
         )
@@ -169,7 +136,7 @@ def _sizes(report: RunReport) -> Iterator[str]:
         yield " the cache is not quantized).</small>"
     if report.recoveries:
         kept = ((escape(r.task), escape(r.metric), f"{r.percent:.1f} %") for r in report.recoveries)
-        yield "<h3>Quantized against trained</h3>" + _table(("task", "metric", "kept"), kept)
+        yield "<h3>Quantized against trained</h3>" + table(("task", "metric", "kept"), kept)
 
 
 def _speeds(report: RunReport) -> Iterator[str]:
@@ -178,7 +145,7 @@ def _speeds(report: RunReport) -> Iterator[str]:
         return
     nums = sorted({rate.num_requests for _, speed in timed for rate in speed.rates})
     names = ("model", *(f"tokens/s at {num}" for num in nums), "ttft, ms", "prompt", "written")
-    yield "<h3>Speed</h3>" + _table(names, (_speed(model, speed, nums) for model, speed in timed))
+    yield "<h3>Speed</h3>" + table(names, (_speed(model, speed, nums) for model, speed in timed))
     yield "<p><small>Tokens a second of all requests together, so many at once, and milliseconds to the first token of one alone;"
     yield " in the engine that evaluated the model, on its machine, with whatever else ran there. prompt and written: tokens of"
     yield " each request.</small>"
@@ -242,9 +209,9 @@ def _training(report: RunReport) -> Iterator[str]:
         yield plots.curve("loss by optimizer step", [(point.step, point.loss) for point in report.losses])
     if report.incidents:
         rows = ((str(i.step), escape(i.reason), str(i.back_to_step)) for i in report.incidents)
-        yield "<h3>Steps that did not stand</h3>" + _table(("step", "reason", "back to step"), rows)
+        yield "<h3>Steps that did not stand</h3>" + table(("step", "reason", "back to step"), rows)
     if report.ledger:
-        yield "<h3>Ledger</h3>" + _table(("", ""), _ledger(report.ledger))
+        yield "<h3>Ledger</h3>" + table(("", ""), _ledger(report.ledger))
     if report.losses or report.ledger:
         yield _named(report, "trained")
 
@@ -267,13 +234,13 @@ def _compliance(report: RunReport) -> Iterator[str]:
         cells = (
             (
                 escape(row.id),
-                f"{escape(row.text)}<br><small>{escape(row.found)}</small> {_digest(row.digest)}",
-                _mark(row.status),
+                f"{escape(row.text)}<br><small>{escape(row.found)}</small> {digest_of(row.digest)}",
+                mark(row.status),
             )
             for row in rows
         )
-        table = _table(("indicator", "", "status"), cells)
-        yield f"<details{' open' if len(rows) <= 20 else ''}><summary>{len(rows)} indicators</summary>{table}</details>"
+        listed = table(("indicator", "", "status"), cells)
+        yield f"<details{' open' if len(rows) <= 20 else ''}><summary>{len(rows)} indicators</summary>{listed}</details>"
 
 
 def _lineage(report: RunReport) -> Iterator[str]:
@@ -285,7 +252,7 @@ def _node(node: Lineage) -> str:
     under = f"<ul>{''.join(map(_node, node.children))}</ul>" if node.children else ""
     above = " <small>(see above)</small>" if node.repeated else ""
     role = f"{escape(node.role)}: " if node.role else ""
-    text = f"{role}{escape(node.kind)} {escape(node.key)} {_digest(node.digest)}{above}<br><small>{escape(node.summary)}</small>"
+    text = f"{role}{escape(node.kind)} {escape(node.key)} {digest_of(node.digest)}{above}<br><small>{escape(node.summary)}</small>"
     return f"<li>{text}{under}</li>"
 
 
@@ -294,7 +261,7 @@ def _evidence(report: RunReport) -> Iterator[str]:
         (escape(e.role), f"<code>{escape(e.path)}</code>{_through(e)}", f"<code>{escape(e.digest)}</code>")
         for e in report.evidence
     )
-    yield _table(("role", "file", "digest"), rows)
+    yield table(("role", "file", "digest"), rows)
 
 
 def _through(evidence: Evidence) -> str:
@@ -307,24 +274,4 @@ def _of(report: RunReport, role: str) -> str:
 
 
 def _named(report: RunReport, role: str) -> str:
-    return _digest(_of(report, role))
-
-
-def _digest(digest: str) -> str:
-    return f'<code title="{escape(digest)}">{escape(digest[:12])}</code>' if digest else ""
-
-
-def _mark(status: str) -> str:
-    words = {**STATUSES, **MARKS}
-    kind = status if status in MARKS else "other"
-    return f'<span class="{kind}">{words[status]}</span>'
-
-
-def _table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    kinds = [' class="n"' if name in NUMBERS else "" for name in names]
-    head = "".join(f"<th{kind}>{name}</th>" for kind, name in zip(kinds, names, strict=True)) if any(names) else ""
-    body = "".join(
-        "<tr>" + "".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(kinds, row, strict=True)) + "</tr>"
-        for row in rows
-    )
-    return f'<div class="scroll"><table><tr>{head}</tr>{body}</table></div>'
+    return digest_of(_of(report, role))

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import IO
 
+from cluster.artifacts import Manifest
+from cluster.errors import InputError
+from cluster.storage import Storage
 from pipelines.evaluation.items import Row
 
 LATER: Row = {
@@ -58,3 +62,20 @@ def unpacked(row: Row) -> Row:
     empty = {name: value for name, value in LATER.items() if row.get(name) is None}
     whole = {**row, **empty}
     return {**whole, "figures": dict(whole["figures"])}
+
+
+def recorded_file(storage: Storage, manifest: Manifest, name: str) -> bytes:
+    """A file of an artifact as it is on record.
+
+    Raises:
+        InputError: it is gone, or is another one.
+    """
+    entry = next(file for file in manifest.files if file.path == name)
+    key = f"{manifest.location}/{name}"
+    blob = storage.read(key)
+    if blob is None or hashlib.sha256(blob.content).hexdigest() != entry.sha256:
+        found = "is gone" if blob is None else "is not the file on record (its SHA-256 differs)"
+        raise InputError(
+            f"{storage.uri}/{key}", found, "restore it, or evaluate again: serinus run RECIPE --from evaluate"
+        )
+    return blob.content

@@ -55,6 +55,19 @@ def build_items(task: AnyTask, documents: Sequence[tuple[str, str]], seed: int) 
     return sorted(items, key=lambda item: order(seed, task.name, item.id))[: task.num_items]
 
 
+def bare_items(task: AnyTask, documents: Sequence[tuple[str, str]], seed: int) -> list[Item]:
+    """The same items without what stands before each: examples, and what a task says once.
+
+    Raises:
+        InputError: as build_items.
+    """
+    items = build_items(task, documents, seed)
+    if isinstance(task, WeatTask) or not task.path:
+        return items
+    bare = {item.id: item for item in _from_file(task, task.path)}
+    return [bare[item.id] for item in items]
+
+
 def takes_documents(task: AnyTask) -> bool:
     """Whether its items are built from held-out documents."""
     return isinstance(task, TaskConfig) and task.path is None

@@ -7,14 +7,16 @@ from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from cluster import artifacts
-from cluster.artifacts import EvalReport, GateReport
+from cluster.artifacts import Contamination, Difference, EvalReport, GateReport
 from cluster.errors import InputError
 from cluster.storage import Storage, open_storage
 from cluster.versions import every, fitting
 from pipelines.config import GateConfig, Stratum, asked_of
+from pipelines.evaluation.clean_items import compare_without, contaminated
 from pipelines.evaluation.compare import compare, pairs
 from pipelines.evaluation.explain import mark
 from pipelines.evaluation.gate import Pair, is_let_through, judge, outcome_of
+from pipelines.evaluation.overlap import judge_overlap, rules_of
 from pipelines.progress import say
 
 VERSION = 1
@@ -22,15 +24,27 @@ VERSION = 1
 
 
 def gate(
-    config: GateConfig, base: EvalReport, trained: EvalReport, quantized: EvalReport, storage: Storage
+    config: GateConfig,
+    base: EvalReport,
+    trained: EvalReport,
+    quantized: EvalReport,
+    storage: Storage,
+    *,
+    measured: Contamination | None = None,
 ) -> GateReport:
     """Judge the quantized model. A no is in the report (`passed` is False), not an exception.
+
+    Args:
+        measured: the contamination, where the recipe asks for it.
 
     Raises:
         InputError: the reports are not of the same tasks and items, or an item's figure is missing.
     """
     began = time.monotonic()
     inputs = {"base": base.digest, "trained": trained.digest, "quantized": quantized.digest}
+    if config.contamination:
+        assert measured is not None, "LifecycleConfig lets no limit through without measuring"
+        inputs["contamination"] = measured.digest
     settings = _settings(config)
     key = artifacts.stage_key("gate", settings, inputs)
     if (found := artifacts.load(storage, GateReport, key)) is not None:
@@ -42,8 +56,9 @@ def gate(
     per: list[Stratum] = sorted({asked.per for asked in config.requirements if asked.per != "task"})
     paired = {name: pairs(storage, *reports, per) for name, reports in compared.items()}
     _check_sliced(config, paired)
-    checks = judge(config, paired)
-    outcome = outcome_of(checks)
+    checks, overlaps = judge(config, paired), judge_overlap(config, measured) if measured else ()
+    clean = _clean(config, measured, compared, storage) if overlaps and measured else {}
+    outcome = outcome_of((*overlaps, *checks))
     report = GateReport(
         key=key,
         inputs=inputs,
@@ -51,13 +66,43 @@ def gate(
         outcome=outcome,
         passed=is_let_through(config, outcome),
         checks=checks,
+        overlaps=overlaps,
+        clean_differences=clean,
         differences={name: compare(storage, *reports) for name, reports in compared.items()},
         took_s=time.monotonic() - began,
     )
-    for check in checks:
-        say("gate", f"{mark(check)}{check.message}{'  <- WARNING' if check in report.warnings else ''}")
+    return _told(artifacts.save(storage, report))
+
+
+def judge_before_training(config: GateConfig, measured: Contamination, storage: Storage) -> GateReport:
+    """The verdict by what the model is to learn from, where that can only be no (see overlap.is_refused)."""
+    settings, inputs = {**_settings(config), "before": "train"}, {"contamination": measured.digest}
+    key = artifacts.stage_key("gate", settings, inputs)
+    if (found := artifacts.load(storage, GateReport, key)) is not None:
+        return found
+    checks = judge_overlap(config, measured)
+    outcome = outcome_of(checks)
+    report = GateReport(key=key, inputs=inputs, config=settings, before="train", overlaps=checks, outcome=outcome)
+    return _told(artifacts.save(storage, report))
+
+
+def _told(report: GateReport) -> GateReport:
+    for one in report.findings:
+        say("gate", f"{mark(one)}{one.message}{'  <- WARNING' if one in report.warnings else ''}")
     say("gate", report.summary)
-    return artifacts.save(storage, report)
+    return report
+
+
+def _clean(
+    config: GateConfig,
+    measured: Contamination,
+    compared: Mapping[str, tuple[EvalReport, EvalReport]],
+    storage: Storage,
+) -> dict[str, tuple[Difference, ...]]:
+    """Each comparison on the items that are not contaminated by the rules that are asked for, of tasks that have such."""
+    left_out = contaminated(storage, measured, rules_of(config, measured))
+    found = {name: compare_without(storage, *reports, left_out) for name, reports in compared.items()}
+    return {name: some for name, some in found.items() if some}
 
 
 def _settings(config: GateConfig) -> dict[str, Any]:
@@ -66,6 +111,8 @@ def _settings(config: GateConfig) -> dict[str, Any]:
     for asked in settings["requirements"]:
         if asked["per"] == "task":
             del asked["per"]
+    if not config.contamination:
+        del settings["contamination"]
     return {**settings, "rule_version": VERSION}
 
 

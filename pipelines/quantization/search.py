@@ -57,16 +57,15 @@ def judged(scheme: str, gate: GateReport, attempt: SchemeAttempt) -> Tried:
     Args:
         attempt: with its digests, bytes and time.
     """
-    missed = [check for check in gate.checks if check.priority == "must" and check.outcome != "passed"]
     return Tried(
         attempt.replace(
             scheme=scheme,
             outcome="passed" if gate.passed else "refused",
-            reason="" if gate.passed else "\n".join(check.message for check in missed),
+            reason="" if gate.passed else "\n".join(check.message for check in gate.missed),
             gate=gate.digest,
             slices=tuple(map(_slice, gate.checks)),
         ),
-        () if gate.passed else tuple(check.name for check in missed if check.name.endswith(": trained vs base")),
+        () if gate.passed else tuple(check.name for check in gate.missed if check.name.endswith(": trained vs base")),
     )
 
 

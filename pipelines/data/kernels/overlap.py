@@ -56,6 +56,25 @@ def hits(words: Uint64s, bounds: Int64s, table: Table) -> Hits:
     return found
 
 
+def places(words: Uint64s, bounds: Int64s, ngram: int, min_words: int, table: Table) -> tuple[Int64s, Int64s]:
+    """Of each run that the table was made of the slot of its key, and the bounds of each text's."""
+    nums = np.diff(bounds)
+    counts = np.where(nums >= min_words, nums - np.minimum(nums, ngram) + 1, 0)
+    ends = np.concatenate([np.zeros(1, np.int64), np.cumsum(counts)])
+    slots = np.zeros(int(ends[-1]), np.int64)
+    _place(words, bounds, ngram, table.keys, ends, slots)
+    return slots, ends
+
+
+def seen(words: Uint64s, bounds: Int64s, table: Table) -> tuple[Int64s, Int64s]:
+    """Slots of the keys that stand in any of the texts, ascending, and of each the first text that it stands in."""
+    first = np.full(len(table.keys), -1, np.int64)
+    for length in table.lengths.tolist():
+        _mark(words, bounds, length, table.keys, first)
+    slots = np.flatnonzero(first >= 0)
+    return slots, first[slots]
+
+
 @kernel
 def _run(words: Any, first: int, num_words: int) -> np.uint64:
     """A polynomial in FACTOR: that of the next run follows from this one in a step."""
@@ -72,7 +91,6 @@ def _key(h: np.uint64, num_words: int) -> np.uint64:
 
 @kernel
 def _fill(words: Any, bounds: Any, ngram: int, min_words: int, keys: Any, values: Any) -> None:
-    mask = len(keys) - 1
     for text in range(len(bounds) - 1):
         first, num = bounds[text], bounds[text + 1] - bounds[text]
         n = min(ngram, num)
@@ -80,18 +98,51 @@ def _fill(words: Any, bounds: Any, ngram: int, min_words: int, keys: Any, values
             continue
         for i in range(first, first + num - n + 1):
             key = _key(_run(words, i, n), n)
-            slot = np.int64(key >> np.uint64(1)) & mask
-            while keys[slot] != 0 and keys[slot] != key:
-                slot = (slot + 1) & mask
+            slot = _slot(key, keys)
             if keys[slot] == 0:
                 keys[slot], values[slot] = key, text
+
+
+@kernel
+def _slot(key: np.uint64, keys: Any) -> np.int64:
+    """Where a key stands, or the empty slot that tells that it does not."""
+    mask = len(keys) - 1
+    slot = np.int64(key >> np.uint64(1)) & mask
+    while keys[slot] != 0 and keys[slot] != key:
+        slot = (slot + 1) & mask
+    return slot
+
+
+@kernel
+def _place(words: Any, bounds: Any, ngram: int, keys: Any, ends: Any, slots: Any) -> None:
+    for text in range(len(bounds) - 1):
+        n = min(ngram, bounds[text + 1] - bounds[text])
+        for i in range(ends[text + 1] - ends[text]):
+            slots[ends[text] + i] = _slot(_key(_run(words, bounds[text] + i, n), n), keys)
+
+
+@kernel
+def _mark(words: Any, bounds: Any, n: int, keys: Any, first: Any) -> None:
+    power = np.uint64(1)
+    for _ in range(n - 1):
+        power *= FACTOR
+    for text in range(len(bounds) - 1):
+        begin, end = bounds[text], bounds[text + 1]
+        if end - begin < n:
+            continue
+        h = _run(words, begin, n)
+        for i in range(begin, end - n + 1):
+            slot = _slot(_key(h, n), keys)
+            if keys[slot] != 0 and first[slot] < 0:
+                first[slot] = text
+            if i + n < end:
+                h = (h - words[i] * power) * FACTOR + words[i + n]
 
 
 @kernel
 def _look_up(
     words: Any, bounds: Any, keys: Any, values: Any, lengths: Any, of: Any, first_word: Any, num_words: Any
 ) -> None:
-    mask = len(keys) - 1
     current, powers = np.zeros(len(lengths), np.uint64), np.ones(len(lengths), np.uint64)
     for k in range(len(lengths)):
         for _ in range(lengths[k] - 1):
@@ -105,11 +156,8 @@ def _look_up(
                 n = lengths[k]
                 if i + n > end:
                     break
-                key = _key(current[k], n)
-                slot = np.int64(key >> np.uint64(1)) & mask
-                while keys[slot] != 0 and keys[slot] != key:
-                    slot = (slot + 1) & mask
-                if keys[slot] == key:
+                slot = _slot(_key(current[k], n), keys)
+                if keys[slot] != 0:
                     of[text], first_word[text], num_words[text] = values[slot], i - first, n
                     break
                 if i + n < end:

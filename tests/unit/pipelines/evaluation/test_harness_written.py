@@ -10,7 +10,7 @@ import pytest
 
 from cluster.errors import InputError
 from pipelines.config import EvaluateConfig
-from pipelines.evaluation.evaluate import _settings
+from pipelines.evaluation.evaluate import settings_of
 from pipelines.evaluation.items import ExactItem, Item
 from pipelines.evaluation.metrics.exact import Extract, Reading
 from pipelines.evaluation.notes import notes
@@ -231,7 +231,7 @@ def test_all_that_decides_is_in_a_report_s_key(tmp_path: Path) -> None:
         {"max_new_tokens": 48},
     ]  # fmt: skip
     tasks = [plain, *(plain.replace(**fields) for fields in changed)]
-    keys = [json.dumps(_settings(EvaluateConfig(tasks=(task,)))) for task in tasks]
+    keys = [json.dumps(settings_of(EvaluateConfig(tasks=(task,)))) for task in tasks]
     assert len(set(keys)) == len(keys)
     before = file_digest(plain)
     for name in ("generation_kwargs", "filter_list", "metric_list"):

@@ -10,7 +10,7 @@ from pydantic import ValidationError
 from cluster.artifacts import EvalReport, Rate, Speed
 from cluster.errors import InputError
 from pipelines.config import EvaluateConfig
-from pipelines.evaluation.evaluate import _settings
+from pipelines.evaluation.evaluate import settings_of
 from pipelines.evaluation.tasks import build_items
 from pipelines.task_config import TaskConfig
 from tests.unit.pipelines.evaluation.safety.world import task, task_of
@@ -76,7 +76,7 @@ def test_what_makes_no_sense_is_refused(fields: dict[str, object], says: str) ->
 
 def test_how_fast_an_engine_is_makes_no_other_report() -> None:
     plain = TaskConfig(name="text", kind="perplexity")
-    assert _settings(EvaluateConfig(tasks=(plain,), speed=False)) == _settings(EvaluateConfig(tasks=(plain,)))
+    assert settings_of(EvaluateConfig(tasks=(plain,), speed=False)) == settings_of(EvaluateConfig(tasks=(plain,)))
     fast = Speed(
         num_prompt_tokens=1, num_written_tokens=1, rates=(Rate(num_requests=1, tokens_per_s=12345.6),), ttft_s=0.0004
     )
@@ -86,8 +86,8 @@ def test_how_fast_an_engine_is_makes_no_other_report() -> None:
 
 def test_what_is_on_record_of_tasks_without_examples_stays_good(tmp_path: Path) -> None:
     plain = task_of(tmp_path, "multiple_choice", CHOICES)
-    (found,) = _settings(EvaluateConfig(tasks=(plain,)))["tasks"]
+    (found,) = settings_of(EvaluateConfig(tasks=(plain,)))["tasks"]
     assert set(found) == {"name", "path", "num_items", "kind", "max_new_tokens"}
     shot = plain.replace(num_shots=2, shots_path=plain.path)
-    (found,) = _settings(EvaluateConfig(tasks=(shot,)))["tasks"]
+    (found,) = settings_of(EvaluateConfig(tasks=(shot,)))["tasks"]
     assert (found["num_shots"], found["shots_path"]) == (2, found["path"])
