@@ -24,16 +24,19 @@ class NamedTask(StrictModel):
 class TaskConfig(NamedTask):
     """What a model knows and can do. Items come from the dataset's held-out documents, or from a JSONL file."""
 
-    kind: Literal["perplexity", "continuation", "generation", "multiple_choice", "qa", "written_choice", "exact_match"]
+    kind: Literal[
+        "perplexity", "continuation", "generation", "multiple_choice", "qa", "written_choice", "exact_match", "tatqa"
+    ]  # fmt: skip
     """`perplexity`: of text. `continuation`: generate what comes next, scored by chrF against what did. `generation`: a
     translation or summary, by chrF, corpus BLEU and ROUGE against its references. `multiple_choice`: the most likely of several
     answers by log-likelihood per byte. `qa`: a short answer, by SQuAD 2.0's F1. `written_choice`: the choices are shown with
     letters, and the letter is read from what the model writes. `exact_match`: an answer that is right when it is one of the right
-    ones, as it stands."""
+    ones, as it stands. `tatqa`: a question on a table and text, by TAT-QA's F1, whose numbers have a scale."""
     path: Location | None = None
     """JSONL with `id`, `prompt` and `answer` (continuation), `prompt`, `choices` and `answer` as an index (multiple_choice),
     `prompt` and `answers` as a list (generation; exact_match; qa, empty for a question that has none), or `text` (perplexity).
-    written_choice takes the files of multiple_choice. All but continuation also take a task's .yaml of the Language Model
+    written_choice takes the files of multiple_choice. tatqa takes TAT-QA's own .json, or `prompt`, `answers` (the parts of the
+    one right answer), `scale` and `answer_type`. All but continuation and tatqa also take a task's .yaml of the Language Model
     Evaluation Harness, whose data are files beside it or a hub's.
     Without a path perplexity, continuation and multiple_choice take the held-out documents."""
     max_new_tokens: int | None = Field(None, ge=1)
@@ -71,7 +74,7 @@ class TaskConfig(NamedTask):
 
     @model_validator(mode="after")
     def _has_questions(self) -> TaskConfig:
-        if self.kind in ("qa", "written_choice", "generation", "exact_match") and self.path is None:
+        if self.kind in ("qa", "written_choice", "generation", "exact_match", "tatqa") and self.path is None:
             raise ValueError(f"a {self.kind} task needs a file with questions: `path:`")
         if self.chat and self.kind in ("perplexity", "multiple_choice"):
             raise ValueError(f"chat: a {self.kind} task asks for the likelihood of text as it is")
@@ -229,6 +232,6 @@ UNMEASURED = frozenset({"weat", "canaries"})
 LOWER_IS_BETTER = frozenset({"perplexity", "stereotype_preference", "expected_maximum_toxicity", "extraction_rate"})
 """Of the metrics that gates compare."""
 Kind = Literal[
-    "perplexity", "continuation", "multiple_choice", "qa", "written_choice", "generation", "exact_match", "code",
+    "perplexity", "continuation", "multiple_choice", "qa", "written_choice", "generation", "exact_match", "tatqa", "code",
     "weat", "bbq", "minimal_pairs", "toxicity", "refusal", "canaries",
 ]  # fmt: skip

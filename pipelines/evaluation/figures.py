@@ -160,6 +160,11 @@ FIGURES: Mapping[Kind, tuple[Figure, ...]] = {
     "qa": (Figure("f1", test="bounded"), Figure("exact_match", _right)),
     "written_choice": (ACCURACY,),
     "exact_match": (ACCURACY,),
+    "tatqa": (
+        Figure("f1", test="bounded"),
+        Figure("exact_match", _right),
+        Figure("scale_accuracy", _figure("scale")),
+    ),
     "weat": (
         Figure("effect_size", _association, _effect_size, higher_is_better=False, is_mean=False),
         Figure("permutation_p", whole=_permutation_p),

@@ -54,7 +54,7 @@ def from_documents(task: TaskConfig, documents: Sequence[tuple[str, str]], seed:
             ]
         case "multiple_choice":
             items = _choices(task, list(_passages(documents, CONTEXT_CHARACTERS, CHOICE_CHARACTERS)), seed)
-        case "qa" | "written_choice" | "generation" | "exact_match":
+        case "qa" | "written_choice" | "generation" | "exact_match" | "tatqa":
             raise AssertionError(f"TaskConfig lets no {task.kind} through without a path")
     if not items:
         raise InputError(

@@ -21,6 +21,7 @@ ASKS: Final[Mapping[Kind, frozenset[Ask]]] = {
     "written_choice": frozenset({"text"}),
     "generation": frozenset({"text"}),
     "exact_match": frozenset({"text"}),
+    "tatqa": frozenset({"text"}),
     "weat": frozenset({"vectors"}),
     "bbq": frozenset({"likelihood"}),
     "minimal_pairs": frozenset({"likelihood"}),

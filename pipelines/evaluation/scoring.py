@@ -63,7 +63,7 @@ def row(item: Item, reply: Reply) -> Row:
     match item.kind:
         case "perplexity" | "multiple_choice":
             return likelihood.row(item, reply)
-        case "continuation" | "generation" | "qa" | "written_choice" | "exact_match":
+        case "continuation" | "generation" | "qa" | "written_choice" | "exact_match" | "tatqa":
             return written.row(item, reply)
         case "weat":
             assert isinstance(item, WordItem)

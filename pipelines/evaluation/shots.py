@@ -51,7 +51,7 @@ def answer(item: Item) -> str:
     match item.kind:
         case "written_choice":
             return f" {ascii_uppercase[item.gold]}"
-        case "qa" | "generation" | "exact_match":
+        case "qa" | "generation" | "exact_match" | "tatqa":
             return f" {item.answers[0].strip()}"
         case _:
             return item.answers[item.gold]

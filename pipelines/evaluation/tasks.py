@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from string import ascii_uppercase
 
 from cluster.errors import InputError
 from cluster.storage import open_storage
-from pipelines.evaluation import shots
+from pipelines.evaluation import shots, tatqa
 from pipelines.evaluation.code import functions
 from pipelines.evaluation.harness.records import Made, digest, made
 from pipelines.evaluation.harness.task_file import check_kind, is_task
@@ -116,7 +116,7 @@ def _from_file(task: AnyTask, path: str) -> list[Item]:
         check_kind(path, asked, task.kind)
     # How examples are written does not count: they are shown with their answers.
     how = writing_of(task, asked if path == task.path else None) if isinstance(task, TaskConfig) else None
-    for where, number, record in records(path) if asked is None else made(path, asked):
+    for where, number, record in _records(task, path) if asked is None else made(path, asked):
         try:
             item = _placed_item(task, where, number, record, how)
             if item.id in items:
@@ -129,6 +129,10 @@ def _from_file(task: AnyTask, path: str) -> list[Item]:
     if not items:
         raise InputError(path, "holds no items", "write one JSON object a line")
     return list(items.values())
+
+
+def _records(task: AnyTask, path: str) -> Iterator[tuple[str, int, Record]]:
+    return tatqa.records(path) if task.kind == "tatqa" and path.endswith(".json") else records(path)
 
 
 def _placed_item(task: AnyTask, where: str, number: int, record: Record, how: Writing | None) -> Item:
@@ -181,6 +185,8 @@ def _text_item(task: TaskConfig, where: str, name: str, record: Record, how: Wri
             item = Item(task.name, task.kind, name, prompt, (answer,))
         case "multiple_choice" | "written_choice":
             item = _choice_item(task, where, name, record)
+        case "tatqa":
+            item = tatqa.item(task.name, where, name, record)
         case "qa" | "generation" | "exact_match":
             item = _question_item(task, where, name, record, how)
     if task.kind == "multiple_choice":

@@ -6,7 +6,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from pipelines.evaluation.items import ExactItem, Item, Reply, Row, row_of
-from pipelines.evaluation.metrics import choice, corpus, exact, rouge, squad
+from pipelines.evaluation.metrics import choice, corpus, exact, rouge, squad, tatqa
+from pipelines.evaluation.tatqa import TableItem, answer_of, is_scaled_as
 
 
 @dataclass(frozen=True)
@@ -33,6 +34,11 @@ def score(item: Item, text: str) -> Written:
             assert isinstance(item, ExactItem)
             right = exact.is_right(item.reading, exact.read(item.reading, text), item.answers)
             return Written(float(right), right)
+        case "tatqa":
+            assert isinstance(item, TableItem)
+            found = answer_of(text)
+            exact_match, f1 = tatqa.score(item.right, found)
+            return Written(f1, bool(exact_match), {"scale": float(is_scaled_as(found, item.right))})
         case "generation":
             return _generated(item.answers, text.strip())
         case _:

@@ -28,6 +28,7 @@ GOLD_OF = {
     "multiple_choice": (GOOD, "answer"),
     "written_choice": (GOOD, "answer"),
     "qa": ({"id": "1", "prompt": "When?", "answers": ["1066"]}, "answers"),
+    "tatqa": ({"id": "1", "prompt": "How much?", "answers": ["12.5"], "scale": "million"}, "answers"),
     "continuation": ({"id": "1", "prompt": "To be", "answer": "or not"}, "answer"),
     "refusal": ({"id": "1", "prompt": "How?", "label": "safe"}, "label"),
     "canaries": ({"id": "1", "prompt": "The code is", "secret": "kXm-20418-Qw"}, "secret"),
