@@ -7,8 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipelines.evaluation.compare import scores_of
-from pipelines.evaluation.metrics import bbq, choice, rouge, squad, tatqa, translation, weat
+from pipelines.evaluation.metrics import bbq, choice, squad, tatqa, translation, weat
 
 SHARED = Path(__file__).resolve().parents[6] / "shared" / "data"
 
@@ -133,64 +132,3 @@ def test_bbq_of_unifiedqa(subject: str, prompt: str, accuracies: Accuracies) -> 
     ambiguous, clear = bbq.score(answered, "ambig"), bbq.score(answered, "disambig")
     assert (round(ambiguous.accuracy, 2), round(clear.accuracy, 2)) == accuracies
     assert ambiguous.num_unread == clear.num_unread == 0
-
-
-def lighteval(name: str) -> list[dict[str, Any]]:
-    cases: list[dict[str, Any]] = json.loads((shared("lighteval_metric_cases") / f"{name}.json").read_text())[
-        "test_cases"
-    ]
-    assert cases
-    return cases
-
-
-@pytest.mark.parametrize("name", ["exact_match", "f1_score", "rouge1", "rouge2", "rougeL", "rouge_t5"])
-def test_lighteval_s_cases_of_one_text(name: str) -> None:
-    for case in lighteval(name):
-        gold = case["doc"]["gold_index"]
-        texts = [case["doc"]["choices"][at] for at in (gold if isinstance(gold, list) else [gold])]
-        said, *others = case["model_response"]["text"]
-        if others:  # several answers to one question: none of our tasks has those
-            continue
-        found = max((rouge.score(said, text) for text in texts), key=lambda one: one.rouge1)
-        # Their F1 is that of words, articles among them, which SQuAD's leaves out.
-        ours = {"em": squad.exact_match(said, texts), "f1": found.rouge1, "rouge1": found.rouge1, "rouge2": found.rouge2,
-                "rougeL": found.rouge_l, "rougeLsum": found.rouge_l}  # fmt: skip
-        scale = 100 if name == "rouge_t5" else 1
-        for metric, expected in case["expected_output"].items():
-            assert scale * ours[metric] == pytest.approx(expected, abs=case["tolerance"] * scale), (name, case["name"])
-
-
-@pytest.mark.parametrize("name", ["bleu", "chrf"])
-def test_lighteval_s_cases_of_a_corpus(name: str) -> None:
-    for case in lighteval(name):
-        said = [one["text"][0] for one in case["model_responses"]]
-        texts = [one["choices"][one["gold_index"]] for one in case["docs"]]
-        # For chrF it gives sacreBLEU a list of each item's references for one of each reference: of which sacreBLEU takes the first
-        # translation, against all items' references.
-        handed = (said, [texts]) if name == "bleu" else (said[:1], [[text] for text in texts])
-        found = getattr(translation.score_all(*handed), name)
-        assert found == pytest.approx(case["expected_output"], abs=case["tolerance"]), case["name"]
-
-
-def test_lighteval_s_cases_of_letters() -> None:
-    """We read a small letter too: its parser does not."""
-    cases = lighteval("gpqa_instruct_metric")
-    golds = [(case["doc"]["choices"], case["doc"]["gold_index"], case["model_response"]["text"][0]) for case in cases]
-    found = [choice.read_choice(text, choices) == gold for choices, gold, text in golds]
-    other = [
-        case["name"]
-        for case, right in zip(cases, found, strict=True)
-        if case["expected_output"] != {"extractive_match": right}
-    ]
-    assert other == ["Answer in Different Case"]
-
-
-def test_lighteval_s_cases_of_perplexity_by_words() -> None:
-    """Words of the query: its tasks of perplexity have their text there."""
-    for case in lighteval("word_perplexity"):
-        rows = [
-            {"nll": -sum(one["logprobs"]), "num_tokens": len(doc["query"].split()), "num_bytes": 1, "score": 0}
-            for doc, one in zip(case["docs"], case["model_responses"], strict=True)
-        ]
-        (found, *_) = scores_of("text", "perplexity", rows)
-        assert found.value == pytest.approx(case["expected_output"], abs=case["tolerance"]), case["name"]
