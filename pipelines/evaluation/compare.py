@@ -40,7 +40,7 @@ def scores_of(task: str, kind: Kind, rows: Sequence[Row]) -> tuple[Score, ...]:
 
 def score_of(task: str, figure: Figure, rows: Sequence[Row]) -> Score | None:
     """One figure; None where these items cannot say it."""
-    values = _resampled(task, figure, rows)
+    values = resampled(task, figure, rows)
     if not math.isfinite(values[0]):
         return None
     low, high = _interval(values[1:]) if len(values) > 1 else (values[0], values[0])
@@ -160,7 +160,7 @@ def difference_of(score: Score, before: Sequence[Row], after: Sequence[Row]) -> 
     """Of that score, by the items' rows on both models."""
     # The same items are drawn for both, so what is hard about an item cancels out.
     figure = figure_named(score.metric)
-    old, new = _resampled(score.task, figure, before), _resampled(score.task, figure, after)
+    old, new = resampled(score.task, figure, before), resampled(score.task, figure, after)
     low, high = _interval(new[1:] - old[1:])
     return Difference(
         task=score.task,
@@ -176,7 +176,7 @@ def difference_of(score: Score, before: Sequence[Row], after: Sequence[Row]) -> 
     )
 
 
-def _resampled(task: str, figure: Figure, rows: Sequence[Row]) -> NDArray[np.float64]:
+def resampled(task: str, figure: Figure, rows: Sequence[Row]) -> NDArray[np.float64]:
     """The figure over all rows, then over NUM_RESAMPLES draws of as many rows with replacement; alone where it has no interval."""
     import numpy as np
 

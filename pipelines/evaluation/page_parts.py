@@ -38,6 +38,9 @@ NUMBERS = frozenset(
         "too short",
         "all items",
         "the others",
+        "base",
+        "trained",
+        "quantized",
     }
 )
 """Columns of figures."""

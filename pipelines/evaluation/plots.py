@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from html import escape
 from typing import NamedTuple
 
 WIDTH, ROW, LEFT, RIGHT = 440, 24, 80, 60
+NAMES, STEP = 200, 12
+"""Of `shares`: where the axis begins, and from point to point."""
+MOST_LABEL = 30
+"""Characters that its names have room for."""
+MOST_SHARE = 250.0
+"""Percent."""
 
 
 class Interval(NamedTuple):
@@ -57,6 +63,42 @@ def curve(title: str, points: Sequence[tuple[float, float]]) -> str:
             "</svg>",
         )
     )
+
+
+def shares(title: str, rows: Sequence[tuple[str, Sequence[Interval | None]]]) -> str:
+    """Percents of a whole around a mark at 100: for each name its points one below the other, each in the colour of its place.
+    The axis goes no further than MOST_SHARE: what is beyond ends there, and is told on hovering."""
+    found = [point for _, points in rows for point in points if point is not None]
+    low = max(min((95.0, *(point.low for point in found))) - 1, 0.0)
+    high = min(max((105.0, *(point.high for point in found))), MOST_SHARE) + 1
+
+    def x(value: float) -> float:
+        return NAMES + (WIDTH - NAMES - 10) * (min(max(value, low), high) - low) / (high - low)
+
+    parts, y = list[str](), 6.0
+    for name, points in rows:
+        parts.append(f'<text x="0" y="{y + STEP * len(points) / 2 + 4:.1f}">{escape(_short(name))}</text>')
+        drawn = enumerate(points, 1)
+        parts += (_share(name, point, x, y + STEP * at - 4, at) for at, point in drawn if point is not None)
+        y += STEP * len(points) + 10
+    ends = ((low, "start"), (100.0, "middle"), (high, "end"))
+    ticks = (
+        f'<text class="tick" x="{x(value):.1f}" y="{y + 14:.0f}" text-anchor="{anchor}">{value:.0f} %</text>'
+        for value, anchor in ends
+    )
+    mark = f'<line class="axis" x1="{x(100):.1f}" x2="{x(100):.1f}" y1="0" y2="{y:.0f}"/>'
+    return "".join((_open(title, y + 22), mark, *parts, *ticks, "</svg>"))
+
+
+def _share(name: str, point: Interval, x: Callable[[float], float], y: float, at: int) -> str:
+    told = f"{name}, {point.label}: {point.value:.1f} % ({point.low:.1f} to {point.high:.1f})"
+    ends = f'x1="{x(point.low):.1f}" x2="{x(point.high):.1f}" y1="{y:.1f}" y2="{y:.1f}"'
+    dot = f'<circle class="m{at % 3}" cx="{x(point.value):.1f}" cy="{y:.1f}" r="5"/>'
+    return f'<g><title>{escape(told)}</title><line class="whisker" {ends}/>{dot}</g>'
+
+
+def _short(name: str) -> str:
+    return name if len(name) <= MOST_LABEL else f"{name[: MOST_LABEL - 1]}…"
 
 
 def reliability(title: str, points: Sequence[tuple[float, float, float]]) -> str:

@@ -38,6 +38,7 @@ from pipelines.evaluation.figures import TESTED
 from pipelines.evaluation.notes import notes
 from pipelines.evaluation.register import Register, Row, judge
 from pipelines.evaluation.report_items import Calibration, WorstItem
+from pipelines.evaluation.slices import SliceRecovery, recoveries
 from pipelines.kv_cache import bytes_per_token, config_of
 
 MODELS: Final = ("base", "trained", "quantized")
@@ -116,6 +117,7 @@ class RunReport(StrictModel):
     overlaps: tuple[OverlapCheck, ...] = ()
     words: tuple[str, ...] = ()
     """The gate, explained."""
+    slices: tuple[SliceRecovery, ...] = ()
     contamination: Overlap | None = None
     sizes: tuple[Size, ...] = ()
     recoveries: tuple[Recovery, ...] = ()
@@ -198,6 +200,7 @@ def _report(storage: Storage, name: str, made: dict[str, Manifest], registers: S
         scores=tuple(_scores(made)),
         notes=tuple(f"{model}: {note}" for model, one in items.items() for note in notes(list(one.rows.values()))),
         sizes=tuple(_sizes(made, storage)),
+        slices=tuple(recoveries(items)),
         worst=tuple(report_items.worst(items)),
         calibrations=tuple(report_items.calibrations(items)),
         compliance=tuple(row for register in registers for row in judge(register, made)),

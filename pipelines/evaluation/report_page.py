@@ -15,7 +15,7 @@ from pipelines.evaluation.figures import is_whole
 from pipelines.evaluation.page_parts import STATUSES, differences, digest_of, mark, table
 from pipelines.evaluation.report import Evidence, ModelScore, RunReport, Size
 from pipelines.evaluation.report_items import Calibration, WorstItem
-from pipelines.evaluation.report_slices import contamination
+from pipelines.evaluation.report_slices import contamination, recovery
 from pipelines.pages import write_report
 
 STYLE = """
@@ -27,6 +27,7 @@ svg { display: block; width: 100%; max-width: 520px; height: auto; font: 12px sy
 .whisker { stroke: #888; stroke-width: 3 } .axis { stroke: #ccc } .curve { fill: none; stroke: #b38f00; stroke-width: 2 }
 .frame { fill: none; stroke: #ccc } .part { fill-opacity: .6 }
 .m0 { fill: #777 } .m1 { fill: #2563a8 } .m2 { fill: #e0a800 }
+.key .m1 { color: #2563a8 } .key .m2 { color: #e0a800 }
 .failed { color: #a40000; font-weight: bold } .passed { color: #1a6b1a } .inconclusive { color: #8a5a00 } .other { color: #666 }
 pre { white-space: pre-wrap; overflow-wrap: anywhere; background: #f6f6f6; padding: .5rem; margin: .2rem 0 } small { color: #666 }
 code { overflow-wrap: anywhere; font-size: .85em } ul { padding-left: 1.2rem } summary { cursor: pointer }
@@ -54,6 +55,7 @@ def page(report: RunReport) -> str:
         ("Verdict", _verdict(report)),
         ("Scores", _scores(report)),
         ("Paired differences", _differences(report)),
+        ("What is kept, slice by slice", recovery(report)),
         ("Contamination", contamination(report)),
         ("Size and what quantizing kept", _sizes(report)),
         ("Calibration", _calibration(report)),

@@ -20,6 +20,7 @@ LATER: Row = {
     "figures": {},
     "choice_nats": [],
     "choice_bytes": [],
+    "num_prompt_characters": 0,
 }
 """Columns that files of earlier versions lack, with what stands for them."""
 
@@ -43,6 +44,7 @@ def write_rows(path: Path | IO[bytes], rows: Sequence[Row]) -> None:
             ("domain", pa.string()),
             ("group", pa.string()),  # condition (bbq), label (refusal), set of targets (weat)
             ("prompt", pa.string()),  # its end, at most items.MAX_PROMPT characters
+            ("num_prompt_characters", pa.int64()),  # of all of it, or of the text
             ("wanted", pa.string()),  # the right answer
             ("samples", pa.list_(pa.string())),  # all continuations (toxicity)
             (

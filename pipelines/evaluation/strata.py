@@ -1,4 +1,4 @@
-"""The languages and domains that items come from, by which a gate may ask."""
+"""The languages and domains that items come from, by which a gate may ask, and how long they are."""
 
 from __future__ import annotations
 
@@ -22,8 +22,13 @@ def placed(items: Sequence[Item], storage: Storage, dataset: Dataset) -> list[It
 
 def with_strata(items: Sequence[Item], rows: Sequence[Row]) -> list[Row]:
     """Each row with what its item says of itself."""
-    strata = {(item.task, item.id): {"language": item.language, "domain": item.domain} for item in items}
+    strata = {(item.task, item.id): _strata(item) for item in items}
     return [{**row, **strata[row["task"], row["id"]]} for row in rows]
+
+
+def _strata(item: Item) -> Row:
+    length = len(item.prompt) or len(item.answers[item.gold] if item.answers else "")
+    return {"language": item.language, "domain": item.domain, "num_prompt_characters": length}
 
 
 def _of_documents(storage: Storage, dataset: Dataset) -> dict[str, tuple[str, str]]:

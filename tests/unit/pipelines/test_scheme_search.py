@@ -343,7 +343,8 @@ def test_items_say_where_they_come_from(storage: LocalStorage, tmp_path: Path) -
     found = placed(items, storage, dataset)
     assert [(item.language, item.domain) for item in found] == [("de", "web"), ("", "manual"), ("", "")]
     rows = with_strata(found, [{"task": "t", "id": "b@0", "score": 1.0}])
-    assert rows == [{"task": "t", "id": "b@0", "score": 1.0, "language": "", "domain": "manual"}]
+    said = {"language": "", "domain": "manual", "num_prompt_characters": 1}
+    assert rows == [{"task": "t", "id": "b@0", "score": 1.0, **said}]
 
     path = tmp_path / "items.jsonl"
     path.write_text('{"text": "x", "language": "de"}\n{"text": "y", "domain": null}\n')
