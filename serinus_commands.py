@@ -38,7 +38,11 @@ def check(recipe: RecipePath) -> None:
     from services.serving import tls
 
     found = load_yaml(recipe, Recipe)
-    doubts = [doubt for doubt in (train_plan.warning(found), *found.caveats, few_keys(found)) if doubt]
+    doubts = [
+        doubt
+        for doubt in (train_plan.warning(found), train_plan.over_budget(found), *found.caveats, few_keys(found))
+        if doubt
+    ]
     out.print(f"{recipe}: good. {len(found.data.sources)} source(s), {found.last_train.num_steps} steps, "
               f"{len(found.evaluate.tasks)} task(s), {len(found.rollout.steps)} rollout step(s) for {found.name}")  # fmt: skip
     for line in train_plan.stages_of(found):

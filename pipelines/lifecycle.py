@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TypeVar
 
 from cluster import artifacts, openlineage, registry
 from cluster.artifacts import Contamination, Dataset, GateReport, Manifest, QuantizedModel, Revision, Weights
-from cluster.errors import InputError, UserError
+from cluster.errors import GateFailed, InputError, UserError
 from cluster.openlineage import OpenLineageConfig
 from cluster.storage import Storage
 from pipelines.base_model import import_model
@@ -23,6 +24,7 @@ from pipelines.evaluation.verdict import gate, judge_before_training
 from pipelines.kv_cache import ConfigJson, config_of
 from pipelines.measures import Meters, watched
 from pipelines.meters import Guarded, exported
+from pipelines.node_hours import NodeHours
 from pipelines.progress import say
 from pipelines.progressive import train_in_stages
 from pipelines.publish import check_passed, publish_baseline, publish_candidate
@@ -46,12 +48,19 @@ class Run:
     collector: OpenLineageConfig | None = None
     meters: Meters = field(default_factory=lambda: Guarded(None))
     """Who is told how it goes."""
+    node_hours: NodeHours | None = None
+    """Who counts what it takes."""
     made: dict[str, Manifest] = field(default_factory=dict)
     began_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def make(self, stage: Stage, role: str, build: Callable[[], A]) -> A:
-        """The result of `build`, which finds what is already made by itself; made anew where that was asked for."""
-        with watched(self.name, stage, role, self.meters) as told:
+        """The result of `build`, which finds what is already made by itself; made anew where that was asked for.
+
+        Raises:
+            BudgetExceeded: nothing is left of the recipe's budget.
+        """
+        held = self.node_hours.held(stage, role) if self.node_hours else nullcontext()
+        with held, watched(self.name, stage, role, self.meters) as told:
             artifact = self._made(stage, build)
             told.made(artifact)
         if isinstance(artifact, GateReport):
@@ -83,6 +92,11 @@ class Run:
         except (openlineage.NotSent, UserError) as error:
             say("lineage", f"{error}; later: serinus data openlineage --send")
 
+    def close_account(self) -> None:
+        """The verdict is there: whatever runs from now on is another lifecycle."""
+        if self.node_hours is not None and "gate" in self.made:
+            self.node_hours.close(self.made["gate"].digest)
+
     def ends_with(self, stage: Stage) -> bool:
         return self.until == stage
 
@@ -102,11 +116,20 @@ def run(
 
     Raises:
         GateFailed: the model did not pass the gate.
+        BudgetExceeded: the recipe's node hours are spent; what was made is kept.
         UserError: something in the recipe, the input or the machine must be mended first.
     """
     _warn_of_quantization(recipe)
     with exported() as meters:
-        return _stages(recipe, storage, Run(recipe.name, storage, until, remake_from, recipe.openlineage, meters))
+        work = Run(recipe.name, storage, until, remake_from, recipe.openlineage, meters, NodeHours(recipe, storage))
+        try:
+            made = _stages(recipe, storage, work)
+        except GateFailed:
+            work.close_account()
+            raise
+        if until in ("gate", "publish"):
+            work.close_account()
+        return made
 
 
 def _stages(recipe: LifecycleConfig, storage: Storage, work: Run) -> Mapping[str, Manifest]:

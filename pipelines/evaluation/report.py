@@ -40,6 +40,7 @@ from pipelines.evaluation.register import Register, Row, judge
 from pipelines.evaluation.report_items import Calibration, WorstItem
 from pipelines.evaluation.slices import SliceRecovery, recoveries
 from pipelines.kv_cache import bytes_per_token, config_of
+from pipelines.spending import Account, of_verdict
 
 MODELS: Final = ("base", "trained", "quantized")
 
@@ -126,6 +127,8 @@ class RunReport(StrictModel):
     losses: tuple[LossPoint, ...] = ()
     incidents: tuple[Incident, ...] = ()
     ledger: Ledger | None = None
+    spending: Account | None = None
+    """Node hours until the verdict."""
     compliance: tuple[Row, ...] = ()
     lineage: Lineage | None = None
 
@@ -218,6 +221,7 @@ def _report(storage: Storage, name: str, made: dict[str, Manifest], registers: S
             "differences": gate.differences,
             "checks": gate.checks,
             "overlaps": gate.overlaps,
+            "spending": of_verdict(storage, name, gate.digest),
         }
         report = report.replace(**figures, words=words, recoveries=kept)
     if isinstance(trained, Checkpoint):

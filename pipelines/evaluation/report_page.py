@@ -61,6 +61,7 @@ def page(report: RunReport) -> str:
         ("Calibration", _calibration(report)),
         ("Worst items", _worst(report)),
         ("Training", _training(report)),
+        ("Node hours", _node_hours(report)),
         ("Compliance", _compliance(report)),
         ("Lineage", _lineage(report)),
         ("Evidence", _evidence(report)),
@@ -226,6 +227,13 @@ def _ledger(ledger: Ledger) -> Iterator[tuple[str, str]]:
     yield "model FLOPs utilization", "not known" if ledger.mfu is None else f"{ledger.mfu:.1%}"
     yield "time in steps", f"{ledger.trained_s:g} s"
     yield "energy", f"{energy} <small>{escape(ledger.energy_basis)}</small>"
+
+
+def _node_hours(report: RunReport) -> Iterator[str]:
+    if report.spending:
+        rows = ((escape(stage), f"{hours:.3g}") for stage, hours in report.spending.by_stage.items())
+        yield _table(("stage", "node hours"), (*rows, ("together", f"{report.spending.node_hours:.3g}")))
+        yield f"<p>Of all runs of this lifecycle, as counted in <code>{escape(report.spending.key)}</code>.</p>"
 
 
 def _compliance(report: RunReport) -> Iterator[str]:

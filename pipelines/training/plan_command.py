@@ -12,6 +12,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from cluster.demand import Demand, nodes
 from cluster.storage import Storage, open_storage
 from cluster.topology import load_topology
 from pipelines.config import LifecycleConfig, TrainConfig
@@ -125,6 +126,34 @@ def warning(recipe: LifecycleConfig) -> str | None:
     Raises:
         ConfigError: the model cannot be held by several workers, or rounded in training, as the recipe asks.
     """
+    found = trouble(plan) if (plan := _planned(recipe)) else None
+    return f"train.zero: {found[0]}\n  -> {found[1]}; all of it: serinus train plan" if found else None
+
+
+def over_budget(recipe: LifecycleConfig, topology: Path | None = None) -> str | None:
+    """For `serinus check`: that the training alone will probably spend more than `budget.node_hours`, where that can be said here.
+
+    Raises:
+        ConfigError: as `warning`.
+    """
+    if recipe.budget is None or (plan := _planned(recipe)) is None or plan.time_s is None:
+        return None
+    pool, config = load_topology(topology).pool(recipe.train.pool), recipe.last_train
+    workers = Demand(
+        field="train.num_workers", stage="train", pool=pool.name, count=config.num_workers,
+        cpus=config.cpus_per_worker, gpus=config.gpus_per_worker,
+    )  # fmt: skip
+    hours = plan.time_s / 3600 * max(nodes(pool, workers), 1)
+    if hours <= recipe.budget.node_hours:
+        return None
+    return (
+        f"budget.node_hours: {recipe.budget.node_hours:g}, and training alone is predicted to take {hours:.3g}"
+        f"\n  -> raise it, or the lifecycle stops once they are spent ({plan.rate.basis if plan.rate else ''})"
+    )
+
+
+def _planned(recipe: LifecycleConfig) -> Plan | None:
+    """None where the model or the cluster is elsewhere: nothing can be said here."""
     from cluster.errors import UserError
 
     try:
@@ -135,10 +164,9 @@ def warning(recipe: LifecycleConfig) -> str | None:
     check_parallel(shape, recipe.train.parallel)
     check_rounding(shape, recipe.train.quantization_aware)
     try:
-        found = trouble(plan_recipe(recipe, shape, None, None, None))
+        return plan_recipe(recipe, shape, None, None, None)
     except UserError:
-        return None  # a model or cluster that is elsewhere: nothing can be said here
-    return f"train.zero: {found[0]}\n  -> {found[1]}; all of it: serinus train plan" if found else None
+        return None
 
 
 def _free_here() -> float:

@@ -1,0 +1,224 @@
+"""A lifecycle's node hours: counted by a clock that is passed in, kept over runs, and the end of them."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from cluster import artifacts
+from cluster.artifacts import GateReport
+from cluster.errors import GateFailed, InputError
+from cluster.storage import LocalStorage
+from pipelines import lifecycle, node_hours
+from pipelines.config import LifecycleConfig, Stage
+from pipelines.evaluation.report import of_gate
+from pipelines.evaluation.report_page import page
+from pipelines.lifecycle import Run
+from pipelines.node_hours import Held, NodeHours
+from pipelines.spending import BudgetExceeded, accounts, of_verdict
+from serinus import app
+
+HOUR = 3600.0
+
+
+def recipe(**fields: Any) -> LifecycleConfig:
+    return LifecycleConfig.model_validate(
+        {
+            "name": "m",
+            "storage": "s",
+            "data": {"sources": [{"path": "texts"}]},
+            "model": {"source": "model"},
+            "evaluate": {"tasks": [{"name": "p", "kind": "perplexity"}]},
+            "budget": {"node_hours": 10},
+        }
+        | fields
+    )
+
+
+class Cluster:
+    """A clock, and as many nodes in each pool as there are said to be."""
+
+    def __init__(self, **nodes: int) -> None:
+        self.now, self.nodes = 0.0, nodes
+        self.asked: list[set[str]] = []
+
+    def count(self, pools: Collection[str]) -> int:
+        self.asked.append(set(pools))
+        return sum(self.nodes[pool] for pool in pools)
+
+    def hours_of(self, storage: LocalStorage, **fields: Any) -> NodeHours:
+        return NodeHours(recipe(**fields), storage, self.count, lambda: self.now)
+
+    def work(self, counted: NodeHours, stage: Stage, hours: float) -> None:
+        with counted.held(stage, stage):
+            self.now += hours * HOUR
+
+
+@pytest.fixture
+def cluster() -> Cluster:
+    return Cluster(data=2, train=3, serve=1)
+
+
+def test_nodes_that_come_and_go_count_for_as_long_as_they_were_seen() -> None:
+    cluster = Cluster(train=0)
+    held = Held(lambda: cluster.count(["train"]), lambda: cluster.now)
+    for now, nodes in ((100.0, 4), (160.0, 4), (170.0, 1), (200.0, 0), (900.0, 0)):
+        cluster.now, cluster.nodes["train"] = now, nodes
+        held.look()
+    assert held.node_s == 4 * 70 + 1 * 30
+    assert held.most == 4
+
+
+def test_where_nodes_cannot_be_counted_the_last_number_holds(capsys: pytest.CaptureFixture[str]) -> None:
+    cluster = Cluster(train=2)
+    held = Held(lambda: cluster.count(["train"]), lambda: cluster.now)
+    del cluster.nodes["train"]
+    cluster.now = 10.0
+    held.look()
+    cluster.now = 20.0
+    held.look()
+    assert held.node_s == 40
+    assert "2 are assumed" in capsys.readouterr().err
+
+
+def test_stages_are_counted_on_the_pools_that_they_ask_for(storage: LocalStorage, cluster: Cluster) -> None:
+    counted = cluster.hours_of(storage)
+    for stage, hours in (("clean", 1.0), ("train", 1.0), ("evaluate", 2.0), ("quantize", 0.5), ("gate", 1.0)):
+        cluster.work(counted, stage, hours)  # type: ignore[arg-type]  # str
+    assert counted.account.by_stage == {"clean": 2.0, "train": 5.0, "evaluate": 2.0, "quantize": 2.0}
+    assert {"data"} in cluster.asked
+    assert {"data", "train"} in cluster.asked
+
+
+def test_it_stops_between_stages_and_goes_on_where_the_budget_is_raised(
+    storage: LocalStorage, cluster: Cluster, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counted = cluster.hours_of(storage)
+    cluster.work(counted, "clean", 1)
+    cluster.work(counted, "train", 4)  # 20 of them: a stage that is at work is not broken off
+    with pytest.raises(
+        BudgetExceeded, match=r"of 10 node hours 22 \(clean 2, train 20\) are spent; stopped before ev"
+    ) as no:
+        cluster.work(counted, "evaluate", 1)
+    assert no.value.exit_code == 2
+    with pytest.raises(BudgetExceeded):  # a run that is tried again does not begin at nothing
+        cluster.work(cluster.hours_of(storage), "clean", 1)
+    with counted.held("gate", "gate"):
+        pass  # nothing is held for it
+    raised = cluster.hours_of(storage, budget={"node_hours": 23})
+    cluster.work(raised, "evaluate", 1)
+    with pytest.raises(BudgetExceeded):
+        cluster.work(raised, "quantize", 1)
+    assert "22 (clean 2, train 20) of 23 node hours are spent by earlier runs" in capsys.readouterr().err
+
+
+def test_what_fails_has_cost_as_much(storage: LocalStorage, cluster: Cluster) -> None:
+    counted = cluster.hours_of(storage)
+
+    def fail() -> None:
+        with counted.held("train", "trained"):
+            cluster.now += HOUR
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fail()
+    assert cluster.hours_of(storage).account.node_hours == 5
+
+
+def test_another_recipe_or_another_verdict_has_another_account(storage: LocalStorage, cluster: Cluster) -> None:
+    counted = cluster.hours_of(storage)
+    cluster.work(counted, "train", 1)
+    assert cluster.hours_of(storage, train={"seed": 8}).account.node_hours == 0
+    assert cluster.hours_of(storage, budget=None, openlineage={"url": "http://x"}).account.node_hours == 5
+    counted.close("digest")
+    assert cluster.hours_of(storage).account.node_hours == 0
+    found = of_verdict(storage, "m", "digest")
+    assert found is not None
+    assert found.node_hours == 5
+
+
+def test_what_is_made_already_costs_nothing_and_without_a_budget_nothing_stops(
+    storage: LocalStorage, cluster: Cluster
+) -> None:
+    counted = cluster.hours_of(storage, budget=None)
+    cluster.work(counted, "clean", 0.1 / HOUR)
+    counted.close("digest")
+    assert not list(accounts(storage, "m"))
+    cluster.work(counted, "train", 1_000)
+    cluster.work(counted, "train", 1_000)
+    assert counted.account.node_hours == 10_000
+
+
+def test_a_driver_that_is_killed_leaves_a_minute_out_at_most(
+    storage: LocalStorage, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(node_hours, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(node_hours, "WRITE_EVERY_S", 0.0)
+    counted = cluster.hours_of(storage)
+    with counted.held("train", "trained"):
+        cluster.now = HOUR
+        while not list(accounts(storage, "m")):
+            pass  # the thread writes it, while the stage is at work
+        (written,) = accounts(storage, "m")
+    assert written.node_hours == 5
+    assert counted.account.node_hours == 5
+
+
+def test_a_damaged_account_is_told(storage: LocalStorage, cluster: Cluster) -> None:
+    counted = cluster.hours_of(storage)
+    cluster.work(counted, "train", 1)
+    storage.write(counted.account.key, b"{")
+    with pytest.raises(InputError, match="restore the file"):
+        cluster.hours_of(storage)
+
+
+def test_the_lifecycle_stops_before_the_artifact_and_a_verdict_closes_the_account(
+    storage: LocalStorage, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def stages(asked: LifecycleConfig, storage: LocalStorage, work: Run) -> dict[str, Any]:
+        def build() -> GateReport:
+            cluster.now += HOUR
+            return GateReport(key="k", outcome="failed")
+
+        work.make("train", "trained", build)
+        work.make("evaluate", "report", build)
+        work.make("gate", "gate", build)
+        raise GateFailed("no")
+
+    monkeypatch.setattr(lifecycle, "_stages", stages)
+    monkeypatch.setattr(lifecycle, "NodeHours", lambda *given: NodeHours(*given, cluster.count, lambda: cluster.now))
+    with pytest.raises(BudgetExceeded, match="before evaluate"):
+        lifecycle.run(recipe(budget={"node_hours": 4}), storage)
+    with pytest.raises(GateFailed):
+        lifecycle.run(recipe(budget={"node_hours": 20}), storage)
+    (closed,) = accounts(storage, "m")
+    assert closed.by_stage == {"train": 10.0, "evaluate": 1.0}
+    assert closed.gate == GateReport(key="k", outcome="failed").digest
+
+
+@pytest.mark.parametrize(("hours", "is_told"), [(0.001, True), (1_000, False)])
+def test_check_tells_of_a_budget_below_the_prediction(
+    hours: float, is_told: bool, tiny_model: Any, tmp_path: Any
+) -> None:
+    path = tmp_path / "recipe.yaml"
+    path.write_text(
+        f"name: m\nstorage: {tmp_path}/s\ndata: {{sources: [{{path: texts}}]}}\nmodel: {{source: {tiny_model}}}\n"
+        f"train: {{num_steps: 100000, zero: {{stage: 1}}}}\nevaluate: {{tasks: [{{name: p, kind: perplexity}}]}}\n"
+        f"budget: {{node_hours: {hours}}}\n"
+    )
+    done = CliRunner().invoke(app, ["check", str(path)])
+    assert done.exit_code == 0, done.output
+    assert ("training alone is predicted to take" in done.output) is is_told
+
+
+def test_the_report_shows_what_was_spent_until_the_verdict(storage: LocalStorage, cluster: Cluster) -> None:
+    counted, gate = cluster.hours_of(storage), artifacts.save(storage, GateReport(key="k", outcome="failed"))
+    cluster.work(counted, "clean", 1)
+    counted.close(gate.digest)
+    found = of_gate(storage, "m", gate, ())
+    assert found.spending == counted.account
+    assert "<td>clean</td><td>2</td>" in re.sub(" class=[^>]*", "", page(found))
