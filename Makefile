@@ -14,7 +14,7 @@ help:
 	@echo "make demo   raw text to a quantized model in production behind a canary, on this machine (10 to 15 minutes)"
 	@echo "make test   tests: unit, integration, end to end, chaos (25 to 50 minutes)"
 	@echo "make test-long  these and the long scenes: more kills, faults and parities (an hour; nightly, and before a release)"
-	@echo "make lint   ruff, mypy, import contracts"
+	@echo "make lint   ruff, mypy, import contracts, known vulnerabilities of what the locks pin (where osv.dev can be reached)"
 	@echo "make bench  the benchmarks, each both sides in one run"
 	@echo "make down   stop what the demo left running"
 	@echo "make clean  remove .venv, build/ and caches"
@@ -42,6 +42,7 @@ lint: setup
 	@$(run)/ruff format --check .
 	@$(run)/mypy
 	@$(run)/lint-imports
+	@$(run)/python requirements/audit.py
 
 bench: setup
 	@for file in benchmarks/bench_*.py; do \
