@@ -232,7 +232,7 @@ def _ledger(ledger: Ledger) -> Iterator[tuple[str, str]]:
 def _node_hours(report: RunReport) -> Iterator[str]:
     if report.spending:
         rows = ((escape(stage), f"{hours:.3g}") for stage, hours in report.spending.by_stage.items())
-        yield _table(("stage", "node hours"), (*rows, ("together", f"{report.spending.node_hours:.3g}")))
+        yield table(("stage", "node hours"), (*rows, ("together", f"{report.spending.node_hours:.3g}")))
         yield f"<p>Of all runs of this lifecycle, as counted in <code>{escape(report.spending.key)}</code>.</p>"
 
 
