@@ -53,6 +53,7 @@ def quantize_in_place(model: Any, sequences: list[list[int]], config: QuantizeCo
         recipe=_modifiers(config),
         max_seq_length=config.calibration_length,
         num_calibration_samples=len(sequences),
+        shuffle_calibration_samples=False,  # drawn by our seed; sums in another order round otherwise
     )
 
 

@@ -43,6 +43,7 @@ MACHINES = [
     ),
     pytest.mark.skipif(not is_possible(), reason="needs to be root and `ip`, to make network namespaces"),
 ]
+HEED_S = 10.0
 DISK_MIB = 256
 """Of the data machine, in memory: Ray's logs and sockets there, and what is to fill it."""
 
@@ -175,6 +176,17 @@ class NetworkedCluster:
                 process.kill()
         psutil.wait_procs(processes, timeout=10)
         return at
+
+    def end(self, name: str) -> float:
+        """SIGTERM to all that runs on a machine, as one that shuts down, and kill -9 to what does not heed it; returns the seconds
+        it took."""
+        began = time.monotonic()
+        for process in (processes := self.processes(name)):
+            with suppress(psutil.NoSuchProcess):
+                process.terminate()
+        psutil.wait_procs(processes, timeout=HEED_S)
+        self.kill(name, missing_ok=True)
+        return time.monotonic() - began
 
     def begin(self, *words: str) -> subprocess.Popen[str]:
         """A program of networked_driver.py on the head."""

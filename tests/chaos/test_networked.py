@@ -25,7 +25,7 @@ from cluster.storage import LocalStorage
 from services.rollout import controller
 from services.rollout.status import RolloutStatus
 from tests.chaos import redis
-from tests.chaos.networked_world import MACHINES, NetworkedCluster, Watch, told
+from tests.chaos.networked_world import MACHINES, POOL_OF, NetworkedCluster, Watch, told
 from tests.chaos.prometheus import IS_INSTALLED, Prometheus
 from tests.chaos.serving_world import NAME, NUM_GATEWAYS
 from tests.chaos.test_train_kill import registered, wait_for
@@ -97,9 +97,9 @@ def whole(state: dict[str, object]) -> bool:
     return (state["models"], state["gateways"]) == (NUM_MODELS, NUM_GATEWAYS)
 
 
-def users(cluster: NetworkedCluster, gaps: list[float]) -> Clients:
+def users(cluster: NetworkedCluster, gaps: list[float], machine: str = "serve") -> Clients:
     """Four clients of a machine that stays, who ask as often as the trace's users come."""
-    return Clients(cluster.url("serve"), NAME, num=4, pause_s=lambda draw: min(4 * draw.choice(gaps), 5.0))
+    return Clients(cluster.url(machine), NAME, num=4, pause_s=lambda draw: min(4 * draw.choice(gaps), 5.0))
 
 
 def status_of(storage: LocalStorage, rollout: str) -> RolloutStatus:
@@ -135,7 +135,7 @@ def test_serve_is_cut_from_the_head_during_a_rollout(
         with cluster.network.cut("head", "serve"), cluster.network.cut("head", "serve2"):
             threading.Event().wait(CUT_S)  # what is tested is a span of time
         healed_at, healed = time.time(), time.monotonic()
-        back_s = watch.until(lambda state: whole(state) and len(state["alive"]) == 5, healed)
+        back_s = watch.until(lambda state: whole(state) and len(state["alive"]) == len(POOL_OF), healed)
         wait_for(lambda: status_of(storage, rollout).ended, "the rollout's end")
         took_s = time.monotonic() - healed
         clients.wait_for(40)
@@ -250,6 +250,22 @@ def test_the_train_machine_dies_while_it_trains(
 
 @pytest.mark.usefixtures("serving")
 @pytest.mark.skipif(not redis.IS_INSTALLED, reason="no redis-server here (Debian: redis-server)")
+@pytest.mark.parametrize("name", ["data", "train", "serve2", "serve", "head"])
+def test_machines_are_restarted_in_turn(cluster: NetworkedCluster, gaps: list[float], name: str) -> None:
+    """As an upgrade does it: each is told to end, and a new one joins before the next one's turn."""
+    with users(cluster, gaps, "serve2" if name == "serve" else "serve") as clients:
+        clients.wait_for(20)
+        since, ended_s = time.time(), cluster.end(name)
+        started_s = cluster.start(name)
+        with Watch(cluster) as watch:
+            back_s = watch.until(lambda state: whole(state) and len(state["alive"]) == len(POOL_OF))
+        clients.wait_for(20)
+    report(f"{name} restarted", clients, since, time.time())
+    print(f"{name} ended in {ended_s:.1f} s, started in {started_s:.1f} s, whole {back_s:.1f} s after")
+
+
+@pytest.mark.usefixtures("serving")
+@pytest.mark.skipif(not redis.IS_INSTALLED, reason="no redis-server here (Debian: redis-server)")
 def test_the_head_dies_during_a_rollout(cluster: NetworkedCluster, storage: LocalStorage, gaps: list[float]) -> None:
     """Its state is in Redis: the machines that go on serving are found again, and the rollout's controller resumes."""
     with users(cluster, gaps) as clients:
@@ -260,7 +276,7 @@ def test_the_head_dies_during_a_rollout(cluster: NetworkedCluster, storage: Loca
         threading.Event().wait(HEADLESS_S)  # what is tested is a span of time
         started_s = cluster.start("head")
         with Watch(cluster) as watch:
-            back_s = watch.until(lambda state: whole(state) and len(state["alive"]) == 5)
+            back_s = watch.until(lambda state: whole(state) and len(state["alive"]) == len(POOL_OF))
         wait_for(lambda: status_of(storage, rollout).ended, "the rollout's end")
         clients.wait_for(40)
     report(f"the head killed, another after {HEADLESS_S:.0f} s", clients, since, time.time())

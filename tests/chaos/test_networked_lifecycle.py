@@ -5,19 +5,24 @@ SERINUS_MACHINES=1 pytest tests/chaos/test_networked_lifecycle.py -s     # as ro
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import time
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
+import yaml
 
 from cluster import registry
 from cluster.artifacts import Checkpoint, EvalReport, Manifest, QuantizedModel, find
 from cluster.storage import Storage, open_storage
+from recipes.quickstart.prepare import prepare
 from tests.chaos.networked_world import MACHINES, PORT, NetworkedCluster
 from tests.chaos.test_train_kill import wait_for
+from tests.conftest import REPOSITORY
 from tests.e2e.small_lifecycle import NAME, Lifecycle, write_topics
 
 pytestmark = MACHINES
@@ -37,7 +42,18 @@ class Networked(Lifecycle):
 
     @property
     def url(self) -> str:
-        return self.cluster.url("serve")
+        return self.cluster.url("serve").replace(f":{PORT}", f":{self.port}")
+
+
+@dataclass
+class Quickstart(Networked):
+    """recipes/quickstart.yaml, which `make demo` runs; `sources`: where its input was prepared."""
+
+    def declared(self) -> dict[str, Any]:
+        shutil.copytree(QUICKSTART.with_suffix(""), self.folder / "quickstart")
+        told: dict[str, Any] = yaml.safe_load(QUICKSTART.read_text(encoding="utf-8"))
+        told["data"]["sources"][0]["path"] = f"{self.sources}/topics"
+        return told
 
 
 @pytest.fixture(scope="module")
@@ -99,19 +115,38 @@ def test_what_they_made_is_what_is_made_undisturbed(calm: Networked, disturbed: 
         assert loud.scores[task] == pytest.approx(score, rel=1e-3)  # batches are cut by time
 
 
-def test_each_stage_runs_on_its_pool_and_the_canary_is_promoted(cluster: NetworkedCluster, calm: Networked) -> None:
-    candidate = registry.aliases(open_storage(calm.storage), NAME)["candidate"]
-    answers = calm.promoted()
-    where = cluster.ask("placed")
-    ours = {name: pools for name, pools in where.items() if "serve" in name.lower() or name in STAGES}
-    print(len(answers), "answers;", ours)
-    assert registry.aliases(open_storage(calm.storage), NAME)["stable"] == candidate
+def test_each_stage_runs_on_its_pool_and_the_canary_is_promoted(calm: Networked) -> None:
+    check_promoted(calm)
+
+
+@pytest.mark.long
+def test_the_quickstart_runs_on_these_machines(cluster: NetworkedCluster, folder: Path) -> None:
+    prepare(folder / "input")
+    lifecycle = Quickstart(
+        folder / "quickstart", str(folder / "quickstart" / "store"), str(folder / "input"),
+        folder / "input" / "SmolLM2-135M-Instruct.gguf", serve=SERVE, port=PORT + 1, num_users=12, cluster=cluster,
+    )  # fmt: skip
+    began = time.monotonic()
+    print(lifecycle.serinus("run", str(lifecycle.recipe), timeout=1_500))
+    print(f"the quickstart's run: {time.monotonic() - began:.0f} s")
+    check_promoted(lifecycle)
+
+
+def check_promoted(lifecycle: Networked) -> None:
+    """Its candidate becomes stable before its users' eyes; and where its stages ran."""
+    storage = open_storage(lifecycle.storage)
+    candidate = registry.aliases(storage, lifecycle.name)["candidate"]
+    answers = lifecycle.promoted()
+    where = lifecycle.cluster.ask("placed")
+    print(f"{len(answers)} answers, the slowest {max(answer['took_s'] for answer in answers):.1f} s; {where}")
+    assert registry.aliases(storage, lifecycle.name)["stable"] == candidate
     assert [answer for answer in answers if answer["status"] != 200] == []
     for name, pool in STAGES.items():
         assert set(where[name]) - {"gone"} == {pool}, name
 
 
 STAGES = {"RayTrainWorker": "train", "Scorer": "serve", "quantize_here": "train"}
+QUICKSTART = REPOSITORY / "recipes" / "quickstart.yaml"
 
 
 def killed_at_work(cluster: NetworkedCluster, names: tuple[str, ...], title: str) -> str:

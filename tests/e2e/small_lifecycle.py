@@ -85,19 +85,25 @@ class Lifecycle:
     environment: Mapping[str, str] = field(default_factory=dict)
     serve: Mapping[str, Any] = field(default_factory=dict)
     port: int = field(default_factory=free_port)
+    num_users: int = 3
+    """At once."""
 
     def __post_init__(self) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        told = {**self.declared(), "storage": self.storage, "model": {"source": str(self.model)}}
+        told["serve"] = {**told["serve"], **self.serve, "port": self.port}
+        self.name: str = told["name"]
+        self.recipe.write_text(yaml.safe_dump(told, sort_keys=False))
+
+    def declared(self) -> dict[str, Any]:
+        """The recipe without storage, model, address."""
         general = REPOSITORY / "recipes" / "quickstart" / "general.jsonl"
         (self.folder / "general.jsonl").write_text(general.read_text())
-        told = {**RECIPE, "storage": self.storage, "model": {"source": str(self.model)}}
-        told["data"] = {**RECIPE["data"], "sources": [{"path": self.sources}]}
-        told["serve"] = {**RECIPE["serve"], **self.serve, "port": self.port}
-        self.recipe.write_text(yaml.safe_dump(told, sort_keys=False))
+        return {**RECIPE, "data": {**RECIPE["data"], "sources": [{"path": self.sources}]}}
 
     @property
     def recipe(self) -> Path:
-        return self.folder / "tiny.yaml"
+        return self.folder / "recipe.yaml"
 
     @property
     def url(self) -> str:
@@ -140,10 +146,10 @@ class Lifecycle:
 
     @contextmanager
     def users(self) -> Iterator[list[dict[str, Any]]]:
-        """Three at a time, each request of another user, until the block ends; one entry an answer."""
+        """Some at a time, each request of another user, until the block ends; one entry an answer."""
         answers: list[dict[str, Any]] = []
         over = threading.Event()
-        threads = [threading.Thread(target=self._ask, args=(n, over, answers)) for n in range(3)]
+        threads = [threading.Thread(target=self._ask, args=(n, over, answers)) for n in range(self.num_users)]
         for thread in threads:
             thread.start()
         try:
@@ -154,7 +160,11 @@ class Lifecycle:
                 thread.join(120)
 
     def _ask(self, number: int, over: threading.Event, answers: list[dict[str, Any]]) -> None:
-        question = {"model": NAME, "messages": [{"role": "user", "content": "Tell me about lists."}], "max_tokens": 2}
+        question = {
+            "model": self.name,
+            "messages": [{"role": "user", "content": "Tell me about lists."}],
+            "max_tokens": 2,
+        }
         with httpx.Client(timeout=120) as client:
             while not over.is_set():
                 began = time.monotonic()
