@@ -6,7 +6,8 @@ from collections.abc import Callable, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from typing import TypeVar
+from functools import partial
+from typing import TypeVar, cast
 
 from cluster import artifacts, openlineage, registry
 from cluster.artifacts import Contamination, Dataset, GateReport, Manifest, QuantizedModel, Revision, Weights
@@ -19,8 +20,7 @@ from pipelines.contamination import measure
 from pipelines.data.clean import clean
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.judged import note_judged
-from pipelines.evaluation.overlap import is_refused, judge_overlap
-from pipelines.evaluation.verdict import gate, judge_before_training
+from pipelines.evaluation.verdict import gate, judge_before_quantizing, judge_before_training
 from pipelines.kv_cache import ConfigJson, config_of
 from pipelines.measures import Meters, watched
 from pipelines.meters import Guarded, exported
@@ -154,6 +154,9 @@ def _stages(recipe: LifecycleConfig, storage: Storage, work: Run) -> Mapping[str
     if work.ends_with("evaluate"):
         return work.made
 
+    if recipe.gate.before_quantizing:
+        judge = partial(judge_before_quantizing, recipe.gate, base_report, trained_report, storage, measured)
+        _stop_if_refused(judge, recipe, storage, work)
     before, anew = Before(dataset, trained, base_report, trained_report, measured), work.remakes("quantize")
     if recipe.quantize.schemes[1:]:
         quantized, verdict = search(recipe, before, storage, work.make, anew=anew)
@@ -189,11 +192,18 @@ def _contamination(recipe: LifecycleConfig, dataset: Dataset, storage: Storage, 
     if not recipe.evaluate.contamination or work.ends_with("train"):
         return None
     measured = work.make("evaluate", "contamination", lambda: measure(recipe, dataset, storage))
-    is_judged = STAGES.index(work.until) >= STAGES.index("gate")
-    if is_judged and is_refused(recipe.gate, judge_overlap(recipe.gate, measured)):
-        verdict = work.make("gate", "gate", lambda: judge_before_training(recipe.gate, measured, storage))
-        check_passed(recipe.name, verdict, storage)
+    if STAGES.index(work.until) >= STAGES.index("gate"):
+        _stop_if_refused(partial(judge_before_training, recipe.gate, measured, storage), recipe, storage, work)
     return measured
+
+
+def _stop_if_refused(
+    judge: Callable[[], GateReport | None], recipe: LifecycleConfig, storage: Storage, work: Run
+) -> None:
+    """Raises GateFailed where the verdict is no for certain before the model is whole."""
+    if judge() is not None:
+        verdict = work.make("gate", "gate", lambda: cast(GateReport, judge()))
+        check_passed(recipe.name, verdict, storage)
 
 
 def _teacher(recipe: LifecycleConfig, storage: Storage, work: Run) -> Weights | None:

@@ -155,7 +155,7 @@ class GateReport(Manifest):
     """Of the musts together: failed when one failed, else inconclusive when one is, else passed."""
     passed: bool = False
     """Whether the model may be published: the outcome is passed, or inconclusive and the recipe lets that through."""
-    before: Literal["", "train"] = Field("", exclude_if=is_empty)
+    before: Literal["", "train", "quantize"] = Field("", exclude_if=is_empty)
     """The stage that did not begin, because the verdict could only be no."""
     checks: tuple[Check, ...] = ()
     overlaps: tuple[OverlapCheck, ...] = Field((), exclude_if=is_empty)

@@ -81,6 +81,9 @@ class GateConfig(StrictModel):
     requirements: tuple[RequirementConfig, ...] = DEFAULT_REQUIREMENTS
     contamination: tuple[ContaminationLimit, ...] = ()
     """A must that is not passed stops the run before the model is trained."""
+    before_quantizing: bool = False
+    """Judge what compares trained vs base once the trained model is evaluated: where a must is failed for certain, or cannot pass
+    and `inconclusive_must` blocks, nothing is quantized."""
     alpha: float = Field(0.01, gt=0, lt=0.5)
     """Chance that a model within all margins fails any must; the same for any should, and any could (Holm 1979)."""
     beta: float = Field(0.05, gt=0, lt=0.5)

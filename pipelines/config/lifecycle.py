@@ -91,4 +91,8 @@ class LifecycleConfig(NamedRecipe):
             if task.name not in ungated
         ):
             raise ValueError("gate: no must is asked of any evaluation task, so that everything would pass")
+        if self.gate.before_quantizing and not any(must.compare == "trained vs base" for must in musts):
+            raise ValueError(
+                "gate.before_quantizing: no must compares trained vs base, so nothing would be judged then"
+            )
         return self

@@ -9,6 +9,7 @@ level without sharing (Berger 1982, Technometrics 24).
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -66,18 +67,29 @@ def judge(config: GateConfig, pairs: Mapping[str, Sequence[Pair]]) -> tuple[Chec
     Args:
         pairs: comparison ("trained vs base", ...) -> its tasks.
     """
-    questions = [
-        Question(requirement, pair)
-        for requirement in config.requirements
-        for pair in pairs[requirement.compare]
-        if pair.per == requirement.per and asked_of(requirement, pair.task, pair.is_perplexity)
-    ]
+    questions = [question for asked in config.requirements for question in _questions(asked, pairs[asked.compare])]
     p_margins = [_p_margin(question) for question in questions]
-    adjusted = _adjusted(questions, p_margins)
-    return tuple(
-        _tested(config, question, p, p_adjusted) if question.is_tested else _estimated(config, question)
-        for question, p, p_adjusted in zip(questions, p_margins, adjusted, strict=True)
-    )
+    return _checks(config, questions, p_margins, _adjusted(questions, p_margins))
+
+
+def judge_trained(config: GateConfig, pairs: Sequence[Pair]) -> tuple[Check, ...]:
+    """The checks of trained vs base, before there is a quantized model: none of them is failed that might not be in the end.
+
+    Of the other tests that share alpha with them nothing is known but their number, for they are of the same tasks. Whatever they
+    come to, Holm's procedure multiplies no p by more than the number of all tests of its priority (Bonferroni).
+    """
+    everything = [question for asked in config.requirements for question in _questions(asked, pairs)]
+    questions = [one for one in everything if one.requirement.compare == "trained vs base"]
+    nums = Counter(one.requirement.priority for one in everything if one.is_tested)
+    p_margins = [_p_margin(question) for question in questions]
+    most = [min(1.0, nums[one.requirement.priority] * p) for one, p in zip(questions, p_margins, strict=True)]
+    return _checks(config, questions, p_margins, most)
+
+
+def is_refused(config: GateConfig, findings: Sequence[Finding]) -> bool:
+    """Whether the model cannot pass, whatever the findings are that are still to come."""
+    missed = {one.outcome for one in findings if one.priority == "must"} - {"passed"}
+    return "failed" in missed or (bool(missed) and config.inconclusive_must == "block")
 
 
 def outcome_of(checks: Sequence[Finding]) -> Outcome:
@@ -99,6 +111,23 @@ def holm(p_values: Sequence[float]) -> list[float]:
         largest = max(largest, min(1.0, (len(p_values) - rank) * p_values[index]))
         adjusted[index] = largest
     return adjusted
+
+
+def _questions(asked: RequirementConfig, pairs: Sequence[Pair]) -> list[Question]:
+    return [
+        Question(asked, pair)
+        for pair in pairs
+        if pair.per == asked.per and asked_of(asked, pair.task, pair.is_perplexity)
+    ]
+
+
+def _checks(
+    config: GateConfig, questions: Sequence[Question], p_margins: Sequence[float], adjusted: Sequence[float]
+) -> tuple[Check, ...]:
+    return tuple(
+        _tested(config, question, p, p_adjusted) if question.is_tested else _estimated(config, question)
+        for question, p, p_adjusted in zip(questions, p_margins, adjusted, strict=True)
+    )
 
 
 def _p_margin(question: Question) -> float:

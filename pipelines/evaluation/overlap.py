@@ -27,12 +27,6 @@ def judge_overlap(config: GateConfig, measured: Contamination) -> tuple[OverlapC
     )
 
 
-def is_refused(config: GateConfig, checks: Collection[OverlapCheck]) -> bool:
-    """Whether the model cannot pass, whatever it will be."""
-    missed = {check.outcome for check in checks if check.priority == "must"} - {"passed"}
-    return "failed" in missed or (bool(missed) and config.inconclusive_must == "block")
-
-
 def rules_of(config: GateConfig, measured: Contamination) -> dict[str, tuple[OverlapRule, ...]]:
     """Task -> the rules by which its contamination is asked."""
     return {

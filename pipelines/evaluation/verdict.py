@@ -4,21 +4,22 @@ from __future__ import annotations
 
 import time
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import Any, get_args
 
 from cluster import artifacts
 from cluster.artifacts import Contamination, Difference, EvalReport, GateReport
 from cluster.errors import InputError
 from cluster.storage import Storage, open_storage
 from cluster.versions import every, fitting
-from pipelines.config import GateConfig, Stratum, asked_of
+from pipelines.config import Comparison, GateConfig, Stratum, asked_of
 from pipelines.evaluation.clean_items import compare_without, contaminated
 from pipelines.evaluation.compare import compare, pairs
 from pipelines.evaluation.explain import mark
-from pipelines.evaluation.gate import Pair, is_let_through, judge, outcome_of
+from pipelines.evaluation.gate import Pair, is_let_through, is_refused, judge, judge_trained, outcome_of
 from pipelines.evaluation.overlap import judge_overlap, rules_of
 from pipelines.progress import say
 
+COMPARISONS: tuple[Comparison, ...] = get_args(Comparison)
 VERSION = 1
 """Raise it when the same items lead to another verdict: gates judged before are then judged anew."""
 
@@ -53,8 +54,7 @@ def gate(
     _check_same_tasks(base, trained, quantized)
     compared = {"trained vs base": (base, trained), "quantized vs trained": (trained, quantized)}
     compared["quantized vs base"] = (base, quantized)
-    per: list[Stratum] = sorted({asked.per for asked in config.requirements if asked.per != "task"})
-    paired = {name: pairs(storage, *reports, per) for name, reports in compared.items()}
+    paired = {name: pairs(storage, *reports, _strata(config)) for name, reports in compared.items()}
     _check_sliced(config, paired)
     checks, overlaps = judge(config, paired), judge_overlap(config, measured) if measured else ()
     clean = _clean(config, measured, compared, storage) if overlaps and measured else {}
@@ -74,16 +74,44 @@ def gate(
     return _told(artifacts.save(storage, report))
 
 
-def judge_before_training(config: GateConfig, measured: Contamination, storage: Storage) -> GateReport:
-    """The verdict by what the model is to learn from, where that can only be no (see overlap.is_refused)."""
-    settings, inputs = {**_settings(config), "before": "train"}, {"contamination": measured.digest}
-    key = artifacts.stage_key("gate", settings, inputs)
+def judge_before_training(config: GateConfig, measured: Contamination, storage: Storage) -> GateReport | None:
+    """The verdict by what the model is to learn from; None where it is not no for certain."""
+    found = judge_overlap(config, measured)
+    if not is_refused(config, found):
+        return None
+    inputs = {"contamination": measured.digest}
+    return _refusal(config, storage, GateReport(key="", before="train", inputs=inputs, overlaps=found))
+
+
+def judge_before_quantizing(
+    config: GateConfig, base: EvalReport, trained: EvalReport, storage: Storage, measured: Contamination | None = None
+) -> GateReport | None:
+    """The verdict by what training did, before the model is quantized; None where it is not no for certain.
+
+    Raises:
+        InputError: as `gate`.
+    """
+    _check_same_tasks(base, trained)
+    paired = pairs(storage, base, trained, _strata(config))
+    _check_sliced(config, dict.fromkeys(COMPARISONS, paired))
+    checks, overlaps = judge_trained(config, paired), judge_overlap(config, measured) if measured else ()
+    if not is_refused(config, (*overlaps, *checks)):
+        for one in checks:
+            say("gate", f"before quantizing: {mark(one)}{one.message}")
+        return None
+    inputs = {"base": base.digest, "trained": trained.digest}
+    inputs |= {"contamination": measured.digest} if measured and overlaps else {}
+    found = GateReport(key="", before="quantize", inputs=inputs, checks=checks, overlaps=overlaps)
+    return _refusal(config, storage, found.replace(differences={"trained vs base": compare(storage, base, trained)}))
+
+
+def _refusal(config: GateConfig, storage: Storage, report: GateReport) -> GateReport:
+    """A verdict that is no before there is a whole model, kept."""
+    settings = {**_settings(config), "before": report.before}
+    key, outcome = artifacts.stage_key("gate", settings, report.inputs), outcome_of(report.findings)
     if (found := artifacts.load(storage, GateReport, key)) is not None:
         return found
-    checks = judge_overlap(config, measured)
-    outcome = outcome_of(checks)
-    report = GateReport(key=key, inputs=inputs, config=settings, before="train", overlaps=checks, outcome=outcome)
-    return _told(artifacts.save(storage, report))
+    return _told(artifacts.save(storage, report.replace(key=key, config=settings, outcome=outcome)))
 
 
 def _told(report: GateReport) -> GateReport:
@@ -105,9 +133,13 @@ def _clean(
     return {name: some for name, some in found.items() if some}
 
 
+def _strata(config: GateConfig) -> list[Stratum]:
+    return sorted({asked.per for asked in config.requirements if asked.per != "task"})
+
+
 def _settings(config: GateConfig) -> dict[str, Any]:
     """What decides the verdict. A task as a whole was all there was to ask of before slices: such gates keep their key."""
-    settings = config.model_dump(mode="json")
+    settings = config.model_dump(mode="json", exclude={"before_quantizing"})
     for asked in settings["requirements"]:
         if asked["per"] == "task":
             del asked["per"]

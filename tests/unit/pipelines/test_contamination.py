@@ -24,8 +24,9 @@ from pipelines.evaluation import report_page
 from pipelines.evaluation.compare import scores_of
 from pipelines.evaluation.evaluate import _write_items, settings_of
 from pipelines.evaluation.explain import lines
+from pipelines.evaluation.gate import is_refused
 from pipelines.evaluation.judged import last_gate
-from pipelines.evaluation.overlap import is_refused, judge_overlap
+from pipelines.evaluation.overlap import judge_overlap
 from pipelines.evaluation.report import of_gate
 from pipelines.evaluation.verdict import gate, judge_before_training
 from tests.unit.pipelines.data import world

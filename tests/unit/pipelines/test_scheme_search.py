@@ -359,6 +359,6 @@ def test_a_gate_without_slices_keeps_the_key_it_had(world: World) -> None:
     asked = GateConfig(requirements=(RequirementConfig(compare="quantized vs base", tasks="scores"),))
     base = world.before.base_report
     settings = {**asked.model_dump(mode="json"), "rule_version": 1}
-    del settings["requirements"][0]["per"], settings["contamination"]
+    del settings["requirements"][0]["per"], settings["contamination"], settings["before_quantizing"]
     inputs = dict.fromkeys(("base", "trained", "quantized"), base.digest)
     assert gate(asked, base, base, base, world.storage).key == artifacts.stage_key("gate", settings, inputs)
