@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
 
 import typer
 from rich.console import Console
@@ -55,15 +55,23 @@ def register(app: typer.Typer, asked: Callable[[Path], Asked], out: Console) -> 
         out.print(f"{recipe} on {file}: {len(found) or 'no'} likely mistake(s); {_model(wanted)}")
         raise typer.Exit(1 if found else 0)
 
+    @app.command("join")
+    def join(pool: Annotated[Literal["data", "train", "serve"], typer.Argument(metavar="POOL")]) -> None:
+        """The command by which another machine joins POOL of the cluster that `serinus up --host` started here."""
+        from cluster.local_status import joining
+
+        print(joining(pool))
+
     @app.command("flags")
     def start_flags(topology: Path) -> None:
         """The options of `ray start` that put this machine into its pool, where TOPOLOGY names machines."""
         import shlex
 
+        from cluster.session import addresses_here
         from cluster.topology import load_topology, pool_of
         from cluster.topology import start_flags as flags
 
-        addresses = _addresses()
+        addresses = addresses_here()
         pool = pool_of(load_topology(topology), addresses)
         if pool is None:
             where, remedy = f"{topology}: provider.pools", f"add {', '.join(sorted(addresses))}"
@@ -75,13 +83,3 @@ def _model(wanted: Asked) -> str:
     size = wanted.num_parameters
     known = f"{size / 1e9:.2f} B parameters" if size else "its size is not known here, so memory was not checked"
     return f"model {wanted.model}: {known}"
-
-
-def _addresses() -> set[str]:
-    """Of this machine, by which a declaration may name it."""
-    import socket
-
-    import psutil
-
-    kinds = (socket.AF_INET, socket.AF_INET6)
-    return {a.address for all_of in psutil.net_if_addrs().values() for a in all_of if a.family in kinds}

@@ -1,4 +1,4 @@
-"""The topology scaled to one machine: `serinus up`, `status` and `down`, with one `ray start` a pool.
+"""The topology scaled to one machine: `serinus up` and `down`, with one `ray start` a node.
 
 A process belongs to this cluster if it, or one it descends from, writes a file in the cluster's folder. Nothing else is
 remembered about processes, so whatever was killed in the middle, the next `up` or `down` finds what is left of it. `ray
@@ -11,6 +11,7 @@ import fcntl
 import os
 import shutil
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
@@ -20,14 +21,15 @@ from pathlib import Path
 import psutil
 
 from cluster import ray_tls
-from cluster.config import StrictModel, home
-from cluster.dashboard import Application, get_applications, get_nodes
-from cluster.errors import ClusterError, ResourceError
+from cluster.config import home
+from cluster.errors import ClusterError, ConfigError, ResourceError
+from cluster.local_record import LocalCluster, alive, save, saved, seen_as, state_file
 from cluster.ports import free_port, listens
 from cluster.processes import end, writing_in
+from cluster.profiles import LocalNode, Machine, ProfileName, scaled
 from cluster.ray_start import Launches
-from cluster.session import check_answers, ensure_token, scratch, visible_gpus
-from cluster.topology import HEAD, LocalNode, Topology, scaled
+from cluster.session import addresses_here, check_answers, ensure_token, scratch, visible_gpus
+from cluster.topology import HEAD, Topology
 
 Say = Callable[[str], None]
 
@@ -36,55 +38,28 @@ HEAD_PORT, DASHBOARD_PORT = 6479, 8265
 
 REGISTER_TIMEOUT_S = 60.0
 
-MIN_MEMORY_BYTES, MIN_DISK_BYTES = 3 << 29, 1 << 30
-"""1.5 GiB: a head and three nodes take 0.9 GiB before any work. 1 GiB: sessions, logs and spilled objects."""
+MIN_NODE_BYTES, MIN_DISK_BYTES = 3 << 27, 1 << 30
+"""Of memory: a head and three nodes take 0.9 GiB before any work. 1 GiB: sessions, logs and spilled objects."""
 
 
-class LocalCluster(StrictModel):
-    """What `up` started, as it is kept in $SERINUS_HOME/local.json."""
+def up(topology: Topology, *, progress: Say, profile: ProfileName = "laptop", host: str | None = None) -> LocalCluster:
+    """Bring up the nodes that the profile makes of the topology, or what of them is not running.
 
-    address: str
-    """Of the head's GCS, host:port."""
-    dashboard: str
-    """URL of the dashboard, which also takes jobs; it asks for the token."""
-    topology: Topology
-    nodes: tuple[LocalNode, ...]
-    started_at: datetime
-
-
-class NodeStatus(StrictModel):
-    pool: str
-    host: str
-    alive: bool
-    num_cpus: float
-    num_gpus: float
-
-
-class ClusterStatus(StrictModel):
-    """What `serinus status` shows."""
-
-    address: str
-    dashboard: str
-    started_at: datetime
-    nodes: tuple[NodeStatus, ...]
-    applications: tuple[Application, ...]
-
-
-def up(topology: Topology, *, progress: Say) -> LocalCluster:
-    """Bring up a head and one node a pool, or what of them is not running.
+    Args:
+        host: an address of this machine by which others reach it, so that they can join; None keeps all on loopback.
 
     Raises:
-        ClusterError: a cluster of another topology is up, or a node did not start.
+        ClusterError: a cluster of another topology, profile or address is up, or a node did not start.
         ResourceError: too little memory or disk, or no free port.
-        ConfigError: Ray's variables ask for TLS with files that cannot be used.
+        ConfigError: `host` is no address of this machine, or Ray's variables ask for TLS with files that cannot be used.
     """
+    _check_host(host)
     with _locked():
-        cluster = _living(topology)
+        cluster = _living(topology, profile, host)
         if cluster is None:
             _end(_folder())
-            _check_room()
-            cluster = _new(topology, progress)
-        missing = [node for node in cluster.nodes if not _runs(node.pool)]
+            cluster = _new(topology, profile, host, progress)
+        missing = [node for node in cluster.nodes if not _runs(node.name)]
         if missing:
             _start(cluster, missing, progress)
         else:
@@ -96,61 +71,27 @@ def up(topology: Topology, *, progress: Say) -> LocalCluster:
 def down(*, progress: Say) -> bool:
     """End every process of the cluster and forget it; False if there was none."""
     with _locked():
-        found = _end(_folder()) or _state_file().exists()
-        _state_file().unlink(missing_ok=True)
+        found = _end(_folder()) or state_file().exists()
+        state_file().unlink(missing_ok=True)
     return found
 
 
 def running_address() -> str | None:
     """GCS address of the cluster that `serinus up` started, if it lives."""
-    cluster = _saved()
+    cluster = saved()
     return cluster.address if cluster and listens(cluster.address) else None
 
 
 def running() -> LocalCluster | None:
     """The cluster that `serinus up` started, if its head lives."""
-    return _saved() if running_address() else None
+    return saved() if running_address() else None
 
 
-def describe() -> ClusterStatus | None:
-    """Nodes, pools and Serve applications of the cluster that `serinus up` started; None if there is none.
-
-    Raises:
-        ClusterError: its head does not answer, or refuses the token.
-    """
-    cluster = _saved()
-    if cluster is None:
-        return None
-    if not listens(cluster.address):
-        raise ClusterError(f"cluster {cluster.address}", "its head is not running", "start it again with `serinus up`")
-    alive = {node.host for node in get_nodes(cluster.dashboard) if node.alive}
-    return ClusterStatus(
-        address=cluster.address,
-        dashboard=cluster.dashboard,
-        started_at=cluster.started_at,
-        nodes=tuple(
-            NodeStatus(
-                pool=node.pool,
-                host=node.host,
-                alive=node.host in alive,
-                num_cpus=node.num_cpus,
-                num_gpus=len(node.gpus),
-            )
-            for node in cluster.nodes
-        ),
-        applications=get_applications(cluster.dashboard),
-    )
+# The folder
 
 
-# The state file and the folder
-
-
-def _state_file() -> Path:
-    return home() / "local.json"
-
-
-def _folder(pool: str = "") -> Path:
-    return scratch() / "up" / pool
+def _folder(node: str = "") -> Path:
+    return scratch() / "up" / node
 
 
 @contextmanager
@@ -166,22 +107,8 @@ def _locked() -> Iterator[None]:
         yield
 
 
-def _saved() -> LocalCluster | None:
-    try:
-        return LocalCluster.model_validate_json(_state_file().read_bytes())
-    except (FileNotFoundError, ValueError):  # none, or written by another version: found again by its processes
-        return None
-
-
-def _save(cluster: LocalCluster) -> LocalCluster:
-    draft = _state_file().with_suffix(".draft")
-    draft.write_text(cluster.model_dump_json(indent=1), encoding="utf-8")
-    os.replace(draft, _state_file())
-    return cluster
-
-
-def _runs(pool: str) -> bool:
-    return any(process.name() == "raylet" for process in writing_in(_folder(pool)))
+def _runs(node: str) -> bool:
+    return any(process.name() == "raylet" for process in writing_in(_folder(node)))
 
 
 def _end(folder: Path) -> bool:
@@ -194,40 +121,54 @@ def _end(folder: Path) -> bool:
 # Starting
 
 
-def _living(topology: Topology) -> LocalCluster | None:
+def _living(topology: Topology, profile: ProfileName, host: str | None) -> LocalCluster | None:
     """The cluster that is up, or None if it must be started afresh."""
-    cluster = _saved()
+    cluster = saved()
     if cluster is None or not _runs(HEAD) or not listens(cluster.address):
         return None
     check_answers(cluster.address)  # a head that is slow or refuses our token lives: ending it is for `down` alone
-    if cluster.topology != topology:
+    present = {"topology": cluster.topology, "profile": cluster.profile, "host": cluster.host}
+    asked = {"topology": topology, "profile": profile, "host": host}
+    if other := [name for name, value in asked.items() if present[name] != value]:
         remedy = "run `serinus down`, then `serinus up` again"
-        raise ClusterError(f"cluster {cluster.address}", "is up with another topology", remedy)
+        raise ClusterError(f"cluster {cluster.address}", f"is up with another {' and '.join(other)}", remedy)
     return cluster
 
 
-def _check_room() -> None:
+def _check_host(host: str | None) -> None:
+    usable = sorted(address for address in addresses_here() if not address.startswith("127.") and ":" not in address)
+    if host is not None and host not in usable:
+        found = f"{host} is no address of this machine that others reach"
+        raise ConfigError("--host", found, f"use one of {', '.join(usable) or 'its addresses (it has none now)'}")
+
+
+def _check_room(num_nodes: int) -> None:
     memory, disk = psutil.virtual_memory().available, shutil.disk_usage(_folder().parent).free
-    if memory < MIN_MEMORY_BYTES:
-        found = f"{memory / 2**30:.1f} GiB are free and {MIN_MEMORY_BYTES / 2**30:.1f} needed"
-        raise ResourceError("memory", found, "close other programs and run `serinus up` again")
+    if memory < (needed := num_nodes * MIN_NODE_BYTES):
+        found = f"{memory / 2**30:.1f} GiB are free and {needed / 2**30:.1f} needed for {num_nodes} nodes"
+        remedy = "close other programs and run `serinus up` again, or `serinus up --profile tiny`"
+        raise ResourceError("memory", found, remedy)
     if disk < MIN_DISK_BYTES:
         found = f"{disk / 2**30:.1f} GiB are free and {MIN_DISK_BYTES / 2**30:.1f} needed"
         raise ResourceError(f"disk of {_folder().parent}", found, "free some space and run `serinus up` again")
 
 
-def _new(topology: Topology, progress: Say) -> LocalCluster:
-    nodes = scaled(topology, os.cpu_count() or 1, len(visible_gpus()))
+def _new(topology: Topology, profile: ProfileName, host: str | None, progress: Say) -> LocalCluster:
+    machine = Machine(os.cpu_count() or 1, len(visible_gpus()), psutil.virtual_memory().total)
+    nodes = scaled(topology, machine, profile, host)
+    _check_room(len(nodes))
     if ray_tls.check(node.host for node in nodes):
         progress("nodes speak TLS to each other: keep Ray's variables set for every command")
     dashboard = free_port(DASHBOARD_PORT)
     if dashboard != DASHBOARD_PORT:
         progress(f"port {DASHBOARD_PORT} is in use: the dashboard goes to {dashboard}")
-    return _save(
+    return save(
         LocalCluster(
             address=f"{nodes[0].host}:{free_port(HEAD_PORT)}",
             dashboard=f"http://127.0.0.1:{dashboard}",
             topology=topology,
+            profile=profile,
+            host=host,
             nodes=nodes,
             started_at=datetime.now(UTC),
         )
@@ -239,14 +180,14 @@ def _start(cluster: LocalCluster, nodes: list[LocalNode], progress: Say) -> None
     started = time.monotonic()
     with Launches() as launches:
         for node in nodes:
-            folder = _folder(node.pool)
+            folder = _folder(node.name)
             _end(folder)
             launches.start(node, number=cluster.nodes.index(node), folder=folder, options=_place(cluster, node))
             if node.pool == HEAD:  # the others ask it for the session's name
                 launches.wait(lambda: listens(cluster.address))
         for node in nodes:
-            launches.wait(partial(launches.is_up, node.pool))
-            progress(f"{node.pool:>5} is up on {node.host} ({_size(node)}, {time.monotonic() - started:.0f} s)")
+            launches.wait(partial(launches.is_up, node.name))
+            progress(f"{node.name:>5} is up on {node.host} ({_size(node)}, {time.monotonic() - started:.0f} s)")
 
 
 def _place(cluster: LocalCluster, node: LocalNode) -> dict[str, str]:
@@ -262,15 +203,14 @@ def _place(cluster: LocalCluster, node: LocalNode) -> dict[str, str]:
 
 def _wait_registered(cluster: LocalCluster) -> None:
     """Until the dashboard answers and knows every node: `up` promises a cluster that takes jobs."""
-    wanted = {node.host: node.pool for node in cluster.nodes}
+    wanted = Counter(map(seen_as, cluster.nodes))
     deadline = time.monotonic() + REGISTER_TIMEOUT_S
     found: str = ""
     while time.monotonic() < deadline:
         try:
-            alive = {node.host for node in get_nodes(cluster.dashboard) if node.alive}
-            if alive >= set(wanted):
+            if not (missing := wanted - alive(cluster)):
                 return
-            found = "not registered: " + ", ".join(pool for host, pool in wanted.items() if host not in alive)
+            found = "not registered: " + ", ".join(f"{host} {pool}".strip() for host, pool in missing)
         except ClusterError as error:
             found = error.found
         time.sleep(0.3)

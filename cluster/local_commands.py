@@ -10,22 +10,36 @@ from rich.console import Console
 from rich.table import Table
 
 from cluster.errors import ClusterError
+from cluster.profiles import ProfileName
 from cluster.progress import say
 
 if TYPE_CHECKING:
-    from cluster.local import ClusterStatus
+    from cluster.local_status import ClusterStatus
 
 
 def register(app: typer.Typer, out: Console) -> None:
     """Add the commands to the command line."""
 
     @app.command()
-    def up(topology: Annotated[Path | None, typer.Option(help="the cluster's declaration")] = None) -> None:
-        """Bring up the cluster of ray_cluster.yaml on this machine: a head and a node for each pool."""
+    def up(
+        topology: Annotated[Path | None, typer.Option(help="the cluster's declaration")] = None,
+        profile: Annotated[
+            ProfileName, typer.Option(help="tiny: one node for all pools; laptop: one a pool; workstation: more")
+        ] = "laptop",
+        host: Annotated[
+            str | None, typer.Option(help="this machine's address, so that others can join (serinus cluster join)")
+        ] = None,
+    ) -> None:
+        """Bring up the cluster of ray_cluster.yaml on this machine: a head and the pools' nodes."""
         from cluster import local
         from cluster.topology import load_topology
 
-        cluster = local.up(load_topology(topology), progress=lambda message: say("up", message))
+        declared = load_topology(topology)
+        cluster = local.up(declared, progress=lambda message: say("up", message), profile=profile, host=host)
+        if host:
+            out.print(
+                "another machine joins by what `serinus cluster join POOL` prints, with ~/.ray/auth_token copied there"
+            )
         out.print(f"up at {cluster.address}. Next: serinus status, serinus run RECIPE, serinus down")
 
     @app.command()
@@ -38,9 +52,9 @@ def register(app: typer.Typer, out: Console) -> None:
     @app.command()
     def status() -> None:
         """Nodes, pools and applications of the cluster that `serinus up` started."""
-        from cluster import local
+        from cluster.local_status import describe
 
-        found = local.describe()
+        found = describe()
         if found is None:
             raise ClusterError("cluster", "none is up on this machine", "start one: serinus up")
         for part in _told(found):

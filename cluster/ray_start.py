@@ -15,8 +15,9 @@ from typing import Self
 from cluster.errors import ClusterError
 from cluster.ports import free_port
 from cluster.processes import end
-from cluster.session import HEALTH_CHECKS, node_environment, object_store_bytes, visible_gpus
-from cluster.topology import HEAD, LocalNode
+from cluster.profiles import LocalNode
+from cluster.session import HEALTH_CHECKS, node_environment, visible_gpus
+from cluster.topology import HEAD
 
 CLIENT_PORT, AGENT_PORT, METRICS_PORT = 20101, 52365, 8380
 """Where looking for free ports starts. The client's must lie outside Ray's default worker ports, 10002 to 19999."""
@@ -56,13 +57,13 @@ class Launches:
     def start(self, node: LocalNode, *, number: int, folder: Path, options: Mapping[str, str]) -> None:
         """Start `node` in `folder`; `number` is its place in the topology, `options` where it belongs."""
         self._run(node, number, folder, options)
-        self._once_more[node.pool] = partial(self._run, node, number, folder, options)
+        self._once_more[node.name] = partial(self._run, node, number, folder, options)
 
     def _run(self, node: LocalNode, number: int, folder: Path, options: Mapping[str, str]) -> None:
         folder.mkdir(parents=True, exist_ok=True)
-        log = self._logs[node.pool] = folder / "start.log"
+        log = self._logs[node.name] = folder / "start.log"
         with open(log, "wb") as output:
-            self._processes[node.pool] = subprocess.Popen(
+            self._processes[node.name] = subprocess.Popen(
                 command(node, number, folder, options),
                 stdin=subprocess.DEVNULL,
                 stdout=output,
@@ -116,7 +117,7 @@ def command(node: LocalNode, number: int, folder: Path, place: Mapping[str, str]
         "num-gpus": len(node.gpus),
         "labels": ",".join(f"{name}={value}" for name, value in node.labels.items()),
         "resources": json.dumps(node.resources),
-        "object-store-memory": object_store_bytes(),
+        "object-store-memory": node.store_bytes,
         # Random ones: with Ray's fixed range the nodes of one machine race for the same ports.
         "min-worker-port": 0,
         "max-worker-port": 0,

@@ -147,8 +147,8 @@ def _join(address: str) -> None:
 
     check_answers(address)
     host = address.rpartition(":")[0]
-    # On loopback Ray cannot guess which node is ours: the driver attaches to the head's.
-    ours: dict[str, Any] = {"_node_ip_address": host} if host.startswith("127.") else {}
+    # On this machine Ray cannot always guess which node is ours: the driver attaches to the head's.
+    ours: dict[str, Any] = {"_node_ip_address": host} if host.startswith("127.") or host in addresses_here() else {}
     try:
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR, **ours)
     except (ConnectionError, RuntimeError, ValueError) as error:
@@ -346,6 +346,12 @@ def scratch() -> Path:
     if found.st_uid != os.getuid() or not stat.S_ISDIR(found.st_mode) or found.st_mode & 0o077:
         raise ResourceError(str(folder), "is not a private folder of ours", "remove it, or set another SERINUS_HOME")
     return folder
+
+
+def addresses_here() -> set[str]:
+    """Of this machine."""
+    kinds = (socket.AF_INET, socket.AF_INET6)
+    return {a.address for all_of in psutil.net_if_addrs().values() for a in all_of if a.family in kinds}
 
 
 def object_store_bytes(num_nodes: int = 4) -> int:

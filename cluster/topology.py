@@ -1,4 +1,4 @@
-"""The pools of machines that ray_cluster.yaml describes, and the same scaled to one machine. Pure: no Ray here."""
+"""The pools of machines that ray_cluster.yaml describes. Pure: no Ray here."""
 
 from __future__ import annotations
 
@@ -25,7 +25,6 @@ __all__ = [
     "MIN_CPUS",
     "POOLS",
     "POOL_LABEL",
-    "LocalNode",
     "Pool",
     "Topology",
     "load_topology",
@@ -153,47 +152,7 @@ def _custom(resources: Mapping[str, int]) -> dict[str, int]:
     return {name: count for name, count in resources.items() if name not in ("CPU", "GPU", "memory")}
 
 
-class LocalNode(StrictModel):
-    """One pool's node on this machine."""
-
-    pool: str
-    host: str
-    """A loopback address of its own: Ray tells nodes apart by address and rewrites 127.0.0.1 to the outside one."""
-    num_cpus: int
-    gpus: tuple[int, ...] = ()
-    """Indices among the GPUs this process sees."""
-    labels: dict[str, str]
-    resources: dict[str, int] = {}
-
-
 MIN_CPUS = {"data": 2, "train": 4, "serve": 4}
 """Logical CPUs a pool has at least. data: a reader and a mapper. train: two ranks, the trainer's controller and the
 tasks that feed them. serve: the gateway, two revisions and an offline evaluation beside them. Ray only counts these
 CPUs, so on a small machine the pools overlap: the stages of a lifecycle run one after another and share the cores."""
-
-
-def scaled(topology: Topology, num_cores: int, num_gpus: int) -> tuple[LocalNode, ...]:
-    """The topology with one node a pool on a machine of `num_cores` and `num_gpus`; the head comes first."""
-    gpus = share_gpus(num_gpus)
-    return tuple(
-        LocalNode(
-            pool=pool.name,
-            host=f"127.0.0.{number}",
-            num_cpus=0 if pool.name == HEAD else max(MIN_CPUS[pool.name], num_cores),
-            gpus=gpus.get(pool.name, ()) if pool.num_gpus else (),
-            labels=pool.labels,
-            resources=pool.resources,
-        )
-        for number, pool in enumerate((topology.head, *topology.pools), start=2)
-    )
-
-
-def share_gpus(num_gpus: int) -> dict[str, tuple[int, ...]]:
-    """Which GPUs of one machine go to which pool: the last half (rounded down) serves, the others train.
-
-    A single GPU is in both pools, like the cores: training and quantizing end before serving starts in a lifecycle.
-    """
-    if num_gpus == 1:
-        return {"train": (0,), "serve": (0,)}
-    num_train = num_gpus - num_gpus // 2
-    return {"train": tuple(range(num_train)), "serve": tuple(range(num_train, num_gpus))}

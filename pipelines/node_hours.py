@@ -10,6 +10,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 
 from cluster.storage import Storage
+from cluster.topology import HEAD
 from pipelines import spending
 from pipelines.config import LifecycleConfig, Stage
 from pipelines.demand import demands
@@ -23,13 +24,15 @@ MIN_NODE_S = 1.0
 
 
 def nodes_of(pools: Collection[str]) -> int:
-    """Living nodes that belong to the pools, or where a pool has none, to the cluster; without a cluster this machine."""
+    """Living nodes that belong to the pools, or where a pool has none, to the cluster, the head aside; without a cluster this
+    machine."""
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         return 1
-    from cluster.session import node_hosts, on_pool
+    from cluster.session import POOL_LABEL, node_hosts, on_pool
 
-    return len({host for pool in pools for host in node_hosts(on_pool(pool))})
+    hosts = {host for pool in pools for host in node_hosts(on_pool(pool))}
+    return len(hosts.difference(node_hosts({POOL_LABEL: HEAD}))) or len(hosts)
 
 
 class Held:

@@ -12,6 +12,7 @@ from cluster.dashboard import Node, get_nodes, get_version
 from cluster.doctor.environment import installed
 from cluster.doctor.finding import Finding, judged
 from cluster.errors import ClusterError, SerinusError
+from cluster.profiles import PROFILES
 from cluster.session import api_server, public_address
 from cluster.topology import POOL_LABEL, load_topology
 
@@ -62,8 +63,8 @@ def pools(found: Sequence[Node], wanted: Sequence[str]) -> Finding:
 
 def checks(topology: Path | None = None) -> list[Finding]:
     """Ask the cluster that commands would use."""
-    found = [address(public_address())]
-    dashboard = api_server() or (running.dashboard if (running := local.running()) else None)
+    found, running = [address(public_address())], local.running()
+    dashboard = api_server() or (running.dashboard if running else None)
     if dashboard is None:
         return found
     try:
@@ -79,6 +80,8 @@ def checks(topology: Path | None = None) -> list[Finding]:
         version(theirs, ours),
         nodes(present),
     ]
+    if running and PROFILES[running.profile].shared:  # one node for all pools, which has no label
+        return found
     try:
         declared = load_topology(topology)
     except SerinusError:  # no launcher file here: nothing says which pools there should be

@@ -22,9 +22,9 @@ import psutil
 from cluster import registry
 from cluster.artifacts import Revision
 from cluster.processes import writing_in
+from cluster.profiles import LocalNode
 from cluster.ray_start import Launches
 from cluster.storage import LocalStorage
-from cluster.topology import LocalNode
 from services.config import RolloutConfig, ServingConfig, StepConfig
 from services.contract import Traffic, read_traffic
 from services.rollout import controller

@@ -14,7 +14,7 @@ from tests.integration.local_cluster import DOWN, UP, Bench, living
 pytestmark = pytest.mark.integration
 
 STATUS = """
-from cluster.local import describe
+from cluster.local_status import describe
 status = describe()
 print(status.model_dump_json() if status else "none")
 """

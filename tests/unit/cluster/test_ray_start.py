@@ -10,8 +10,8 @@ import pytest
 
 from cluster import ray_start
 from cluster.errors import ClusterError
+from cluster.profiles import LocalNode
 from cluster.ray_start import Launches
-from cluster.topology import LocalNode
 
 NODE = LocalNode(pool="data", host="127.0.0.3", num_cpus=1, labels={})
 

@@ -19,13 +19,10 @@ from cluster.session import HEALTH_CHECKS
 from cluster.topology import (
     AUTOSCALED_LABEL,
     HEAD,
-    MIN_CPUS,
     POOL_LABEL,
     POOLS,
     load_topology,
     pool_of,
-    scaled,
-    share_gpus,
     start_flags,
 )
 
@@ -203,30 +200,6 @@ def test_declared_memory_reaches_ray_by_its_own_option(tmp_path: Path) -> None:
     pool = load_topology(tmp_path / "c.yaml").pool("data")
     assert (pool.memory_bytes, pool.resources) == (8 << 30, {"disk": 1})
     assert start_flags(pool)[-2:] == [f"--memory={8 << 30}", '--resources={"disk": 1}']
-
-
-def test_on_two_cores_the_pools_overlap_and_a_trainer_fits() -> None:
-    head, *nodes = scaled(load_topology(FILE), num_cores=2, num_gpus=0)
-    assert (head.pool, head.num_cpus) == (HEAD, 0)
-    assert {node.pool: node.num_cpus for node in nodes} == MIN_CPUS
-    hosts = [head.host, *(node.host for node in nodes)]
-    assert len(set(hosts)) == 4
-    assert "127.0.0.1" not in hosts, "Ray rewrites 127.0.0.1 to the outside address"
-
-
-def test_on_many_cores_each_pool_may_use_them_all() -> None:
-    _, *nodes = scaled(load_topology(FILE), num_cores=64, num_gpus=0)
-    assert {node.num_cpus for node in nodes} == {64}
-
-
-@pytest.mark.parametrize(
-    ("num_gpus", "train", "serve"),
-    [(0, (), ()), (1, (0,), (0,)), (2, (0,), (1,)), (3, (0, 1), (2,)), (8, (0, 1, 2, 3), (4, 5, 6, 7))],
-)
-def test_gpus_are_shared_out(num_gpus: int, train: tuple[int, ...], serve: tuple[int, ...]) -> None:
-    assert share_gpus(num_gpus) == {"train": train, "serve": serve}
-    gpus = {node.pool: node.gpus for node in scaled(load_topology(FILE), 8, num_gpus)}
-    assert gpus == {HEAD: (), "data": (), "train": train, "serve": serve}
 
 
 def test_reading_the_topology_imports_nothing_heavy() -> None:
