@@ -36,6 +36,40 @@ def test_a_dashboard_has_what_grafanas_model_asks_for(model: dict[str, Any]) -> 
     assert len({panel["id"] for panel in model["panels"]}) == len(model["panels"])
 
 
+def through_grafanas_types(model: dict[str, Any]) -> dict[str, Any]:
+    """What is left of a dashboard that Grafana's own SDK, generated from its schema, reads and writes again."""
+    reason = "pip install grafana-foundation-sdk, which no lock holds"
+    types = pytest.importorskip("grafana_foundation_sdk.models.dashboard", reason=reason)
+    from grafana_foundation_sdk.cog import encoder, plugins
+
+    plugins.register_default_plugins()  # the kinds of panels and queries
+    kept: dict[str, Any] = json.loads(encoder.JSONEncoder().encode(types.Dashboard.from_json(model)))
+    return kept
+
+
+def lost(given: Any, kept: Any, place: str = "") -> list[str]:
+    """Where `kept` lacks a key of `given`, or has another value."""
+    if isinstance(given, dict) and isinstance(kept, dict):
+        return [one for key in given for one in lost(given[key], kept.get(key), f"{place}.{key}")]
+    if isinstance(given, list) and isinstance(kept, list) and len(given) == len(kept):
+        return [one for pair in zip(given, kept, strict=True) for one in lost(*pair, f"{place}[]")]
+    return [] if given == kept else [place]
+
+
+@pytest.mark.parametrize("model", MODELS, ids=lambda model: model["uid"])
+def test_grafanas_own_types_know_every_key_of_a_dashboard(model: dict[str, Any]) -> None:
+    assert lost(model, through_grafanas_types(model)) == []
+
+
+@pytest.mark.parametrize("place", ["", "gridPos", "fieldConfig", "options", "targets"])
+def test_a_key_that_grafana_does_not_know_is_found(place: str) -> None:
+    model = json.loads(json.dumps(MODELS[0]))
+    within = model["panels"][0][place] if place else model["panels"][0]
+    (within[0] if isinstance(within, list) else within)["misspelt"] = 1
+    (found,) = lost(model, through_grafanas_types(model))
+    assert found.endswith(".misspelt")
+
+
 @pytest.mark.parametrize("model", MODELS, ids=lambda model: model["uid"])
 def test_panels_fit_the_grid_and_cover_none_of_each_other(model: dict[str, Any]) -> None:
     places = [panel["gridPos"] for panel in model["panels"]]
