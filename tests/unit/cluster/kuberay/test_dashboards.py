@@ -12,6 +12,8 @@ from typing import Any
 
 import pytest
 import yaml
+from grafana_foundation_sdk.cog import encoder, plugins
+from grafana_foundation_sdk.models.dashboard import Dashboard
 
 from cluster.kuberay import dashboards
 from tests.unit.cluster.kuberay.test_monitoring import exported
@@ -38,12 +40,8 @@ def test_a_dashboard_has_what_grafanas_model_asks_for(model: dict[str, Any]) -> 
 
 def through_grafanas_types(model: dict[str, Any]) -> dict[str, Any]:
     """What is left of a dashboard that Grafana's own SDK, generated from its schema, reads and writes again."""
-    reason = "pip install grafana-foundation-sdk, which no lock holds"
-    types = pytest.importorskip("grafana_foundation_sdk.models.dashboard", reason=reason)
-    from grafana_foundation_sdk.cog import encoder, plugins
-
     plugins.register_default_plugins()  # the kinds of panels and queries
-    kept: dict[str, Any] = json.loads(encoder.JSONEncoder().encode(types.Dashboard.from_json(model)))
+    kept: dict[str, Any] = json.loads(encoder.JSONEncoder().encode(Dashboard.from_json(model)))
     return kept
 
 
