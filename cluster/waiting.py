@@ -74,10 +74,10 @@ def _wait(stage: str, pool: str, asked: list[Any], timeout_s: float) -> None:
 
 def wait_for_room(
     stage: str, pool: str, workers: list[dict[str, float]], labels: dict[str, str], timeout_s: float = NODE_TIMEOUT_S
-) -> None:
+) -> bool:
     """Return when nodes that stay have room for all of these workers at once; what is free on a node that is being drained is none.
 
-    An autoscaler acts on it as on any work that waits.
+    An autoscaler acts on it as on any work that waits. Whether it had to wait.
 
     Args:
         workers: what each takes, as Ray counts it.
@@ -89,14 +89,15 @@ def wait_for_room(
     from ray.util import placement_group, remove_placement_group
 
     group = placement_group(workers, bundle_label_selector=[labels] * len(workers) if labels else None)
-    began = time.monotonic()
+    began, waits_s = time.monotonic(), AT_ONCE_S
     try:
-        while not group.wait(min(SAY_EVERY_S if time.monotonic() - began > AT_ONCE_S else AT_ONCE_S, timeout_s)):
-            waited_s = time.monotonic() - began
+        while not group.wait(min(waits_s, timeout_s)):
+            waited_s, waits_s = time.monotonic() - began, SAY_EVERY_S
             if waited_s >= timeout_s:
                 found = f"had no room for {len(workers)} workers within {waited_s:.0f} s"
                 raise ResourceError(f"pool `{pool}`", found, "add nodes, or let others end, and run again: it goes on")
             say(stage, f"waiting for room for {len(workers)} workers in pool `{pool}`, for {waited_s:.0f} s")
+        return waits_s > AT_ONCE_S
     finally:
         remove_placement_group(group)
 

@@ -45,6 +45,13 @@ def explained(error: Exception, storage: Storage, run: str, hung: str = "") -> U
     )
 
 
+def lacked_room(error: Exception) -> bool:
+    """Whether Ray Train gave up because the cluster had no room for its workers: a node is gone, or others hold it."""
+    from ray.train.v2._internal.exceptions import WorkerGroupStartupTimeoutError
+
+    return isinstance(getattr(error, "controller_failure", None), WorkerGroupStartupTimeoutError)
+
+
 def meant_for_people(text: str) -> UserError | None:
     """The first error of ours in a traceback, as it was raised in another process."""
     found = OUR_ERROR.search(text)

@@ -13,7 +13,7 @@ from cluster.storage import LocalStorage, Storage, filesystem_to_write
 from cluster.waiting import wait_for_room
 from pipelines import progress
 from pipelines.config import TrainConfig
-from pipelines.training.failure import explained
+from pipelines.training.failure import explained, lacked_room
 from pipelines.training.figures import Figures, shown
 from pipelines.training.loop import starts, worker
 from pipelines.training.trackers import Guarded, open_trackers
@@ -38,14 +38,34 @@ def fit(config: TrainConfig, storage: Storage, plan: Plan) -> dict[str, Any]:
     watch, pool = Watch(config, figures), session.on_pool(config.pool)
     try:
         with shown(figures, config.num_steps, Guarded(trackers)), watch.kept():
-            while (left := (outcome := _group(config, storage, plan, figures, pool)).get("left_at_step")) is not None:
-                progress.say("train", f"a node is taken away: checkpoint of step {left} written, going on elsewhere")
-                wait_for_room("train", config.pool, [_resources(config)] * config.num_workers, pool)
+            while (outcome := _outcome(config, storage, plan, figures, pool)) is None:
+                pass
     except TrainingFailedError as error:
         raise explained(error, storage, plan.run, watch.found) from error
     finally:
         ray.kill(figures)
     return {**outcome, "starts": starts(storage, plan.run)}
+
+
+def _outcome(
+    config: TrainConfig, storage: Storage, plan: Plan, figures: Any, pool: dict[str, str]
+) -> dict[str, Any] | None:
+    """Of the run; or None once there is room for it again, where its workers had to leave a node or could not all be placed."""
+    from ray.train import TrainingFailedError
+
+    workers = [_resources(config)] * config.num_workers
+    try:
+        outcome = _group(config, storage, plan, figures, pool)
+    except TrainingFailedError as error:
+        # Where there was room all the time, they do not start for another reason.
+        if lacked_room(error) and wait_for_room("train", config.pool, workers, pool):
+            return None
+        raise
+    if (left := outcome.get("left_at_step")) is None:
+        return outcome
+    progress.say("train", f"a node is taken away: checkpoint of step {left} written, going on elsewhere")
+    wait_for_room("train", config.pool, workers, pool)
+    return None
 
 
 def _group(config: TrainConfig, storage: Storage, plan: Plan, figures: Any, pool: dict[str, str]) -> dict[str, Any]:

@@ -17,6 +17,7 @@ import pipelines.training.train as stage
 from cluster.artifacts import Dataset, FileEntry, save
 from cluster.errors import ConfigError, InputError, ResourceError, StageFailed, UserError
 from cluster.storage import LocalStorage, sha256_of
+from cluster.waiting import wait_for_room
 from pipelines.training import fit
 from tests.integration.training_case import GOLDEN, base_model, chaos_run, ends_early, small_dataset, small_run
 
@@ -194,3 +195,13 @@ def test_a_damaged_checkpoint_is_told_of_and_the_mended_one_gone_on_from(
     made = stage.train(config, dataset, base, storage)
     assert made.resumed_at_steps == (3,)
     assert [point.loss for point in made.losses] == pytest.approx(json.loads(GOLDEN.read_text()), rel=1e-3)
+
+
+def test_room_for_workers_is_waited_for_and_given_up_in_the_end() -> None:
+    """Of the private cluster, which has no pools."""
+    assert wait_for_room("train", "train", [{"CPU": 1}] * 2, {}) is False
+    with pytest.raises(ResourceError, match=r"pool `train`: had no room for 2 workers within \d+ s"):
+        wait_for_room("train", "train", [{"CPU": 1_000}] * 2, {}, timeout_s=1)
+    assert wait_for_room("train", "train", [{"CPU": 1}] * 2, {}) is False, (
+        "what was asked for in vain is not asked for any more"
+    )
