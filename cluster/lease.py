@@ -20,8 +20,6 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Final
 
-import psutil
-
 from cluster.config import user_name
 from cluster.errors import Conflict, ResourceError, SerinusError, StageFailed, UserError
 from cluster.storage import ABSENT, Blob, LocalStorage, S3Storage, Storage, writing
@@ -71,11 +69,18 @@ class _Lease:
 
     @contextmanager
     def held(self) -> Iterator[None]:
+        from botocore.exceptions import ClientError
+
         self._version = self._taken()
         thread = threading.Thread(target=self._beat, name=f"lease {self._name}", daemon=True)
         thread.start()
         try:
-            yield
+            with self._interruptible():
+                try:
+                    yield
+                finally:
+                    self._over.set()
+                    thread.join()
         except KeyboardInterrupt:
             if not self._lost:
                 raise
@@ -84,11 +89,26 @@ class _Lease:
                 f"{self._where}: {found}\n  -> look at that one; run this one again when it has ended"
             ) from None
         finally:
-            self._over.set()
-            thread.join()
             if not self._lost:
-                with suppress(SerinusError):  # out of reach: it ends by itself
+                with suppress(SerinusError, ClientError):  # out of reach, or refused by now: it ends by itself
                     self._storage.write(self._key, FREE, expect=self._version)
+
+    @contextmanager
+    def _interruptible(self) -> Iterator[None]:
+        """What a shell's script starts with `&` ignores Ctrl-C, and would not hear that it lost its place."""
+        is_main = threading.current_thread() is threading.main_thread()
+        if not is_main or signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+            yield
+            return
+        signal.signal(signal.SIGINT, self._heard)
+        try:
+            yield
+        finally:
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+    def _heard(self, *_: object) -> None:
+        if self._lost:
+            raise KeyboardInterrupt
 
     @property
     def _where(self) -> str:
@@ -125,11 +145,14 @@ class _Lease:
         return self._storage.write(self._key, json.dumps(told).encode(), expect=expect)
 
     def _beat(self) -> None:
+        from botocore.exceptions import ClientError
+
         while not self._over.wait(BEAT_S):
-            with suppress(UserError):  # out of reach for now
+            with suppress(UserError, ClientError):  # out of reach for now, or refused: the next beat asks again
                 if not self._renewed():
                     self._lost = True
-                    signal.raise_signal(signal.SIGINT)  # as Ctrl-C would: what is under way ends in order
+                    # As Ctrl-C would: what is under way ends in order. The kernel gives it to the main thread, and wakes that.
+                    os.kill(os.getpid(), signal.SIGINT)
                     return
 
     def _renewed(self) -> bool:
@@ -153,8 +176,8 @@ def _holder(there: Blob) -> dict[str, Any]:
 
 
 def _ourselves() -> dict[str, Any]:
-    began = psutil.Process().create_time()
-    return {"who": user_name(), "host": socket.gethostname(), "machine": _machine(), "pid": os.getpid(), "began": began}
+    pid = os.getpid()
+    return {"who": user_name(), "host": socket.gethostname(), "machine": _machine(), "pid": pid, "began": _began(pid)}
 
 
 def _machine() -> str:
@@ -165,7 +188,14 @@ def _machine() -> str:
 
 def _lives(holder: dict[str, Any]) -> bool:
     """Ids are used again, so the moment at which it began counts too."""
+    began = _began(holder["pid"])
+    return began is not None and began == holder.get("began")
+
+
+def _began(pid: int) -> int | None:
+    """In clock ticks since the machine's boot, which no setting of its clock moves; None of what has ended (proc(5), `stat`)."""
     try:
-        return bool(abs(psutil.Process(holder["pid"]).create_time() - holder["began"]) < 1)
-    except psutil.NoSuchProcess:
-        return False
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if state in "ZX" else int(fields[18])  # one whose parent has not asked after it has ended too

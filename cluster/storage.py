@@ -34,6 +34,8 @@ S3_ATTEMPTS: Final = 10
 """Of boto3, for a call that fails or is not answered; pyarrow's are in cluster/patient_s3.py."""
 S3_SILENCE_S: Final = 20.0
 """After so long without a byte boto3 tries again; its own number is 60."""
+SERVER_ERRORS: Final = range(500, 600)
+"""Of HTTP, which boto3 has tried again in vain."""
 STAGING: Final = ".tmp-"
 """Begins the name of what is being written and is nothing yet."""
 ABANDONED_S: Final = 3600.0
@@ -228,7 +230,11 @@ class S3Storage:
                 self._client.delete_object(Bucket=self.bucket, Key=self._full(key))
 
     def age(self, key: str) -> tuple[str, float] | None:
-        """The object's version, and how long ago it was written in seconds, by the server's clock alone."""
+        """The object's version, and how long ago it was written in seconds, by the server's clock alone.
+
+        Raises:
+            InputError: the server tells no time.
+        """
         from botocore.exceptions import ClientError
 
         with _asking_s3(self.uri):
@@ -238,7 +244,11 @@ class S3Storage:
                 if error.response["Error"]["Code"] in ("404", "NoSuchKey"):
                     return None
                 raise
-        now = parsedate_to_datetime(answer["ResponseMetadata"]["HTTPHeaders"]["date"])
+        if (told := answer["ResponseMetadata"]["HTTPHeaders"].get("date")) is None:
+            raise InputError(
+                self.uri, "the server's answer has no Date", "use a server that sends one (RFC 9110, 6.6.1)"
+            )
+        now = parsedate_to_datetime(told)
         return str(answer["ETag"]), (now - answer["LastModified"]).total_seconds()
 
     def filesystem(self, key: str) -> tuple[FileSystem, str]:
@@ -266,6 +276,7 @@ def _asking_s3(uri: str) -> Iterator[None]:
     )
 
     remedy = "check the bucket's name, the credentials (AWS_PROFILE, AWS_ACCESS_KEY_ID) and AWS_ENDPOINT_URL"
+    again = "check AWS_ENDPOINT_URL and the network, then run the same command again"
     try:
         yield
     except (NoCredentialsError, PartialCredentialsError) as error:
@@ -278,7 +289,6 @@ def _asking_s3(uri: str) -> Iterator[None]:
         RetriesExceededError,
         S3UploadFailedError,
     ) as error:
-        again = "check AWS_ENDPOINT_URL and the network, then run the same command again"
         raise InputError(uri, f"no answer: {error}", again) from None
     except ClientError as error:
         code = error.response["Error"]["Code"]
@@ -286,6 +296,8 @@ def _asking_s3(uri: str) -> Iterator[None]:
             raise InputError(uri, code, remedy) from None
         if code.startswith("KMS."):
             raise InputError(uri, code, "check `storage.kms_key_id`, and the right to use that key") from None
+        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) in SERVER_ERRORS:
+            raise InputError(uri, f"no answer: {error}", again) from None
         raise
 
 

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import json
 import os
+import signal
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, TypeAlias
 
 import pytest
 
 from cluster import lease
+from cluster import storage as storages
 from cluster.errors import ResourceError, StageFailed
 from cluster.lease import exclusive
 from cluster.storage import ABSENT, S3Storage, Storage, open_storage
+from tests.chaos.flaky_s3 import FlakyS3, serving
 from tests.conftest import REPOSITORY
 
 HOLDER = """
@@ -30,6 +33,7 @@ try:
 except ResourceError as error:
     print(f"out {error.found}", flush=True)
 """
+Start: TypeAlias = Callable[..., subprocess.Popen[str]]
 ELSEWHERE = {"who": "ann", "host": "node-7", "machine": "another", "pid": 41, "began": 0.0, "id": "a", "beats": 3}
 
 
@@ -44,11 +48,11 @@ def bucket(s3_uri: str) -> S3Storage:
 
 
 @pytest.fixture
-def start() -> Iterator[Callable[[Storage], subprocess.Popen[str]]]:
+def start() -> Iterator[Start]:
     started: list[subprocess.Popen[str]] = []
 
-    def begin(storage: Storage) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", HOLDER, storage.uri]
+    def begin(storage: Storage, program: str = HOLDER) -> subprocess.Popen[str]:
+        command = [sys.executable, "-c", program, storage.uri]
         environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
         pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
         started.append(subprocess.Popen(command, env=environment, text=True, **pipes))  # type: ignore[call-overload]
@@ -65,17 +69,13 @@ def _says(process: subprocess.Popen[str]) -> str:
     return process.stdout.readline().strip()
 
 
-def test_of_four_processes_at_once_one_comes_in(
-    storage: Storage, start: Callable[[Storage], subprocess.Popen[str]]
-) -> None:
+def test_of_four_processes_at_once_one_comes_in(storage: Storage, start: Start) -> None:
     answers = [_says(process) for process in [start(storage) for _ in range(4)]]
     assert sorted(answer.split()[0] for answer in answers) == ["in", "out", "out", "out"]
     assert all("another run is at work there" in answer for answer in answers if answer != "in")
 
 
-def test_a_killed_holder_leaves_its_place_at_once(
-    storage: Storage, start: Callable[[Storage], subprocess.Popen[str]]
-) -> None:
+def test_a_killed_holder_leaves_its_place_at_once(storage: Storage, start: Start) -> None:
     holder = start(storage)
     assert _says(holder) == "in"
     with pytest.raises(ResourceError, match="another run is at work there"), exclusive(storage, "run-m"):
@@ -136,6 +136,76 @@ def test_one_that_lost_it_ends_its_work_and_leaves_the_new_holder_alone(
     there = bucket.read(".locks/run-m")
     assert there is not None
     assert json.loads(there.content) == ELSEWHERE
+
+
+SLEEPER = """
+import sys, time
+from cluster import lease
+from cluster import storage as storages
+from cluster.errors import StageFailed
+from cluster.storage import open_storage
+lease.BEAT_S = 0.05
+try:
+    with lease.exclusive(open_storage(sys.argv[1]), "run-m"):
+        print("in", flush=True)
+        time.sleep(600)
+except StageFailed as error:
+    print(error, flush=True)
+"""
+
+
+@pytest.mark.parametrize("ctrl_c", [signal.SIG_DFL, signal.SIG_IGN], ids=["heard", "ignored"])
+def test_one_that_lost_it_is_woken(bucket: S3Storage, start: Start, ctrl_c: signal.Handlers) -> None:
+    """A script's shell has what it starts with `&` ignore Ctrl-C."""
+    before = signal.signal(signal.SIGINT, ctrl_c)  # a process has its parent's
+    try:
+        holder = start(bucket, SLEEPER)
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert _says(holder) == "in"
+    bucket.write(".locks/run-m", json.dumps(ELSEWHERE).encode())
+    assert "another run took its place" in _says(holder)
+
+
+def test_ctrl_c_that_a_shell_has_ignored_stays_ignored(bucket: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with exclusive(bucket, "run-m"):
+            signal.raise_signal(signal.SIGINT)
+        assert signal.getsignal(signal.SIGINT) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def test_beats_go_on_after_a_server_that_failed(bucket: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lease, "BEAT_S", 0.05)
+    monkeypatch.setattr(storages, "S3_ATTEMPTS", 1)
+    endpoint = storages.s3_endpoint()
+    assert endpoint is not None
+    with serving(FlakyS3(endpoint, 0, 0, 0)) as (address, server):
+        monkeypatch.setenv("AWS_ENDPOINT_URL", address)
+        with exclusive(S3Storage(bucket.uri), "run-m"):
+            server.failing = 1.0
+            _await(lambda: server.calls["failed"] > 3)
+            server.failing, before = 0.0, _beats(bucket)
+            _await(lambda: _beats(bucket) > before + 1)
+            server.failing = 1.0  # whoever cannot say goodbye has done his work all the same
+
+
+@pytest.mark.parametrize("began", [0, None])
+def test_another_process_with_the_id_of_a_dead_holder_holds_nothing(bucket: S3Storage, began: int | None) -> None:
+    bucket.write(".locks/run-m", json.dumps({**ELSEWHERE, **lease._ourselves(), "began": began}).encode())
+    with exclusive(bucket, "run-m"):
+        pass
+
+
+def test_a_dead_holder_that_nobody_has_waited_for_holds_nothing(bucket: S3Storage, start: Start) -> None:
+    holder = start(bucket)
+    assert _says(holder) == "in"
+    holder.kill()
+    os.waitid(os.P_PID, holder.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+    with exclusive(bucket, "run-m"):
+        pass
 
 
 def test_a_beat_whose_answer_never_came_is_ones_own(bucket: S3Storage) -> None:
