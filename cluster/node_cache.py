@@ -19,7 +19,7 @@ import re
 import shutil
 import time
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Final
@@ -81,7 +81,8 @@ class _Copy:
 
 
 def _wanted(storage: S3Storage, key: str) -> _Copy:
-    objects = {found.key.removeprefix(f"{key}/"): found for found in storage.objects(key)}
+    listed = [found for found in storage.objects(key) if not found.key.endswith("/")]  # which consoles make, as folders
+    objects = {found.key.removeprefix(f"{key}/"): found for found in listed}
     uri = f"{storage.uri}/{key}"
     if not objects:
         raise InputError(uri, "nothing is there", MAKE_AGAIN)
@@ -116,14 +117,14 @@ def _fetch(copy: _Copy, storage: S3Storage, lock: int) -> None:
     began, hashes = time.monotonic(), _on_record(storage, copy.key)
     if lost := sorted(hashes.keys() - copy.objects.keys()):
         raise InputError(f"{copy.uri}/{lost[0]}", "is on record, and not there", MAKE_AGAIN)
+    for left in [path for path in copy.part.rglob("*") if path.is_file()]:
+        if left.relative_to(copy.part).as_posix() not in copy.objects:
+            left.unlink()  # boto3's, which was killed as it wrote
     _reserve(copy, lock, storage.config.cache_gib)
     if copy.num_bytes >= WORD_BYTES:
         logger.info("fetching %s (%.1f GiB)", copy.uri, copy.num_bytes / 2**30)
     for path, found in copy.objects.items():
         _fetch_file(storage, found, copy.part / path, hashes.get(path))
-    for left in [path for path in copy.part.rglob("*") if path.is_file()]:
-        if left.relative_to(copy.part).as_posix() not in copy.objects:
-            left.unlink()  # boto3's, which was killed as it wrote
     os.rename(copy.part, copy.folder)
     if copy.num_bytes >= WORD_BYTES:
         logger.info("fetched %s in %.0f s", copy.uri, time.monotonic() - began)
@@ -190,12 +191,13 @@ def _make_room_within(cache: Path, copy: _Copy, bound_gib: float) -> None:
 def _make_room_on_disk(cache: Path, copy: _Copy) -> None:
     for folder in _kept(cache):
         disk = shutil.disk_usage(cache)
-        if disk.total - disk.free + copy.num_bytes <= disk.total * FULL_PERCENT // 100:
+        if disk.total - disk.free + _under_way(cache, copy) + copy.num_bytes <= disk.total * FULL_PERCENT // 100:
             return
         if folder != copy.folder:
             _remove_unused(folder)
-    if copy.num_bytes > (free := shutil.disk_usage(cache).free + _bytes_in(copy.part)):
-        found = f"takes {_gib(copy.num_bytes)}, and the disk of {cache} has {_gib(free)} left"
+    free = shutil.disk_usage(cache).free + _bytes_in(copy.part) - _under_way(cache, copy)
+    if copy.num_bytes > free:
+        found = f"takes {_gib(copy.num_bytes)}, and the disk of {cache} has {_gib(max(0, free))} left"
         raise ResourceError(copy.uri, found, "free some space there, or set SERINUS_HOME to a larger disk")
 
 
@@ -217,8 +219,18 @@ def _told_bytes(folder: Path) -> int:
     return int(told) if told else _bytes_in(folder)
 
 
+def _under_way(cache: Path, copy: _Copy) -> int:
+    """What the downloads of others are yet to write, in bytes."""
+    parts = [part for part in cache.glob("*.part") if part != copy.part]
+    return sum(max(0, _told_bytes(part.with_suffix("")) - _bytes_in(part)) for part in parts)
+
+
 def _bytes_in(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) if folder.is_dir() else 0
+    num_bytes = 0
+    with suppress(FileNotFoundError):  # a download ended as we looked
+        for path in folder.rglob("*"):
+            num_bytes += path.stat().st_size if path.is_file() else 0
+    return num_bytes
 
 
 def _remove_unused(folder: Path) -> bool:
@@ -226,8 +238,11 @@ def _remove_unused(folder: Path) -> bool:
     with _alone(folder) as alone:
         if alone:
             logger.info("removing %s, which nobody uses, for another copy", folder)
-            for path in (folder, folder.with_name(f"{folder.name}.part")):
-                shutil.rmtree(path, ignore_errors=True)
+            part = folder.with_name(f"{folder.name}.part")
+            shutil.rmtree(part, ignore_errors=True)
+            if folder.is_dir():
+                os.rename(folder, part)  # first: whoever is killed as he removes it leaves no half that looks whole
+                shutil.rmtree(part, ignore_errors=True)
     return alone
 
 

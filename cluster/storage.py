@@ -34,6 +34,14 @@ S3_ATTEMPTS: Final = 10
 """Of boto3, for a call that fails or is not answered; pyarrow's are in cluster/patient_s3.py."""
 S3_SILENCE_S: Final = 20.0
 """After so long without a byte boto3 tries again; its own number is 60."""
+REFUSALS: Final = (
+    "NoSuchBucket",
+    "AccessDenied",
+    "InvalidAccessKeyId",
+    "SignatureDoesNotMatch",
+    "ExpiredToken",
+    "403",  # of a HEAD, whose answer has no body that tells why
+)
 SERVER_ERRORS: Final = range(500, 600)
 """Of HTTP, which boto3 has tried again in vain."""
 STAGING: Final = ".tmp-"
@@ -215,9 +223,21 @@ class S3Storage:
                     yield S3Object(item["Key"][skip:], item["ETag"], item["Size"])
 
     def fetch(self, key: str, path: Path) -> None:
-        """Write the object to the local file `path`, parts of a large one at once."""
+        """Write the object to the local file `path`, parts of a large one at once.
+
+        Raises:
+            InputError: it is not there.
+        """
+        from botocore.exceptions import ClientError
+
         with _asking_s3(self.uri):
-            self._client.download_file(self.bucket, self._full(key), str(path))
+            try:
+                self._client.download_file(self.bucket, self._full(key), str(path))
+            except ClientError as error:
+                if error.response["Error"]["Code"] not in ("404", "NoSuchKey"):
+                    raise
+                again = "run the same command again; if it is not there then either, run the stage that makes it"
+                raise InputError(f"{self.uri}/{key}", "is not there any more", again) from None
 
     def send(self, path: Path, key: str) -> None:
         """Write the local file `path` to `key`, parts of a large one at once."""
@@ -292,7 +312,7 @@ def _asking_s3(uri: str) -> Iterator[None]:
         raise InputError(uri, f"no answer: {error}", again) from None
     except ClientError as error:
         code = error.response["Error"]["Code"]
-        if code in ("NoSuchBucket", "AccessDenied", "InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToken"):
+        if code in REFUSALS:
             raise InputError(uri, code, remedy) from None
         if code.startswith("KMS."):
             raise InputError(uri, code, "check `storage.kms_key_id`, and the right to use that key") from None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import fcntl
 import hashlib
 import json
 import os
@@ -176,6 +177,27 @@ def test_a_folder_of_no_artifact_is_copied_too(bucket: S3Storage) -> None:
     assert _files(local_copy(bucket, "runs/tokens/1")) == {"000000.bin": b"1234"}
 
 
+def test_what_a_console_makes_as_folders_is_no_file(bucket: S3Storage) -> None:
+    _put(bucket)
+    for folder in (MODEL, f"{MODEL}/weights"):
+        bucket._client.put_object(Bucket=bucket.bucket, Key=f"folder/{folder}/", Body=b"")
+    assert _files(local_copy(bucket, MODEL)) == FILES
+
+
+def test_an_object_that_is_gone_meanwhile_is_said(bucket: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    _put(bucket)
+    reserve = node_cache._reserve
+
+    def remove_too(*given: Any) -> None:
+        bucket.remove([f"{MODEL}/config.json"])
+        reserve(*given)
+
+    monkeypatch.setattr(node_cache, "_reserve", remove_too)
+    with pytest.raises(InputError, match="is not there any more") as caught:
+        local_copy(bucket, MODEL)
+    assert caught.value.where == f"{bucket.uri}/{MODEL}/config.json"
+
+
 def _bounded(uri: str, num_copies: float) -> S3Storage:
     gib = num_copies * sum(map(len, FILES.values())) / 2**30
     return S3Storage(StorageConfig.model_validate({"uri": uri, "cache_gib": gib}))
@@ -225,6 +247,40 @@ def test_what_a_killed_download_left_goes_too(bucket: S3Storage, cache: Path) ->
     _put(bucket)
     assert _files(local_copy(_bounded(bucket.uri, 1.5), MODEL)) == FILES
     assert not left.exists()
+
+
+def test_a_copy_whose_removal_broke_off_is_fetched_again(bucket: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
+    def killed(folder: Path, **_: Any) -> None:
+        for path in folder.rglob("*.safetensors"):
+            path.unlink()
+            raise KeyboardInterrupt
+
+    storage = _bounded(bucket.uri, 1.5)
+    for number in (0, 1):
+        _put(bucket, _key(number))
+    local_copy(storage, _key(0))
+    _let_go()
+    with monkeypatch.context() as patch:
+        patch.setattr(shutil, "rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            local_copy(storage, _key(1))
+    assert _files(local_copy(storage, _key(0))) == FILES
+
+
+def test_a_download_under_way_has_its_room_on_the_disk(
+    bucket: S3Storage, cache: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    usage: Any = type(shutil.disk_usage("/"))
+    _put(bucket)
+    other = cache / "0123456789abcdef"
+    other.with_suffix(".part").mkdir(parents=True)
+    other.with_suffix(".lock").write_text("90000\n")
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(total=100_000, used=9_000, free=91_000))
+    with open(other.with_suffix(".lock")) as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        with pytest.raises(ResourceError, match=r"the disk of .* has 0\.0 GiB left"):
+            local_copy(bucket, MODEL)
+    assert _files(local_copy(bucket, MODEL)) == FILES
 
 
 def test_without_a_bound_copies_go_when_the_disk_is_nearly_full(
