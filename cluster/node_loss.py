@@ -8,8 +8,7 @@ from typing import Final, TypeVar
 
 from cluster.errors import ProcessDied
 from cluster.progress import say
-from cluster.session import on_pool
-from cluster.waiting import POLL_S, wait_for_machine
+from cluster.waiting import POLL_S, of_pool, wait_for_machine
 
 MOST_LOSSES: Final = 5
 """Of one piece of work. Spot machines go in groups, and work that ends machines is to end at some time."""
@@ -30,7 +29,7 @@ def outliving_its_node(stage: str, pool: str, work: Callable[[], T], *, num_gpus
         ResourceError: no other machine came.
     """
     for _ in range(MOST_LOSSES):
-        before = living(pool)
+        before = gone(pool)
         try:
             return work()
         except ProcessDied:
@@ -42,18 +41,18 @@ def outliving_its_node(stage: str, pool: str, work: Callable[[], T], *, num_gpus
     return work()
 
 
-def living(pool: str) -> dict[str, str]:
-    """Node id -> address, of the pool's living machines."""
+def gone(pool: str) -> dict[str, str]:
+    """Node id -> address, of the pool's machines that died: also of those that joined as the work was under way."""
     import ray
 
-    wanted = on_pool(pool).items()
-    nodes = [node for node in ray.nodes() if node["Alive"] and wanted <= node.get("Labels", {}).items()]
+    wanted = of_pool(pool).items()
+    nodes = [node for node in ray.nodes() if not node["Alive"] and wanted <= node.get("Labels", {}).items()]
     return {str(node["NodeID"]): str(node["NodeManagerAddress"]) for node in nodes}
 
 
 def _lost(pool: str, before: dict[str, str]) -> dict[str, str]:
-    """Machines of `before` that died, once the head knows of it; none where all live on."""
+    """Machines that are gone and were not `before`, once the head knows of it; none where all live on."""
     until = time.monotonic() + NOTICED_WITHIN_S
-    while not (lost := before.keys() - living(pool).keys()) and time.monotonic() < until:
+    while not ((now := gone(pool)).keys() - before.keys()) and time.monotonic() < until:
         time.sleep(POLL_S)
-    return {node: before[node] for node in lost}
+    return {node: address for node, address in now.items() if node not in before}

@@ -7,7 +7,7 @@ from typing import Any
 
 from cluster.errors import ResourceError
 from cluster.progress import say
-from cluster.session import is_autoscaled, lacks_node, num_nodes, on_pool
+from cluster.session import POOL_LABEL, is_autoscaled, lacks_node, num_nodes, on_pool
 
 NODE_TIMEOUT_S = 1800.0
 """A cloud's GPU machine with its environment comes within minutes; one that is sold out never does."""
@@ -45,7 +45,7 @@ def wait_for_machine(stage: str, pool: str, *, num_gpus: int = 0, timeout_s: flo
     """
     wait_for_node(stage, pool, num_gpus=num_gpus, timeout_s=timeout_s)
     began, next_word = time.monotonic(), 0.0
-    while not num_nodes(on_pool(pool)):
+    while not num_nodes(of_pool(pool)):
         waited_s = time.monotonic() - began
         if waited_s >= timeout_s:
             found = f"has no machine, and none came within {waited_s:.0f} s"
@@ -54,6 +54,14 @@ def wait_for_machine(stage: str, pool: str, *, num_gpus: int = 0, timeout_s: flo
             next_word += SAY_EVERY_S
             say(stage, f"pool `{pool}` has no machine: waiting for one to join, for {waited_s:.0f} s")
         time.sleep(POLL_S)
+
+
+def of_pool(pool: str) -> dict[str, str]:
+    """As `on_pool`, and of a pool whose last machine is gone its label still: what it was for is not to go just anywhere."""
+    import ray
+
+    had_one = any(node.get("Labels", {}).get(POOL_LABEL) == pool for node in ray.nodes())
+    return {POOL_LABEL: pool} if had_one else on_pool(pool)
 
 
 def _wait(stage: str, pool: str, asked: list[Any], timeout_s: float) -> None:

@@ -1,0 +1,57 @@
+"""A pool whose only machine joins and dies as its work is under way, on real Ray nodes; run by test_node_loss.py."""
+
+from __future__ import annotations
+
+import time
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from typing import Any
+
+from cluster import node_loss
+from cluster.errors import ProcessDied
+from cluster.ports import free_port
+from cluster.session import POOL_LABEL, num_nodes, prepare_environment
+
+NODE: dict[str, Any] = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80 << 20}
+SERVE = {POOL_LABEL: "serve"}
+LONGER_THAN_A_POLL_S = 2.0
+
+begun, died = Event(), Event()
+found: list[int] = []
+"""Machines of the pool, at each call."""
+
+
+def work() -> str:
+    found.append(num_nodes(SERVE))
+    if len(found) > 1:
+        return "done"
+    begun.set()
+    died.wait()
+    raise ProcessDied("evaluate", "its process died", "look why")
+
+
+def main() -> None:
+    prepare_environment()
+    import ray
+    from ray.cluster_utils import Cluster
+
+    machines = Cluster(initialize_head=True, head_node_args={**NODE, "gcs_server_port": free_port(20_000)})
+    try:
+        ray.init(address=machines.address, log_to_driver=False)
+        with ThreadPoolExecutor(1) as thread:  # Ray starts nodes from the main thread alone
+            end = thread.submit(node_loss.outliving_its_node, "evaluate", "serve", work)
+            begun.wait()
+            machines.remove_node(machines.add_node(**NODE, labels=SERVE), allow_graceful=False)
+            died.set()
+            while not node_loss.gone("serve"):
+                time.sleep(0.1)
+            time.sleep(LONGER_THAN_A_POLL_S)  # in which it must not go on
+            machines.add_node(**NODE, labels=SERVE)
+            print(end.result(60), found)
+    finally:
+        ray.shutdown()
+        machines.shutdown()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,31 @@
+"""Work that outlives the only machine of its pool waits for the next one, on real Ray nodes."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+
+import pytest
+
+from tests.conftest import REPOSITORY
+
+pytestmark = pytest.mark.integration
+
+SOON = {
+    "RAY_health_check_initial_delay_ms": "0",
+    "RAY_health_check_period_ms": "500",
+    "RAY_health_check_timeout_ms": "500",
+}
+"""How soon the head knows of a death, which is half of what the test takes."""
+
+
+def test_work_waits_for_a_machine_of_its_pool_and_goes_nowhere_else() -> None:
+    command = [sys.executable, "-m", "tests.integration.lone_machine"]
+    ended = subprocess.run(
+        command, cwd=REPOSITORY, env=os.environ | SOON, capture_output=True, text=True, timeout=120, check=False
+    )
+    assert ended.returncode == 0, ended.stderr[-2000:]
+    assert "done [0, 1]" in ended.stdout.splitlines()
+    assert "of pool `serve` is gone" in ended.stderr
+    assert "pool `serve` has no machine: waiting for one to join" in ended.stderr
