@@ -21,7 +21,7 @@ from cluster import node_cache
 from cluster import storage as module
 from cluster.errors import InputError, ResourceError
 from cluster.node_cache import local_copy
-from cluster.storage import S3Storage, publish_folder, staged_folder
+from cluster.storage import S3Storage
 from cluster.storage_config import StorageConfig
 from tests.chaos.flaky_s3 import FlakyS3, serving
 from tests.conftest import REPOSITORY
@@ -298,26 +298,3 @@ def test_without_a_bound_copies_go_when_the_disk_is_nearly_full(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: full._replace(free=100))
     with pytest.raises(ResourceError, match=r"the disk of .* has 0\.0 GiB left"):
         local_copy(bucket, _key(0))
-
-
-def test_what_was_published_before_is_replaced_whole(bucket: S3Storage, tmp_path: Path) -> None:
-    for names in (["a", "b/c"], ["a", "d"]):
-        folder = tmp_path / "-".join(names).replace("/", "-")
-        for name in names:
-            (folder / name).parent.mkdir(parents=True, exist_ok=True)
-            (folder / name).write_text(name)
-        publish_folder(bucket, folder, "artifacts/x/1/model")
-        assert _files(local_copy(bucket, "artifacts/x/1/model")) == {name: name.encode() for name in names}
-
-
-def test_what_a_killed_process_was_filling_is_removed(
-    bucket: S3Storage, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    for name in (".tmp-old", ".tmp-new"):
-        (cache / name / "inside").mkdir(parents=True)
-    os.utime(cache / ".tmp-old", (0, 0))
-    with staged_folder(bucket, "artifacts/x/1/model") as mine:
-        os.utime(mine, (0, 0))
-        with staged_folder(bucket, "artifacts/x/2/model"):
-            assert mine.is_dir()
-    assert [path.name for path in cache.iterdir() if path.is_dir()] == [".tmp-new"]

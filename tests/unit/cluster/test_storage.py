@@ -11,7 +11,7 @@ import pytest
 
 from cluster.errors import Conflict, InputError, ResourceError
 from cluster.lease import exclusive
-from cluster.storage import ABSENT, LocalStorage, Storage, open_storage
+from cluster.storage import ABSENT, LocalStorage, Storage, open_storage, publish_folder, staged_folder
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -125,3 +125,30 @@ def test_a_storage_below_a_file_is_a_users_mistake(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="a file is where a folder must be"):
         LocalStorage(tmp_path / "file").write("a/b", b"")
+
+
+def test_what_was_published_before_is_replaced_whole(storage: Storage, tmp_path: Path) -> None:
+    for names in (["a", "b/c"], ["a", "d"]):
+        folder = tmp_path / "-".join(names).replace("/", "-")
+        for name in names:
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            (folder / name).write_text(name)
+        publish_folder(storage, folder, "artifacts/x/1/model")
+        found = {key: storage.read(key) for key in storage.list("artifacts/x/1")}
+        told = {key.removeprefix("artifacts/x/1/model/"): blob.content for key, blob in found.items() if blob}
+        assert told == {name: name.encode() for name in names}
+
+
+def test_what_a_killed_process_was_filling_is_removed(
+    s3_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERINUS_HOME", str(tmp_path))
+    cache, bucket = tmp_path / "cache", open_storage(s3_uri)
+    for name in (".tmp-old", ".tmp-new"):
+        (cache / name / "inside").mkdir(parents=True)
+    os.utime(cache / ".tmp-old", (0, 0))
+    with staged_folder(bucket, "artifacts/x/1/model") as mine:
+        os.utime(mine, (0, 0))
+        with staged_folder(bucket, "artifacts/x/2/model"):
+            assert mine.is_dir()
+    assert [path.name for path in cache.iterdir() if path.is_dir()] == [".tmp-new"]
