@@ -125,6 +125,8 @@ def _fetch(copy: _Copy, storage: S3Storage, lock: int) -> None:
         logger.info("fetching %s (%.1f GiB)", copy.uri, copy.num_bytes / 2**30)
     for path, found in copy.objects.items():
         _fetch_file(storage, found, copy.part / path, hashes.get(path))
+    if _wanted(storage, copy.key).folder != copy.folder:  # what no manifest tells may be of both
+        raise InputError(copy.uri, "was changed while it was fetched", "run the same command again")
     os.rename(copy.part, copy.folder)
     if copy.num_bytes >= WORD_BYTES:
         logger.info("fetched %s in %.0f s", copy.uri, time.monotonic() - began)

@@ -53,6 +53,19 @@ class FlakyS3:
             return web.Response(status=answer.status, headers=headers, body=content)
 
 
+class Counting(FlakyS3):
+    """Fails nothing, and notes which objects below `folder/` it was asked for."""
+
+    def __init__(self, target: str) -> None:
+        super().__init__(target, 0, 0, 0)
+        self.fetched: list[str] = []
+
+    async def answer(self, request: web.Request) -> web.StreamResponse:
+        if request.method == "GET" and "list-type" not in request.query:
+            self.fetched.append(request.path.partition("/folder/")[2])
+        return await super().answer(request)
+
+
 @contextmanager
 def flaky_s3(target: str, *, failing: float, silent: float, silence_s: float) -> Iterator[tuple[str, FlakyS3]]:
     """Its address, and itself."""

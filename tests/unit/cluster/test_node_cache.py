@@ -15,7 +15,6 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import pytest
-from aiohttp import web
 
 from cluster import node_cache
 from cluster import storage as module
@@ -23,11 +22,12 @@ from cluster.errors import InputError, ResourceError
 from cluster.node_cache import local_copy
 from cluster.storage import S3Storage
 from cluster.storage_config import StorageConfig
-from tests.chaos.flaky_s3 import FlakyS3, serving
+from tests.chaos.flaky_s3 import Counting, serving
 from tests.conftest import REPOSITORY
 
 MODEL = "artifacts/model/0123456789abcdef/model"
 FILES = {"config.json": b"{}", "weights/a.safetensors": b"a" * 1000, "weights/b.safetensors": b"b" * 2000}
+USAGE: Any = type(shutil.disk_usage("/"))
 USER = """
 import sys
 from cluster.node_cache import local_copy
@@ -84,19 +84,6 @@ def _put(storage: S3Storage, key: str = MODEL, files: dict[str, bytes] = FILES) 
 
 def _files(folder: Path) -> dict[str, bytes]:
     return {path.relative_to(folder).as_posix(): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-class Counting(FlakyS3):
-    """Notes which objects it was asked for."""
-
-    def __init__(self, target: str) -> None:
-        super().__init__(target, 0, 0, 0)
-        self.fetched: list[str] = []
-
-    async def answer(self, request: web.Request) -> web.StreamResponse:
-        if request.method == "GET" and "list-type" not in request.query:
-            self.fetched.append(request.path.partition("/folder/")[2])
-        return await super().answer(request)
 
 
 class Watched(NamedTuple):
@@ -184,18 +171,27 @@ def test_what_a_console_makes_as_folders_is_no_file(bucket: S3Storage) -> None:
     assert _files(local_copy(bucket, MODEL)) == FILES
 
 
-def test_an_object_that_is_gone_meanwhile_is_said(bucket: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
-    _put(bucket)
-    reserve = node_cache._reserve
+@pytest.mark.parametrize(
+    ("change", "found"),
+    [
+        (lambda bucket: bucket.remove(["runs/tokens/1/b"]), "is not there any more"),
+        (lambda bucket: bucket.write("runs/tokens/1/b", b"5678"), "was changed while it was fetched"),
+    ],
+)
+def test_what_changes_meanwhile_is_said(
+    bucket: S3Storage, monkeypatch: pytest.MonkeyPatch, change: Callable[[S3Storage], None], found: str
+) -> None:
+    for name in "ab":
+        bucket.write(f"runs/tokens/1/{name}", b"1234")
+    fetch = S3Storage.fetch
 
-    def remove_too(*given: Any) -> None:
-        bucket.remove([f"{MODEL}/config.json"])
-        reserve(*given)
+    def fetched(storage: S3Storage, key: str, path: Path) -> None:
+        fetch(storage, key, path)
+        change(storage)
 
-    monkeypatch.setattr(node_cache, "_reserve", remove_too)
-    with pytest.raises(InputError, match="is not there any more") as caught:
-        local_copy(bucket, MODEL)
-    assert caught.value.where == f"{bucket.uri}/{MODEL}/config.json"
+    monkeypatch.setattr(S3Storage, "fetch", fetched)
+    with pytest.raises(InputError, match=found):
+        local_copy(bucket, "runs/tokens/1")
 
 
 def _bounded(uri: str, num_copies: float) -> S3Storage:
@@ -270,12 +266,11 @@ def test_a_copy_whose_removal_broke_off_is_fetched_again(bucket: S3Storage, monk
 def test_a_download_under_way_has_its_room_on_the_disk(
     bucket: S3Storage, cache: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage: Any = type(shutil.disk_usage("/"))
     _put(bucket)
     other = cache / "0123456789abcdef"
     other.with_suffix(".part").mkdir(parents=True)
     other.with_suffix(".lock").write_text("90000\n")
-    monkeypatch.setattr(shutil, "disk_usage", lambda _: usage(total=100_000, used=9_000, free=91_000))
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: USAGE(total=100_000, used=9_000, free=91_000))
     with open(other.with_suffix(".lock")) as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         with pytest.raises(ResourceError, match=r"the disk of .* has 0\.0 GiB left"):
@@ -286,12 +281,11 @@ def test_a_download_under_way_has_its_room_on_the_disk(
 def test_without_a_bound_copies_go_when_the_disk_is_nearly_full(
     bucket: S3Storage, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    usage: Any = type(shutil.disk_usage("/"))
     for number in (0, 1, 2):
         _put(bucket, _key(number))
     folders = [local_copy(bucket, _key(number)) for number in (0, 1)]
     _let_go()
-    full = usage(total=100_000, used=84_000, free=16_000)
+    full = USAGE(total=100_000, used=84_000, free=16_000)
     monkeypatch.setattr(shutil, "disk_usage", lambda _: full)
     local_copy(bucket, _key(2))
     assert [folder.exists() for folder in folders] == [False, False]
