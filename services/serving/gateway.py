@@ -23,7 +23,7 @@ from cluster.storage import open_storage
 from cluster.telemetry import bind, configure
 from services.config import ServingConfig
 from services.contract import HARMFUL, RequestRecord, Role, Traffic
-from services.serving import openai_errors
+from services.serving import openai_errors, serve_log
 from services.serving.admission import Admission, check_right
 from services.serving.asking import Asking, excused
 from services.serving.attempt import Attempt
@@ -61,6 +61,7 @@ class Gateway(OpenAiIngress):
     """The gateway of this replica's process."""
 
     def __init__(self, name: str, storage_uri: str, serving: ServingConfig, settings: str) -> None:
+        serve_log.hold()
         super().__init__({}, {})
         configure()  # what clients and engines say is in the log, and must not pass for a line of it
         Gateway.here = self

@@ -19,6 +19,7 @@ from cluster.artifacts import Revision
 from cluster.node_cache import local_copy
 from cluster.storage import open_storage
 from services.engines import EngineReport, Order, read_engines
+from services.serving import serve_log
 from services.serving.adapters import Adapters
 from services.serving.autoscaling import Load
 from services.serving.rest import Sleeper
@@ -110,6 +111,7 @@ class RevisionServer(LLMServer):
     async def __init__(  # type: ignore[misc]  # its replica awaits it
         self, llm_config: LLMConfig, storage_uri: str, revision: Revision, settings: str, max_replicas: int
     ) -> None:
+        serve_log.hold()
         self._order, self._max_replicas = Order(), max_replicas
         self._settings, self._revision, self._storage = settings, revision, open_storage(storage_uri)
         folder = await asyncio.to_thread(local_copy, self._storage, revision.weights)

@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 import subprocess
 import sys
+from contextlib import suppress
 from pathlib import Path
 
+import httpx
+import psutil
 import pytest
 
 from cluster import registry
@@ -20,6 +25,7 @@ from services.config import ProbesConfig
 from services.rollout.asking import NoAnswer, ServeAsker
 from services.rollout.probes import ProbeItem
 from tests.e2e.conftest import NAME, STABLE, Served
+from tests.integration.gateway_world import eventually
 
 pytestmark = pytest.mark.e2e
 
@@ -191,6 +197,42 @@ def test_a_revision_that_was_judged_with_its_cache_in_fp8_is_served_so(served: S
         app.remove_revision(made.revision)
     assert small == pytest.approx(plain, rel=0.03)
     assert small != plain  # what the cache has lost
+
+
+def test_a_killed_controller_of_serve_comes_back_to_the_same_engines(served: Served) -> None:
+    """As after the loss of a head. One that takes them for broken would load every model anew (vLLM's import may take Serve's log
+    from under a replica, which then fails the new controller's first question)."""
+    (killed,), before = processes("ray::ServeController"), processes("ray::ServeReplica:")
+    os.kill(killed, signal.SIGKILL)
+    eventually(lambda: processes("ray::ServeController") not in ([], [killed]), 60)
+    eventually(serve_is_running, 60)
+    question = {"model": NAME, "messages": [{"role": "user", "content": "Tell me about lists."}], "max_tokens": 2}
+    assert httpx.post(f"{served.url}/chat/completions", json=question, timeout=60).status_code == 200
+    assert before
+    assert processes("ray::ServeReplica:") == before
+
+
+def serve_is_running() -> bool:
+    from ray import serve
+
+    found = serve.status()
+    return bool(found.applications) and all(app.status == "RUNNING" for app in found.applications.values())
+
+
+def processes(title: str) -> list[int]:
+    """Ids of those whose title begins so, of this session's cluster."""
+    found = []
+    for process in psutil.process_iter(["pid", "cmdline"]):
+        if " ".join(process.info["cmdline"] or ()).startswith(title) and own(process):
+            found.append(process.pid)
+    return sorted(found)
+
+
+def own(process: psutil.Process) -> bool:
+    """Whether it descends from this test's cluster: others may run on the machine."""
+    with suppress(psutil.Error):
+        return process.environ().get("SERINUS_HOME") == os.environ["SERINUS_HOME"]
+    return False
 
 
 def test_a_revision_that_cannot_load_says_why_and_leaves_nothing_running(served: Served, tiny_model: Path) -> None:

@@ -20,6 +20,7 @@ from cluster.storage import LocalStorage
 from services.config import ServingConfig
 from services.contract import Traffic, read_traffic, write_traffic
 from services.engines import EngineReport
+from services.serving import serve_log
 from services.serving.outbox import ACTOR_NAMESPACE, actor_name
 
 NAME, STABLE, CANARY = "echo", "echo-00000001", "echo-00000002"
@@ -44,6 +45,7 @@ class Model:
     """Answers like a model server behind a Serve handle: lists of events, or a whole answer, or an error."""
 
     def __init__(self, revision: str) -> None:
+        serve_log.hold()
         with large_imports():  # requests are of its types: load them before the first one
             import ray.serve.llm.openai_api_models  # noqa: F401
 
