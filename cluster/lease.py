@@ -22,7 +22,8 @@ from typing import Any, Final
 
 from cluster.config import user_name
 from cluster.errors import Conflict, ResourceError, SerinusError, StageFailed, UserError
-from cluster.storage import ABSENT, Blob, LocalStorage, S3Storage, Storage, writing
+from cluster.s3 import S3Storage
+from cluster.storage import ABSENT, Blob, LocalStorage, Storage, writing
 
 BEAT_S: Final = 15.0
 SILENCE_S: Final = 90.0

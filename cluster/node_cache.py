@@ -26,7 +26,8 @@ from typing import Final
 
 from cluster.config import home
 from cluster.errors import InputError, ResourceError
-from cluster.storage import LocalStorage, S3Object, S3Storage, Storage, sha256_of, writing
+from cluster.s3 import S3Object, S3Storage
+from cluster.storage import LocalStorage, Storage, sha256_of, writing
 
 FULL_PERCENT: Final = 85
 """Of the disk, beyond which unused copies go where `storage.cache_gib` sets no bound: the kubelet's number for images

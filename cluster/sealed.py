@@ -31,7 +31,7 @@ class SealedHandler(FileSystemHandler):
     """Paths are bucket/key."""
 
     def __init__(self, config: StorageConfig) -> None:
-        from cluster.storage import s3_client, s3_filesystem
+        from cluster.s3 import s3_client, s3_filesystem
 
         self._config, self._plain, self._client = config, s3_filesystem(), s3_client(config)
 

@@ -13,7 +13,7 @@ from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
 from cluster.errors import InputError
-from cluster.storage import s3_filesystem
+from cluster.s3 import s3_filesystem
 from pipelines.config import SourceConfig
 from pipelines.data.document import DropReason
 

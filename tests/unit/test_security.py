@@ -18,7 +18,8 @@ from cluster.artifacts import Revision
 from cluster.config import load_yaml
 from cluster.errors import ConfigError, InputError
 from cluster.node_cache import local_copy
-from cluster.storage import LocalStorage, S3Storage, open_storage, publish_folder, remove_folder
+from cluster.s3 import S3Storage
+from cluster.storage import LocalStorage, open_storage, publish_folder, remove_folder
 from pipelines import base_model
 from pipelines.config import ModelConfig, SourceConfig
 from pipelines.data.inventory import inventory

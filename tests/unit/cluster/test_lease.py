@@ -14,10 +14,11 @@ from typing import Any, TypeAlias
 import pytest
 
 from cluster import lease
-from cluster import storage as storages
+from cluster import s3 as storages
 from cluster.errors import ResourceError, StageFailed
 from cluster.lease import exclusive
-from cluster.storage import ABSENT, S3Storage, Storage, open_storage
+from cluster.s3 import S3Storage
+from cluster.storage import ABSENT, Storage, open_storage
 from tests.chaos.flaky_s3 import FlakyS3, serving
 from tests.conftest import REPOSITORY
 
@@ -141,7 +142,7 @@ def test_one_that_lost_it_ends_its_work_and_leaves_the_new_holder_alone(
 SLEEPER = """
 import sys, time
 from cluster import lease
-from cluster import storage as storages
+from cluster import s3 as storages
 from cluster.errors import StageFailed
 from cluster.storage import open_storage
 lease.BEAT_S = 0.05

@@ -17,10 +17,10 @@ from typing import Any, NamedTuple
 import pytest
 
 from cluster import node_cache
-from cluster import storage as module
+from cluster import s3 as module
 from cluster.errors import InputError, ResourceError
 from cluster.node_cache import local_copy
-from cluster.storage import S3Storage
+from cluster.s3 import S3Storage
 from cluster.storage_config import StorageConfig
 from tests.chaos.flaky_s3 import Counting, serving
 from tests.conftest import REPOSITORY

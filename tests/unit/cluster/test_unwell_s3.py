@@ -6,6 +6,7 @@ import asyncio
 import gzip
 import io
 import pickle
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -15,9 +16,10 @@ import pytest
 from aiohttp import web
 
 from cluster import patient_s3
-from cluster import storage as module
+from cluster import s3 as module
 from cluster.errors import Conflict, InputError
-from cluster.storage import ABSENT, S3Storage, filesystem_to_write
+from cluster.s3 import S3Storage
+from cluster.storage import ABSENT, filesystem_to_write
 from tests.chaos.flaky_s3 import FlakyS3, serving
 
 
@@ -129,7 +131,7 @@ def test_a_file_that_was_not_written_whole_takes_no_place(s3_uri: str, monkeypat
     monkeypatch.setattr("cluster.sealed.tempfile.SpooledTemporaryFile", lambda **settings: Full())
     with pytest.raises(OSError, match="No space left") as caught, filesystem.open_output_stream(path) as stream:
         stream.write(b"half")
-    assert caught.value.filename == module.tempfile.gettempdir()
+    assert caught.value.filename == tempfile.gettempdir()
     found = storage.read("a/b")
     assert found is not None
     assert found.content == b"whole"
