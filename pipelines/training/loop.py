@@ -36,7 +36,7 @@ from pipelines.training.private_run import examples_of
 from pipelines.training.private_step import private_step
 from pipelines.training.reference import reference
 from pipelines.training.schedule import learning_rate
-from pipelines.training.step import Step, optimizer_step
+from pipelines.training.step import Clock, Step, optimizer_step
 from pipelines.training.teacher import load_teacher
 from pipelines.training.tokens import packed
 from pipelines.training.worker_plan import Plan
@@ -272,31 +272,6 @@ class Checkpoints(Protocol):
 
 class Diverged(Exception):
     """The loss is lost for good."""
-
-
-class Clock:
-    """Times optimizer steps; the first one of a worker, which allocates and compiles, is left out."""
-
-    def __init__(self) -> None:
-        self._steps, self._num_tokens, self._took_s, self._begun = -1, 0, 0.0, 0.0
-        self.last_s = 0.0
-
-    def __enter__(self) -> None:
-        self._begun = time.monotonic()
-
-    def __exit__(self, *_: object) -> None:
-        self._steps += 1
-        self.last_s = time.monotonic() - self._begun
-        if self._steps > 0:
-            self._took_s += self.last_s
-
-    def count(self, num_tokens: int) -> None:
-        """So many were in the step that was timed last."""
-        self._num_tokens += num_tokens if self._steps > 0 else 0
-
-    @property
-    def tokens_per_s(self) -> float:
-        return self._num_tokens / self._took_s if self._took_s else 0.0
 
 
 def note_start(storage: Storage, run: str, step: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -83,3 +84,28 @@ def optimizer_step(engine: Any, batches: Given, step: int, rate: float, loss_fun
     dist.all_reduce(total)
     mean = float(total) / ranks_of_a_copy(engine, batches) / counts.num_targets
     return Step(mean, counts.num_tokens, counts.checksum)
+
+
+class Clock:
+    """Times optimizer steps; the first one of a worker, which allocates and compiles, is left out."""
+
+    def __init__(self) -> None:
+        self._steps, self._num_tokens, self._took_s, self._begun = -1, 0, 0.0, 0.0
+        self.last_s = 0.0
+
+    def __enter__(self) -> None:
+        self._begun = time.monotonic()
+
+    def __exit__(self, *_: object) -> None:
+        self._steps += 1
+        self.last_s = time.monotonic() - self._begun
+        if self._steps > 0:
+            self._took_s += self.last_s
+
+    def count(self, num_tokens: int) -> None:
+        """So many were in the step that was timed last."""
+        self._num_tokens += num_tokens if self._steps > 0 else 0
+
+    @property
+    def tokens_per_s(self) -> float:
+        return self._num_tokens / self._took_s if self._took_s else 0.0
