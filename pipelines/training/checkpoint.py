@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -105,22 +105,27 @@ def restore(engine: Any) -> Record:
 
 
 class Reported:
-    """The run's checkpoints as Ray Train has them: those of all ranks, the newest few."""
+    """The run's checkpoints as Ray Train has them: those of all ranks, the newest few.
 
-    def __init__(self) -> None:
-        self._found: list[Any] = []
+    Args:
+        reading: entered while one is waited for or read, which may take long.
+    """
+
+    def __init__(self, reading: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
+        self._reading, self._found = reading, list[Any]()
 
     def kept(self) -> list[Kept]:
         """In the order in which they were written. Waits for those that are on their way."""
         import ray.train
         from ray.train import CheckpointConsistencyMode
 
-        self._found = ray.train.get_all_reported_checkpoints(CheckpointConsistencyMode.COMMITTED)
+        with self._reading():
+            self._found = ray.train.get_all_reported_checkpoints(CheckpointConsistencyMode.COMMITTED)
         return [Kept(one.metrics["step"], one.metrics["num_incidents"]) for one in self._found]
 
     def read(self, engine: Any, place: int) -> Record:
         """Load the one at that place of what `kept` gave into the engine. Every rank must call it."""
-        with self._found[place].checkpoint.as_directory() as folder:
+        with self._reading(), self._found[place].checkpoint.as_directory() as folder:
             return read(engine, Path(folder))
 
 

@@ -6,6 +6,7 @@ import json
 import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import Any, Protocol
 
 from cluster.artifacts import Incident, LossPoint
@@ -165,7 +166,8 @@ def _train(
     done, tokens_per_s = record, 0.0
     phase = "training on answers" if isinstance(batches, Answers) else TRAINING  # ranks wait long while engines answer
     own.at(phase, record.step)
-    for done, tokens_per_s in train_steps(engine, config, batches, record, checkpoint.Reported(), teacher=teacher):
+    kept = checkpoint.Reported(partial(own.during, "going back to a checkpoint"))
+    for done, tokens_per_s in train_steps(engine, config, batches, record, kept, teacher=teacher):
         saved_s, is_last = None, done.step == config.num_steps
         own.at(phase, done.step)
         leaves = not is_last and must_leave(engine.device)
