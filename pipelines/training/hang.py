@@ -19,6 +19,10 @@ MAX_SILENCE_S = 300.0
 """Ray Train gives up ranks that do not answer it after ten minutes, without a word on where they stand: be there before it."""
 
 
+Process = tuple[str, int, float]
+"""Its node, its id there, and when it began."""
+
+
 class Beat(NamedTuple):
     """What a rank says of itself."""
 
@@ -31,7 +35,7 @@ class Beat(NamedTuple):
     """Passes through the model begun by this process. Ranks may differ in them."""
     pid: int
     started_at: float
-    """Of the process; with it `pid` is nobody else's."""
+    """Of the process, in seconds from its machine's start; with it `pid` is nobody else's."""
     node_id: str
     node_ip: str
     stack: str = ""
@@ -41,6 +45,11 @@ class Beat(NamedTuple):
     def place(self) -> tuple[str, int, int, int]:
         """It is the same while the rank gets no further."""
         return self.phase, self.step, self.collectives, self.forwards
+
+    @property
+    def process(self) -> Process:
+        """Nobody else's in the cluster: pods number their processes alike."""
+        return self.node_id, self.pid, self.started_at
 
 
 class Heard(NamedTuple):

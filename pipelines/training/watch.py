@@ -6,7 +6,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from contextvars import copy_context
 from pathlib import Path
@@ -16,29 +16,39 @@ import psutil
 
 from pipelines.config import TrainConfig
 from pipelines.progress import say
-from pipelines.training.hang import Beat, Hang, Heard, Seen, find_hang, told, training_thread
-from pipelines.training.heartbeat import interval_s
+from pipelines.training.hang import Beat, Hang, Heard, Process, Seen, find_hang, told, training_thread
+from pipelines.training.heartbeat import MAX_INTERVAL_S, interval_s, started_at
 
 ON_NODE_S = 60.0
-"""For a task on a rank's node: a busy one starts a process for it in a few seconds. Whom it does not reach, Ray looks after: a node
-that does not answer is dead to it after half a minute."""
+"""For tasks on ranks' nodes, all at once: a busy one starts a process for it in a few seconds. Whom they do not reach is asked
+again at the next look, unless the node is dead to Ray, which takes half a minute."""
 
 ACTOR_S = 10.0
 SPY_S = 20.0
+MAX_GAP_S = 2 * MAX_INTERVAL_S
+"""Between two calls of `Places`, which the watch alone makes more often. Who hears nothing for longer was halted (a container that
+is paused) and knows nothing of that time."""
+
 T = TypeVar("T")
 
 
 class Places:
     """What ranks said of themselves last; the part of the actor `Figures` that the watch asks."""
 
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        self._now = now
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self._clock, self._read, self._listened_s = clock, clock(), 0.0
         self._beats: dict[int, tuple[Beat, float, float]] = {}
+
+    def _now(self) -> float:
+        """Seconds that this has listened."""
+        before, self._read = self._read, self._clock()
+        self._listened_s += min(self._read - before, MAX_GAP_S)
+        return self._listened_s
 
     def heard(self, rank: int, beat: Beat) -> None:
         """A rank's heartbeat."""
         now, before = self._now(), self._beats.get(rank)
-        stands = before is not None and (before[0].pid, before[0].place) == (beat.pid, beat.place)
+        stands = before is not None and (before[0].process, before[0].place) == (beat.process, beat.place)
         self._beats[rank] = (beat, now, before[2] if stands and before else now)
 
     def ended(self, rank: int) -> None:
@@ -61,8 +71,8 @@ class Watch:
     def __init__(self, config: TrainConfig, figures: Any) -> None:
         self._config, self._figures = config, figures
         self._found = ""
-        self._ended: set[int] = set()
-        """Process ids of the group in which someone hung last."""
+        self._ended: set[Process] = set()
+        """Those of the group in which someone hung last."""
 
     @property
     def found(self) -> str:
@@ -79,7 +89,7 @@ class Watch:
 
         def watch() -> None:
             while not done.wait(interval_s(timeout_s)):
-                self._look(timeout_s)
+                self._look()
 
         # In this context, so that lines of the log are about the same run.
         thread = threading.Thread(target=copy_context().run, args=(watch,), name="watch", daemon=True)
@@ -90,18 +100,23 @@ class Watch:
             done.set()
             thread.join(ON_NODE_S)
 
-    def _look(self, timeout_s: float) -> None:
+    def _look(self) -> None:
         import ray
 
-        config = self._config
         # The head may be away for a while, and a node for good: the next look tells.
         with suppress(ray.exceptions.RayError):
             heard = self._heard()
-            in_lockstep = config.parallel.pipeline == 1
-            if hang := find_hang(heard, config.num_workers, timeout_s, in_lockstep=in_lockstep):
+            if hang := self._hang(heard):
                 self._act(hang, heard)
-            elif heard and not any(one.beat.pid in self._ended for one in heard.values()):
+            elif heard and not any(one.beat.process in self._ended for one in heard.values()):
                 self._found = ""  # others train now
+
+    def _hang(self, heard: Mapping[int, Heard]) -> Hang | None:
+        config = self._config
+        if config.hang_timeout_s is None:
+            return None
+        in_lockstep = config.parallel.pipeline == 1
+        return find_hang(heard, config.num_workers, config.hang_timeout_s, in_lockstep=in_lockstep)
 
     def _heard(self) -> dict[int, Heard]:
         import ray
@@ -110,20 +125,20 @@ class Watch:
         return heard
 
     def _act(self, hang: Hang, heard: dict[int, Heard]) -> None:
-        looked_at = {rank: _on_node(_seen, heard[rank].beat) for rank in hang.ranks}
-        seen = {rank: one for rank, one in looked_at.items() if one is not None}
-        for rank in set(hang.ranks) - set(seen):
+        looked_at = _on_nodes(_seen, {rank: heard[rank].beat for rank in hang.ranks})
+        for rank in (rank for rank, one in looked_at.items() if one is None):
             self._figures.ended.remote(rank)  # its process or node is gone, which is for Ray Train to see
         now = self._heard()
-        if not seen or any(rank not in now or now[rank].beat.place != heard[rank].beat.place for rank in seen):
-            return  # it has gone on meanwhile
-        hang = hang._replace(ranks=tuple(seen))
-        self._found = told(hang, heard, seen)
+        if (still := self._hang(now)) is None:
+            return  # they have gone on, or speak again
+        seen = {rank: one for rank in still.ranks if (one := looked_at.get(rank)) is not None}
+        if not seen:
+            return
+        self._found = told(still._replace(ranks=tuple(seen)), now, seen)
         self._say(seen)
-        self._ended = {one.beat.pid for one in heard.values()}
-        for rank in seen:
-            _on_node(_end, heard[rank].beat)
-        for rank in heard:
+        self._ended = {one.beat.process for one in now.values()}
+        _on_nodes(_end, {rank: now[rank].beat for rank in seen})
+        for rank in now:
             self._figures.ended.remote(rank)
 
     def _say(self, seen: dict[int, Seen]) -> None:
@@ -133,25 +148,31 @@ class Watch:
             say("train", f"rank {rank} is in\n{one.stack}" if one.stack else f"no stack of rank {rank}: {one.unread}")
 
 
-def _on_node(work: Callable[[Beat], T], beat: Beat) -> T | None:
-    """What `work` gives on the rank's node; None where that cannot be reached."""
+def _on_nodes(work: Callable[[Beat], T], beats: Mapping[int, Beat]) -> dict[int, T | None]:
+    """What `work` gives of each rank on its node, all at once. None where that is gone; nothing where it did not answer in time."""
     import ray
 
-    task = ray.remote(work).options(num_cpus=0, max_retries=0, label_selector={"ray.io/node-id": beat.node_id})
-    asked = task.remote(beat)
-    try:
-        found: T = ray.get(asked, timeout=ON_NODE_S)
-    except ray.exceptions.GetTimeoutError:
-        ray.cancel(asked, force=True)  # it would wait for that node for ever
-        return None
-    return found
+    alive = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    asked = {}
+    for rank, beat in beats.items():
+        if beat.node_id in alive:
+            task = ray.remote(work).options(num_cpus=0, max_retries=0, label_selector={"ray.io/node-id": beat.node_id})
+            asked[rank] = task.remote(beat)
+    tasks = list(asked.values())
+    done, late = ray.wait(tasks, num_returns=len(tasks), timeout=ON_NODE_S) if tasks else ([], [])
+    for one in late:
+        ray.cancel(one, force=True)  # it would wait for that node for ever
+    gone: dict[int, T | None] = {rank: None for rank in beats if rank not in asked}
+    return gone | {rank: ray.get(one) for rank, one in asked.items() if one in done}
 
 
 def _process(beat: Beat) -> psutil.Process | None:
     """The rank's, or None where it is gone."""
     try:
         process = psutil.Process(beat.pid)
-        return process if process.create_time() == beat.started_at else None
+        return (
+            process if abs(started_at(process) - beat.started_at) < 1 else None
+        )  # summed up, it is not to the last bit
     except psutil.NoSuchProcess:
         return None
 
@@ -180,6 +201,8 @@ def _dumped(pid: int) -> tuple[str, str]:
         dump = subprocess.run(command, capture_output=True, text=True, timeout=SPY_S, check=False)
     except subprocess.TimeoutExpired:
         return "", f"py-spy took more than {SPY_S:.0f} s"
+    except OSError as error:
+        return "", f"py-spy cannot be started: {error}"
     if dump.returncode == 0:
         return dump.stdout, ""
     return "", f"py-spy cannot read it: {' '.join(dump.stderr.split())[:300]}"

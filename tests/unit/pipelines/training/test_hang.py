@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from pipelines.training.hang import TRAINING, Beat, Hang, Heard, Seen, find_hang, told, training_thread
-from pipelines.training.watch import Places
+from pipelines.training.watch import MAX_GAP_S, Places
 
 TIMEOUT_S = 100.0
 
@@ -114,12 +114,26 @@ def test_of_a_processs_threads_the_one_that_trains_is_shown() -> None:
 
 
 def test_times_are_those_of_who_listens_and_begin_anew_with_another_process() -> None:
-    clock = iter([0.0, 5.0, 7.0, 9.0, 10.0, 11.0])
+    clock = iter([0.0, 0.0, 5.0, 7.0, 9.0, 10.0, 11.0, 12.0])
     places = Places(lambda: next(clock))
     places.heard(0, beat())
     places.heard(0, beat())
     assert places.places() == {0: Heard(beat(), 2.0, 7.0)}
     places.heard(0, beat(pid=2))
     assert places.places() == {0: Heard(beat(pid=2), 1.0, 1.0)}
+    elsewhere = beat(pid=2)._replace(node_id="other")
+    places.heard(0, elsewhere)
+    assert places.places() == {0: Heard(elsewhere, 1.0, 1.0)}
+
+
+def test_of_time_in_which_it_was_halted_itself_who_listens_knows_nothing() -> None:
+    """As in a container that is paused, with its ranks."""
+    clock = iter([0.0, 0.0, 2.0, 3602.0, 3603.0, 3604.0, 3605.0])
+    places = Places(lambda: next(clock))
+    places.heard(0, beat())
+    assert places.places()[0].silent_s == 2
+    assert places.places()[0].still_s == 2 + MAX_GAP_S
+    places.heard(0, beat())
+    assert places.places() == {0: Heard(beat(), 1.0, 4 + MAX_GAP_S)}
     places.ended(0)
     assert places.places() == {}

@@ -8,12 +8,15 @@ import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import psutil
 import pytest
 
+from pipelines.config import TrainConfig
 from pipelines.training import heartbeat, watch
-from pipelines.training.hang import TRAINING, Beat
+from pipelines.training.hang import TRAINING, Beat, Heard, Seen
 
 WAITS = "import time\ndef waits():\n    print(flush=True)\n    time.sleep(600)\nwaits()"
 
@@ -35,7 +38,7 @@ def process() -> Iterator[psutil.Process]:
 
 
 def beat(process: psutil.Process, started_at: float | None = None) -> Beat:
-    at = process.create_time() if started_at is None else started_at
+    at = heartbeat.started_at(process) if started_at is None else started_at
     return Beat(TRAINING, 0, 0, 0, process.pid, at, "", "", stack="as its own thread sees it")
 
 
@@ -54,6 +57,26 @@ def test_where_it_cannot_be_read_its_own_word_is_taken(
     assert seen
     assert seen.stack == "as its own thread sees it"
     assert seen.unread == f"there is no {tmp_path}/py-spy"
+
+
+def test_a_py_spy_that_cannot_be_started_is_no_reason_to_let_it_hang(
+    process: psutil.Process, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "py-spy").write_text("")
+    monkeypatch.setattr(watch.sys, "executable", str(tmp_path / "python"))
+    seen = watch._seen(beat(process))
+    assert seen
+    assert "py-spy cannot be started: " in seen.unread
+
+
+def test_a_clock_that_is_set_makes_no_other_process_of_it(
+    process: psutil.Process, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    before, booted_at = beat(process), psutil.boot_time()
+    system = psutil._psplatform  # type: ignore[attr-defined]
+    monkeypatch.setattr(system, "boot_time", lambda: booted_at + 3600)
+    assert psutil.Process(process.pid).create_time() - process.create_time() > 3500
+    assert watch._process(before) == process
 
 
 def test_a_process_that_only_has_the_rank_s_id_is_not_it(process: psutil.Process) -> None:
@@ -76,3 +99,37 @@ def test_a_rank_that_stands_still_tells_its_stack(monkeypatch: pytest.MonkeyPatc
     assert "test_a_rank_that_stands_still_tells_its_stack" in told[-1].stack
     own.at(TRAINING, 3)
     assert (own.beat().step, own.beat().phase, own.beat().stack) == (3, TRAINING, "")
+
+
+SILENT = Heard(Beat(TRAINING, 3, 7, 7, 71, 0.0, "node", "10.0.0.1"), 60.0, 60.0)
+WAITING = Heard(Beat(TRAINING, 3, 7, 7, 70, 0.0, "node", "10.0.0.1"), 1.0, 60.0)
+
+
+@pytest.mark.parametrize(
+    ("then", "looked_at", "ended"),
+    [
+        ({0: WAITING, 1: SILENT}, {1: Seen("stopped", "")}, [1]),
+        ({0: WAITING, 1: SILENT._replace(silent_s=1.0)}, {1: Seen("running", "")}, []),
+        ({0: WAITING, 1: SILENT}, {}, []),
+    ],
+    ids=["is ended", "speaks again at the same place", "was not reached: asked again"],
+)
+def test_who_was_looked_at_is_ended_only_where_it_still_hangs(
+    monkeypatch: pytest.MonkeyPatch, then: dict[int, Heard], looked_at: dict[int, Seen], ended: list[int]
+) -> None:
+    heard = iter([{0: WAITING, 1: SILENT}, then])
+    struck, forgotten = list[int](), list[int]()
+
+    def on_nodes(work: Any, beats: dict[int, Beat]) -> dict[int, Any]:
+        if work is watch._end:
+            struck.extend(beats)
+        return dict(looked_at)
+
+    figures = SimpleNamespace(ended=SimpleNamespace(remote=forgotten.append))
+    looks = watch.Watch(TrainConfig(num_workers=2, hang_timeout_s=100), figures)
+    monkeypatch.setattr(looks, "_heard", lambda: next(heard))
+    monkeypatch.setattr(watch, "_on_nodes", on_nodes)
+    looks._look()
+    assert struck == ended
+    assert forgotten == ([0, 1] if ended else [])
+    assert ("rank 1 (pid 71" in looks.found) == bool(ended)
