@@ -25,7 +25,7 @@ def explained(error: Exception, storage: Storage, run: str, hung: str = "") -> U
     failures = getattr(error, "worker_failures", {}).values()
     if ours := next((failure for failure in failures if isinstance(failure, UserError)), None):
         return ours
-    if hung:
+    if hung and failures:
         return StageFailed(
             f"train: {hung}; there were more failures than train.max_failures allows; checkpoints are kept in {storage.uri}/{run}"
         )

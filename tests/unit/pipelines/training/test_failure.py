@@ -73,5 +73,7 @@ def test_of_a_run_that_hung_the_rank_is_named_and_not_what_ended_with_it() -> No
         "train: no rank got further for 21 s: rank 1 hangs; there were more failures than train.max_failures allows;"
         " checkpoints are kept in /models/runs/train/k"
     )
+    without_a_group = explained(RuntimeError("the controller ended"), LocalStorage("/models"), "runs/train/k", hung)
+    assert "hangs" not in str(without_a_group)
     refused = InputError("a", "b", "c")
     assert explained(Failed(gone, refused), LocalStorage("/models"), "runs/train/k", hung) is refused
