@@ -17,6 +17,7 @@ import pytest
 from pipelines.config import TrainConfig
 from pipelines.training import heartbeat, watch
 from pipelines.training.hang import TRAINING, Beat, Heard, Seen
+from tests.tracing import may_trace
 
 WAITS = "import time\ndef waits():\n    print(flush=True)\n    time.sleep(600)\nwaits()"
 
@@ -42,6 +43,7 @@ def beat(process: psutil.Process, started_at: float | None = None) -> Beat:
     return Beat(TRAINING, 0, 0, 0, process.pid, at, "", "", stack="as its own thread sees it")
 
 
+@pytest.mark.skipif(not may_trace(), reason="no process may read another one here")
 def test_a_stopped_process_shows_its_stack(process: psutil.Process) -> None:
     seen = watch._seen(beat(process))
     assert seen
