@@ -192,7 +192,7 @@ def _contamination(recipe: LifecycleConfig, dataset: Dataset, storage: Storage, 
     if not recipe.evaluate.contamination or work.ends_with("train"):
         return None
     measured = work.make("evaluate", "contamination", lambda: measure(recipe, dataset, storage))
-    if STAGES.index(work.until) >= STAGES.index("gate"):
+    if not work.ends_with("evaluate"):
         _stop_if_refused(partial(judge_before_training, recipe.gate, measured, storage), recipe, storage, work)
     return measured
 

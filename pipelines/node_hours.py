@@ -9,6 +9,7 @@ from collections.abc import Callable, Collection, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
+from cluster.errors import SerinusError
 from cluster.storage import Storage
 from cluster.topology import HEAD
 from pipelines import spending
@@ -131,7 +132,10 @@ def _now_and_then(look: Callable[[], None], write: Callable[[], None]) -> Iterat
                 look()
                 continue
             written_at = time.monotonic()
-            write()
+            try:
+                write()
+            except SerinusError as error:  # storage may answer again in a minute, and has to at the end
+                say("budget", f"warning: the account is not written ({error})")
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()

@@ -110,8 +110,9 @@ def opened(storage: Storage, recipe: LifecycleConfig, now: datetime) -> Account:
 
 
 def of_verdict(storage: Storage, name: str, gate: str) -> Account | None:
-    """What was spent until that verdict."""
-    return next((one for one in accounts(storage, name) if one.gate == gate), None)
+    """What was spent until that verdict. Runs that came to it again, and found all made, have later accounts."""
+    found = [one for one in accounts(storage, name) if one.gate == gate]
+    return found[-1] if found else None
 
 
 def write(storage: Storage, account: Account) -> None:

@@ -34,4 +34,5 @@ class Contamination(Manifest):
     @property
     def summary(self) -> str:
         of = (f"{one.task} {one.num_by_rule['most_8_grams']} of {one.num_items}" for one in self.tasks)
-        return f"contaminated items in {self.num_documents:,} documents: {', '.join(of) or 'no task to look for'}"
+        found = ", ".join(of) or "no task to look for"
+        return f"items that stand in the {self.num_documents:,} documents to learn from: {found}"

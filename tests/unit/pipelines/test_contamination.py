@@ -101,7 +101,7 @@ def test_each_item_with_its_shares_and_a_document(bench: Bench) -> None:
     assert (rows["clean"]["prompt_8"], rows["clean"]["document"]) == (0.0, "")
     assert (rows["short"]["most_8_grams"], rows["short"]["any_13_gram"]) == (None, None)
     assert made.num_documents == bench.dataset.num_train == 13
-    assert made.summary == "contaminated items in 13 documents: exam 1 of 4"
+    assert made.summary == "items that stand in the 13 documents to learn from: exam 1 of 4"
     assert artifacts.find(bench.storage, made.digest) == made == bench.measure()
     assert made.inputs == {"dataset": bench.dataset.digest}
 
@@ -350,9 +350,9 @@ def prepared(bench: Bench, monkeypatch: pytest.MonkeyPatch, max_percent: float) 
 
 def test_a_must_that_is_missed_stops_before_the_training(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
     asked = prepared(bench, monkeypatch, 10)
-    for again in (None, None, "gate", None):
+    for until, again in (("publish", None), ("quantize", None), ("gate", "gate"), ("publish", None)):
         with pytest.raises(GateFailed, match=r"contamination of exam: 25\.0 % \(1 of 4 items\)"):
-            lifecycle.run(asked, bench.storage, remake_from=again)
+            lifecycle.run(asked, bench.storage, until=until, remake_from=again)  # type: ignore[arg-type]
     verdict = last_gate(bench.storage, "m")
     assert (verdict.before, verdict.outcome, verdict.passed, verdict.checks) == ("train", "failed", False, ())
     assert verdict.summary == "failed before the stage train: 0 of 1 musts passed"

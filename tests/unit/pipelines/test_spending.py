@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import time
 from collections.abc import Collection
 from typing import Any
 
@@ -11,7 +12,7 @@ from typer.testing import CliRunner
 
 from cluster import artifacts
 from cluster.artifacts import GateReport
-from cluster.errors import GateFailed, InputError
+from cluster.errors import GateFailed, InputError, ResourceError
 from cluster.storage import LocalStorage
 from pipelines import lifecycle, node_hours
 from pipelines.config import LifecycleConfig, Stage
@@ -141,6 +142,17 @@ def test_another_recipe_or_another_verdict_has_another_account(storage: LocalSto
     assert found.node_hours == 5
 
 
+def test_what_a_verdict_took_is_not_what_finding_it_again_takes(storage: LocalStorage, cluster: Cluster) -> None:
+    for hours in (1.0, 2 / HOUR):
+        counted = cluster.hours_of(storage)
+        cluster.work(counted, "train", hours)
+        counted.close("digest")
+    assert len(list(accounts(storage, "m"))) == 2
+    found = of_verdict(storage, "m", "digest")
+    assert found is not None
+    assert found.node_hours == 5
+
+
 def test_what_is_made_already_costs_nothing_and_without_a_budget_nothing_stops(
     storage: LocalStorage, cluster: Cluster
 ) -> None:
@@ -166,6 +178,29 @@ def test_a_driver_that_is_killed_leaves_a_minute_out_at_most(
         (written,) = accounts(storage, "m")
     assert written.node_hours == 5
     assert counted.account.node_hours == 5
+
+
+def test_a_storage_that_does_not_answer_for_a_while_does_not_stop_the_counting(
+    storage: LocalStorage, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(node_hours, "LOOK_EVERY_S", 0.01)
+    monkeypatch.setattr(node_hours, "WRITE_EVERY_S", 0.0)
+    counted, tries, write = cluster.hours_of(storage), list[str](), storage.write
+
+    def away(key: str, content: bytes, *, expect: str | None = None) -> str:
+        tries.append(key)
+        if len(tries) < 3:
+            raise ResourceError("s3://bucket", "does not answer", "look at it")
+        return write(key, content, expect=expect)
+
+    monkeypatch.setattr(storage, "write", away)
+    with counted.held("train", "trained"):
+        cluster.now = HOUR
+        deadline = time.monotonic() + 30
+        while not list(accounts(storage, "m")):
+            assert time.monotonic() < deadline, "the thread is gone"
+    assert counted.account.node_hours == 5
+    assert "the account is not written" in capsys.readouterr().err
 
 
 def test_a_damaged_account_is_told(storage: LocalStorage, cluster: Cluster) -> None:
