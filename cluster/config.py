@@ -188,10 +188,22 @@ def _problem(detail: Any, lines: Lines, model: type[StrictModel]) -> tuple[int, 
             name = detail["ctx"]["discriminator"].strip("'")
             place, found = (*place, name), f"{_sentence(kind, detail['msg'])}, found {_shown(value.get(name))}"
             return lines.get(place, line), _field(place), found, "correct the value"
+        case "value_error" if not place:
+            return _of_document(_sentence(kind, detail["msg"]), lines)
         case "string_type" if isinstance(value, bool | int | float):
             return line, _field(place), f"should be a string, found {_shown(value)}", "put quotes around it"
         case _:
             return line, _field(place), f"{_sentence(kind, detail['msg'])}, found {_shown(value)}", "correct the value"
+
+
+def _of_document(sentence: str, lines: Lines) -> tuple[int, str, str, str]:
+    """Of what several fields together make wrong: the first of them begins the sentence. The document itself is not shown."""
+    field, told, found = sentence.partition(": ")
+    place: Place = tuple(field.split("."))
+    if not told or place[:1] not in lines:
+        return 1, "document", sentence, "correct the value"
+    line = next(lines[place[:end]] for end in range(len(place), 0, -1) if place[:end] in lines)
+    return line, field, found, "correct the value"
 
 
 def _place_in_file(location: Place, lines: Lines) -> Place:

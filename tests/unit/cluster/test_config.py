@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import pytest
-from pydantic import Field, ValidationError
+from pydantic import Field, ValidationError, model_validator
 
 from cluster.config import Location, StrictModel, home, load_yaml
 from cluster.errors import ConfigError
@@ -37,6 +37,14 @@ class Machine(StrictModel):
     named: dict[str, Part] = {}
     rate: float = 0.0
     mode: Literal["fast", "slow"] = "fast"
+
+    @model_validator(mode="after")
+    def _fields_agree(self) -> Machine:
+        if self.rate and self.mode == "slow":
+            raise ValueError("part.count: a slow machine has no rate")
+        if self.rate and self.size is True:
+            raise ValueError("size and rate do not agree: choose one")
+        return self
 
 
 def read(tmp_path: Path, text: str) -> Machine:
@@ -112,6 +120,23 @@ NO_LINE: list[tuple[str, str, str]] = [
     ("nested too deep", "name: " + "[" * 2000, "nested too deep"),
     ("a number too long", "name: a\nrate: 1" + "0" * 5000, "4300 digits"),
 ]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name: a\nrate: 1\npart:\n  count: 2\nmode: slow\n", ":4: part.count: a slow machine has no rate\n"),
+        ("name: a\nrate: 1\npart: {}\nmode: slow\n", ":3: part.count: a slow machine has no rate\n"),
+        ("name: a\nrate: 1\nmode: slow\n", ":1: document: part.count: a slow machine has no rate\n"),
+        ("name: a\nrate: 1\nsize: true\n", ":1: document: size and rate do not agree: choose one\n"),
+    ],
+)
+def test_what_several_fields_make_wrong_is_told_at_the_first_without_the_whole_file(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, text)
+    assert str(caught.value).partition("machine.yaml")[2] == said + "  -> correct the value"
 
 
 @pytest.mark.parametrize(("text", "found"), [row[1:] for row in NO_LINE], ids=[row[0] for row in NO_LINE])
