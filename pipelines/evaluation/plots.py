@@ -7,8 +7,8 @@ from html import escape
 from typing import NamedTuple
 
 WIDTH, ROW, LEFT, RIGHT = 440, 24, 80, 60
-NAMES, STEP = 200, 12
-"""Of `shares`: where the axis begins, and from point to point."""
+NAMES, STEP, APART = 200, 12, 56
+"""Of `shares`: where the axis begins, from point to point, and from the mark to an end that is told: nearer ones lie over it."""
 MOST_LABEL = 30
 """Characters that its names have room for."""
 MOST_SHARE = 250.0
@@ -85,6 +85,7 @@ def shares(title: str, rows: Sequence[tuple[str, Sequence[Interval | None]]]) ->
     ticks = (
         f'<text class="tick" x="{x(value):.1f}" y="{y + 14:.0f}" text-anchor="{anchor}">{value:.0f} %</text>'
         for value, anchor in ends
+        if value == 100 or abs(x(value) - x(100.0)) >= APART
     )
     mark = f'<line class="axis" x1="{x(100):.1f}" x2="{x(100):.1f}" y1="0" y2="{y:.0f}"/>'
     return "".join((_open(title, y + 22), mark, *parts, *ticks, "</svg>"))

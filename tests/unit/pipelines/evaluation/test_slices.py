@@ -104,3 +104,14 @@ def test_what_lies_far_off_ends_at_the_edge_and_names_are_escaped() -> None:
     assert "900.0 % (120.0 to 5000.0)" in drawn
     assert max(float(at) for at in re.findall(r'(?:cx|x2)="([0-9.]+)"', drawn)) <= plots.WIDTH
     assert "…" in drawn
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "told"),
+    [(0.0, 250.0, ["0 %", "100 %", "251 %"]), (0.0, 100.0, ["0 %", "100 %"]), (98.0, 260.0, ["100 %", "251 %"])],
+)
+def test_ends_of_the_axis_that_lie_beside_the_mark_are_not_written_over_it(
+    low: float, high: float, told: list[str]
+) -> None:
+    drawn = plots.shares("p", [("all items", [plots.Interval("trained", 100.0, low, high)])])
+    assert re.findall(r'class="tick"[^>]*>([^<]*)<', drawn) == told
