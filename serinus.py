@@ -198,7 +198,8 @@ def main() -> None:
             raise KeyboardInterrupt
         sys.exit(code)
     except typer.TyperException as error:
-        print(f"error: {error.format_message()}\n  -> see: serinus --help, serinus COMMAND --help", file=sys.stderr)
+        said = error.format_message().replace("Value error, ", "")
+        print(f"error: {said}\n  -> see: serinus --help, serinus COMMAND --help", file=sys.stderr)
         sys.exit(2)
     except (KeyboardInterrupt, typer.Abort):
         print("\ninterrupted. What was made is kept; the same command continues from there", file=sys.stderr)

@@ -71,7 +71,11 @@ def read_accepted(file: Path, today: date) -> dict[str, str]:
             continue
         if (found := ACCEPTED.fullmatch(line.strip())) is None:
             raise ValueError(f"{file.name}, line {number}: `{line}`\n  -> write IDENTIFIER until YYYY-MM-DD WHY")
-        if date.fromisoformat(found[2]) >= today:
+        try:
+            until = date.fromisoformat(found[2])
+        except ValueError as error:
+            raise ValueError(f"{file.name}, line {number}: {found[2]} is no date\n  -> {error}") from None
+        if until >= today:
             accepted[found[1]] = found[3]
     return accepted
 

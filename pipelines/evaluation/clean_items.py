@@ -6,7 +6,7 @@ import io
 import math
 from collections.abc import Collection, Iterator, Mapping
 
-from cluster.artifacts import Contamination, Difference, EvalReport, OverlapRule, Score
+from cluster.artifacts import Checkpoint, Contamination, Difference, EvalReport, OverlapRule, Score
 from cluster.storage import Storage
 from cluster.versions import every
 from pipelines.evaluation.compare import both_told, difference_of, score_of
@@ -36,15 +36,29 @@ def contaminated(
     return {task: frozenset(ids) for task, ids in found.items()}
 
 
-def measured_for(storage: Storage, report: EvalReport) -> Contamination | None:
-    """The newest of the items that a model was evaluated on; None: their contamination was not measured."""
+def measured_for(storage: Storage, report: EvalReport, trained: Checkpoint | None = None) -> Contamination | None:
+    """The newest of the items that a model was evaluated on, by what the trained one learnt from; None: it was not measured.
+
+    Of two files that a method learns from the newest counts: the model's manifest does not tell one from the other.
+    """
     fitting = [
         one
         for one in every(storage, Contamination)[0]
         if one.inputs.get("dataset") == report.inputs.get("dataset")
         and all(one.config.get(name) == report.config.get(name) for name in ("tasks", "seed", "items_version"))
+        and (trained is None or _is_learnt(one, trained))
     ]
     return fitting[-1] if fitting else None
+
+
+def _is_learnt(measured: Contamination, trained: Checkpoint) -> bool:
+    """Whether items were looked for in the datasets that the model was trained on."""
+    is_causal = trained.config.get("method", {}).get("kind", "causal") == "causal"
+    roles = {"dataset"} if is_causal else set[str]()
+    roles |= {"replayed"} & trained.inputs.keys()
+    return roles == {*measured.config["learnt_from"]} and all(
+        measured.inputs.get(role) == trained.inputs.get(role) for role in roles
+    )
 
 
 def compare_without(storage: Storage, old: EvalReport, new: EvalReport, left_out: LeftOut) -> tuple[Difference, ...]:

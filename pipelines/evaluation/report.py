@@ -175,8 +175,13 @@ def _add(storage: Storage, made: dict[str, Manifest], role: str, digest: str | N
 def _add_contamination(storage: Storage, made: dict[str, Manifest], gate: GateReport) -> None:
     _add(storage, made, "contamination", gate.inputs.get("contamination"))
     reports = [found for model in MODELS if isinstance(found := made.get(f"{model}_report"), EvalReport)]
-    if "contamination" not in made and reports and (found := measured_for(storage, reports[-1])) is not None:
-        made["contamination"] = found
+    trained = found if isinstance(found := made.get("trained"), Checkpoint) else None
+    if (
+        "contamination" not in made
+        and reports
+        and (measured := measured_for(storage, reports[-1], trained)) is not None
+    ):
+        made["contamination"] = measured
     if "contamination" in made:
         _add(storage, made, "dataset", made["contamination"].inputs.get("dataset"))
 

@@ -104,7 +104,13 @@ def test_what_could_not_be_scanned_is_said(
 
 
 @pytest.mark.parametrize(
-    "given", [{"pins": "jinja2>=2\n"}, {"pins": "git+https://x/y\n"}, {"accepted": "GHSA-1 no date"}]
+    "given",
+    [
+        {"pins": "jinja2>=2\n"},
+        {"pins": "git+https://x/y\n"},
+        {"accepted": "GHSA-1 no date"},
+        {"accepted": "GHSA-1 until 2026-13-45 x"},
+    ],
 )
 def test_a_file_of_another_form_is_told_with_its_line(
     osv: str, folder: Folder, capsys: pytest.CaptureFixture[str], given: dict[str, str]

@@ -14,13 +14,14 @@ import yaml
 from pydantic import ValidationError
 
 from cluster import artifacts
-from cluster.artifacts import Contamination, Dataset, EvalReport, GateReport, TaskContamination
+from cluster.artifacts import Checkpoint, Contamination, Dataset, EvalReport, GateReport, TaskContamination
 from cluster.errors import GateFailed, InputError
 from cluster.storage import LocalStorage
 from pipelines import lifecycle
 from pipelines.config import GateConfig, LifecycleConfig
 from pipelines.contamination import measure
 from pipelines.evaluation import report_page
+from pipelines.evaluation.clean_items import measured_for
 from pipelines.evaluation.compare import scores_of
 from pipelines.evaluation.evaluate import _write_items, settings_of
 from pipelines.evaluation.explain import lines
@@ -334,6 +335,24 @@ def test_the_report_tells_it_whether_or_not_the_gate_asks(bench: Bench, asked: t
     (bench.storage.root / bench.measure().location / "items.parquet").write_bytes(b"other")
     with pytest.raises(InputError, match="is not the file on record"):
         of_gate(bench.storage, "m", judged(bench), ())
+
+
+def test_the_report_takes_what_was_looked_for_in_what_that_model_learnt_from(bench: Bench) -> None:
+    old = bench.dataset
+    bench.jsonl("docs/a.jsonl", [{"text": text} for text in world.TEXTS])
+    bench.dataset = world.make(bench.storage, bench.data)
+    by_dataset = bench.measure()
+    with_replay = bench.measure(bench.recipe(train={"replay": {"dataset": old.key, "fraction": 0.5}}))
+    file = bench.jsonl("learn.jsonl", [{"prompt": "Which bird?", "response": "A canary."}])
+    newest = bench.measure(bench.recipe(train={"method": {"kind": "instruct", "path": file}}))
+    report = evaluated(bench, "trained", {"clean"})
+    causal = {"inputs": {"dataset": bench.dataset.digest}, "config": {"method": {"kind": "causal"}}}
+    replayed = {"inputs": {"dataset": bench.dataset.digest, "replayed": old.digest}}
+    assert measured_for(bench.storage, report) == newest
+    assert measured_for(bench.storage, report, Checkpoint(key="k", **causal)) == by_dataset
+    assert measured_for(bench.storage, report, Checkpoint(key="k", **replayed)) == with_replay
+    told = Checkpoint(key="k", **{**causal, "config": {"method": {"kind": "instruct"}}})
+    assert measured_for(bench.storage, report, told) == newest
 
 
 def prepared(bench: Bench, monkeypatch: pytest.MonkeyPatch, max_percent: float) -> LifecycleConfig:
