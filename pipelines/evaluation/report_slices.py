@@ -35,7 +35,8 @@ def recovery(report: RunReport) -> Iterator[str]:
     first = escape(models[0])
     yield f"<p><small>Each figure in percent of the {first} model's on the same items (the other way round where lower is better),"
     yield " with 95 % bootstrap intervals over items. A slice has five items or more; long are those of twice the median length of"
-    yield " their task. Few items say little, and of many slices some lie low by chance.</small>"
+    yield " their task. Few items say little, and of many slices some lie low by chance."
+    yield " An interval without width is of items that score the same on both models, not a proof that all would.</small>"
     legend = (f'<span class="m{at % 3}">●</span> {escape(model)}' for at, model in enumerate(models) if at)
     yield f'<p class="key">{" ".join(legend)}; the line is the {first} model'
     for task in dict.fromkeys(one.task for one in report.slices):

@@ -103,7 +103,7 @@ def _shown(where: str, rows: list[Any], paragraphs: list[Any]) -> str:
     """The text in its order, then the table, a line a row."""
     try:
         texts = [str(one["text"]) for one in sorted(paragraphs, key=lambda one: int(one["order"]))]
-        table = [" | ".join(str(cell) for cell in row) for row in rows]
+        table = [" | ".join("" if cell is None else str(cell) for cell in row) for row in rows]
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(where, f"its paragraphs or rows are not TAT-QA's ({error!r})", TO_DO) from None
     return "\n".join([*texts, "", *table])
@@ -113,10 +113,13 @@ def _record(where: str, shown: str, question: Any) -> Record:
     if not isinstance(question, dict) or "answer" not in question:
         raise InputError(where, "has no `answer`", "take a file with right answers: that of the test set has none")
     answer = question["answer"]
+    parts = answer if isinstance(answer, list) else [answer]
+    if not all(isinstance(part, str | int | float) for part in parts):
+        raise InputError(where, "`answer` is no text, number or list of them", TO_DO)
     return {
         "id": question.get("uid", where),
         "prompt": f"{shown}\n\nQuestion: {text_of(where, question, 'question')}\n{HOW}\nAnswer:",
-        "answers": [str(part) for part in (answer if isinstance(answer, list) else [answer])],
+        "answers": [str(part) for part in parts],
         "scale": question.get("scale", ""),
         "answer_type": question.get("answer_type"),
     }

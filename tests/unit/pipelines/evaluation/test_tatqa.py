@@ -134,6 +134,8 @@ LINE = {"prompt": "?", "answers": ["1"]}
         ("t.json", [{**BLOCK, "questions": [{**QUESTION, "question": ""}]}], "t.json: question 1", "`question` is missing"),
         ("t.json", [{**BLOCK, "questions": [{"question": "Why?"}]}], "t.json: question 1", "has no `answer`"),
         ("t.json", [{**BLOCK, "questions": [{**QUESTION, "answer": []}]}], "t.json: question 1", "not a list of texts"),
+        ("t.json", [{**BLOCK, "questions": [{**QUESTION, "answer": None}]}], "t.json: question 1", "`answer` is no text"),
+        ("t.json", [{**BLOCK, "questions": [{**QUESTION, "answer": ["a", {}]}]}], "t.json: question 1", "`answer` is no"),
         ("t.json", [{**BLOCK, "questions": [{**QUESTION, "scale": "dozen"}]}], "t.json: question 1", "`scale` is 'dozen'"),
         ("t.json", [{**BLOCK, "questions": [{**QUESTION, "answer_type": "sum"}]}], "t.json: question 1", "`answer_type` is 'sum'"),
         ("t.json", [BLOCK, BLOCK], "t.json: question 4", "the id 'q1' is given twice"),
