@@ -18,6 +18,7 @@ from cluster.kuberay.settings import (
     RECIPE_FOLDER,
     S3_SECRET,
     SERVICE_ACCOUNT,
+    STOPPING_S,
     TLS_FOLDER,
     TLS_SECRET,
     Document,
@@ -39,6 +40,11 @@ NODE_SETTINGS = {
     "SERINUS_LOG_FORMAT": "json",  # for whoever collects the logs of pods
     **HEALTH_CHECKS,
 }
+
+DRAIN_AT_SIGTERM = "RAY_GRACEFUL_SHUTDOWN_DRAIN_TIMEOUT_S"
+"""Ray 2.60's `ray start --block`, which is what a pod's container runs, answers SIGTERM by draining its node (preemption, with this
+as the deadline in s), and ends once the node is idle; by itself after 30 s. A preStop hook that does the same would need this
+all the same, for the SIGTERM behind it."""
 
 UNPRIVILEGED = {"allowPrivilegeEscalation": False, "capabilities": {"drop": ["ALL"]}}
 USER = 10001
@@ -88,7 +94,9 @@ def worker_pod(pool: Pool, settings: Settings, gateway_port: int) -> Document:
     container = _container("ray-worker", settings, resources, ports, ready)
     if pool.name == "train" and settings.train_image:
         container["image"] = settings.train_image
+    container["env"].append({"name": DRAIN_AT_SIGTERM, "value": str(settings.notice_s - STOPPING_S)})
     spec = _spec(container, settings)
+    spec["terminationGracePeriodSeconds"] = settings.notice_s
     if pool.name == "serve":
         _show_certificate(spec, settings)
     spec = {"automountServiceAccountToken": False, **spec}

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Any
 
+from pydantic import Field
+
 from cluster.config import StrictModel
 from cluster.topology import Topology
 
@@ -57,6 +59,10 @@ GCS_PORT, DASHBOARD_PORT, AGENT_PORT, METRICS_PORT = 6379, 8265, 52365, 8080
 """As KubeRay and Ray have them unless told otherwise."""
 
 
+STOPPING_S = 10
+"""Of a pod's last seconds, for its processes to end once the time to leave is over: a raylet takes 3 s for its workers."""
+
+
 class Settings(StrictModel):
     """One overlay, or the base that all of them patch."""
 
@@ -80,6 +86,10 @@ class Settings(StrictModel):
     egress: tuple[str, ...] = ()
     """What Ray's pods may reach outside beside ports 443 and 6443 (`--egress`; cluster/kuberay/egress.py). By default nothing:
     neither a cloud's metadata service nor an S3 server on a port of its own."""
+    notice_s: int = Field(default=110, gt=STOPPING_S)
+    """What a pod of a pool has between the word that it must go and its end (terminationGracePeriodSeconds), so that ranks leave
+    with a checkpoint; an idle one goes at once. EC2 takes a spot instance back after 120 s, and some of them go by until the pod
+    is told. Longer is cut short by the machine's end: Google Cloud gives 30 s, of which a pod has 15 to 25."""
     min_serve_nodes: int = 0
     """At least so many, whatever the topology says."""
     gateway_tls: bool = False

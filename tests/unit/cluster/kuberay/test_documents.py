@@ -9,8 +9,8 @@ import pytest
 from cluster.kuberay import access
 from cluster.kuberay.clusters import ray_cluster
 from cluster.kuberay.jobs import job_name, jobs
-from cluster.kuberay.pods import GIB_PER_CPU, pod_resources
-from cluster.kuberay.settings import BASE, OVERLAYS, Workload
+from cluster.kuberay.pods import DRAIN_AT_SIGTERM, GIB_PER_CPU, pod_resources
+from cluster.kuberay.settings import BASE, OVERLAYS, STOPPING_S, Workload
 from cluster.topology import POOL_LABEL, Pool
 from tests.unit.cluster.kuberay.conftest import shipped, workload
 
@@ -49,6 +49,17 @@ def test_a_pod_leaves_room_on_its_machine(num_cpus: int) -> None:
     found = pod_resources(Pool(name="data", num_cpus=num_cpus, labels={}))
     assert 1 <= int(found["cpu"]) <= max(1, num_cpus - 1)
     assert int(found["memory"].removesuffix("Gi")) < num_cpus * GIB_PER_CPU
+
+
+@pytest.mark.parametrize("overlay", OVERLAYS)
+def test_pods_of_pools_have_time_to_leave_and_then_to_end(overlay: str) -> None:
+    """Ray itself drains the node at SIGTERM, for as long as that variable says."""
+    settings = OVERLAYS[overlay]
+    for group in groups(ray_cluster(shipped(), settings)).values():
+        spec = group["template"]["spec"]
+        (leaves_s,) = (float(v["value"]) for v in spec["containers"][0]["env"] if v["name"] == DRAIN_AT_SIGTERM)
+        assert 0 < leaves_s == spec["terminationGracePeriodSeconds"] - STOPPING_S
+        assert spec["terminationGracePeriodSeconds"] < 120, "what EC2 gives"
 
 
 def test_dev_asks_for_little_and_no_gpu() -> None:
