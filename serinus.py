@@ -124,9 +124,12 @@ def _keys() -> typer.Typer:
 
 def _cluster() -> typer.Typer:
     import serinus_recipe
-    from cluster import check_commands
+    from cluster import check_commands, drain_commands
 
-    return _with(check_commands.register, serinus_recipe.asked, _out(), purpose="The cluster's declaration.")
+    group = typer.Typer(help="The cluster's declaration, and its machines that come and go.")
+    check_commands.register(group, serinus_recipe.asked, _out())
+    drain_commands.register(group)
+    return group
 
 
 def _data() -> typer.Typer:

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import psutil
 
 from cluster.artifacts import Checkpoint
+from cluster.drain import nodes_here
 from cluster.ports import free_port
 from cluster.processes import end, writing_in
 from cluster.session import node_environment
@@ -28,7 +30,7 @@ def host(number: int) -> str:
 
 
 HEAD_HOST = host(1)
-DRAIN = [sys.executable, "-c", "import sys; from ray.scripts.scripts import main; sys.exit(main())", "drain-node"]
+DRAIN = [sys.executable, "-m", "serinus", "cluster", "drain"]
 
 LOOK = """from cluster.session import joined
 import ray, sys
@@ -79,12 +81,13 @@ class Nodes:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
-    def drain(self, number: int, deadline_s: int) -> None:
-        """The notice, as whoever hears of it from the cloud gives it."""
-        node = self.asked(f"print(*[n['NodeID'] for n in nodes if n['NodeManagerAddress'] == '{host(number)}'])")
-        asked = ["--node-id", node, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "taken back"]
-        command = [*DRAIN, "--address", self.address, *asked, "--deadline-remaining-seconds", str(deadline_s)]
+    def drain(self, number: int, deadline_s: int) -> float:
+        """The notice, as whoever takes the machine away gives it there; how long it took until no rank was left there, s."""
+        (node,) = (node for node in nodes_here() if (node.head, node.address) == (self.address, host(number)))
+        command = [*DRAIN, "--node", node.id, "--notice", str(deadline_s), "--message", "taken back"]
+        began = time.monotonic()
         subprocess.run(command, env=self.environment, cwd=REPOSITORY, check=True, capture_output=True)
+        return time.monotonic() - began
 
     def alive(self) -> list[str]:
         return sorted(self.asked("print(*[n['NodeManagerAddress'] for n in nodes if n['Alive']])").split())

@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import shlex
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
+from typer.testing import CliRunner
 
+import serinus
 from cluster.errors import ConfigError
 from cluster.launcher import check_launcher
 from cluster.session import HEALTH_CHECKS
@@ -41,6 +46,26 @@ def test_the_shipped_file_has_a_head_without_cpus_and_every_pool() -> None:
     assert tuple(pool.name for pool in topology.pools) == POOLS
     assert [pool.num_gpus > 0 for pool in topology.pools] == [False, True, True]
     assert all(pool.labels[POOL_LABEL] == pool.name for pool in topology.pools)
+
+
+@pytest.mark.parametrize(("ray_ends_with", "watched"), [(0, True), (3, False)])
+def test_a_worker_that_started_watches_for_its_machines_end(tmp_path: Path, ray_ends_with: int, watched: bool) -> None:
+    """The watcher outlives the launcher's shell, and `ray start` that fails fails the command."""
+    told = tmp_path / "told"
+    ours = {"ray": f"exit {ray_ends_with}", "serinus": f'sleep 0.2; echo "$@" > {told}.draft; mv {told}.draft {told}'}
+    for name, script in ours.items():
+        (tmp_path / name).write_text(f"#!/bin/sh\n{script}\n")
+        (tmp_path / name).chmod(0o755)
+    command = launcher()["worker_start_ray_commands"][-1].replace("ulimit -n 65536;", "")
+    environment = {"PATH": f"{tmp_path}:{os.defpath}", "HOME": str(tmp_path), "RAY_HEAD_IP": "10.0.0.1"}
+    assert subprocess.run(["bash", "-c", command], env=environment, check=False).returncode == ray_ends_with
+    assert not told.exists(), "nobody waits for it"
+    assert (tmp_path / "serinus-spot.log").exists() is watched
+    while watched and not told.exists():
+        time.sleep(0.02)
+    if watched:
+        asked = shlex.split(told.read_text())
+        assert CliRunner().invoke(serinus.app, [*asked, "--help"]).exit_code == 0
 
 
 def test_only_what_the_launcher_starts_waits_for_its_autoscaler() -> None:
