@@ -176,5 +176,7 @@ def made(storage: Storage) -> Made:
         if isinstance(manifest, QuantizedModel):
             told.quantized = {file.path: file.sha256 for file in manifest.files}
         if isinstance(manifest, EvalReport):
-            told.scores |= {f"{manifest.model[:8]} {s.task} {s.metric}": s.value for s in manifest.scores}
+            model = find(storage, manifest.model)
+            assert model is not None
+            told.scores |= {f"{model.kind} {s.task} {s.metric}": s.value for s in manifest.scores}
     return told
