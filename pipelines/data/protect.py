@@ -90,13 +90,13 @@ TOKENS = (
 )
 KEY_MARK = r"[A-Z0-9 ]{0,30}PRIVATE KEY(?: BLOCK)?-----"
 GAP = r"(?:[\s\"',]|\\{1,2}[nrt])"  # line breaks are spelt \n in JSON and .env files
-KEY_HEADERS = rf"(?:{GAP}{{1,8}}+[A-Z][A-Za-z-]{{1,30}}: [^\n\\]{{0,200}}+){{0,8}}"  # RFC 1421, RFC 4880 section 6.2
+KEY_HEADERS = rf"(?:{GAP}{{1,8}}[A-Z][A-Za-z-]{{1,30}}: [^\n\\]{{0,200}}+){{0,8}}"  # RFC 1421, RFC 4880 section 6.2
 # Up to the next mark and no further: a text full of beginnings is looked through once. What has no end is a key as far as
-# lines of it follow.
+# lines of it follow. Groups are not possessive: Python before 3.11.5 goes wrong with them (gh-106052), and no match gives back any.
 PRIVATE_KEY = (
     rf"-----BEGIN {KEY_MARK}{KEY_HEADERS}(?:"
-    rf"(?:[A-Za-z0-9+/=\s:,\"'\\]|-(?!----(?:BEGIN|END) )){{1,20000}}+-----END {KEY_MARK}"
-    rf"|(?:{GAP}{{0,8}}+[A-Za-z0-9+/=]{{20,2000}}+){{1,1000}}+(?:{GAP}{{1,4}}+[A-Za-z0-9+/=]{{1,64}}+)?)"
+    rf"(?:[A-Za-z0-9+/=\s:,\"'\\]|-(?!----(?:BEGIN|END) )){{1,20000}}-----END {KEY_MARK}"
+    rf"|(?:{GAP}{{0,8}}[A-Za-z0-9+/=]{{20,2000}}+){{1,1000}}(?:{GAP}{{1,4}}[A-Za-z0-9+/=]{{1,64}}+)?)"
 )
 
 DETECTORS: dict[ProtectedKind, Detector] = {  # in this order: what one has claimed no later one looks at

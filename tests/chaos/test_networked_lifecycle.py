@@ -124,7 +124,7 @@ def test_the_quickstart_runs_on_these_machines(cluster: NetworkedCluster, folder
     prepare(folder / "input")
     lifecycle = Quickstart(
         folder / "quickstart", str(folder / "quickstart" / "store"), str(folder / "input"),
-        folder / "input" / "SmolLM2-135M-Instruct.gguf", serve=SERVE, port=PORT + 1, num_users=12, cluster=cluster,
+        folder / "input" / "SmolLM2-135M-Instruct.gguf", serve=SERVE, port=PORT, num_users=12, cluster=cluster,
     )  # fmt: skip
     began = time.monotonic()
     print(lifecycle.serinus("run", str(lifecycle.recipe), timeout=1_500))
