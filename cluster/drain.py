@@ -58,9 +58,8 @@ def chosen(nodes: Sequence[NodeHere], prefix: str = "") -> NodeHere:
     if len(fitting) == 1:
         return fitting[0]
     if not nodes:
-        raise ClusterError(
-            "this machine", "has no node of Ray beside a head", "run it where the node is that is to leave"
-        )
+        remedy = "run it where the node is that is to leave, as the user who started it"
+        raise ClusterError("this machine", "has no node of Ray beside a head", remedy)
     listed = "".join(f"\n  {node.id} at {node.address} of cluster {node.head}" for node in nodes)
     among = f"{len(fitting)} of them have an id that begins with {prefix!r}" if prefix else "which one is not said"
     found = f"{len(nodes)} node(s) of Ray are on this machine, {among}:{listed}"

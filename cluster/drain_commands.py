@@ -17,7 +17,7 @@ def register(app: typer.Typer) -> None:
     @app.command("drain")
     def drain(
         node: NodeOption = "",
-        notice: Annotated[float, typer.Option(min=1, help="seconds until the machine is gone")] = 110,
+        notice: Annotated[float, typer.Option(min=1, max=86_400, help="seconds until the machine is gone")] = 110,
         message: Annotated[str, typer.Option(help="why, for whoever looks at the cluster")] = "taken away with notice",
     ) -> None:
         """Let what works on this machine leave before it is taken away. Exit code 1 when something is still at work then."""

@@ -9,7 +9,9 @@ from collections.abc import Callable, Iterator
 
 import psutil
 import pytest
+from typer.testing import CliRunner
 
+import serinus
 from cluster import drain
 from cluster.drain import NodeHere, at_work, chosen, leave
 from cluster.errors import ClusterError
@@ -80,5 +82,12 @@ def test_one_of_several_nodes_has_to_be_named(prefix: str, found: str) -> None:
     assert "ab34 at 10.0.0.2 of cluster 10.0.0.1:6379" in str(refused.value)
     assert chosen(nodes, "AB3").id == "ab34"
     assert chosen(nodes[:1]).id == "ab12"
-    with pytest.raises(ClusterError, match="no node of Ray beside a head"):
+    with pytest.raises(ClusterError, match=r"no node of Ray beside a head\n.*as the user who started it"):
         chosen([])
+
+
+@pytest.mark.parametrize("notice", ["0", "nan", "inf", "86401"])
+def test_a_notice_that_is_no_time_is_refused(notice: str, told: list[float], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(drain, "nodes_here", lambda: [node(psutil.Process())])
+    refused = CliRunner().invoke(serinus.app, ["cluster", "drain", "--notice", notice])
+    assert (refused.exit_code, told) == (2, []), refused.exception
