@@ -55,9 +55,12 @@ class Metadata:
         """EC2's own document that says what is going to happen to the instance, and when; None while nothing is.
 
         Raises:
-            Silent: the service did not answer this time.
+            Silent: the service did not answer this time, or with something else, as a login page is: nobody leaves for that.
         """
-        return self._read("spot/instance-action")
+        text = self._read("spot/instance-action")
+        if text is not None and not _names_action(text):
+            raise Silent("spot/instance-action: no notice")
+        return text
 
     def _read(self, item: str) -> str | None:
         status, text = self._with_token(item)
@@ -91,18 +94,26 @@ class Metadata:
             connection.close()
 
 
+def _names_action(text: str) -> bool:
+    try:
+        return bool(json.loads(text)["action"])
+    except (ValueError, TypeError, KeyError, RecursionError):
+        return False
+
+
 def seconds_left(notice: str, now: datetime) -> float:
-    """Until the moment that the notice names; two minutes where none can be read: it is a notice all the same."""
+    """Until the moment that the notice names; two minutes where none can be read: it is a notice all the same. So where the moment
+    has passed: the machine still runs, thus its clock is wrong, and Ray Train would end the ranks at once."""
     try:
         moment = datetime.fromisoformat(json.loads(notice)["time"])
         left_s = (moment.replace(tzinfo=moment.tzinfo or UTC) - now).total_seconds()
     except (ValueError, TypeError, KeyError, OverflowError, RecursionError):
         return NOTICE_S
-    return min(max(left_s, 0.0), NOTICE_S)
+    return left_s if 0 < left_s < NOTICE_S else NOTICE_S
 
 
 def watch(metadata: Metadata, find: Callable[[], NodeHere], sleep: Callable[[float], None] = time.sleep) -> None:
-    """Wait for the notice and drain the node then. Returns at once where there is no spot instance, and when the node is gone.
+    """Wait for the notice and drain the node then. Says so and returns where there is no spot instance, and ends with the node.
 
     Args:
         find: the node, if there is anything to wait for.
@@ -119,11 +130,16 @@ def watch(metadata: Metadata, find: Callable[[], NodeHere], sleep: Callable[[flo
 
 
 def _is_spot(metadata: Metadata, sleep: Callable[[float], None]) -> bool:
+    why = ""
     for _ in range(TRIES):
         try:
-            return metadata.is_spot()
-        except Silent:
+            if not (spot := metadata.is_spot()):
+                say(drain.STAGE, "this machine is no spot instance: there is no notice to wait for")
+            return spot
+        except Silent as error:
+            why = str(error)
             sleep(1.0)
+    say(drain.STAGE, f"no metadata service of EC2 answers here ({why}): no notice will be seen")
     return False
 
 
@@ -137,8 +153,9 @@ def _notice(metadata: Metadata, node: NodeHere, sleep: Callable[[float], None]) 
 
 
 def _leave(node: NodeHere, notice: str, sleep: Callable[[float], None]) -> None:
+    until = time.monotonic() + seconds_left(notice, datetime.now(UTC))
     while True:
-        left_s = seconds_left(notice, datetime.now(UTC))
+        left_s = max(until - time.monotonic(), 0.0)
         try:
             drain.leave(node, left_s, f"EC2 takes its spot instance back: {notice}")
             return

@@ -20,6 +20,7 @@ from tests.unit.cluster.metadata_server import MetadataServer, metadata_server
 NODE = NodeHere("ab12", "10.0.0.2", "10.0.0.1:6379", psutil.Process())
 TOKEN, LIFE_CYCLE = "/latest/api/token", "/latest/meta-data/instance-life-cycle"
 ACTION = "/latest/meta-data/spot/instance-action"
+PAGE = "<html><body>Sign in</body></html>"
 
 
 @pytest.fixture
@@ -68,17 +69,35 @@ def test_an_answer_that_is_none_is_passed_over_and_no_redirect_followed(
     assert len(left) == 1
 
 
-def test_a_machine_that_is_no_spot_instance_is_not_watched(server: MetadataServer, left: list[float]) -> None:
-    server.items["instance-life-cycle"] = "on-demand"
+@pytest.mark.parametrize("text", ["", PAGE, "[]", '"terminate"', '{"time": "2026-01-01T00:01:30Z"}', "[" * 4000])
+def test_an_answer_that_is_no_notice_drains_nothing(server: MetadataServer, left: list[float], text: str) -> None:
+    """As of a login page, which answers everything with 200."""
+
+    def answer() -> None:
+        server.items["spot/instance-action"] = text
+
+    watch(Metadata("127.0.0.1", server.port), lambda: NODE, then(answer, lambda: None, lambda: server.take_back(90)))
+    assert server.asked.count(ACTION) == 4
+    (notice_s,) = left
+    assert 80 < notice_s <= 90
+
+
+@pytest.mark.parametrize("life_cycle", ["on-demand", PAGE])
+def test_a_machine_that_is_no_spot_instance_is_not_watched(
+    server: MetadataServer, life_cycle: str, capfd: pytest.CaptureFixture[str]
+) -> None:
+    server.items["instance-life-cycle"] = life_cycle
     watch(Metadata("127.0.0.1", server.port), lambda: pytest.fail("nobody looks for a node"))
     assert server.asked == [TOKEN, LIFE_CYCLE]
+    assert "no spot instance" in capfd.readouterr().err
 
 
-def test_where_no_service_is_nothing_is_said(left: list[float], capfd: pytest.CaptureFixture[str]) -> None:
+def test_where_no_service_is_the_log_says_so(capfd: pytest.CaptureFixture[str]) -> None:
+    """Else a spot machine whose metadata is turned off looks like one that is watched."""
     waits: list[float] = []
     watch(Metadata("127.0.0.1", free_port(18700)), lambda: pytest.fail("nobody looks for a node"), waits.append)
     assert waits == [1.0, 1.0, 1.0]
-    assert capfd.readouterr() == ("", "")
+    assert "no metadata service of EC2 answers here" in capfd.readouterr().err
 
 
 def test_the_watch_ends_with_its_node(server: MetadataServer, left: list[float]) -> None:
@@ -114,7 +133,7 @@ def test_a_head_that_never_answers_is_told_of_at_the_end(
         raise ClusterError("cluster", "does not answer", "wait")
 
     monkeypatch.setattr(drain, "leave", leave)
-    server.take_back(0)
+    server.take_back(3)
     with pytest.raises(ClusterError, match="does not answer"):
         watch(Metadata("127.0.0.1", server.port), lambda: NODE)
 
@@ -125,7 +144,8 @@ def test_a_head_that_never_answers_is_told_of_at_the_end(
         ('{"action": "terminate", "time": "2026-01-01T00:01:30Z"}', 90),
         ('{"action": "stop", "time": "2026-01-01T00:01:30"}', 90),
         ('{"action": "terminate", "time": "2026-01-01T05:00:00Z"}', NOTICE_S),
-        ('{"action": "terminate", "time": "2025-01-01T00:00:00Z"}', 0),
+        ('{"action": "terminate", "time": "2025-01-01T00:00:00Z"}', NOTICE_S),
+        ('{"action": "terminate", "time": "2026-01-01T01:01:30+01:00"}', 90),
         ('{"action": "hibernate"}', NOTICE_S),
         ("[]", NOTICE_S),
         ("taken back", NOTICE_S),
