@@ -5,8 +5,6 @@ from __future__ import annotations
 import logging
 from logging.handlers import MemoryHandler
 
-from ray.serve._private.constants import SERVE_LOGGER_NAME
-
 
 def hold() -> None:
     """Keep the file behind Serve's log of this replica, come what may; to be called before anything is imported late.
@@ -16,6 +14,8 @@ def hold() -> None:
     exception for a broken replica and replaces it: all engines at once, for as long as they load (Ray 2.60,
     `get_component_logger_file_path` and `DeploymentReplica.check_started`).
     """
+    from ray.serve._private.constants import SERVE_LOGGER_NAME
+
     for handler in logging.getLogger(SERVE_LOGGER_NAME).handlers:
         if isinstance(handler, MemoryHandler):
             handler.close = handler.flush  # type: ignore[method-assign]
