@@ -19,6 +19,8 @@ QUIET = {"version": 1, "disable_existing_loggers": False}
 @pytest.fixture
 def log(tmp_path: Path) -> Iterator[Path]:
     """The logger as Serve sets it up in a replica."""
+    import ray.serve  # noqa: F401  # which sets its loggers up
+
     path, logger = tmp_path / "replica.log", logging.getLogger(SERVE_LOGGER_NAME)
     handler = MemoryHandler(10, target=logging.FileHandler(path))
     logger.addHandler(handler)
@@ -31,9 +33,8 @@ def test_dict_config_takes_the_log_from_under_a_replica(log: Path) -> None:
     from ray.serve._private.logging_utils import get_component_logger_file_path
 
     logging.config.dictConfig(QUIET)
-    with pytest.raises(
-        AttributeError, match="baseFilename"
-    ):  # without Ray there is another one for a log that is whole
+    # Without Ray there is another one for a log that is whole.
+    with pytest.raises(AttributeError, match="baseFilename"):
         get_component_logger_file_path()
 
 
