@@ -20,7 +20,7 @@ def test_it_stops_before_training_and_goes_on_from_the_dataset(
     storage: LocalStorage, tiny_model: Path, tmp_path: Path
 ) -> None:
     asked = recipe("budget", documents(tmp_path / "documents"), tiny_model)
-    poor = asked.replace(budget=NodeBudgetConfig(node_hours=1 / 3600))
+    poor = asked.replace(budget=NodeBudgetConfig(node_hours=1e-6))
     for _ in range(2):
         with pytest.raises(BudgetExceeded):
             lifecycle.run(poor, storage)
