@@ -31,7 +31,7 @@ from tests.chaos.serving_world import NAME, NUM_GATEWAYS
 from tests.chaos.test_train_kill import registered, wait_for
 from tests.integration.clients import Clients
 from tests.integration.gateway_world import eventually
-from tests.integration.training_case import GOLDEN
+from tests.integration.training_case import golden_losses
 
 pytestmark = MACHINES
 CUT_S = 30.0
@@ -199,7 +199,7 @@ def test_stages_run_on_the_machines_of_their_pools(
     assert set(cleaned["tasks"]) == {"data"}
     assert set(trained["actors"]["RayTrainWorker"]) == {"train"}
     assert serving == {"gateways": ["serve"] * NUM_GATEWAYS, "models": ["serve"] * NUM_MODELS}
-    assert trained["losses"] == pytest.approx(json.loads(GOLDEN.read_text()), rel=1e-3)
+    assert trained["losses"] == pytest.approx(golden_losses(), rel=1e-3)
 
 
 def test_the_data_machine_dies_while_it_cleans(
@@ -245,7 +245,7 @@ def test_the_train_machine_dies_while_it_trains(
         f"to the end, {started_s:.1f} s of it a new machine's start; {trained['took_s']:.0f} s in all"
     )
     assert len(trained["resumed"]) == 1
-    assert trained["losses"] == pytest.approx(json.loads(GOLDEN.read_text()), rel=1e-3)
+    assert trained["losses"] == pytest.approx(golden_losses(), rel=1e-3)
 
 
 @pytest.mark.usefixtures("serving")

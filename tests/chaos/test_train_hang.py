@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import signal
@@ -22,7 +21,7 @@ from pipelines.training.hang import TRAINING, Beat
 from pipelines.training.heartbeat import started_at, whereabouts
 from pipelines.training.train import train
 from tests.chaos.training_world import registered, wait_for, workers
-from tests.integration.training_case import GOLDEN, base_model, chaos_run, small_dataset
+from tests.integration.training_case import base_model, chaos_run, golden_losses, small_dataset
 from tests.tracing import may_trace
 
 pytestmark = [
@@ -38,7 +37,7 @@ TIMEOUT_S = 20
 
 def assert_golden(made: Checkpoint) -> None:
     assert [point.step for point in made.losses] == list(range(1, 9))
-    assert [point.loss for point in made.losses] == pytest.approx(json.loads(GOLDEN.read_text()), rel=1e-3)
+    assert [point.loss for point in made.losses] == pytest.approx(golden_losses(), rel=1e-3)
 
 
 def test_a_stopped_rank_is_named_with_its_stack_and_replaced(

@@ -25,7 +25,7 @@ from pipelines.training.packing import Share, checksum, num_sequences, sequence_
 from pipelines.training.tokens import make_tokens, open_stream, tokenizer_digest
 from pipelines.training.train import train
 from tests.chaos.training_world import Driver, kill_a_rank, last_registered, registered, wait_for, workers
-from tests.integration.training_case import GOLDEN, base_model, chaos_run, small_dataset
+from tests.integration.training_case import base_model, chaos_run, golden_losses, small_dataset
 
 pytestmark = [pytest.mark.integration, pytest.mark.chaos, pytest.mark.timeout(1_200)]
 
@@ -49,7 +49,7 @@ def drive(storage: LocalStorage, tiny_model: Path, tmp_path: Path) -> Iterator[D
 
 def assert_golden(made: Checkpoint) -> None:
     assert [point.step for point in made.losses] == list(range(1, 9))
-    assert [point.loss for point in made.losses] == pytest.approx(json.loads(GOLDEN.read_text()), rel=1e-3)
+    assert [point.loss for point in made.losses] == pytest.approx(golden_losses(), rel=1e-3)
 
 
 @pytest.mark.parametrize("after", [2, pytest.param(0, marks=pytest.mark.long)])

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -19,7 +18,7 @@ from cluster.errors import ConfigError, InputError, ResourceError, StageFailed, 
 from cluster.storage import LocalStorage, sha256_of
 from cluster.waiting import wait_for_room
 from pipelines.training import fit
-from tests.integration.training_case import GOLDEN, base_model, chaos_run, ends_early, small_dataset, small_run
+from tests.integration.training_case import base_model, chaos_run, ends_early, golden_losses, small_dataset, small_run
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_cluster")]
 
@@ -194,7 +193,7 @@ def test_a_damaged_checkpoint_is_told_of_and_the_mended_one_gone_on_from(
         assert_clear(caught.value, InputError, where, found)
     made = stage.train(config, dataset, base, storage)
     assert made.resumed_at_steps == (3,)
-    assert [point.loss for point in made.losses] == pytest.approx(json.loads(GOLDEN.read_text()), rel=1e-3)
+    assert [point.loss for point in made.losses] == pytest.approx(golden_losses(), rel=1e-3)
 
 
 def test_room_for_workers_is_waited_for_and_given_up_in_the_end() -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
+import pytest
 
 from cluster.artifacts import Dataset, ImportedModel, load, save
 from cluster.storage import LocalStorage
@@ -16,6 +19,8 @@ from pipelines.config import ModelConfig, TrainConfig
 
 KEY = "0123456789abcdef"
 GOLDEN = Path(__file__).parent.parent / "golden" / "tiny_llama_cpu_losses.json"
+GOLDEN_TOPICS = "37b51a0283fe8609"
+"""Of the documentation in the Python (3.11.7) whose run the golden losses are: patch versions word some of it anew."""
 """Losses of `small_run` on `small_dataset` from the tests' tiny model, on CPU."""
 
 
@@ -76,3 +81,13 @@ def ends_early(given: dict[str, Any]) -> dict[str, Any]:
     here: Any = loop
     here.train_steps = some
     return loop.worker(given)
+
+
+def golden_losses() -> list[float]:
+    """Of `small_dataset`; skips the test from here on where this Python's documentation is another."""
+    from pydoc_data.topics import topics
+
+    if hashlib.sha256(json.dumps(topics, sort_keys=True).encode()).hexdigest()[:16] != GOLDEN_TOPICS:
+        pytest.skip("all held until here; the golden losses are of another Python's documentation")
+    losses: list[float] = json.loads(GOLDEN.read_text())
+    return losses
