@@ -22,6 +22,7 @@ from typing import Any, Final
 
 from cluster.config import user_name
 from cluster.errors import Conflict, ResourceError, SerinusError, StageFailed, UserError
+from cluster.processes import began
 from cluster.s3 import S3Storage
 from cluster.storage import ABSENT, Blob, LocalStorage, Storage, writing
 
@@ -178,7 +179,7 @@ def _holder(there: Blob) -> dict[str, Any]:
 
 def _ourselves() -> dict[str, Any]:
     pid = os.getpid()
-    return {"who": user_name(), "host": socket.gethostname(), "machine": _machine(), "pid": pid, "began": _began(pid)}
+    return {"who": user_name(), "host": socket.gethostname(), "machine": _machine(), "pid": pid, "began": began(pid)}
 
 
 def _machine() -> str:
@@ -189,14 +190,5 @@ def _machine() -> str:
 
 def _lives(holder: dict[str, Any]) -> bool:
     """Ids are used again, so the moment at which it began counts too."""
-    began = _began(holder["pid"])
-    return began is not None and began == holder.get("began")
-
-
-def _began(pid: int) -> int | None:
-    """In clock ticks since the machine's boot, which no setting of its clock moves; None of what has ended (proc(5), `stat`)."""
-    try:
-        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except (FileNotFoundError, ProcessLookupError):
-        return None
-    return None if state in "ZX" else int(fields[18])  # one whose parent has not asked after it has ended too
+    at = began(holder["pid"])
+    return at is not None and at == holder.get("began")

@@ -99,3 +99,13 @@ def within(timeout_s: float, folder: Path, error: UserError) -> Iterator[None]:
         yield
     finally:
         done.set()
+
+
+def began(pid: int) -> int | None:
+    """When a process began, in clock ticks since the machine's boot, which no setting of its clock moves (proc(5), `stat`); None of
+    what has ended."""
+    try:
+        state, *fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except (FileNotFoundError, ProcessLookupError):
+        return None
+    return None if state in "ZX" else int(fields[18])  # one whose parent has not asked after it has ended too

@@ -34,8 +34,8 @@ class Beat(NamedTuple):
     forwards: int
     """Passes through the model begun by this process. Ranks may differ in them."""
     pid: int
-    started_at: float
-    """Of the process, in seconds from its machine's start; with it `pid` is nobody else's."""
+    started_at: int
+    """Of the process, in clock ticks from its machine's start; with it `pid` is nobody else's."""
     node_id: str
     node_ip: str
     stack: str = ""

@@ -10,8 +10,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-import psutil
-
+from cluster.processes import began
 from pipelines.training.hang import Beat
 
 MAX_INTERVAL_S = 5.0
@@ -32,7 +31,7 @@ class Heartbeat:
     def __init__(self) -> None:
         self._phase, self._step, self._forwards = "loading the model", 0, 0
         self._pid, self._thread = os.getpid(), threading.get_ident()
-        self._started_at = started_at(psutil.Process())
+        self._started_at = began(os.getpid()) or 0
         self._node_id, self._node_ip = whereabouts()
         self._still, self._place = 0, ("", 0, 0, 0)
 
@@ -79,11 +78,6 @@ class Heartbeat:
         frame = sys._current_frames().get(self._thread)
         calls = reversed(traceback.extract_stack(frame)) if frame else ()
         return "\n".join(f"    {call.name} ({call.filename}:{call.lineno})" for call in calls)
-
-
-def started_at(process: psutil.Process) -> float:
-    """In seconds from the machine's start: as a time of day it would move when the clock is set."""
-    return float(process.create_time() - psutil.boot_time())
 
 
 def whereabouts() -> tuple[str, str]:

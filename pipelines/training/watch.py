@@ -14,10 +14,11 @@ from typing import Any, TypeVar
 
 import psutil
 
+from cluster.processes import began
 from pipelines.config import TrainConfig
 from pipelines.progress import say
 from pipelines.training.hang import Beat, Hang, Heard, Process, Seen, find_hang, told, training_thread
-from pipelines.training.heartbeat import MAX_INTERVAL_S, interval_s, started_at
+from pipelines.training.heartbeat import MAX_INTERVAL_S, interval_s
 
 ON_NODE_S = 60.0
 """For tasks on ranks' nodes, all at once: a busy one starts a process for it in a few seconds. Whom they do not reach is asked
@@ -169,10 +170,7 @@ def _on_nodes(work: Callable[[Beat], T], beats: Mapping[int, Beat]) -> dict[int,
 def _process(beat: Beat) -> psutil.Process | None:
     """The rank's, or None where it is gone."""
     try:
-        process = psutil.Process(beat.pid)
-        return (
-            process if abs(started_at(process) - beat.started_at) < 1 else None
-        )  # summed up, it is not to the last bit
+        return psutil.Process(beat.pid) if began(beat.pid) == beat.started_at else None
     except psutil.NoSuchProcess:
         return None
 

@@ -17,13 +17,12 @@ import pytest
 import yaml
 
 from cluster import registry
-from cluster.artifacts import Checkpoint, EvalReport, Manifest, QuantizedModel, find
-from cluster.storage import Storage, open_storage
+from cluster.storage import open_storage
 from recipes.quickstart.prepare import prepare
 from tests.chaos.networked_world import MACHINES, PORT, NetworkedCluster
 from tests.chaos.test_train_kill import wait_for
 from tests.conftest import REPOSITORY
-from tests.e2e.small_lifecycle import NAME, Lifecycle, write_topics
+from tests.e2e.small_lifecycle import Lifecycle, made, write_topics
 
 pytestmark = MACHINES
 
@@ -108,8 +107,9 @@ def test_the_train_machine_dies_while_it_quantizes(cluster: NetworkedCluster, di
 
 def test_what_they_made_is_what_is_made_undisturbed(calm: Networked, disturbed: Networked) -> None:
     quiet, loud = (made(open_storage(lifecycle.storage)) for lifecycle in (calm, disturbed))
-    assert quiet.trained == loud.trained
-    assert quiet.quantized == loud.quantized
+    kept = [name for name in quiet.files if name.startswith(("checkpoint ", "quantized "))]
+    assert {name.split()[0] for name in kept} == {"checkpoint", "quantized"}
+    assert {name: quiet.files[name] for name in kept} == {name: loud.files.get(name) for name in kept}
     assert quiet.scores.keys() == loud.scores.keys()
     for task, score in quiet.scores.items():
         assert loud.scores[task] == pytest.approx(score, rel=1e-3)  # batches are cut by time
@@ -155,28 +155,3 @@ def killed_at_work(cluster: NetworkedCluster, names: tuple[str, ...], title: str
     wait_for(lambda: bool(at_work.extend(n for n in names if cluster.runs(n, title)) or at_work), f"{title} at work")
     cluster.kill(at_work[0])
     return at_work[0]
-
-
-@dataclass
-class Made:
-    trained: dict[str, str]
-    quantized: dict[str, str]
-    scores: dict[str, float]
-
-
-def made(storage: Storage) -> Made:
-    """What the candidate rests on."""
-    told = Made({}, {}, {})
-    waiting: list[Manifest] = [registry.resolve(storage, NAME, "candidate")]
-    while waiting:
-        manifest = waiting.pop()
-        waiting += [found for digest in manifest.inputs.values() if (found := find(storage, digest))]
-        if isinstance(manifest, Checkpoint):
-            told.trained = {file.path: file.sha256 for file in manifest.files}
-        if isinstance(manifest, QuantizedModel):
-            told.quantized = {file.path: file.sha256 for file in manifest.files}
-        if isinstance(manifest, EvalReport):
-            model = find(storage, manifest.model)
-            assert model is not None
-            told.scores |= {f"{model.kind} {s.task} {s.metric}": s.value for s in manifest.scores}
-    return told

@@ -16,6 +16,9 @@ from typing import Any
 import httpx
 import yaml
 
+from cluster import registry
+from cluster.artifacts import EvalReport, Manifest, find
+from cluster.storage import Storage
 from tests.conftest import REPOSITORY
 from tests.integration.gateway_world import free_port
 
@@ -72,6 +75,30 @@ def write_topics(folder: Path, num_topics: int = 20) -> Path:
     for name in sorted(topics)[:num_topics]:
         (folder / f"{name}.txt").write_text(topics[name])
     return folder
+
+
+@dataclass
+class Made:
+    """What a candidate rests on."""
+
+    files: dict[str, str] = field(default_factory=dict)
+    """Kind of artifact, for evaluations with that of their model, and path -> SHA-256."""
+    scores: dict[str, float] = field(default_factory=dict)
+
+
+def made(storage: Storage) -> Made:
+    told, waiting = Made(), list[Manifest]([registry.resolve(storage, NAME, "candidate")])
+    while waiting:
+        manifest = waiting.pop()
+        waiting += [found for digest in manifest.inputs.values() if (found := find(storage, digest))]
+        kind = manifest.kind
+        if isinstance(manifest, EvalReport):
+            model = find(storage, manifest.model)
+            assert model is not None
+            kind = f"{kind} of {model.kind}"
+            told.scores |= {f"{kind} {score.task} {score.metric}": score.value for score in manifest.scores}
+        told.files |= {f"{kind} {file.path}": file.sha256 for file in manifest.files}
+    return told
 
 
 @dataclass

@@ -10,11 +10,9 @@ import boto3
 import pytest
 
 from cluster import registry
-from cluster.artifacts import EvalReport, Manifest, Revision
-from cluster.artifacts import find as find_artifact
-from cluster.storage import Storage, open_storage
+from cluster.storage import open_storage
 from tests.chaos.flaky_s3 import flaky_s3
-from tests.e2e.small_lifecycle import NAME, Lifecycle, write_topics
+from tests.e2e.small_lifecycle import NAME, Lifecycle, made, write_topics
 
 pytestmark = [pytest.mark.e2e, pytest.mark.timeout(1200)]
 
@@ -59,22 +57,10 @@ def test_what_is_made_is_what_a_well_server_keeps(
     unwell: Lifecycle, s3_uri: str, sources: str, tiny_model: Path, tmp_path: Path
 ) -> None:
     well = Lifecycle(tmp_path / "well", f"{s3_uri}-well", sources, tiny_model)
-    made = []
     for lifecycle in (unwell, well):
         lifecycle.serinus("run", str(lifecycle.recipe))
-        made.append(_made(open_storage(lifecycle.storage)))
-    assert made[0] == made[1]
-    assert {"dataset", "checkpoint", "quantized", "evaluation", "gate"} <= made[0].keys()
-
-
-def _made(storage: Storage) -> dict[str, list[str]]:
-    """Kind -> what the candidate rests on: hashes of its files and its scores."""
-    told: dict[str, list[str]] = {}
-    waiting: list[Manifest] = [registry.resolve(storage, NAME, "candidate")]
-    while waiting:
-        manifest = waiting.pop()
-        waiting += [found for digest in manifest.inputs.values() if (found := find_artifact(storage, digest))]
-        if not isinstance(manifest, Revision):
-            scores = [str(score) for score in manifest.scores] if isinstance(manifest, EvalReport) else []
-            told.setdefault(manifest.kind, []).extend([*(file.sha256 for file in manifest.files), *scores])
-    return {kind: sorted(set(found)) for kind, found in told.items()}
+    found, expected = (made(open_storage(lifecycle.storage)) for lifecycle in (unwell, well))
+    assert found == expected
+    kinds = {name.split()[0] for name in found.files}
+    assert {"dataset", "model", "checkpoint", "quantized", "evaluation"} <= kinds
+    assert len(found.scores) == 9  # three models, three figures

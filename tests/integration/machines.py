@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Self
 
 import psutil
+import pytest
 
 from tests.integration.local_cluster import REPOSITORY
 from tests.integration.remote_machine import ask
@@ -199,3 +200,14 @@ class Machines:
             process.kill()
             process.wait()
         shutil.rmtree(self.folder, ignore_errors=True)
+
+
+MACHINES = [
+    pytest.mark.integration,
+    pytest.mark.long,
+    pytest.mark.timeout(600),
+    pytest.mark.skipif(
+        not is_possible(), reason="needs to be root, `ip` and `unshare`, to make machines of namespaces"
+    ),
+]
+"""Marks of the tests that want them."""

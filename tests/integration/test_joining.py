@@ -12,16 +12,9 @@ import shutil
 import pytest
 
 from tests.integration.local_cluster import REPOSITORY
-from tests.integration.machines import Machine, Machines, is_possible
+from tests.integration.machines import MACHINES, Machine, Machines
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.long,
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(
-        not is_possible(), reason="needs to be root, `ip` and `unshare`, to make machines of namespaces"
-    ),
-]
+pytestmark = MACHINES
 PROGRAM = """
 import json
 from cluster.session import POOL_LABEL, joined, node_hosts, on_pool

@@ -19,16 +19,9 @@ import yaml
 
 from cluster.topology import POOLS
 from tests.integration.local_cluster import REPOSITORY
-from tests.integration.machines import Machine, Machines, is_possible
+from tests.integration.machines import MACHINES, Machine, Machines
 
-pytestmark = [
-    pytest.mark.integration,
-    pytest.mark.long,
-    pytest.mark.timeout(600),
-    pytest.mark.skipif(
-        not is_possible(), reason="needs to be root, `ip` and `unshare`, to make machines of namespaces"
-    ),
-]
+pytestmark = MACHINES
 FILE = "ray_cluster_on_premise.yaml"
 NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "tests", "build", "*.egg-info")
 PROGRAM = """

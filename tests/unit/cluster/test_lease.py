@@ -6,9 +6,8 @@ import json
 import os
 import signal
 import subprocess
-import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from typing import Any, TypeAlias
 
 import pytest
@@ -20,7 +19,6 @@ from cluster.lease import exclusive
 from cluster.s3 import S3Storage
 from cluster.storage import ABSENT, Storage, open_storage
 from tests.chaos.flaky_s3 import FlakyS3, serving
-from tests.conftest import REPOSITORY
 
 HOLDER = """
 import sys
@@ -49,20 +47,11 @@ def bucket(s3_uri: str) -> S3Storage:
 
 
 @pytest.fixture
-def start() -> Iterator[Start]:
-    started: list[subprocess.Popen[str]] = []
-
+def start(python: Callable[..., subprocess.Popen[str]]) -> Start:
     def begin(storage: Storage, program: str = HOLDER) -> subprocess.Popen[str]:
-        command = [sys.executable, "-c", program, storage.uri]
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        started.append(subprocess.Popen(command, env=environment, text=True, **pipes))  # type: ignore[call-overload]
-        return started[-1]
+        return python(program, storage.uri)
 
-    yield begin
-    for process in started:
-        process.kill()
-        process.communicate()
+    return begin
 
 
 def _says(process: subprocess.Popen[str]) -> str:

@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,7 +22,6 @@ from cluster.node_cache import local_copy
 from cluster.s3 import S3Storage
 from cluster.storage_config import StorageConfig
 from tests.chaos.flaky_s3 import Counting, serving
-from tests.conftest import REPOSITORY
 
 MODEL = "artifacts/model/0123456789abcdef/model"
 FILES = {"config.json": b"{}", "weights/a.safetensors": b"a" * 1000, "weights/b.safetensors": b"b" * 2000}
@@ -51,21 +49,9 @@ def bucket(s3_uri: str, cache: Path) -> S3Storage:
 
 
 @pytest.fixture
-def use() -> Iterator[Callable[[S3Storage, str], subprocess.Popen[str]]]:
+def use(python: Callable[..., subprocess.Popen[str]]) -> Callable[[S3Storage, str], subprocess.Popen[str]]:
     """A process that uses the copy of a folder until it is killed."""
-    started: list[subprocess.Popen[str]] = []
-
-    def begin(storage: S3Storage, key: str) -> subprocess.Popen[str]:
-        environment = {**os.environ, "PYTHONPATH": str(REPOSITORY)}
-        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE}
-        command = [sys.executable, "-c", USER, storage.location, key]
-        started.append(subprocess.Popen(command, env=environment, text=True, **pipes))  # type: ignore[call-overload]
-        return started[-1]
-
-    yield begin
-    for process in started:
-        process.kill()
-        process.communicate()
+    return lambda storage, key: python(USER, storage.location, key)
 
 
 def _let_go() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import subprocess
 import sys
@@ -13,7 +14,7 @@ import pytest
 
 from cluster.errors import ResourceError
 from cluster.ports import free_port, listens
-from cluster.processes import end, writing_in
+from cluster.processes import began, end, writing_in
 
 STUBBORN = "import signal, time; signal.signal(signal.SIGTERM, signal.SIG_IGN); print('on', flush=True); time.sleep(60)"
 WITH_CHILD = f"import subprocess, sys, time; subprocess.Popen([sys.executable, '-c', {STUBBORN!r}]); time.sleep(60)"
@@ -104,3 +105,14 @@ def test_a_port_in_use_is_passed_over() -> None:
         with pytest.raises(ResourceError, match="all are in use"):
             free_port(port, tries=1)
     assert not listens(f"127.0.0.1:{port}")
+
+
+def test_when_a_process_began_is_the_same_until_it_ends() -> None:
+    with subprocess.Popen([sys.executable, "-c", "input()"], stdin=subprocess.PIPE) as process:
+        at = began(process.pid)
+        assert at is not None
+        assert at == began(process.pid) > 0
+        process.kill()
+        os.waitid(os.P_PID, process.pid, os.WEXITED | os.WNOWAIT)  # it stays a zombie
+        assert began(process.pid) is None
+    assert began(process.pid) is None

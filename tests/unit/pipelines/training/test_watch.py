@@ -14,6 +14,7 @@ from typing import Any
 import psutil
 import pytest
 
+from cluster.processes import began
 from pipelines.config import TrainConfig
 from pipelines.training import heartbeat, watch
 from pipelines.training.hang import TRAINING, Beat, Heard, Seen
@@ -38,8 +39,9 @@ def process() -> Iterator[psutil.Process]:
             started.kill()
 
 
-def beat(process: psutil.Process, started_at: float | None = None) -> Beat:
-    at = heartbeat.started_at(process) if started_at is None else started_at
+def beat(process: psutil.Process, started_at: int | None = None) -> Beat:
+    at = began(process.pid) if started_at is None else started_at
+    assert at is not None
     return Beat(TRAINING, 0, 0, 0, process.pid, at, "", "", stack="as its own thread sees it")
 
 
@@ -71,24 +73,14 @@ def test_a_py_spy_that_cannot_be_started_is_no_reason_to_let_it_hang(
     assert "py-spy cannot be started: " in seen.unread
 
 
-def test_a_clock_that_is_set_makes_no_other_process_of_it(
-    process: psutil.Process, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    before, booted_at = beat(process), psutil.boot_time()
-    system = psutil._psplatform  # type: ignore[attr-defined]
-    monkeypatch.setattr(system, "boot_time", lambda: booted_at + 3600)
-    assert psutil.Process(process.pid).create_time() - process.create_time() > 3500
-    assert watch._process(before) == process
-
-
 def test_a_process_that_only_has_the_rank_s_id_is_not_it(process: psutil.Process) -> None:
-    other = beat(process, started_at=1.0)
+    other = beat(process, started_at=1)
     assert watch._seen(other) is None
     watch._end(other)
     assert process.is_running()
     watch._end(beat(process))
     process.wait(10)
-    assert watch._seen(beat(process, started_at=1.0)) is None
+    assert watch._seen(beat(process, started_at=1)) is None
 
 
 def test_a_rank_that_stands_still_tells_its_stack(monkeypatch: pytest.MonkeyPatch) -> None:
