@@ -10,15 +10,15 @@ import time
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 
 from cluster.artifacts import Checkpoint
 from cluster.errors import StageFailed
+from cluster.processes import began
 from cluster.storage import LocalStorage
 from pipelines.training import fit, watch
 from pipelines.training.hang import TRAINING, Beat
-from pipelines.training.heartbeat import started_at, whereabouts
+from pipelines.training.heartbeat import whereabouts
 from pipelines.training.train import train
 from tests.chaos.training_world import registered, wait_for, workers
 from tests.integration.training_case import base_model, chaos_run, golden_losses, small_dataset
@@ -74,7 +74,7 @@ def test_a_stopped_rank_is_named_with_its_stack_and_replaced(
 
 def test_a_node_that_is_gone_is_not_waited_for() -> None:
     node_id, address = whereabouts()
-    here = Beat(TRAINING, 0, 0, 0, os.getpid(), started_at(psutil.Process()), node_id, address)
+    here = Beat(TRAINING, 0, 0, 0, os.getpid(), began(os.getpid()) or 0, node_id, address)
     begun = time.monotonic()
     found = watch._on_nodes(watch._seen, {0: here, 1: here._replace(node_id="f" * 56), 2: here._replace(started_at=0)})
     assert time.monotonic() - begun < watch.ON_NODE_S
