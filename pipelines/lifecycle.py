@@ -10,7 +10,16 @@ from functools import partial
 from typing import TypeVar, cast
 
 from cluster import artifacts, openlineage, registry
-from cluster.artifacts import Contamination, Dataset, GateReport, Manifest, QuantizedModel, Revision, Weights
+from cluster.artifacts import (
+    Checkpoint,
+    Contamination,
+    Dataset,
+    GateReport,
+    Manifest,
+    QuantizedModel,
+    Revision,
+    Weights,
+)
 from cluster.errors import GateFailed, InputError, UserError
 from cluster.openlineage import OpenLineageConfig
 from cluster.storage import Storage
@@ -95,7 +104,9 @@ class Run:
     def close_account(self) -> None:
         """The verdict is there: whatever runs from now on is another lifecycle."""
         if self.node_hours is not None and "gate" in self.made:
-            self.node_hours.close(self.made["gate"].digest)
+            began = self.node_hours.account.began_at
+            models = [made for made in self.made.values() if isinstance(made, Checkpoint) and made.made_at >= began]
+            self.node_hours.close(self.made["gate"].digest, [one.ledger for one in models if one.ledger is not None])
 
     def ends_with(self, stage: Stage) -> bool:
         return self.until == stage

@@ -5,14 +5,17 @@ from __future__ import annotations
 import sys
 import threading
 import time
-from collections.abc import Callable, Collection, Iterator
+from collections import Counter
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 
+from cluster.artifacts import Ledger
 from cluster.errors import SerinusError
 from cluster.storage import Storage
 from cluster.topology import HEAD
 from pipelines import spending
+from pipelines.bill import reckon
 from pipelines.config import LifecycleConfig, Stage
 from pipelines.demand import demands
 from pipelines.progress import say
@@ -24,42 +27,54 @@ MIN_NODE_S = 1.0
 """Finding out that something is made already is not worth a line."""
 
 
-def nodes_of(pools: Collection[str]) -> int:
-    """Living nodes that belong to the pools, or where a pool has none, to the cluster, the head aside; without a cluster this
-    machine."""
+def nodes_of(pools: Collection[str]) -> dict[str, int]:
+    """Living nodes of each of the pools, or where a pool has none, of the cluster, the head aside; without a cluster this machine.
+    A machine counts once, for the first of its pools."""
+    first, *_ = names = sorted(pools)
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
-        return 1
+        return {first: 1}
     from cluster.session import POOL_LABEL, node_hosts, on_pool
 
-    hosts = {host for pool in pools for host in node_hosts(on_pool(pool))}
-    return len(hosts.difference(node_hosts({POOL_LABEL: HEAD}))) or len(hosts)
+    heads = {*node_hosts({POOL_LABEL: HEAD})}
+    pool_of = {host: pool for pool in reversed(names) for host in node_hosts(on_pool(pool))}
+    workers = [pool for host, pool in pool_of.items() if host not in heads]
+    return Counter(workers or pool_of.values())
 
 
 class Held:
     """Node seconds so far: between two looks as many nodes count as there were at the first of them.
 
     Args:
-        count: how many nodes there are.
+        count: how many nodes of each pool there are.
         now: a clock in seconds.
+        pools: those that are counted.
     """
 
-    def __init__(self, count: Callable[[], int], now: Callable[[], float]) -> None:
+    def __init__(self, count: Callable[[], dict[str, int]], now: Callable[[], float], pools: Collection[str]) -> None:
         self._count, self._now = count, now
-        self._at, self._nodes = now(), 1
-        self.node_s, self.most = 0.0, 0
+        self._at, self._nodes = now(), {min(pools): 1}
+        self.node_s_by_pool, self.most = dict[str, float](), 0
         self.look()
+
+    @property
+    def node_s(self) -> float:
+        return sum(self.node_s_by_pool.values())
 
     def look(self) -> None:
         """Count anew. Where that fails, what was last seen holds: an account is no reason for a stage to end."""
         at = self._now()
-        self.node_s += self._nodes * (at - self._at)
+        for pool, nodes in self._nodes.items():
+            self.node_s_by_pool[pool] = self.node_s_by_pool.get(pool, 0.0) + nodes * (at - self._at)
         self._at = at
         try:
             self._nodes = self._count()
         except Exception as error:  # whatever Ray raises
-            say("budget", f"warning: nodes cannot be counted ({type(error).__name__}); {self._nodes} are assumed")
-        self.most = max(self.most, self._nodes)
+            say(
+                "budget",
+                f"warning: nodes cannot be counted ({type(error).__name__}); {sum(self._nodes.values())} are assumed",
+            )
+        self.most = max(self.most, sum(self._nodes.values()))
 
 
 class NodeHours:
@@ -73,7 +88,7 @@ class NodeHours:
         self,
         recipe: LifecycleConfig,
         storage: Storage,
-        count: Callable[[Collection[str]], int] = nodes_of,
+        count: Callable[[Collection[str]], dict[str, int]] = nodes_of,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._recipe, self._storage, self._count, self._now = recipe, storage, count, now
@@ -95,12 +110,19 @@ class NodeHours:
             yield
             return
         spending.check(self.account, self._recipe, stage, role)
-        before, began_at, held = self.account, datetime.now(UTC), Held(lambda: self._count(pools), self._now)
+        before, began_at, held = self.account, datetime.now(UTC), Held(lambda: self._count(pools), self._now, pools)
 
         def write() -> None:
             held.look()
             if held.node_s >= MIN_NODE_S:
-                one = Spent(stage=stage, role=role, node_s=held.node_s, num_nodes=held.most, began_at=began_at)
+                one = Spent(
+                    stage=stage,
+                    role=role,
+                    node_s=held.node_s,
+                    node_s_by_pool=held.node_s_by_pool,
+                    num_nodes=held.most,
+                    began_at=began_at,
+                )
                 self.account = before.replace(spent=(*before.spent, one))
                 spending.write(self._storage, self.account)
 
@@ -109,11 +131,19 @@ class NodeHours:
         if self.account is not before:
             self._say(f", {stage} ({role}) {held.node_s / 3600:.3g} of them")
 
-    def close(self, gate: str) -> None:
-        """The lifecycle has its verdict: what runs after it has another account."""
+    def close(self, gate: str, trained: Sequence[Ledger]) -> None:
+        """The lifecycle has its verdict: what runs after it has another account.
+
+        Args:
+            trained: of all training since the account began.
+        """
         if self.account.spent:
-            self.account = self.account.replace(gate=gate)
+            held = self._recipe.last_train.consolidation
+            known = () if held and len(held.weights) > 1 else trained  # the runs with other weights drew as well
+            bill = reckon(self.account.by_pool, self._recipe.ledger, known)
+            self.account = self.account.replace(gate=gate, bill=bill)
             spending.write(self._storage, self.account)
+            say("ledger", bill.words)
 
     def _say(self, more: str) -> None:
         if self._recipe.budget is not None:

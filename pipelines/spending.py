@@ -11,6 +11,7 @@ from cluster.artifacts import digest
 from cluster.config import StrictModel
 from cluster.errors import InputError, ResourceError
 from cluster.storage import Storage
+from pipelines.bill import Bill
 from pipelines.config import LifecycleConfig, Stage
 
 MAKING = {"data", "model", "train", "progressive", "evaluate", "quantize", "gate"}
@@ -24,6 +25,8 @@ class Spent(StrictModel):
     role: str
     node_s: float
     """Sum over nodes of the seconds that they were held."""
+    node_s_by_pool: dict[str, float] = {}
+    """The same by the pools that the nodes belong to."""
     num_nodes: int
     """The most at once."""
     began_at: datetime
@@ -39,6 +42,8 @@ class Account(StrictModel):
     spent: tuple[Spent, ...] = ()
     gate: str | None = None
     """Digest of the verdict, with which the account is closed."""
+    bill: Bill | None = None
+    """Of a closed account, by the rates of its time."""
 
     @property
     def node_hours(self) -> float:
@@ -50,6 +55,16 @@ class Account(StrictModel):
         hours: dict[str, float] = {}
         for one in self.spent:
             hours[one.stage] = hours.get(one.stage, 0.0) + one.node_s / 3600
+        return hours
+
+    @property
+    def by_pool(self) -> dict[str, dict[str, float]]:
+        """Stage -> pool -> node hours."""
+        hours: dict[str, dict[str, float]] = {}
+        for one in self.spent:
+            pools = hours.setdefault(one.stage, {})
+            for pool, seconds in one.node_s_by_pool.items():
+                pools[pool] = pools.get(pool, 0.0) + seconds / 3600
         return hours
 
     @property

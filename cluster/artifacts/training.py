@@ -86,9 +86,16 @@ class Ledger(StrictModel):
     trained_s: float
     """Inside optimizer steps."""
     energy_estimate_wh: float | None = None
+    energy_measured_wh: float | None = Field(None, exclude_if=is_none)
+    """By counters of the hardware; then nothing is estimated."""
     energy_basis: str
-    """What the estimate rests on, or why there is none."""
+    """What was measured, what the estimate rests on, or why there is none."""
     privacy: Privacy | None = Field(None, exclude_if=is_none)
+
+    @property
+    def energy_wh(self) -> float | None:
+        """Measured or estimated: `energy_basis` says which."""
+        return self.energy_estimate_wh if self.energy_measured_wh is None else self.energy_measured_wh
 
 
 class Retention(StrictModel):

@@ -42,7 +42,7 @@ from pipelines.config.progressive import ForecastGateConfig, ProgressiveConfig, 
 from pipelines.config.quantization import QuantizationAwareConfig, QuantizeConfig, Stratum
 from pipelines.config.rewards import AnswerReward, FunctionReward, GrpoConfig, PatternReward, Reward
 from pipelines.config.sharing import ParallelConfig, ZeroConfig
-from pipelines.config.spending import NodeBudgetConfig
+from pipelines.config.spending import LedgerConfig, NodeBudgetConfig, NodeRates
 from pipelines.config.stages import STAGES, Pool, Stage
 from pipelines.config.trackers import MlflowConfig, TrackersConfig, WandbConfig
 from pipelines.config.training import (
@@ -85,12 +85,14 @@ __all__ = [
     "GateConfig",
     "GrpoConfig",
     "InstructConfig",
+    "LedgerConfig",
     "LifecycleConfig",
     "LoraConfig",
     "MethodConfig",
     "MlflowConfig",
     "ModelConfig",
     "NodeBudgetConfig",
+    "NodeRates",
     "OnlineConfig",
     "ParallelConfig",
     "PatternReward",

@@ -11,7 +11,7 @@ from pipelines.config.evaluation import EvaluateConfig
 from pipelines.config.gate import GateConfig, asked_of
 from pipelines.config.progressive import ProgressiveConfig, refuse
 from pipelines.config.quantization import QuantizeConfig
-from pipelines.config.spending import NodeBudgetConfig
+from pipelines.config.spending import LedgerConfig, NodeBudgetConfig
 from pipelines.config.training import ModelConfig, TrainConfig
 from pipelines.task_config import UNGATED, UNMEASURED
 
@@ -32,6 +32,8 @@ class LifecycleConfig(NamedRecipe):
     gate: GateConfig = GateConfig()
     budget: NodeBudgetConfig | None = None
     """What all runs of this lifecycle together may take of the cluster. Leave it out and there is no limit."""
+    ledger: LedgerConfig = LedgerConfig()
+    """What those node hours are reckoned as: energy, carbon, money."""
     openlineage: OpenLineageConfig | None = None
     """Who is told of what was made, by OpenLineage events. Leave it out and nobody is."""
 

@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 
 from cluster.artifacts import Ledger
+from pipelines.bill import Bill
 from pipelines.evaluation.report import RunReport
 
 
@@ -62,6 +63,8 @@ def _body(report: RunReport) -> Iterator[str]:
         yield from _table(("model", "speed"), ((model, speed.summary) for model, speed in timed))
     if report.ledger:
         yield from _training(report.ledger)
+    if report.spending and report.spending.bill:
+        yield from _bill(report.spending.bill)
     yield from ("", "## Provenance", "", "Digests of the manifests that every figure above was read from:")
     yield from _table(("role", "file", "digest"), ((e.role, e.path, e.digest) for e in report.evidence))
 
@@ -69,8 +72,22 @@ def _body(report: RunReport) -> Iterator[str]:
 def _training(ledger: Ledger) -> Iterator[str]:
     yield from ("", "## Training", "", f"{ledger.num_tokens:,} tokens, {ledger.flops:.3g} floating-point operations ")
     yield f"({_plain(ledger.flops_basis)}), {ledger.trained_s:g} s in steps on {ledger.num_devices} x {_plain(ledger.device)}."
-    if ledger.energy_estimate_wh is not None:
-        yield f"Energy: {ledger.energy_estimate_wh:g} Wh ({_plain(ledger.energy_basis)})."
+    if ledger.energy_wh is not None:
+        yield f"Energy: {ledger.energy_wh:g} Wh ({_plain(ledger.energy_basis)})."
+
+
+def _bill(bill: Bill) -> Iterator[str]:
+    yield from ("", "## Environmental impact", "", f"Of the whole lifecycle, all stages: {bill.words}.")
+    rows = (
+        (one.stage, f"{one.node_hours:.3g}", _or_dash(one.energy_wh), _or_dash(one.carbon_g), one.energy_basis)
+        for one in bill.charges
+    )
+    yield from _table(("stage", "node hours", "Wh", "g CO2e", "energy is"), rows)
+    yield from ("", f"Carbon: {_plain(bill.carbon_basis)}.")
+
+
+def _or_dash(figure: float | None) -> str:
+    return "-" if figure is None else f"{figure:.3g}"
 
 
 def _table(names: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> Iterator[str]:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import partial
 from html import escape
 from pathlib import Path
 
@@ -10,6 +11,7 @@ from cluster.artifacts import Check, Finding, Ledger, Speed
 from cluster.artifacts.evaluation import told
 from cluster.registry import Lineage
 from pipelines import pages
+from pipelines.bill import Bill
 from pipelines.evaluation import plots
 from pipelines.evaluation.figures import is_whole
 from pipelines.evaluation.page_parts import STATUSES, differences, digest_of, mark, table
@@ -17,6 +19,7 @@ from pipelines.evaluation.report import Evidence, ModelScore, RunReport, Size
 from pipelines.evaluation.report_items import Calibration, WorstItem
 from pipelines.evaluation.report_slices import contamination, recovery
 from pipelines.pages import write_report
+from pipelines.spending import Account
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c }
@@ -220,7 +223,7 @@ def _training(report: RunReport) -> Iterator[str]:
 
 
 def _ledger(ledger: Ledger) -> Iterator[tuple[str, str]]:
-    energy = "none" if ledger.energy_estimate_wh is None else f"{ledger.energy_estimate_wh:g} Wh"
+    energy = "none" if ledger.energy_wh is None else f"{ledger.energy_wh:g} Wh"
     yield "tokens", f"{ledger.num_tokens:,}"
     yield "operations", f"{ledger.flops:.3g} <small>{escape(ledger.flops_basis)}</small>"
     yield "device", f"{ledger.num_devices} x {escape(ledger.device)}"
@@ -231,9 +234,23 @@ def _ledger(ledger: Ledger) -> Iterator[tuple[str, str]]:
 
 def _node_hours(report: RunReport) -> Iterator[str]:
     if report.spending:
-        rows = ((escape(stage), f"{hours:.3g}") for stage, hours in report.spending.by_stage.items())
-        yield table(("stage", "node hours"), (*rows, ("together", f"{report.spending.node_hours:.3g}")))
+        yield _bill(report.spending.bill) if report.spending.bill else _hours(report.spending)
         yield f"<p>Of all runs of this lifecycle, as counted in <code>{escape(report.spending.key)}</code>.</p>"
+
+
+def _hours(spent: Account) -> str:
+    rows = ((escape(stage), f"{hours:.3g}") for stage, hours in spent.by_stage.items())
+    return table(("stage", "node hours"), (*rows, ("together", f"{spent.node_hours:.3g}")))
+
+
+def _bill(bill: Bill) -> str:
+    def row(name: str, told: Callable[[str], float | None], basis: str) -> tuple[str, ...]:
+        figures = (told(column) for column in ("node_hours", "energy_wh", "carbon_g", "money"))
+        return (name, *("" if one is None else f"{one:.3g}" for one in figures), f"<small>{escape(basis)}</small>")
+
+    stages = (row(escape(one.stage), partial(getattr, one), one.energy_basis) for one in bill.charges)
+    heads = ("stage", "node hours", "energy, Wh", "carbon, g CO2e", f"money, {bill.currency}", "energy is")
+    return table(heads, (*stages, row("together", bill.totals.get, f"carbon: {bill.carbon_basis}")))
 
 
 def _compliance(report: RunReport) -> Iterator[str]:

@@ -33,6 +33,13 @@ class Record(StrictModel):
     incidents: tuple[Incident, ...] = ()
     trained_s: float = 0.0
     """Spent in the steps that stand, over all starts of the run."""
+    energy_j: float | None = None
+    """Drawn meanwhile by all ranks, as energy.py measures it; None where a part of the run was not measured."""
+
+    def drawn(self, joules: float | None) -> float | None:
+        """`energy_j` with what one more step drew."""
+        before = 0.0 if self.step == 0 else self.energy_j
+        return None if joules is None or before is None else before + joules
 
 
 def save(engine: Any, record: Record) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from cluster.artifacts import Ledger, Privacy
 
@@ -49,6 +49,19 @@ def flops(num_parameters: int, num_tokens: int, *, frozen: bool = False) -> floa
     return (4.0 if frozen else 6.0) * num_parameters * num_tokens
 
 
+class Measured(NamedTuple):
+    """Energy of all ranks, in joules, and by which counters (energy.py)."""
+
+    joules: float
+    basis: str
+
+
+def measured_of(outcome: dict[str, Any]) -> Measured | None:
+    """Of what rank 0 returns; None unless the whole run was measured."""
+    joules, basis = outcome["energy_j"], outcome["energy_basis"]
+    return None if joules is None or basis is None else Measured(joules, basis)
+
+
 def ledger(
     *,
     num_parameters: int,
@@ -60,6 +73,7 @@ def ledger(
     precision: str,
     frozen: bool = False,
     watts_per_worker: float | None,
+    measured: Measured | None = None,
     privacy: Privacy | None = None,
 ) -> Ledger:
     """The run's account.
@@ -70,13 +84,14 @@ def ledger(
         trained_s: inside optimizer steps, over all starts of the run.
         device: its name.
         watts_per_worker: what the user says a worker draws.
+        measured: what counters say; then nothing is estimated.
     """
     known = known_device(device)
     mfu = None
     if known and precision == "bfloat16" and tokens_per_s:
         # Chowdhery et al. 2022 (arXiv 2204.02311), appendix B: observed throughput over the one at peak.
         mfu = flops(num_parameters, 1, frozen=frozen) * tokens_per_s / (num_devices * known.peak_flops)
-    watts, basis = _power(known, watts_per_worker)
+    watts, basis = (None, measured.basis) if measured else _power(known, watts_per_worker)
     return Ledger(
         num_tokens=num_tokens,
         flops=flops(num_parameters, num_tokens, frozen=frozen),
@@ -87,6 +102,7 @@ def ledger(
         mfu=mfu,
         trained_s=round(trained_s, 2),
         energy_estimate_wh=None if watts is None else round(watts * num_devices * trained_s / 3600, 3),
+        energy_measured_wh=measured and round(measured.joules / 3600, 3),
         energy_basis=basis,
         privacy=privacy,
     )

@@ -17,6 +17,7 @@ from pipelines.config import CausalConfig, GrpoConfig, InstructConfig, Preferenc
 from pipelines.training import checkpoint
 from pipelines.training.batches import Batches, Conversations, Pairs, Replay
 from pipelines.training.checkpoint import Record
+from pipelines.training.energy import Meter, meter_of
 from pipelines.training.engine import build_engine
 from pipelines.training.examples import fill, load_examples
 from pipelines.training.export import export
@@ -101,7 +102,8 @@ def _work(config: TrainConfig, what: Plan, figures: Any, own: Heartbeat) -> dict
     if engine.global_rank == 0 and (times := note_start(storage, what.run, record.step)) > 1:
         figures.resumed.remote(times - 1)
     with _found_by_all():
-        record, tokens_per_s = _train(engine, config, batches, record, figures, own=own, teacher=teacher)
+        meter = meter_of(engine)
+        record, tokens_per_s = _train(engine, config, batches, record, figures, own=own, teacher=teacher, meter=meter)
     own.at("finishing", record.step)
     retention = old.retention(engine)
     if pairs and engine.global_rank == 0:
@@ -114,6 +116,8 @@ def _work(config: TrainConfig, what: Plan, figures: Any, own: Heartbeat) -> dict
         "incidents": [incident.model_dump() for incident in record.incidents],
         "tokens_per_s": tokens_per_s,
         "trained_s": record.trained_s,
+        "energy_j": record.energy_j,
+        "energy_basis": meter.basis,
         "device": device_name(engine.device),
         "precision": str(engine.module.dtype).removeprefix("torch."),
         "files": [entry.model_dump() for entry in files],
@@ -156,7 +160,15 @@ def _batches(engine: Any, config: TrainConfig, storage: Storage, what: Plan) -> 
 
 
 def _train(
-    engine: Any, config: TrainConfig, batches: Data, record: Record, figures: Any, *, own: Heartbeat, teacher: Any
+    engine: Any,
+    config: TrainConfig,
+    batches: Data,
+    record: Record,
+    figures: Any,
+    *,
+    own: Heartbeat,
+    teacher: Any,
+    meter: Meter,
 ) -> tuple[Record, float]:
     """Steps `record.step` to the last, with checkpoints. Returns the record and the speed in tokens/s over all ranks.
 
@@ -167,7 +179,7 @@ def _train(
     phase = "training on answers" if isinstance(batches, Answers) else TRAINING  # ranks wait long while engines answer
     own.at(phase, record.step)
     kept = checkpoint.Reported(partial(own.during, "going back to a checkpoint"))
-    for done, tokens_per_s in train_steps(engine, config, batches, record, kept, teacher=teacher):
+    for done, tokens_per_s in train_steps(engine, config, batches, record, kept, teacher=teacher, meter=meter):
         saved_s, is_last = None, done.step == config.num_steps
         own.at(phase, done.step)
         leaves = not is_last and must_leave(engine.device)
@@ -190,13 +202,21 @@ def _train(
 
 
 def train_steps(
-    engine: Any, config: TrainConfig, batches: Data, record: Record, checkpoints: Checkpoints, *, teacher: Any = None
+    engine: Any,
+    config: TrainConfig,
+    batches: Data,
+    record: Record,
+    checkpoints: Checkpoints,
+    *,
+    teacher: Any = None,
+    meter: Meter | None = None,
 ) -> Iterator[tuple[Record, float]]:
     """Train to the last step; the record after each one, and the speed so far in tokens/s over all ranks.
 
     Args:
         checkpoints: where to go back to.
         teacher: with `distillation`.
+        meter: of what the steps draw.
 
     Raises:
         Diverged: the loss cannot be mended by leaving a few steps' data out.
@@ -212,7 +232,7 @@ def train_steps(
             record = _gone_back(record, checkpoints.read(engine, place), incident, left_out)
             continue
         clock.count(done.num_tokens)
-        record = _gone_on(record, done, rate, clock.last_s)
+        record = _gone_on(record, done, rate, clock.last_s, meter.joules() if meter else None)
         yield record, clock.tokens_per_s
 
 
@@ -226,7 +246,7 @@ def _one_step(engine: Any, batches: Data, step: int, rate: float, loss_function:
     return done._replace(reward=batches.figures.get("reward")) if isinstance(batches, Answers) else done
 
 
-def _gone_on(record: Record, done: Step, rate: float, took_s: float) -> Record:
+def _gone_on(record: Record, done: Step, rate: float, took_s: float, joules: float | None) -> Record:
     point = LossPoint(
         step=record.step + 1,
         loss=done.loss,
@@ -236,7 +256,12 @@ def _gone_on(record: Record, done: Step, rate: float, took_s: float) -> Record:
         epsilon=done.epsilon,
         reward=done.reward,
     )
-    return record.replace(step=record.step + 1, losses=(*record.losses, point), trained_s=record.trained_s + took_s)
+    return record.replace(
+        step=record.step + 1,
+        losses=(*record.losses, point),
+        trained_s=record.trained_s + took_s,
+        energy_j=record.drawn(joules),
+    )
 
 
 def _decided(

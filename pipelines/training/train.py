@@ -33,7 +33,7 @@ from pipelines.training.fit import fit
 from pipelines.training.heldout import Parts, split
 from pipelines.training.importance import FOLDER
 from pipelines.training.intact import check_files
-from pipelines.training.ledger import ledger
+from pipelines.training.ledger import ledger, measured_of
 from pipelines.training.loop import starts
 from pipelines.training.old import carry, earlier, heldout_tokens, old_dataset
 from pipelines.training.private_run import account, begin, origin, warn_unprotected
@@ -322,6 +322,7 @@ def _manifest(
             num_tokens=outcome["losses"][-1]["num_tokens"],
             tokens_per_s=outcome["tokens_per_s"],
             trained_s=outcome["trained_s"],
+            measured=measured_of(outcome),
             device=outcome["device"],
             num_devices=config.num_workers,
             precision=outcome["precision"],

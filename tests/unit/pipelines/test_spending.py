@@ -16,6 +16,7 @@ from cluster.errors import GateFailed, InputError, ResourceError
 from cluster.storage import LocalStorage
 from pipelines import lifecycle, node_hours
 from pipelines.config import LifecycleConfig, Stage
+from pipelines.evaluation.model_card import card
 from pipelines.evaluation.report import of_gate
 from pipelines.evaluation.report_page import page
 from pipelines.lifecycle import Run
@@ -47,9 +48,9 @@ class Cluster:
         self.now, self.nodes = 0.0, nodes
         self.asked: list[set[str]] = []
 
-    def count(self, pools: Collection[str]) -> int:
+    def count(self, pools: Collection[str]) -> dict[str, int]:
         self.asked.append(set(pools))
-        return sum(self.nodes[pool] for pool in pools)
+        return {pool: self.nodes[pool] for pool in pools}
 
     def hours_of(self, storage: LocalStorage, **fields: Any) -> NodeHours:
         return NodeHours(recipe(**fields), storage, self.count, lambda: self.now)
@@ -66,7 +67,7 @@ def cluster() -> Cluster:
 
 def test_nodes_that_come_and_go_count_for_as_long_as_they_were_seen() -> None:
     cluster = Cluster(train=0)
-    held = Held(lambda: cluster.count(["train"]), lambda: cluster.now)
+    held = Held(lambda: cluster.count(["train"]), lambda: cluster.now, ["train"])
     for now, nodes in ((100.0, 4), (160.0, 4), (170.0, 1), (200.0, 0), (900.0, 0)):
         cluster.now, cluster.nodes["train"] = now, nodes
         held.look()
@@ -76,7 +77,7 @@ def test_nodes_that_come_and_go_count_for_as_long_as_they_were_seen() -> None:
 
 def test_where_nodes_cannot_be_counted_the_last_number_holds(capsys: pytest.CaptureFixture[str]) -> None:
     cluster = Cluster(train=2)
-    held = Held(lambda: cluster.count(["train"]), lambda: cluster.now)
+    held = Held(lambda: cluster.count(["train"]), lambda: cluster.now, ["train"])
     del cluster.nodes["train"]
     cluster.now = 10.0
     held.look()
@@ -135,7 +136,7 @@ def test_another_recipe_or_another_verdict_has_another_account(storage: LocalSto
     cluster.work(counted, "train", 1)
     assert cluster.hours_of(storage, train={"seed": 8}).account.node_hours == 0
     assert cluster.hours_of(storage, budget=None, openlineage={"url": "http://x"}).account.node_hours == 5
-    counted.close("digest")
+    counted.close("digest", ())
     assert cluster.hours_of(storage).account.node_hours == 0
     found = of_verdict(storage, "m", "digest")
     assert found is not None
@@ -146,7 +147,7 @@ def test_what_a_verdict_took_is_not_what_finding_it_again_takes(storage: LocalSt
     for hours in (1.0, 2 / HOUR):
         counted = cluster.hours_of(storage)
         cluster.work(counted, "train", hours)
-        counted.close("digest")
+        counted.close("digest", ())
     assert len(list(accounts(storage, "m"))) == 2
     found = of_verdict(storage, "m", "digest")
     assert found is not None
@@ -158,7 +159,7 @@ def test_what_is_made_already_costs_nothing_and_without_a_budget_nothing_stops(
 ) -> None:
     counted = cluster.hours_of(storage, budget=None)
     cluster.work(counted, "clean", 0.1 / HOUR)
-    counted.close("digest")
+    counted.close("digest", ())
     assert not list(accounts(storage, "m"))
     cluster.work(counted, "train", 1_000)
     cluster.work(counted, "train", 1_000)
@@ -251,9 +252,19 @@ def test_check_tells_of_a_budget_below_the_prediction(
 
 
 def test_the_report_shows_what_was_spent_until_the_verdict(storage: LocalStorage, cluster: Cluster) -> None:
-    counted, gate = cluster.hours_of(storage), artifacts.save(storage, GateReport(key="k", outcome="failed"))
+    rates = {
+        "pue": 1.2,
+        "carbon_g_per_kwh": 0.4,
+        "currency": "EUR",
+        "nodes": {"data": {"watts": 100, "price_per_hour": 1.5}},
+    }
+    counted, gate = (
+        cluster.hours_of(storage, ledger=rates),
+        artifacts.save(storage, GateReport(key="k", outcome="failed")),
+    )
     cluster.work(counted, "clean", 1)
-    counted.close(gate.digest)
+    counted.close(gate.digest, ())
     found = of_gate(storage, "m", gate, ())
     assert found.spending == counted.account
-    assert "<td>clean</td><td>2</td>" in re.sub(" class=[^>]*", "", page(found))
+    assert "<td>clean</td><td>2</td><td>200</td><td>0.096</td><td>3</td>" in re.sub(" class=[^>]*", "", page(found))
+    assert "2 node hours, 200 Wh, 0.096 g CO2e, 3 EUR" in card(found)

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.artifacts import Ledger
-from pipelines.training.ledger import known_device, ledger
+from pipelines.training.ledger import Measured, known_device, ledger
 
 
 def account(**given: Any) -> Ledger:
@@ -31,6 +31,13 @@ def test_operations_utilization_and_energy() -> None:
     assert made.energy_estimate_wh == pytest.approx(8 * 700 * 12.5 / 3600, abs=1e-3)
     assert made.energy_basis.startswith("estimate: the board's power limit (700 W)")
     assert account(watts_per_worker=300).energy_estimate_wh == pytest.approx(8 * 300 * 12.5 / 3600, abs=1e-3)
+
+
+def test_where_counters_tell_nothing_is_estimated() -> None:
+    made = account(measured=Measured(7200.0, "measured: NVML"))
+    assert (made.energy_measured_wh, made.energy_estimate_wh, made.energy_wh) == (2.0, None, 2.0)
+    assert made.energy_basis == "measured: NVML"
+    assert "energy_measured_wh" not in account().model_dump()
 
 
 def test_what_is_not_known_is_not_said() -> None:
