@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
 TRAINING = "training"
@@ -17,6 +17,9 @@ SILENCE = 0.5
 
 MAX_SILENCE_S = 300.0
 """Ray Train gives up ranks that do not answer it after ten minutes, without a word on where they stand: be there before it."""
+
+MAX_TOLD = 4
+"""Ranks that are described one by one: where all of hundreds hang, it is the network."""
 
 
 Process = tuple[str, int, float]
@@ -117,7 +120,9 @@ class Seen(NamedTuple):
 
 def told(hang: Hang, heard: Mapping[int, Heard], seen: Mapping[int, Seen]) -> str:
     """One line: who hangs, where and since when."""
-    ranks = "; ".join(_who(rank, heard[rank], seen.get(rank), hang.silent) for rank in hang.ranks)
+    ranks = "; ".join(_who(rank, heard[rank], seen.get(rank), hang.silent) for rank in hang.ranks[:MAX_TOLD])
+    if more := hang.ranks[MAX_TOLD:]:
+        ranks += f"; and {len(more)} more ({_listed(more)})"
     others = len(heard) - len(hang.ranks)
     if not others:
         waits = (
@@ -126,6 +131,32 @@ def told(hang: Hang, heard: Mapping[int, Heard], seen: Mapping[int, Seen]) -> st
     else:
         waits = f"; the other {others} wait{'s' if others == 1 else ''}"
     return f"no rank got further for {hang.still_s:.0f} s: {ranks} hang{'' if len(hang.ranks) > 1 else 's'}{waits}"
+
+
+def stacks(seen: Mapping[int, Seen]) -> list[str]:
+    """Where the ranks stand, in lines; those that stand at the same place together."""
+    alike: dict[tuple[str, str], list[int]] = {}
+    for rank in sorted(seen):
+        alike.setdefault((seen[rank].stack, "" if seen[rank].stack else seen[rank].unread), []).append(rank)
+    found = []
+    for (stack, unread), ranks in alike.items():
+        named = f"rank{'s' if ranks[1:] else ''} {_listed(ranks)}"
+        found.append(
+            f"{named} {'are' if ranks[1:] else 'is'} in\n{stack}" if stack else f"no stack of {named}: {unread}"
+        )
+    return found
+
+
+def _listed(ranks: Sequence[int]) -> str:
+    """Ascending numbers, with rows of them by their ends: 0, 2 to 7."""
+    rows: list[list[int]] = []
+    for rank in ranks:
+        if rows and rank == rows[-1][-1] + 1:
+            rows[-1].append(rank)
+        else:
+            rows.append([rank])
+    told = (f"{row[0]} to {row[-1]}" if row[2:] else ", ".join(map(str, row)) for row in rows)
+    return ", ".join(told)
 
 
 def _who(rank: int, heard: Heard, seen: Seen | None, is_silent: bool) -> str:

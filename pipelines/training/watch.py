@@ -17,7 +17,7 @@ import psutil
 from cluster.processes import began
 from pipelines.config import TrainConfig
 from pipelines.progress import say
-from pipelines.training.hang import Beat, Hang, Heard, Process, Seen, find_hang, told, training_thread
+from pipelines.training.hang import Beat, Hang, Heard, Process, Seen, find_hang, stacks, told, training_thread
 from pipelines.training.heartbeat import MAX_INTERVAL_S, interval_s
 
 ON_NODE_S = 60.0
@@ -145,8 +145,8 @@ class Watch:
     def _say(self, seen: dict[int, Seen]) -> None:
         whom = "it is" if len(seen) == 1 else "they are"
         say("train", f"{self._found}; {whom} ended, one of the failures that train.max_failures counts")
-        for rank, one in seen.items():
-            say("train", f"rank {rank} is in\n{one.stack}" if one.stack else f"no stack of rank {rank}: {one.unread}")
+        for where in stacks(seen):
+            say("train", where)
 
 
 def _on_nodes(work: Callable[[Beat], T], beats: Mapping[int, Beat]) -> dict[int, T | None]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.training.hang import TRAINING, Beat, Hang, Heard, Seen, find_hang, told, training_thread
+from pipelines.training.hang import TRAINING, Beat, Hang, Heard, Seen, find_hang, stacks, told, training_thread
 from pipelines.training.watch import MAX_GAP_S, Places
 
 TIMEOUT_S = 100.0
@@ -90,6 +90,19 @@ def test_where_nobody_is_behind_all_are_named_and_the_network_too() -> None:
         "no rank got further for 12 s: rank 0 (pid 1 on 10.0.0.1, sleeping) while loading the model; rank 1 (pid 77 on 10.0.0.1)"
         " while loading the model hang (no rank is behind another: it may be the network between them, or a device)"
     )
+
+
+def test_of_hundreds_that_hang_a_few_are_described_and_equal_stacks_are_shown_once() -> None:
+    heard = {number: rank(1, 12) for number in range(64)}
+    line = told(Hang((0, 1, 2, 3, *range(5, 64)), 12, silent=False), heard, {})
+    assert line.count("pid") == 4
+    assert "; and 59 more (5 to 63) hang; the other 1 waits" in line
+    seen = {number: Seen("running", STACK) for number in (0, 2, 3, 4, 6, 7)}
+    assert stacks({**seen, 1: Seen("sleeping", "", "no py-spy"), 5: Seen("running", "elsewhere")}) == [
+        f"ranks 0, 2 to 4, 6, 7 are in\n{STACK}",
+        "no stack of rank 1: no py-spy",
+        "rank 5 is in\nelsewhere",
+    ]
 
 
 DUMP = """Process 7: ray::RayTrainWorker
