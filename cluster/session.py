@@ -40,6 +40,8 @@ ENVIRONMENT = {
     # Serve's proxies reach replicas over gRPC (with Ray's token) instead of by actor tasks that keep every chunk as an object.
     "RAY_SERVE_PROXY_USE_GRPC": "1",
     "TOKENIZERS_PARALLELISM": "false",
+    # Each node's log monitor looks for new files twice a second, as it does where there are many, and not ten times.
+    "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
 }
 """Set in every process before Ray is imported, ours and the nodes'."""
 
