@@ -1,4 +1,5 @@
-"""Ask OSV (osv.dev) for known vulnerabilities of everything that the locks pin: one request, a part of `make lint`.
+"""Ask OSV (osv.dev) for known vulnerabilities of everything that the locks pin, a part of `make lint`: one request, and
+one more for each further page of answers.
 
     python requirements/audit.py [--require]
 
@@ -17,7 +18,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from datetime import UTC, date, datetime
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import httpx
 
@@ -26,6 +27,8 @@ LOCKS = ("cpu.txt", "gpu.txt", "quantize.txt")
 OSV = "https://api.osv.dev/v1/querybatch"
 """Takes 1,000 packages at once; https://google.github.io/osv.dev/post-v1-querybatch/"""
 TIMEOUT_S = 5.0
+MOST_PAGES = 20
+"""Of answers. OSV gives one page where a version has fewer than a thousand vulnerabilities; a server that never ends is none."""
 PIN = re.compile(r"([a-z0-9-]+)==([^\s;]+)")
 ACCEPTED = re.compile(r"(\S+)\s+until\s+(\d{4}-\d{2}-\d{2})\s+(\S.*)")
 
@@ -86,21 +89,35 @@ def vulnerabilities(pins: Iterable[Pin], url: str = OSV) -> dict[Pin, list[str]]
     Raises:
         NotScanned: no answer, or one that is not whole.
     """
-    asked = list(pins)
-    queries = [{"package": {"name": pin.name, "ecosystem": "PyPI"}, "version": pin.version} for pin in asked]
+    found: dict[Pin, set[str]] = {}
+    pages = dict.fromkeys(pins, "")
+    with httpx.Client(timeout=TIMEOUT_S) as client:
+        for _ in range(MOST_PAGES):
+            results = _page(client, pages, url)
+            for pin, result in results.items():
+                found.setdefault(pin, set()).update(one["id"] for one in result.get("vulns", ()))
+            pages = {pin: token for pin, result in results.items() if (token := result.get("next_page_token"))}
+            if not pages:
+                return {pin: sorted(ids) for pin, ids in found.items() if ids}
+    raise NotScanned(f"{httpx.URL(url).host} has more than {MOST_PAGES} pages of answers")
+
+
+def _page(client: httpx.Client, pages: Mapping[Pin, str], url: str) -> dict[Pin, Any]:
+    """What is answered on each pin's page, the first one where it is empty."""
+    queries = [
+        {"package": {"name": pin.name, "ecosystem": "PyPI"}, "version": pin.version}
+        | ({"page_token": token} if token else {})
+        for pin, token in pages.items()
+    ]
     try:
-        answer = httpx.post(url, json={"queries": queries}, timeout=TIMEOUT_S)
+        answer = client.post(url, json={"queries": queries})
         answer.raise_for_status()
         results = answer.json()["results"]
     except (httpx.HTTPError, ValueError, KeyError, TypeError) as error:
         raise NotScanned(f"{httpx.URL(url).host} cannot be asked ({type(error).__name__}: {error})") from None
-    if len(results) != len(asked):
-        raise NotScanned(f"{len(asked)} versions were asked for and {len(results)} answered")
-    found = {}
-    for pin, result in zip(asked, results, strict=True):
-        if ids := sorted(one["id"] for one in (result or {}).get("vulns", ())):
-            found[pin] = ids
-    return found
+    if len(results) != len(pages):
+        raise NotScanned(f"{len(pages)} versions were asked for and {len(results)} answered")
+    return {pin: result or {} for pin, result in zip(pages, results, strict=True)}
 
 
 def lines(found: Mapping[Pin, list[str]], pins: Mapping[Pin, list[str]], accepted: Mapping[str, str]) -> list[str]:

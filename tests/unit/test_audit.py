@@ -14,7 +14,8 @@ import pytest
 
 from tests.conftest import REPOSITORY
 
-KNOWN = {("jinja2", "2.4.1"): ["PYSEC-2019-217", "GHSA-462w-v97r-4m45"]}
+KNOWN = {("jinja2", "2.4.1"): ["PYSEC-2019-217", "GHSA-462w-v97r-4m45"], ("old", "1"): ["A-1", "A-2", "A-3"]}
+PAGES_OF_ONE = ("old",)
 
 
 def load() -> Any:
@@ -30,7 +31,7 @@ audit = load()
 
 
 class Osv(http.server.BaseHTTPRequestHandler):
-    """POST /v1/querybatch; a package of the name `broken` gets half an answer."""
+    """POST /v1/querybatch; a package of the name `broken` gets half an answer, `endless` always one more page."""
 
     def do_POST(self) -> None:
         asked = json.loads(self.rfile.read(int(self.headers["Content-Length"])))["queries"]
@@ -46,8 +47,14 @@ class Osv(http.server.BaseHTTPRequestHandler):
     @staticmethod
     def _answer(query: dict[str, Any]) -> dict[str, Any]:
         assert query["package"]["ecosystem"] == "PyPI"
-        known = KNOWN.get((query["package"]["name"], query["version"]), [])
-        return {"vulns": [{"id": one, "modified": "2024-01-01T00:00:00Z"} for one in known]} if known else {}
+        name = query["package"]["name"]
+        known = KNOWN.get((name, query["version"]), [])
+        first = int(query.get("page_token", "0"))
+        page = known[first : first + 1] if name in PAGES_OF_ONE else known
+        answer: dict[str, Any] = {"vulns": [{"id": one, "modified": "2024-01-01T00:00:00Z"} for one in page]}
+        if len(known) > first + len(page) or name == "endless":
+            answer["next_page_token"] = str(first + 1)
+        return answer if known or name == "endless" else {}
 
     def log_message(self, format: str, *args: Any) -> None:
         pass
@@ -82,6 +89,14 @@ def test_a_known_vulnerability_fails_and_is_named_with_its_lock(
     said = capsys.readouterr().out
     assert "jinja2 2.4.1 (cpu.txt): PYSEC-2019-217, https://osv.dev/vulnerability/PYSEC-2019-217" in said
     assert "3 versions scanned, 2 vulnerabilities" in said
+
+
+def test_all_pages_of_an_answer_are_read(osv: str) -> None:
+    pins = [audit.Pin("old", "1"), audit.Pin("jinja2", "2.4.1"), audit.Pin("jinja2", "3.1.6")]
+    found = audit.vulnerabilities(pins, osv)
+    assert found == {pins[0]: ["A-1", "A-2", "A-3"], pins[1]: sorted(KNOWN["jinja2", "2.4.1"])}
+    with pytest.raises(audit.NotScanned, match="more than 20 pages"):
+        audit.vulnerabilities([audit.Pin("endless", "1")], osv)
 
 
 @pytest.mark.parametrize(("until", "code"), [("2999-01-31", 0), ("2001-01-31", 1)])
