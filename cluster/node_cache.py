@@ -53,15 +53,44 @@ def local_copy(storage: Storage, key: str) -> Path:
         ResourceError: the disk, or `storage.cache_gib`, has no room for it.
     """
     if isinstance(storage, LocalStorage):
-        if not (folder := storage.path(key)).is_dir():
-            raise InputError(str(folder), "no such folder", MAKE_AGAIN)
-        return folder
+        return _own(storage, key)
     assert isinstance(storage, S3Storage)
     copy = _wanted(storage, key)
     if copy.folder not in _held:
         with writing(copy.folder):
             _held[copy.folder] = _use(copy, storage)
     return copy.folder
+
+
+@dataclass
+class Lent:
+    """A copy that stays until it is given back, or its process ends."""
+
+    folder: Path
+    lock: int | None
+    """None where it is given back, or no copy."""
+
+    def give_back(self) -> None:
+        """Others may have its room, unless somebody else uses it."""
+        if self.lock is not None:
+            os.close(self.lock)
+            self.lock = None
+
+
+def lent_copy(storage: Storage, key: str) -> Lent:
+    """As `local_copy`, for a process that outlives its use of the copy; each call is given back by itself."""
+    if isinstance(storage, LocalStorage):
+        return Lent(_own(storage, key), None)
+    assert isinstance(storage, S3Storage)
+    copy = _wanted(storage, key)
+    with writing(copy.folder):
+        return Lent(copy.folder, _use(copy, storage))
+
+
+def _own(storage: LocalStorage, key: str) -> Path:
+    if not (folder := storage.path(key)).is_dir():
+        raise InputError(str(folder), "no such folder", MAKE_AGAIN)
+    return folder
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,7 @@ import pytest
 from cluster import node_cache
 from cluster import s3 as module
 from cluster.errors import InputError, ResourceError
-from cluster.node_cache import local_copy
+from cluster.node_cache import lent_copy, local_copy
 from cluster.s3 import S3Storage
 from cluster.storage_config import StorageConfig
 from tests.chaos.flaky_s3 import Counting, serving
@@ -219,6 +219,21 @@ def test_a_copy_in_use_stays_until_its_process_ends(
     user.wait()
     assert _files(local_copy(storage, _key(1))) == FILES
     assert not folder.exists()
+
+
+def test_a_copy_that_is_lent_stays_until_all_have_given_it_back(bucket: S3Storage) -> None:
+    storage = _bounded(bucket.uri, 1.5)
+    for number in (0, 1):
+        _put(bucket, _key(number))
+    one, other = lent_copy(storage, _key(0)), lent_copy(storage, _key(0))
+    one.give_back()
+    one.give_back()
+    with pytest.raises(ResourceError, match=r"beside 0\.0 GiB in use"):
+        local_copy(storage, _key(1))
+    assert _files(other.folder) == FILES
+    other.give_back()
+    assert _files(local_copy(storage, _key(1))) == FILES
+    assert not one.folder.exists()
 
 
 def test_what_a_killed_download_left_goes_too(bucket: S3Storage, cache: Path) -> None:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+from pathlib import Path
 
 import pytest
 
 from cluster.artifacts import Revision
-from cluster.errors import ConfigError
+from cluster.errors import ConfigError, ResourceError
+from cluster.node_cache import lent_copy
+from cluster.s3 import S3Storage
 from cluster.storage import LocalStorage
+from cluster.storage_config import StorageConfig
 from services.config import EngineConfig, LoraConfig
 from services.engines import EngineReport, change_order
 from services.serving.adapters import Adapters
@@ -70,6 +74,30 @@ def test_what_cannot_be_loaded_is_left_out_and_named(
     assert problem in adapters.problems[broken]
     asyncio.run(adapters.match(wanted("a", "b")))
     assert adapters.problems == {}
+
+
+@pytest.mark.parametrize("name", ["a", "bad", "mute"])
+def test_an_adapters_copy_has_its_room_on_the_node_while_the_engine_holds_it(
+    s3_uri: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, name: str
+) -> None:
+    """Of the bound in `storage.cache_gib`, which has room for one and a half."""
+    monkeypatch.setenv("SERINUS_HOME", str(tmp_path / "home"))
+    storage = S3Storage(StorageConfig.model_validate({"uri": s3_uri, "cache_gib": 1_500 / 2**30}))
+    for key in (name, "next"):
+        storage.write(f"{key}/adapter_model.safetensors", b"a" * 1_000)
+
+    async def served() -> None:
+        engine = Engine()
+        adapters = Adapters(engine, storage, engine.ask, linger_s=0)
+        await adapters.match(wanted(name))
+        if name == "a":
+            with pytest.raises(ResourceError, match="in use"):
+                lent_copy(storage, "next")
+            await adapters.match({})
+        await asyncio.sleep(0.01)  # the loop gives it back in its next turn
+        lent_copy(storage, "next").give_back()
+
+    asyncio.run(served())
 
 
 def test_two_at_once_load_each_adapter_once(adapters: Adapters, engine: Engine) -> None:
