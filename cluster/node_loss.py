@@ -8,7 +8,8 @@ from typing import Final, TypeVar
 
 from cluster.errors import ProcessDied
 from cluster.progress import say
-from cluster.waiting import POLL_S, of_pool, wait_for_machine
+from cluster.session import on_pool
+from cluster.waiting import POLL_S, wait_for_node
 
 MOST_LOSSES: Final = 5
 """Of one piece of work. Spot machines go in groups, and work that ends machines is to end at some time."""
@@ -37,7 +38,7 @@ def outliving_its_node(stage: str, pool: str, work: Callable[[], T], *, num_gpus
             if not (lost := _lost(pool, before)):
                 raise
         say(stage, f"machine {', '.join(sorted(lost.values()))} of pool `{pool}` is gone: going on elsewhere")
-        wait_for_machine(stage, pool, num_gpus=num_gpus)
+        wait_for_node(stage, pool, num_gpus=num_gpus)
     return work()
 
 
@@ -45,7 +46,7 @@ def gone(pool: str) -> dict[str, str]:
     """Node id -> address, of the pool's machines that died: also of those that joined as the work was under way."""
     import ray
 
-    wanted = of_pool(pool).items()
+    wanted = on_pool(pool).items()
     nodes = [node for node in ray.nodes() if not node["Alive"] and wanted <= node.get("Labels", {}).items()]
     return {str(node["NodeID"]): str(node["NodeManagerAddress"]) for node in nodes}
 

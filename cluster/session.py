@@ -284,13 +284,22 @@ def cpus_of_a_core() -> float:
 
 
 def on_pool(pool: str) -> dict[str, str]:
-    """Label selector for work on that pool; empty (anywhere) when no living node carries its label and none will be brought."""
-    return {POOL_LABEL: pool} if num_nodes({POOL_LABEL: pool}) or lacks_node(pool) else {}
+    """Label selector for work on that pool; empty (anywhere) in a cluster that has no such pool."""
+    return {POOL_LABEL: pool} if has_pool(pool) else {}
+
+
+def has_pool(pool: str) -> bool:
+    """Whether a node of it lives, or did (the head remembers the last thousand that died), or is brought where work waits for it.
+
+    Work for a pool whose last machine is gone waits for the next one (cluster/waiting.py), and goes to no other pool."""
+    import ray
+
+    return any(node.get("Labels", {}).get(POOL_LABEL) == pool for node in ray.nodes()) or is_autoscaled()
 
 
 def lacks_node(pool: str) -> bool:
-    """Whether the pool has no living node, in a cluster whose autoscaler brings nodes where work waits for them."""
-    return not num_nodes({POOL_LABEL: pool}) and is_autoscaled()
+    """Whether the cluster has the pool, and the pool no living node."""
+    return not num_nodes({POOL_LABEL: pool}) and has_pool(pool)
 
 
 def is_autoscaled() -> bool:
@@ -313,7 +322,7 @@ def node_hosts(selector: dict[str, str]) -> list[str]:
 
 def check_gpus(pool: str, num_gpus: int, field: str) -> None:
     """Refuse at once what no node of the pool could ever hold: a task that waits for it would wait for ever. Of nodes that are
-    still to be brought nothing is known here: `serinus cluster check` reads what they have.
+    still to come nothing is known here: `serinus cluster check` reads what an autoscaler's have.
 
     Raises:
         ResourceError: no living node of the pool has so many GPUs.

@@ -1,18 +1,28 @@
-"""Pools of a cluster whose autoscaler brings nodes: asked for, and waited for with a word about what for, and not without end."""
+"""Pools without a node: one is asked for, and waited for with a word about what for, and not without end."""
 
 from __future__ import annotations
 
+import math
+import os
+import signal
+import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Event
+from types import FrameType
 from typing import Any
 
 from cluster.errors import ResourceError
 from cluster.progress import say
-from cluster.session import POOL_LABEL, is_autoscaled, lacks_node, num_nodes, on_pool
+from cluster.session import is_autoscaled, lacks_node, on_pool
 
 NODE_TIMEOUT_S = 1800.0
 """A cloud's GPU machine with its environment comes within minutes; one that is sold out never does."""
 SAY_EVERY_S = 60.0
 POLL_S = 0.5
+LOOK_EVERY_S = 5.0
+"""While a stage is at work."""
 AT_ONCE_S = 5.0
 """What needs no longer is there."""
 
@@ -20,64 +30,117 @@ AT_ONCE_S = 5.0
 def wait_for_node(
     stage: str, pool: str, *, num_tasks: int = 1, num_gpus: int = 0, timeout_s: float = NODE_TIMEOUT_S
 ) -> None:
-    """Ask for nodes that hold so many tasks at once, and return when the pool has one; at once where no autoscaler could bring any.
+    """Return when the pool has a node, at once in a cluster without such a pool. An autoscaler is asked for nodes that hold so many
+    tasks at once.
 
     Raises:
         ResourceError: none came within `timeout_s`.
     """
-    if not is_autoscaled():
+    asked = _ask_autoscaler(pool, num_tasks, num_gpus) if is_autoscaled() else []
+    if not lacks_node(pool):
         return
+    try:
+        _wait(stage, pool, timeout_s, Event())
+    except ResourceError:
+        import ray
+
+        for one in asked:
+            ray.cancel(one, force=True)
+        raise
+
+
+@contextmanager
+def watched(
+    stage: str, pool: str, *, num_tasks: int = 1, num_gpus: int = 0, timeout_s: float = NODE_TIMEOUT_S
+) -> Iterator[None]:
+    """As `wait_for_node`; and where the pool's last machine goes while the block runs, that is said, and in the main thread the
+    block ended where no other one comes: its tasks would wait without a word, and without end.
+
+    Raises:
+        ResourceError: none came within `timeout_s`.
+    """
+    wait_for_node(stage, pool, num_tasks=num_tasks, num_gpus=num_gpus, timeout_s=timeout_s)
+    done, failed = Event(), list[ResourceError]()
+    patience_s = timeout_s if threading.current_thread() is threading.main_thread() else math.inf
+    thread = threading.Thread(target=_watch, args=(stage, pool, patience_s, done, failed), daemon=True)
+    thread.start()
+    try:
+        with _interruptible(failed):
+            try:
+                yield
+            finally:
+                done.set()
+                thread.join()  # it must not be in Ray's hands when that is shut down
+    except KeyboardInterrupt:
+        if failed:
+            raise failed[0] from None
+        raise
+
+
+def _watch(stage: str, pool: str, timeout_s: float, done: Event, failed: list[ResourceError]) -> None:
+    while not done.wait(LOOK_EVERY_S):
+        try:
+            # An autoscaler takes nodes away while the driver works alone, and brings them when tasks wait again.
+            if lacks_node(pool) and not is_autoscaled():
+                _wait(stage, pool, timeout_s, done)
+        except ResourceError as error:
+            failed.append(error)
+            os.kill(os.getpid(), signal.SIGINT)  # what waits in Ray hears of nothing else
+            return
+        except Exception as error:  # whatever Ray raises while its head is away: who is at work hears of that too
+            say(stage, f"warning: nodes of pool `{pool}` cannot be counted ({type(error).__name__})")
+
+
+@contextmanager
+def _interruptible(failed: list[ResourceError]) -> Iterator[None]:
+    """What a shell's script starts with `&` ignores Ctrl-C, and is to hear of the failure all the same."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = signal.getsignal(signal.SIGINT)
+
+    def heard(number: int, frame: FrameType | None) -> None:
+        if failed:
+            raise KeyboardInterrupt
+        if callable(before):
+            before(number, frame)
+
+    signal.signal(signal.SIGINT, heard)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def _ask_autoscaler(pool: str, num_tasks: int, num_gpus: int) -> list[Any]:
+    """Tasks that wait are what it acts on, and Ray Data has none waiting: it starts what the nodes of now can hold. On nodes these
+    take no time."""
     import ray
 
-    # Tasks that wait are what the autoscaler acts on, and Ray Data has none waiting: it starts what the nodes of now can hold. On
-    # nodes these take no time.
     task = ray.remote(_nothing).options(num_cpus=1, num_gpus=num_gpus, label_selector=on_pool(pool), max_retries=-1)
-    asked = [task.remote() for _ in range(num_tasks)]
-    if lacks_node(pool):
-        _wait(stage, pool, asked, timeout_s)
+    return [task.remote() for _ in range(num_tasks)]
 
 
-def wait_for_machine(stage: str, pool: str, *, num_gpus: int = 0, timeout_s: float = NODE_TIMEOUT_S) -> None:
-    """As `wait_for_node`, and where no autoscaler brings any, until a machine of the pool has joined.
-
-    Raises:
-        ResourceError: none came within `timeout_s`.
-    """
-    wait_for_node(stage, pool, num_gpus=num_gpus, timeout_s=timeout_s)
+def _wait(stage: str, pool: str, timeout_s: float, done: Event) -> None:
+    """Until the pool has a node, or `done` is set."""
+    brought = "the autoscaler to bring one" if is_autoscaled() else "a machine to join"
     began, next_word = time.monotonic(), 0.0
-    while not num_nodes(of_pool(pool)):
+    while lacks_node(pool):
         waited_s = time.monotonic() - began
         if waited_s >= timeout_s:
-            found = f"has no machine, and none came within {waited_s:.0f} s"
-            raise ResourceError(f"pool `{pool}`", found, "let one join the cluster (`ray start`), then run it again")
+            raise ResourceError(f"pool `{pool}`", f"no node came within {waited_s:.0f} s", _remedy())
         if waited_s >= next_word:
             next_word += SAY_EVERY_S
-            say(stage, f"pool `{pool}` has no machine: waiting for one to join, for {waited_s:.0f} s")
-        time.sleep(POLL_S)
-
-
-def of_pool(pool: str) -> dict[str, str]:
-    """As `on_pool`, and of a pool whose last machine is gone its label still: what it was for is not to go just anywhere."""
-    import ray
-
-    had_one = any(node.get("Labels", {}).get(POOL_LABEL) == pool for node in ray.nodes())
-    return {POOL_LABEL: pool} if had_one else on_pool(pool)
-
-
-def _wait(stage: str, pool: str, asked: list[Any], timeout_s: float) -> None:
-    import ray
-
-    began = time.monotonic()
-    say(stage, f"pool `{pool}` has no node: waiting for the autoscaler to bring one")
-    while not ray.wait(asked, timeout=min(SAY_EVERY_S, timeout_s))[0]:
-        waited_s = time.monotonic() - began
-        if waited_s >= timeout_s:
-            for one in asked:
-                ray.cancel(one, force=True)
-            remedy = "see `ray status` on the head, and monitor.log there, for why the autoscaler brings none; then try again"
-            raise ResourceError(f"pool `{pool}`", f"no node came within {waited_s:.0f} s", remedy)
-        say(stage, f"still waiting for a node of pool `{pool}`, for {waited_s:.0f} s")
+            say(stage, f"pool `{pool}` has no node: waiting for {brought}, for {waited_s:.0f} s")
+        if done.wait(POLL_S):
+            return
     say(stage, f"pool `{pool}` has a node after {time.monotonic() - began:.0f} s")
+
+
+def _remedy() -> str:
+    if is_autoscaled():
+        return "see `ray status` on the head, and monitor.log there, for why the autoscaler brings none; then try again"
+    return "let a machine join (`serinus up`, `serinus cluster join`, `ray start`), then run the same command again"
 
 
 def wait_for_room(

@@ -21,6 +21,7 @@ from cluster.errors import InputError, UserError
 from cluster.imports import large_imports
 from cluster.node_cache import local_copy
 from cluster.storage import Storage, open_storage, sha256_of, staged_folder
+from cluster.waiting import watched
 from pipelines.config import ModelConfig
 from pipelines.progress import say
 from pipelines.vocabulary import check_known
@@ -79,9 +80,10 @@ def on_train_pool(function: Callable[..., T], *arguments: Any) -> T:
 
     if not ray.is_initialized():
         return function(*arguments)
-    task = ray.remote(function).options(num_cpus=1, label_selector=session.on_pool("train"), max_retries=0)
     try:
-        return ray.get(task.remote(*arguments))
+        with watched("model", "train"):
+            task = ray.remote(function).options(num_cpus=1, label_selector=session.on_pool("train"), max_retries=0)
+            return ray.get(task.remote(*arguments))
     except ray.exceptions.RayTaskError as error:
         raise error.cause if isinstance(error.cause, UserError) else error from None
 

@@ -28,8 +28,8 @@ MIN_NODE_S = 1.0
 
 
 def nodes_of(pools: Collection[str]) -> dict[str, int]:
-    """Living nodes of each of the pools, or where a pool has none, of the cluster, the head aside; without a cluster this machine.
-    A machine counts once, for the first of its pools."""
+    """Living nodes of each of the pools, or where the cluster has no such pool, of all, the head aside; without a
+    cluster this machine. A machine counts once, for the first of its pools."""
     first, *_ = names = sorted(pools)
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():

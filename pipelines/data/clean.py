@@ -22,7 +22,7 @@ from cluster.artifacts import Dataset, FileEntry, Record, load
 from cluster.errors import InputError, ResourceError, StageFailed, UserError
 from cluster.session import cpus_of_a_core, on_pool
 from cluster.storage import Storage, filesystem_to_write
-from cluster.waiting import wait_for_node
+from cluster.waiting import watched
 from pipelines.config import DataConfig
 from pipelines.data.blocks import (
     BlockGone,
@@ -80,9 +80,8 @@ def clean(config: DataConfig, storage: Storage) -> Dataset:
         return made
     say("clean", f"{len(work.files)} files, {sum(file.num_bytes for file in work.files) / 1e6:.1f} MB")
     judge = judge_of(work, storage)
-    wait_for_node("clean", config.pool, num_tasks=len(judge.stretches))
     try:
-        with _told_apart(storage):
+        with watched("clean", config.pool, num_tasks=len(judge.stretches)), _told_apart(storage):
             dataset, record = _write(_read_and_judge(judge, work), judge.blocks, work, storage)
         _refuse_if_empty(dataset, storage)
     except BlockGone:

@@ -15,7 +15,7 @@ from cluster.errors import InputError
 from cluster.node_cache import local_copy
 from cluster.session import check_gpus, on_pool
 from cluster.storage import Storage, sha256_of, staged_folder
-from cluster.waiting import wait_for_node
+from cluster.waiting import wait_for_node, watched
 from pipelines.config import EvaluateConfig
 from pipelines.evaluation.code import running
 from pipelines.evaluation.compare import scores_of
@@ -201,7 +201,7 @@ def _score_texts(config: EvaluateConfig, task: ToxicityTask, texts: Sequence[str
     import ray
 
     run = ray.remote(scorers.score_texts).options(num_cpus=0.5, label_selector=on_pool(config.pool))
-    with bar("evaluate", len(texts), "texts") as shown:
+    with watched("evaluate", config.pool), bar("evaluate", len(texts), "texts") as shown:
         found: list[float] = wait(run.remote(task.scorer, texts), shown, 0, task.name)
     return found
 

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from cluster.errors import ResourceError
 from cluster.session import check_gpus, on_pool
+from cluster.waiting import wait_for_node
 from pipelines.config import EvaluateConfig, QuantizeConfig
 from pipelines.kv_cache import ConfigJson, head_size
 from pipelines.schemes import Hardware, asks_of_hardware, cannot_serve
@@ -39,6 +40,7 @@ def check_servable(plan: QuantizeConfig, engine: EvaluateConfig, told: ConfigJso
 def _ask(engine: EvaluateConfig) -> Hardware:
     import ray
 
+    wait_for_node("quantize", engine.pool, num_gpus=engine.num_gpus)
     check_gpus(engine.pool, engine.num_gpus, "evaluate.num_gpus")
     once = ray.remote(max_calls=1)(hardware_here)
     task = once.options(num_cpus=0, num_gpus=engine.num_gpus, label_selector=on_pool(engine.pool))

@@ -16,6 +16,7 @@ from cluster.artifacts import digest
 from cluster.errors import ConfigError, InputError
 from cluster.node_cache import local_copy
 from cluster.storage import Storage, open_storage
+from cluster.waiting import watched
 from pipelines.config import InstructConfig, PreferenceConfig
 from pipelines.vocabulary import check_known_in
 
@@ -246,9 +247,10 @@ def make_once(storage: Storage, key: str, work: Callable[..., bytes], *given: An
 
     if storage.read(key) is not None:
         return
-    task = ray.remote(work).options(num_cpus=1, label_selector=session.on_pool("data"))
     try:
-        storage.write(key, ray.get(task.remote(*given)))
+        with watched("train", "data"):
+            task = ray.remote(work).options(num_cpus=1, label_selector=session.on_pool("data"))
+            storage.write(key, ray.get(task.remote(*given)))
     except ray.exceptions.RayTaskError as error:
         raise (error.cause if isinstance(error.cause, InputError) else error) from None
 

@@ -10,6 +10,7 @@ from cluster.artifacts import Dataset, Weights
 from cluster.errors import InputError, UserError
 from cluster.node_cache import local_copy
 from cluster.storage import Storage, open_storage
+from cluster.waiting import watched
 from pipelines.config import TrainConfig
 
 TOKENS_AT_ONCE = 2048
@@ -48,11 +49,14 @@ def heldout_loss(
     if not paths:
         where = f"{storage.uri}/{dataset.location}/heldout"
         raise InputError(where, "no documents to measure a loss on", "raise data.heldout_fraction")
-    resources = {"num_cpus": config.cpus_per_worker, "num_gpus": int(config.gpus_per_worker > 0)}
-    task = ray.remote(_measure).options(**resources, label_selector=session.on_pool(config.pool))
+    num_gpus = int(config.gpus_per_worker > 0)
     try:
-        found = task.remote(storage.location, model.folder, paths, asked, max(1, int(config.cpus_per_worker)))
-        return HeldoutLoss(*ray.get(found))
+        with watched("train", config.pool, num_gpus=num_gpus):
+            task = ray.remote(_measure).options(
+                num_cpus=config.cpus_per_worker, num_gpus=num_gpus, label_selector=session.on_pool(config.pool)
+            )
+            found = task.remote(storage.location, model.folder, paths, asked, max(1, int(config.cpus_per_worker)))
+            return HeldoutLoss(*ray.get(found))
     except ray.exceptions.RayTaskError as error:
         raise (error.cause if isinstance(error.cause, UserError) else error) from None
 

@@ -20,6 +20,7 @@ from cluster.config import StrictModel
 from cluster.errors import InputError
 from cluster.node_cache import local_copy
 from cluster.storage import Storage, filesystem_to_write, open_storage
+from cluster.waiting import watched
 from pipelines.config import TrainConfig
 from pipelines.training.batches import Packed
 from pipelines.training.failure import meant_for_people
@@ -134,7 +135,8 @@ def _tokenized(jobs: list[dict[str, str]], in_one_task: bool) -> list[dict[str, 
     import ray
 
     try:
-        return _in_one_task(jobs) if in_one_task else _with_ray_data(jobs)
+        with watched("train", "data", num_tasks=1 if in_one_task else len(jobs)):
+            return _in_one_task(jobs) if in_one_task else _with_ray_data(jobs)
     except ray.exceptions.RayTaskError as error:
         raise (meant_for_people(str(error)) or error) from None
 

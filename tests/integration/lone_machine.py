@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from threading import Event
 from typing import Any
 
 from cluster import node_loss
-from cluster.errors import ProcessDied
+from cluster.errors import ProcessDied, ResourceError
 from cluster.ports import free_port
-from cluster.session import POOL_LABEL, num_nodes, prepare_environment
+from cluster.session import POOL_LABEL, num_nodes, on_pool, prepare_environment
+from cluster.waiting import wait_for_node, watched
 
 NODE: dict[str, Any] = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80 << 20}
 SERVE = {POOL_LABEL: "serve"}
@@ -30,6 +33,16 @@ def work() -> str:
     raise ProcessDied("evaluate", "its process died", "look why")
 
 
+@contextmanager
+def refused() -> Iterator[None]:
+    """Prints it, and that there was none."""
+    try:
+        yield
+        print("went on")
+    except ResourceError as error:
+        print(error)
+
+
 def main() -> None:
     prepare_environment()
     import ray
@@ -46,8 +59,13 @@ def main() -> None:
             while not node_loss.gone("serve"):
                 time.sleep(0.1)
             time.sleep(LONGER_THAN_A_POLL_S)  # in which it must not go on
-            machines.add_node(**NODE, labels=SERVE)
+            last = machines.add_node(**NODE, labels=SERVE)
             print(end.result(60), found)
+        with refused(), watched("evaluate", "serve", timeout_s=1):
+            machines.remove_node(last, allow_graceful=False)
+            ray.get(ray.remote(num_cpus=1)(lambda: 0).options(label_selector=on_pool("serve")).remote())
+        with refused():
+            wait_for_node("quantize", "serve", timeout_s=1)
     finally:
         ray.shutdown()
         machines.shutdown()

@@ -28,4 +28,7 @@ def test_work_waits_for_a_machine_of_its_pool_and_goes_nowhere_else() -> None:
     assert ended.returncode == 0, ended.stderr[-2000:]
     assert "done [0, 1]" in ended.stdout.splitlines()
     assert "of pool `serve` is gone" in ended.stderr
-    assert "pool `serve` has no machine: waiting for one to join" in ended.stderr
+    assert "evaluate  pool `serve` has no node: waiting for a machine to join" in ended.stderr
+    assert "quantize  pool `serve` has no node: waiting for a machine to join" in ended.stderr
+    assert ended.stdout.count("pool `serve`: no node came within 1 s\n  -> let a machine join") == 2
+    assert "went on" not in ended.stdout

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from cluster.session import on_pool, prepare_environment
+from cluster.waiting import watched
 from pipelines.config import EvaluateConfig
 from pipelines.evaluation.code import sandbox
 from pipelines.evaluation.code.functions import program
@@ -61,8 +62,8 @@ def _there(config: EvaluateConfig, what: str, function: Callable[..., T], *argum
 
     if not ray.is_initialized():
         return function(*arguments)
-    run = ray.remote(function).options(num_cpus=0.5, label_selector=on_pool(config.pool), max_retries=0)
-    with bar("evaluate", None, "programs") as shown:
+    with watched("evaluate", config.pool), bar("evaluate", None, "programs") as shown:
+        run = ray.remote(function).options(num_cpus=0.5, label_selector=on_pool(config.pool), max_retries=0)
         found: T = wait(run.remote(*arguments), shown, 0, what)
     return found
 

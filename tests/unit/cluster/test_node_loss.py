@@ -20,7 +20,7 @@ class Pool:
         self.gone = {"z": "10.0.0.26"}
         self.waited = 0
         monkeypatch.setattr(node_loss, "gone", lambda pool: dict(self.gone))
-        monkeypatch.setattr(node_loss, "wait_for_machine", self._wait)
+        monkeypatch.setattr(node_loss, "wait_for_node", self._wait)
         monkeypatch.setattr(node_loss, "NOTICED_WITHIN_S", 0.2)
         monkeypatch.setattr(node_loss, "POLL_S", 0.01)
 

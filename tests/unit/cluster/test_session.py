@@ -6,11 +6,15 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from cluster import session
 from cluster.errors import ClusterError, ResourceError
+from cluster.topology import AUTOSCALED_LABEL, POOL_LABEL
+
+ON_DATA = {POOL_LABEL: "data"}
 
 
 @pytest.fixture
@@ -100,21 +104,34 @@ def test_gpus_are_those_the_user_left_visible(monkeypatch: pytest.MonkeyPatch) -
 
 
 @pytest.mark.parametrize(
-    ("living", "selector", "lacks"),
+    ("living", "dead", "selector", "lacks"),
     [
-        ([{}], {}, False),
-        ([{"serinus.io/pool": "head"}, {"serinus.io/pool": "data"}], {"serinus.io/pool": "data"}, False),
-        ([{"serinus.io/pool": "head"}, {"serinus.io/pool": "serve"}], {}, False),
-        ([{"serinus.io/pool": "head", "serinus.io/autoscaled": "true"}], {"serinus.io/pool": "data"}, True),
+        ([{}], [], {}, False),
+        ([{POOL_LABEL: "head"}, ON_DATA], [ON_DATA], ON_DATA, False),
+        ([{POOL_LABEL: "head"}, {POOL_LABEL: "serve"}], [{POOL_LABEL: "train"}], {}, False),
+        ([{POOL_LABEL: "head"}, {POOL_LABEL: "serve"}], [ON_DATA], ON_DATA, True),
+        ([{POOL_LABEL: "head", AUTOSCALED_LABEL: "true"}], [], ON_DATA, True),
     ],
-    ids=["private", "there", "not-there", "to-come"],
+    ids=["private", "there", "not-there", "gone", "to-come"],
 )
-def test_work_goes_to_its_pool_where_that_has_nodes_or_gets_them(
-    living: list[dict[str, str]], selector: dict[str, str], lacks: bool, monkeypatch: pytest.MonkeyPatch
+def test_work_goes_to_its_pool_where_the_cluster_has_it_or_brings_it(
+    living: list[dict[str, str]],
+    dead: list[dict[str, str]],
+    selector: dict[str, str],
+    lacks: bool,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    def hosts(wanted: dict[str, str]) -> list[str]:
-        return ["host" for labels in living if wanted.items() <= labels.items()]
-
-    monkeypatch.setattr(session, "node_hosts", hosts)
+    nodes = [
+        {"Alive": alive, "Labels": labels, "NodeManagerAddress": "host", "Resources": {"GPU": 0.0}}
+        for alive, all_of in ((True, living), (False, dead))
+        for labels in all_of
+    ]
+    ray = SimpleNamespace(nodes=lambda: nodes)  # whose import takes six seconds
+    monkeypatch.setitem(sys.modules, "ray", ray)
     assert session.on_pool("data") == selector
     assert session.lacks_node("data") == lacks
+    if lacks:  # of machines that are still to come nothing is known
+        session.check_gpus("data", 1, "data.num_gpus")
+    else:
+        with pytest.raises(ResourceError, match="a node of pool `data` has 0"):
+            session.check_gpus("data", 1, "data.num_gpus")
