@@ -51,7 +51,7 @@ def register(app: typer.Typer, out: Console) -> None:
 
     @app.command()
     def status() -> None:
-        """Nodes, pools and applications of the cluster that `serinus up` started."""
+        """Nodes, pools and applications of the cluster that `serinus up` started, with the machines that joined it."""
         from cluster.local_status import describe
 
         found = describe()
@@ -64,8 +64,8 @@ def register(app: typer.Typer, out: Console) -> None:
 def _told(found: ClusterStatus) -> tuple[str, Table, Table | str]:
     nodes = Table("pool", "node", "state", "CPUs", "GPUs", box=None, header_style="bold")
     for node in found.nodes:
-        state = "alive" if node.alive else "dead"
-        nodes.add_row(node.pool, node.host, state, f"{node.num_cpus:g}", f"{node.num_gpus:g}")
+        state = f"{node.state}, joined" if node.joined else node.state
+        nodes.add_row(node.pool or "(none)", node.host, state, f"{node.num_cpus:g}", f"{node.num_gpus:g}")
     applications = Table("application", "status", "replicas", "message", box=None, header_style="bold")
     for application in found.applications:
         applications.add_row(

@@ -1,25 +1,34 @@
-"""What is up on this machine: `serinus status`, and how another machine joins it."""
+"""The cluster that is up on this machine, with the machines that joined it: `serinus status`, and how another one joins."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Iterator, Sequence
 from datetime import datetime
+from typing import Literal
 
 from cluster.config import StrictModel
 from cluster.dashboard import Application, get_applications
 from cluster.errors import ClusterError
-from cluster.local_record import LocalCluster, alive, saved, seen_as
+from cluster.local_record import LocalCluster, saved, seen_as
 from cluster.ports import listens
 from cluster.profiles import join_command
-from cluster.session import ENVIRONMENT
+from cluster.session import ANSWER_TIMEOUT_S, ENVIRONMENT, check_answers, prepare_environment
+from cluster.topology import POOL_LABEL
+
+State = Literal["alive", "draining", "dead"]
 
 
 class NodeStatus(StrictModel):
     pool: str
+    """As `serinus up` names its own; of one that joined the pool's label, empty without one."""
     host: str
-    alive: bool
+    state: State
+    """Draining: about to be taken away, no new work goes there."""
     num_cpus: float
     num_gpus: float
+    joined: bool = False
+    """By `ray start`: `serinus down` leaves its machine alone."""
 
 
 class ClusterStatus(StrictModel):
@@ -72,13 +81,54 @@ def joining(pool: str) -> str:
 
 
 def _statuses(cluster: LocalCluster) -> Iterator[NodeStatus]:
-    living = alive(cluster)
-    for node in cluster.nodes:
-        living.subtract([seen_as(node)])  # of several that look the same the last ones are dead
-        yield NodeStatus(
-            pool=node.name,
-            host=node.host,
-            alive=living[seen_as(node)] >= 0,
-            num_cpus=node.num_cpus,
-            num_gpus=len(node.gpus),
+    yield from own_and_joined(cluster, seen(cluster.address))
+
+
+def own_and_joined(cluster: LocalCluster, found: Sequence[NodeStatus]) -> Iterator[NodeStatus]:
+    """The nodes that `serinus up` started, then those that joined; of the latter a dead one only where none came back in its place.
+
+    Args:
+        found: what the head knows, with the pool's label for a pool.
+    """
+    left: dict[tuple[str, str], list[NodeStatus]] = {}
+    for one in sorted(found, key=lambda one: one.state == "dead"):  # the living first
+        left.setdefault((one.host, one.pool), []).append(one)
+    own = Counter(map(seen_as, cluster.nodes))
+    for node in cluster.nodes:  # of several that look the same the last ones are dead
+        told = left.get(seen_as(node))
+        state: State = told.pop(0).state if told else "dead"
+        yield NodeStatus(pool=node.name, host=node.host, state=state, num_cpus=node.num_cpus, num_gpus=len(node.gpus))
+    for place in sorted(left):
+        living = [one for one in left[place] if one.state != "dead"]
+        yield from (one.replace(joined=True) for one in living or left[place][: 0 if place in own else 1])
+
+
+def seen(address: str) -> tuple[NodeStatus, ...]:
+    """The nodes that the head at `address` knows, those that died too. The dashboard does not tell which are drained.
+
+    Raises:
+        ClusterError: the head does not answer, or refuses the token.
+    """
+    check_answers(address)
+    prepare_environment()
+    from ray._raylet import GcsClient  # type: ignore[attr-defined]  # compiled, without stubs
+    from ray.core.generated.gcs_pb2 import GcsNodeInfo, NodeSnapshot
+    from ray.exceptions import RayError
+
+    try:
+        nodes = GcsClient(address=address).get_all_node_info(timeout=ANSWER_TIMEOUT_S).values()
+    except (RayError, RuntimeError, OSError) as error:
+        raise ClusterError(f"cluster {address}", f"does not tell its nodes ({error})", "try it again") from None
+    states: dict[bool, State] = {False: "alive", True: "draining"}
+    return tuple(
+        NodeStatus(
+            pool=node.labels.get(POOL_LABEL, ""),
+            host=node.node_manager_address,
+            state="dead"
+            if node.state == GcsNodeInfo.DEAD
+            else states[node.state_snapshot.state == NodeSnapshot.DRAINING],
+            num_cpus=node.resources_total.get("CPU", 0),
+            num_gpus=node.resources_total.get("GPU", 0),
         )
+        for node in nodes
+    )

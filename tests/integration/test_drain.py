@@ -17,6 +17,7 @@ import pytest
 from cluster.drain import NodeHere, nodes_here
 from cluster.kuberay.pods import DRAIN_AT_SIGTERM, worker_pod
 from cluster.kuberay.settings import BASE, GATEWAY_PORT, STOPPING_S
+from cluster.local_status import seen
 from cluster.ports import free_port
 from cluster.processes import end
 from cluster.session import node_environment
@@ -103,6 +104,11 @@ def alive() -> set[str]:
     return {node["NodeID"] for node in ray.nodes() if node["Alive"]}
 
 
+def states() -> dict[str, str]:
+    """Address -> what `serinus status` says of the node there."""
+    return {node.host: node.state for node in seen(gcs_address())}
+
+
 def draining() -> dict[str, int]:
     """Node id -> the moment of its end, ms."""
     from ray._private.state import state
@@ -152,6 +158,8 @@ def test_ec2s_notice_and_the_command_drain_a_node_and_wait_for_its_work(nodes: N
         server.take_back(in_s=ENOUGH_S)
         wait_for(lambda: node.id in draining(), "the drain")
         assert ENOUGH_S - 10 < seconds_left(node) <= ENOUGH_S, "until the moment that the notice names"
+        assert states()[node.address] == "draining"
+        assert states()[nodes[2].address] == "alive"
         command = subprocess.Popen([*COMMAND, node.id[:16]], cwd=REPOSITORY, stderr=subprocess.PIPE, text=True)
         assert command.stderr is not None
         assert any("still at work there: hold" in line for line in command.stderr)
@@ -164,6 +172,7 @@ def test_ec2s_notice_and_the_command_drain_a_node_and_wait_for_its_work(nodes: N
         watcher.join(30)
         assert not watcher.is_alive()
     wait_for(lambda: node.id not in alive(), "the end of the node")
+    assert states()[node.address] == "dead"
 
 
 @pytest.mark.parametrize(

@@ -64,7 +64,10 @@ def test_a_machine_joins_a_pool_and_its_data_moves(profile: str) -> None:
             assert found["data"] == [desk.address, other.address]
             assert ours.items() <= found["ran"].items()
         assert "moved 20971520" in said
-        assert told(desk, f"{SERINUS} status").count("alive") == (2 if profile == "tiny" else 4)
+        status = told(desk, f"{SERINUS} status")
+        assert status.count("alive") == (3 if profile == "tiny" else 5)
+        (joined,) = [line.split() for line in status.splitlines() if "joined" in line]
+        assert joined[:4] == ["data", other.address, "alive,", "joined"]
         told(desk, f"{SERINUS} down")
         assert [process.name() for process in desk.processes()] == []
 

@@ -38,7 +38,7 @@ with joined() as how:
 
 def pools(bench: Bench) -> dict[str, bool]:
     status = json.loads(bench.run(STATUS))
-    return {node["pool"]: node["alive"] for node in status["nodes"]}
+    return {node["pool"]: node["state"] == "alive" for node in status["nodes"]}
 
 
 def test_up_brings_every_pool_and_stages_run_where_they_ask(up: Bench) -> None:
