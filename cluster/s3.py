@@ -6,10 +6,12 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from email.utils import parsedate_to_datetime
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
+from cluster import s3_attempts
 from cluster.config import s3_endpoint
 from cluster.errors import Conflict, InputError
 from cluster.storage import ABSENT, Blob, checked_key
@@ -18,10 +20,6 @@ from cluster.storage_config import StorageConfig, read_location
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-S3_ATTEMPTS: Final = 10
-"""Of boto3, for a call that fails or is not answered; pyarrow's are in cluster/patient_s3.py."""
-S3_SILENCE_S: Final = 20.0
-"""After so long without a byte boto3 tries again; its own number is 60."""
 REFUSALS: Final = (
     "NoSuchBucket",
     "AccessDenied",
@@ -30,10 +28,12 @@ REFUSALS: Final = (
     "ExpiredToken",
     "403",  # of a HEAD, whose answer has no body that tells why
 )
-SERVER_ERRORS: Final = range(500, 600)
-"""Of HTTP, which boto3 has tried again in vain."""
 BUCKET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{1,254}")
 """A bucket's name as any S3 has it: neither credentials nor a port, which would make it an address."""
+
+
+class Unanswered(InputError):
+    """All attempts of a call failed, or had no answer."""
 
 
 class S3Object(NamedTuple):
@@ -54,7 +54,28 @@ class S3Storage:
             raise InputError(self.config.uri, "is no bucket with a folder", remedy)
         self.uri, self.location = self.config.uri.rstrip("/"), self.config.location
         self.bucket, self.prefix = parts.netloc, parts.path.strip("/")
-        self._client = s3_client(self.config)
+        self._attempts = s3_attempts.attempts_at(s3_endpoint(), self.bucket)
+        self._patient = s3_client(self.config)
+
+    @property
+    def _client(self) -> Any:
+        """A run that ends does not wait its full time for each call to a bucket that has left one without an answer."""
+        return self._brief if self._attempts.given_up else self._patient
+
+    @cached_property
+    def _brief(self) -> Any:
+        return s3_client(self.config, s3_attempts.BRIEF_ATTEMPTS, s3_attempts.BRIEF_SILENCE_S)
+
+    @contextmanager
+    def _asking(self) -> Iterator[None]:
+        try:
+            with _asking_s3(self.uri):
+                yield
+        except Unanswered:
+            self._attempts.give_up()
+            raise
+        finally:
+            self._attempts.left()
 
     def _full(self, key: str) -> str:
         return f"{self.prefix}/{checked_key(self.uri, key)}".strip("/")
@@ -62,8 +83,10 @@ class S3Storage:
     def read(self, key: str) -> Blob | None:
         from botocore.exceptions import FlexibleChecksumError, HTTPClientError, IncompleteReadError
 
-        with _asking_s3(self.uri):
-            for left in reversed(range(S3_ATTEMPTS)):
+        with self._asking():
+            for left in reversed(
+                range(s3_attempts.BRIEF_ATTEMPTS if self._attempts.given_up else s3_attempts.ATTEMPTS)
+            ):
                 try:
                     answer = self._client.get_object(Bucket=self.bucket, Key=self._full(key))
                 except self._client.exceptions.NoSuchKey:
@@ -80,7 +103,7 @@ class S3Storage:
 
         condition = {} if expect is None else {"IfNoneMatch": "*"} if expect == ABSENT else {"IfMatch": expect}
         arguments = {**condition, **self.config.written_with}
-        with _asking_s3(self.uri):
+        with self._asking():
             try:
                 answer = self._client.put_object(Bucket=self.bucket, Key=self._full(key), Body=content, **arguments)
             except ClientError as error:
@@ -107,7 +130,7 @@ class S3Storage:
             Bucket=self.bucket, Prefix=self._full(prefix).rstrip("/") + "/"
         )
         skip = len(self.prefix) + 1 if self.prefix else 0
-        with _asking_s3(self.uri):
+        with self._asking():
             for page in pages:
                 for item in page.get("Contents", ()):
                     yield S3Object(item["Key"][skip:], item["ETag"], item["Size"])
@@ -120,7 +143,7 @@ class S3Storage:
         """
         from botocore.exceptions import ClientError
 
-        with _asking_s3(self.uri):
+        with self._asking():
             try:
                 self._client.download_file(self.bucket, self._full(key), str(path))
             except ClientError as error:
@@ -131,11 +154,11 @@ class S3Storage:
 
     def send(self, path: Path, key: str) -> None:
         """Write the local file `path` to `key`, parts of a large one at once."""
-        with _asking_s3(self.uri):
+        with self._asking():
             self._client.upload_file(str(path), self.bucket, self._full(key), ExtraArgs=self.config.written_with)
 
     def remove(self, keys: Iterable[str]) -> None:
-        with _asking_s3(self.uri):
+        with self._asking():
             for key in keys:
                 self._client.delete_object(Bucket=self.bucket, Key=self._full(key))
 
@@ -147,7 +170,7 @@ class S3Storage:
         """
         from botocore.exceptions import ClientError
 
-        with _asking_s3(self.uri):
+        with self._asking():
             try:
                 answer = self._client.head_object(Bucket=self.bucket, Key=self._full(key))
             except ClientError as error:
@@ -199,15 +222,15 @@ def _asking_s3(uri: str) -> Iterator[None]:
         RetriesExceededError,
         S3UploadFailedError,
     ) as error:
-        raise InputError(uri, f"no answer: {error}", again) from None
+        raise Unanswered(uri, f"no answer: {error}", again) from None
     except ClientError as error:
         code = error.response["Error"]["Code"]
         if code in REFUSALS:
             raise InputError(uri, code, remedy) from None
         if code.startswith("KMS."):
             raise InputError(uri, code, "check `storage.kms_key_id`, and the right to use that key") from None
-        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) in SERVER_ERRORS:
-            raise InputError(uri, f"no answer: {error}", again) from None
+        if error.response.get("ResponseMetadata", {}).get("HTTPStatusCode", 0) in s3_attempts.SERVER_ERRORS:
+            raise Unanswered(uri, f"no answer: {error}", again) from None
         raise
 
 
@@ -222,18 +245,20 @@ def s3_filesystem() -> FileSystem:
     return PatientS3(endpoint_override=parts.netloc, scheme=parts.scheme)
 
 
-def s3_client(config: StorageConfig) -> Any:
-    """boto3's, at the endpoint of the environment."""
+def s3_client(config: StorageConfig, attempts: int | None = None, silence_s: float | None = None) -> Any:
+    """boto3's, at the endpoint of the environment; its attempts are told of (cluster/s3_attempts.py)."""
     import boto3
     from botocore.config import Config
 
     # Parts of a large file have checksums only where they are asked for: `when_supported` asks for all, CRC32 by default.
     sums = "when_required" if config.checksum == "off" else "when_supported"
     settings = Config(
-        retries={"mode": "adaptive", "total_max_attempts": S3_ATTEMPTS},
-        connect_timeout=S3_SILENCE_S,
-        read_timeout=S3_SILENCE_S,
+        retries={"mode": "adaptive", "total_max_attempts": attempts or s3_attempts.ATTEMPTS},
+        connect_timeout=silence_s or s3_attempts.SILENCE_S,
+        read_timeout=silence_s or s3_attempts.SILENCE_S,
         request_checksum_calculation=sums,
         response_checksum_validation=sums,
     )
-    return boto3.client("s3", endpoint_url=s3_endpoint(), config=settings)
+    client = boto3.client("s3", endpoint_url=s3_endpoint(), config=settings)
+    s3_attempts.attempts_at(s3_endpoint(), urlsplit(config.uri).netloc).follow(client)
+    return client

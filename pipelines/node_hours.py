@@ -152,7 +152,8 @@ class NodeHours:
 
 @contextmanager
 def _now_and_then(look: Callable[[], None], write: Callable[[], None]) -> Iterator[None]:
-    """In a thread, while the block runs; `write` once more at its end, however it ends."""
+    """In a thread, while the block runs; `write` once more at its end, however it ends. Of a block that broke off that is told, not
+    that its account could not be written either."""
     done, written_at = threading.Event(), time.monotonic()
 
     def watch() -> None:
@@ -162,16 +163,27 @@ def _now_and_then(look: Callable[[], None], write: Callable[[], None]) -> Iterat
                 look()
                 continue
             written_at = time.monotonic()
-            try:
-                write()
-            except SerinusError as error:  # storage may answer again in a minute, and has to at the end
-                say("budget", f"warning: the account is not written ({error})")
+            _write_or_warn(write)  # storage may answer again in a minute
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
         yield
-    finally:
-        done.set()
-        thread.join()  # it must not be in Ray's hands when that is shut down
+    except BaseException:
+        _joined(thread, done)
+        _write_or_warn(write)
+        raise
+    _joined(thread, done)
+    write()
+
+
+def _joined(thread: threading.Thread, done: threading.Event) -> None:
+    done.set()
+    thread.join()  # it must not be in Ray's hands when that is shut down
+
+
+def _write_or_warn(write: Callable[[], None]) -> None:
+    try:
         write()
+    except SerinusError as error:
+        say("budget", f"warning: the account is not written ({error})")

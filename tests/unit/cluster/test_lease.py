@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 
 import pytest
 
-from cluster import lease
+from cluster import lease, s3_attempts
 from cluster import s3 as storages
 from cluster.errors import ResourceError, StageFailed
 from cluster.lease import exclusive
@@ -169,7 +169,7 @@ def test_ctrl_c_that_a_shell_has_ignored_stays_ignored(bucket: S3Storage, monkey
 
 def test_beats_go_on_after_a_server_that_failed(bucket: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lease, "BEAT_S", 0.05)
-    monkeypatch.setattr(storages, "S3_ATTEMPTS", 1)
+    monkeypatch.setattr(s3_attempts, "ATTEMPTS", 1)
     endpoint = storages.s3_endpoint()
     assert endpoint is not None
     with serving(FlakyS3(endpoint, 0, 0, 0)) as (address, server):

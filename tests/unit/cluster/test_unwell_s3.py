@@ -6,16 +6,19 @@ import asyncio
 import gzip
 import io
 import pickle
+import re
 import tempfile
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from aiohttp import web
 
-from cluster import patient_s3
+from cluster import patient_s3, s3_attempts
 from cluster import s3 as module
 from cluster.errors import Conflict, InputError
 from cluster.s3 import S3Storage
@@ -87,8 +90,8 @@ def test_a_write_whose_answer_was_lost_is_not_taken_for_anothers(
 def test_a_server_that_does_not_answer_or_is_not_there_is_told_in_words(
     s3_uri: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module, "S3_ATTEMPTS", 2)
-    monkeypatch.setattr(module, "S3_SILENCE_S", 0.3)
+    monkeypatch.setattr(s3_attempts, "ATTEMPTS", 2)
+    monkeypatch.setattr(s3_attempts, "SILENCE_S", 0.3)
     with (
         unwell(monkeypatch, s3_uri, *["silent"] * 9) as (storage, server),
         pytest.raises(InputError, match="no answer: Read timeout"),
@@ -99,6 +102,60 @@ def test_a_server_that_does_not_answer_or_is_not_there_is_told_in_words(
     for call in (lambda it: it.read("a"), lambda it: it.write("a", b""), lambda it: list(it.list("a"))):
         with pytest.raises(InputError, match="no answer"):
             call(S3Storage(s3_uri))
+
+
+def _said(capsys: pytest.CaptureFixture[str]) -> str:
+    return " ".join(capsys.readouterr().err.split())
+
+
+@pytest.mark.parametrize(("treatment", "failed"), [("failed", ", the last with: HTTP 500)"), ("silent", "")])
+def test_who_waits_for_an_answer_hears_of_it_and_of_the_answer(
+    s3_uri: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], treatment: str, failed: str
+) -> None:
+    for name, number in (("WORD_AFTER_S", 0.01), ("LOOK_EVERY_S", 0.01), ("SAY_EVERY_S", 0.1)):
+        monkeypatch.setattr(s3_attempts, name, number)
+    S3Storage(s3_uri).write("a", b"words")
+    capsys.readouterr()
+    with unwell(monkeypatch, s3_uri, *[treatment] * (5 if failed else 1)) as (storage, _):
+        found = storage.read("a")
+    assert found is not None
+    bucket, said = f"s3://{storage.bucket}", _said(capsys)
+    assert re.search(rf"{bucket} does not answer GET /{storage.bucket}/folder/a for \d s", said)
+    assert failed in said
+    assert "attempts left: " in said
+    assert f"{bucket} answers again, after" in said
+
+
+def test_after_a_call_that_was_given_up_the_next_ones_are_brief_until_one_is_answered(
+    s3_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What a run has still to tell as it ends: its lease, its account."""
+    monkeypatch.setattr(s3_attempts, "ATTEMPTS", 4)
+    S3Storage(s3_uri).write("a", b"words")
+    with unwell(monkeypatch, s3_uri, *["failed"] * 9) as (storage, server):
+        for attempts in (4, 2, 2):
+            before = server.calls["failed"]
+            with pytest.raises(InputError, match="no answer"):
+                storage.write("b", b"")
+            assert server.calls["failed"] - before == attempts
+        assert storage.read("a") is not None  # the second attempt
+        server.script = ["failed"] * 3
+        assert storage.read("a") is not None  # the fourth
+
+
+def test_no_word_of_a_slow_upload_or_of_one_who_was_interrupted(s3_uri: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    attempts = S3Storage(s3_uri)._attempts
+    request = SimpleNamespace(method="PUT", url="http://host/bucket/a", headers={"Content-Length": str(8 << 20)})
+    attempts._sent(request)
+    assert attempts.word(time.monotonic() + 100) is None
+    attempts._ended(None, ConnectionError("reset"))
+    assert "failed attempts: 1, the last with: reset" in str(attempts.word(time.monotonic() + 15))
+    attempts.left()
+    attempts._sent(SimpleNamespace(method="GET", url="http://host/bucket/a", headers={}))
+    assert attempts.word(time.monotonic() + 100) is not None
+    with pytest.raises(KeyboardInterrupt), S3Storage(s3_uri)._asking():
+        raise KeyboardInterrupt
+    assert not attempts.is_waited_for(time.monotonic())
 
 
 @pytest.mark.long

@@ -204,6 +204,27 @@ def test_a_storage_that_does_not_answer_for_a_while_does_not_stop_the_counting(
     assert "the account is not written" in capsys.readouterr().err
 
 
+def _saved(storage: LocalStorage, cluster: Cluster) -> None:
+    cluster.now += HOUR
+    storage.write("artifacts/checkpoint", b"")
+
+
+def test_a_stage_that_storage_ended_is_told_as_that_and_not_as_its_account(
+    storage: LocalStorage, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    counted = cluster.hours_of(storage)
+
+    def away(key: str, *_: object, **__: object) -> str:
+        raise ResourceError("s3://bucket", f"does not answer of {key}", "look at it")
+
+    monkeypatch.setattr(storage, "write", away)
+    with pytest.raises(ResourceError, match="of artifacts/checkpoint"), counted.held("train", "trained"):
+        _saved(storage, cluster)
+    assert "the account is not written (s3://bucket: does not answer of spending/" in capsys.readouterr().err
+    with pytest.raises(ResourceError, match="of spending/"), counted.held("train", "trained"):
+        cluster.now += HOUR
+
+
 def test_a_damaged_account_is_told(storage: LocalStorage, cluster: Cluster) -> None:
     counted = cluster.hours_of(storage)
     cluster.work(counted, "train", 1)
