@@ -14,7 +14,6 @@ from cluster.kuberay.settings import (
     NAME_LABEL,
     SERVICE_ACCOUNT,
     Document,
-    Settings,
     labels,
     metadata,
 )
@@ -134,23 +133,6 @@ def gateway(cluster_name: str, gateway_port: int, *, tls: bool = False) -> Docum
             # By the cluster's name: the pods of jobs have a pool `serve` too, and no gateway.
             "selector": {"ray.io/cluster": cluster_name, "ray.io/group": "serve"},
             "ports": [{"name": "https" if tls else "http", "port": 443 if tls else 80, "targetPort": gateway_port}],
-        },
-    }
-
-
-def disruption_budget(cluster_name: str, settings: Settings) -> Document:
-    """Drained machines take the pods that serve one at a time.
-
-    As a number of pods: their owner has no scale subresource, for which Kubernetes counts `minAvailable` alone. The head has
-    none: it may be evicted, and comes back with its state from Redis.
-    """
-    return {
-        "apiVersion": "policy/v1",
-        "kind": "PodDisruptionBudget",
-        "metadata": metadata("serinus-gateway", "gateway"),
-        "spec": {
-            "minAvailable": settings.min_serve_nodes - 1,
-            "selector": {"matchLabels": {"ray.io/cluster": cluster_name, "ray.io/group": "serve"}},
         },
     }
 

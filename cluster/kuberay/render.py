@@ -15,8 +15,9 @@ import yaml
 from cluster.errors import ConfigError
 from cluster.kuberay import access, dashboards, monitoring, redis, roles, rules
 from cluster.kuberay.clusters import ray_cluster
+from cluster.kuberay.disruption import GROUP, disruption_budget
 from cluster.kuberay.jobs import jobs
-from cluster.kuberay.settings import BASE, GATEWAY_PORT, OVERLAYS, RECIPE, Document, Settings, Workload, labels
+from cluster.kuberay.settings import BASE, GATEWAY_PORT, OVERLAYS, RECIPE, Document, Settings, Workload, labels, shaped
 from cluster.topology import Topology
 
 HEADER = (
@@ -47,8 +48,8 @@ def additions(topology: Topology, settings: Settings, work: Workload | None) -> 
         parts["volume.yaml"] = [_claim(settings)]
     if settings.survives_head:
         parts["redis.yaml"] = [*redis.documents(), *access.redis_network()]
-    if settings.min_serve_nodes > 1:
-        parts["disruption.yaml"] = [access.disruption_budget(topology.name, settings)]
+    if (num_pods := shaped(topology, settings).pool(GROUP).min_nodes) > 1:
+        parts["disruption.yaml"] = [disruption_budget(topology.name, num_pods)]
     if settings.monitored:
         parts["monitoring.yaml"] = monitoring.documents(topology.name)
         parts["dashboards.yaml"] = [dashboards.config_map()]

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 from cluster.errors import ConfigError
+from cluster.kuberay.disruption import refusals
 from cluster.kuberay.settings import COMPONENT_LABEL, PEOPLE, Document
 
 MAX_CLUSTER_NAME = 53
@@ -59,6 +60,7 @@ def problems(documents: Sequence[Document]) -> list[Problem]:
         *(problem for document in documents for rule in RULES for problem in rule(document)),
         *_selected(documents),
         *_closed(documents),
+        *(Problem(_where(document), *told) for document, *told in refusals(documents)),
     ]
 
 
@@ -198,13 +200,7 @@ def _services(document: Document) -> Iterator[Problem]:
             yield Problem(_where(document), "opens a port of Ray", "only the gateway is for users")
 
 
-def _budgets(document: Document) -> Iterator[Problem]:
-    if document["kind"] == "PodDisruptionBudget" and not isinstance(document["spec"].get("minAvailable"), int):
-        found = "Kubernetes counts a number in minAvailable alone for pods whose owner has no scale subresource"
-        yield Problem(_where(document), found, "set minAvailable to a number of pods")
-
-
-RULES: tuple[Rule, ...] = (_names, _clusters, _jobs, _pods, _roles, _services, _budgets)
+RULES: tuple[Rule, ...] = (_names, _clusters, _jobs, _pods, _roles, _services)
 
 
 def _selected(documents: Sequence[Document]) -> Iterator[Problem]:

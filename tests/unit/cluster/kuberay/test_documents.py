@@ -6,10 +6,11 @@ from typing import Any
 
 import pytest
 
-from cluster.kuberay import access
+from cluster.kuberay import access, render
 from cluster.kuberay.clusters import ray_cluster
 from cluster.kuberay.jobs import job_name, jobs
 from cluster.kuberay.pods import DRAIN_AT_SIGTERM, GIB_PER_CPU, pod_resources
+from cluster.kuberay.rules import check
 from cluster.kuberay.settings import BASE, OVERLAYS, STOPPING_S, Workload
 from cluster.topology import POOL_LABEL, Pool
 from tests.unit.cluster.kuberay.conftest import shipped, workload
@@ -205,3 +206,16 @@ def test_a_gateway_with_https_has_its_certificate_from_a_secret() -> None:
     }  # fmt: skip
     own = jobs(shipped(), OVERLAYS["gpu"].replace(gateway_tls=True), WORK)["lifecycle"]
     assert "gateway-tls" not in str(own), "nothing answers users on the cluster of a job"
+
+
+@pytest.mark.parametrize(
+    ("overlay", "asked", "kept"), [("production", 1, 1), ("production", 4, 3), ("gpu", 1, None), ("gpu", 3, 2)]
+)
+def test_all_pods_but_one_that_are_always_there_outlast_a_drain(overlay: str, asked: int, kept: int | None) -> None:
+    """Of a lone one there is no budget, which would refuse every drain."""
+    topology = shipped()
+    pools = tuple(pool.replace(min_nodes=asked) if pool.name == "serve" else pool for pool in topology.pools)
+    found = render.overlay(topology.replace(pools=pools), OVERLAYS[overlay])
+    check(found)
+    budgets = [document["spec"] for document in found if document["kind"] == "PodDisruptionBudget"]
+    assert [budget["minAvailable"] for budget in budgets] == ([] if kept is None else [kept])

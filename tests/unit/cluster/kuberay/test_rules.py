@@ -110,6 +110,8 @@ BROKEN: list[tuple[str, Break, str]] = [
     ("load balancer", lambda d: _service(d).update(type="LoadBalancer"), "reachable from outside"),
     ("dashboard opened", lambda d: _service(d)["ports"][0].update(targetPort=8265), "a port of Ray"),
     ("budget in percent", lambda d: _budget(d).update(minAvailable="50%"), "minAvailable alone"),
+    ("budget of all", lambda d: _budget(d).update(minAvailable=2), "no machine of theirs could be drained"),
+    ("unready pods stay", lambda d: _budget(d).pop("unhealthyPodEvictionPolicy"), "not ready would keep their machines"),
     ("Service of nobody", lambda d: _service(d)["selector"].update({"ray.io/group": "server"}), "selects no pod"),
     ("budget of nobody", lambda d: _budget(d)["selector"]["matchLabels"].update(a="b"), "selects no pod"),
     ("nothing closed", lambda d: d.pop("NetworkPolicy serinus-default-deny"), "none closes everything"),
