@@ -1,6 +1,6 @@
 """The rollout controller itself: a detached Ray actor that runs the loop. `controller` has what others call.
 
-The wall clock of a rollout is read here and nowhere else.
+The clock of a rollout begins here, and nobody else reads one.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from services.config import ProbesConfig, RolloutConfig
 from services.rollout import prober
 from services.rollout.acts import Applications
 from services.rollout.applications import RayApplications
+from services.rollout.clock import SteadyClock, wall
 from services.rollout.courier import check_receivers
 from services.rollout.decay_watch import DecayWatch, read_watch
 from services.rollout.feedback import FeedbackBook, TooManyVotes
@@ -24,18 +25,15 @@ from services.rollout.loop import Loop
 from services.rollout.measures import Measures, figures
 from services.rollout.notifier import Notifier
 from services.rollout.probes import ProbeAnswer, ProbeTask
-from services.rollout.status import RolloutStatus, read_status
+from services.rollout.status import RolloutStatus, newest_moment, read_status
 
 log = logger("rollout")
 
 MEASURE_EVERY_S = 5.0
 IDLE_S = 5.0
 """Between two looks for a candidate that waits: one may come just as a rollout ends."""
-
-
-def now() -> datetime:
-    """The wall clock."""
-    return datetime.now(UTC)
+OFF_S = 2.0
+"""A clock that is off by less was not set: a time server moves it by less, slowly."""
 
 
 class Controller:
@@ -47,15 +45,27 @@ class Controller:
         self._wake = threading.Event()
         self._name, self._storage = name, open_storage(storage_uri)
         applications = applications or RayApplications(name, storage_uri)
-        self._loop = Loop(self._storage, name, applications, now, self._check_probes)
-        self._decay = DecayWatch(self._storage, name, applications, now)
-        self._feedback = FeedbackBook(self._storage, name, now())
+        self._applications, self._clock = applications, SteadyClock()
+        self._loop = self._new_loop()
+        self._decay = DecayWatch(self._storage, name, applications, self._clock)
+        self._feedback = FeedbackBook(self._storage, name, self._clock())
         self._asks_for: str | None = None
         self._measures: Measures | None = None
         self._measured_at = datetime.min.replace(tzinfo=UTC)
-        self._notifier = Notifier(self._storage, name, now)
+        self._notifier = Notifier(self._storage, name, wall)
         self._notifier.start()
         threading.Thread(target=self._run, name="rollout", daemon=True).start()
+
+    def _new_loop(self) -> Loop:
+        """Where the rollout stands in storage. Its moments are past, also where the machine's clock was set back since."""
+        self._clock.set(not_before=newest_moment(self._storage, self._name))
+        return Loop(self._storage, self._name, self._applications, self._clock, self._check_probes)
+
+    def _follow_clock(self) -> None:
+        """Between rollouts: what is written from here on has the time of the machine's clock again, if that was set."""
+        if abs(off_s := self._clock.off_s) > OFF_S:
+            log.warning("the clock of this machine was set by %+.0f s; what follows goes by it", off_s)
+            self._loop = self._new_loop()
 
     def _run(self) -> None:
         bind(model=self._name)
@@ -73,11 +83,12 @@ class Controller:
 
     def _turn(self) -> float | None:
         """One turn of each; returns the seconds until the next is due, None when only a call makes one due."""
-        pauses = [self._loop.tick(), self._feedback.flush(now())]
+        pauses = [self._loop.tick(), self._feedback.flush(self._clock())]
         if pauses[0] is None:
+            self._follow_clock()
             pauses.append(self._decay.tick())
         self._see_to_prober()
-        self._measure(now())
+        self._measure(self._clock())
         return min((pause_s for pause_s in pauses if pause_s is not None), default=None)
 
     def _see_to_prober(self) -> None:
@@ -93,11 +104,12 @@ class Controller:
         """Tell Prometheus that the turn went well, and where things stand."""
         import ray
 
-        if not ray.is_initialized() or (at - self._measured_at).total_seconds() < MEASURE_EVERY_S:
+        if not ray.is_initialized() or 0 <= (at - self._measured_at).total_seconds() < MEASURE_EVERY_S:
             return
         self._measures, self._measured_at = self._measures or Measures(self._name), at
         status, watch = read_status(self._storage, self._name, lossy=True), read_watch(self._storage, self._name)
-        self._measures.tell(figures(status[0] if status else None, watch[0] if watch else None, at))
+        found = figures(status[0] if status else None, watch[0] if watch else None, at)
+        self._measures.tell(found._replace(turn_at=wall().timestamp()))  # alerts compare it with Prometheus' clock
 
     def _check_probes(self, config: ProbesConfig) -> None:
         prober.check_probes(self._name, self._storage_uri, config)
@@ -150,7 +162,7 @@ class Controller:
         only `refused`, and why, for a vote that was changed too often. It wakes nobody: the next turn writes it."""
         try:
             texts = None if exchange is None else Exchange.model_validate(exchange)
-            found = self._feedback.vote(owner, request_id, thumb, correction, now(), exchange=texts)
+            found = self._feedback.vote(owner, request_id, thumb, correction, self._clock(), exchange=texts)
         except TooManyVotes as error:
             return {"refused": str(error)}
         if found is None:

@@ -15,9 +15,10 @@ from services.config import RolloutConfig
 from services.contract import NAMESPACE, Traffic, actor_name, read_traffic, write_traffic
 from services.engines import check_follows
 from services.rollout import prober, probes
-from services.rollout.actor import Controller, now
+from services.rollout.actor import Controller
 from services.rollout.acts import Applications
 from services.rollout.answers import ANSWER_TIMEOUT_S, answer
+from services.rollout.clock import wall
 from services.rollout.decay_watch import WatchStatus, read_watch
 from services.rollout.status import RolloutStatus, read_status
 
@@ -30,7 +31,7 @@ def ensure_traffic(storage: Storage, name: str, stable_revision: str) -> Traffic
     found = read_traffic(storage, name)
     if found is not None:
         return found[0]
-    traffic = Traffic(name=name, stable=stable_revision, changed_at=now(), reason="first deployment")
+    traffic = Traffic(name=name, stable=stable_revision, changed_at=wall(), reason="first deployment")
     try:
         write_traffic(storage, traffic, expect=ABSENT)
     except Conflict:  # another deployment was first: its traffic it is

@@ -221,6 +221,7 @@ class Courier:
         self._written = self._cursor
         self._num_failed = 0
         self._not_before: datetime | None = None
+        self._pause_s = 0.0
 
     def turn(self, last: int) -> float | None:
         """Deliver what waits up to the entry of number `last`; returns the seconds until the next attempt is due, None when
@@ -253,8 +254,8 @@ class Courier:
         if too_old and self._num_failed:  # what has waited behind another one is tried once all the same
             self._give_up(stored, "not delivered in time")
             return None
-        if self._not_before is not None and now < self._not_before:
-            return (self._not_before - now).total_seconds()
+        if self._not_before is not None and 0 < (due_s := (self._not_before - now).total_seconds()) <= self._pause_s:
+            return due_s  # a clock that was set back makes it due
         reply = self._attempt(stored, now)
         if reply.delivered:
             self._done(stored, self._cursor.given_up)
@@ -265,7 +266,7 @@ class Courier:
             return None
         self._num_failed += 1
         pause_s = wait_s(self._num_failed, reply.retry_after_s, self._draw)
-        self._not_before = now + timedelta(seconds=pause_s)
+        self._not_before, self._pause_s = now + timedelta(seconds=pause_s), pause_s
         log.warning("webhook %s: %s not delivered (%s); again in %.0f s", self.receiver.id, line.id,
                     reply.problem or f"status {reply.status}", pause_s)  # fmt: skip
         return pause_s

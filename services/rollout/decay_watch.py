@@ -250,7 +250,7 @@ class DecayWatch:
         if not self._unwritten:
             return None
         due_s = FLUSH_S - (self._clock() - self._flushed_at) / timedelta(seconds=1)
-        if due_s > 0:
+        if 0 < due_s <= FLUSH_S:  # more: the clock was set back
             return due_s
         write_answers(self._storage, watch.file, answers)
         self._write(watch, version)

@@ -142,7 +142,7 @@ class FeedbackBook:
         if not lines:
             return None
         due_s = FLUSH_S - (now - self._flushed_at) / timedelta(seconds=1)
-        if due_s > 0:
+        if 0 < due_s <= FLUSH_S:  # more: the clock was set back
             return due_s
         for rollout in dict.fromkeys(rollouts.values()):
             self._write(rollout, {place: line for place, line in lines.items() if rollouts[place] == rollout})

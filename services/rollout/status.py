@@ -7,6 +7,7 @@ rollouts/<name>/current              the id of the one rollout that is or was la
 from __future__ import annotations
 
 import json
+from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final, Literal
 
@@ -146,6 +147,17 @@ def read_status(storage: Storage, name: str, *, lossy: bool = False) -> tuple[Ro
             f"{storage.uri}/{key}", "is missing", f"restore it, or remove {current_key(name)} to start anew"
         )
     return _parsed(storage, key, blob.content, lossy), blob.version
+
+
+def newest_moment(storage: Storage, name: str) -> datetime | None:
+    """That the rollout under way has reached; None without one, or where it cannot be read."""
+    with suppress(InputError):  # said by whoever takes a turn
+        if (found := read_status(storage, name)) and not found[0].ended:
+            status = found[0]
+            looked = [status.last_look.at] if status.last_look else []
+            applied = [status.weight_applied_at] if status.weight_applied_at else []
+            return max(status.step_started_at, status.decisions[-1].at, *looked, *applied)
+    return None
 
 
 def rollout_ids(storage: Storage, name: str) -> list[str]:

@@ -226,7 +226,7 @@ def test_votes_and_a_rollouts_last_probe_wake_nobody(tmp_path: Path, monkeypatch
     assert [(vote.request_id, vote.thumb) for vote in told] == [("a", "up")]
     texts = {"messages": [{"role": "user", "content": "Hi"}], "answer": "Hello"}
     assert one.feedback("", "a", "down", "Hi!", texts) is not None  # as a gateway sends them
-    one._feedback.flush(actor.now() + timedelta(seconds=FLUSH_S))
+    one._feedback.flush(actor.wall() + timedelta(seconds=FLUSH_S))
     assert b'"exchange":{"messages":[{"role":"user","content":"Hi"}],"answer":"Hello"}' in written(one._storage)[0]  # type: ignore[arg-type]
     one.probes_finished(("rollout", "r", 0))
     assert stirred == []
