@@ -22,10 +22,11 @@ def in_public_cluster() -> Iterator[None]:
         yield
 
 
-def ensure_controller(name: str, storage: Storage) -> Any:
-    """The controller, which loads a waiting candidate by itself."""
+def ensure_controller(name: str, storage: Storage, *, renewed: bool = False) -> Any:
+    """The controller, which loads a waiting candidate by itself; `renewed`: of this serinus, in the place of another's."""
     from services.rollout import controller
     from services.rollout.applications import RayApplications
     from services.serving.load import load_in_task
 
-    return controller.ensure_controller(name, storage.location, RayApplications(name, storage.location, load_in_task))
+    ensure = controller.renew_controller if renewed else controller.ensure_controller
+    return ensure(name, storage.location, RayApplications(name, storage.location, load_in_task))

@@ -17,13 +17,14 @@ def deploy(loaded: ServedRecipe, storage: Storage, recipe: Path) -> str:
     from services.rollout import controller, courier
     from services.serving import app as serving
 
+    controller.check_renewal(storage, loaded.name)
     stable = registry.resolve(storage, loaded.name, "stable")
     say("deploy", f"starting {stable.revision} and the gateway")
     with key_changes(storage, loaded.name):
         serving.deploy(loaded.name, stable, loaded.serve, storage)
     controller.ensure_traffic(storage, loaded.name, stable.revision)
     courier.publish_receivers(storage, loaded.name, loaded.notify)
-    ensure_controller(loaded.name, storage)
+    ensure_controller(loaded.name, storage, renewed=True)
     controller.ensure_probes(storage, loaded.name)
     serving.wait_gateway(loaded.name, loaded.serve, storage.location)
     message = f"gateway and stable revision {stable.revision}, by {recipe.name}"

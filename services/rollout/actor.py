@@ -5,11 +5,13 @@ The clock of a rollout begins here, and nobody else reads one.
 
 from __future__ import annotations
 
+import os
 import threading
 from datetime import UTC, datetime
 from typing import Any
 
-from cluster.errors import UserError
+from cluster.code_version import code_version
+from cluster.errors import ClusterError, UserError
 from cluster.feedback import Exchange, Thumb
 from cluster.storage import open_storage
 from cluster.telemetry import bind, configure, logger
@@ -34,6 +36,10 @@ IDLE_S = 5.0
 """Between two looks for a candidate that waits: one may come just as a rollout ends."""
 OFF_S = 2.0
 """A clock that is off by less was not set: a time server moves it by less, slowly."""
+RETIRE_S = 30.0
+"""For the turn under way to end. One that loads a candidate takes longer: the next controller loads it again."""
+RETIRED_S = 90.0
+"""A controller that was told to retire and is not ended by then ends itself."""
 
 
 class Controller:
@@ -41,6 +47,7 @@ class Controller:
 
     def __init__(self, name: str, storage_uri: str, applications: Applications | None = None) -> None:
         configure()
+        code_version()  # now, as it is imported: later another one may lie on the disk
         self._storage_uri = storage_uri
         self._wake = threading.Event()
         self._name, self._storage = name, open_storage(storage_uri)
@@ -54,7 +61,9 @@ class Controller:
         self._measured_at = datetime.min.replace(tzinfo=UTC)
         self._notifier = Notifier(self._storage, name, wall)
         self._notifier.start()
-        threading.Thread(target=self._run, name="rollout", daemon=True).start()
+        self._retired = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="rollout", daemon=True)
+        self._thread.start()
 
     def _new_loop(self) -> Loop:
         """Where the rollout stands in storage. Its moments are past, also where the machine's clock was set back since."""
@@ -69,7 +78,7 @@ class Controller:
 
     def _run(self) -> None:
         bind(model=self._name)
-        while True:
+        while not self._retired.is_set():
             self._wake.clear()  # before the turn: what is asked for during it gets a turn of its own
             try:
                 pause_s = self._turn()
@@ -119,11 +128,31 @@ class Controller:
 
     def pid(self) -> int:
         """For operators (and tests) who want to end exactly this process."""
-        import os
-
         return os.getpid()
 
+    def code(self) -> str:
+        """Which serinus runs here."""
+        return code_version()
+
+    def retire(self) -> None:
+        """Take nothing in from here on, take a last turn and write all that is known: another process goes on from there. Whoever
+        asks ends this one; should he be gone, it ends by itself, and Ray starts it anew."""
+        self._retired.set()
+        end = threading.Timer(RETIRED_S, os._exit, (1,))
+        end.daemon = True
+        end.start()
+        self._stir()
+        self._thread.join(RETIRE_S)
+        try:
+            if not self._thread.is_alive():
+                self._loop.retire()
+            self._feedback.flush(self._clock(), at_once=True)
+        except Exception:  # as a killed one would
+            log.exception("what came last is not written")
+
     def record(self, gateway_id: str, traffic_version: int, records: list[dict[str, Any]]) -> None:
+        if self._retired.is_set():  # gateways keep what is not taken, for who comes next
+            raise ClusterError(f"rollout controller of {self._name}", "is being replaced", "ask the next one")
         self._feedback.note(records)
         self._loop.record(gateway_id, traffic_version, records)
 

@@ -9,8 +9,10 @@ import time
 from typing import Any
 
 from cluster import registry
-from cluster.errors import ClusterError, Conflict, UserError
+from cluster.code_version import code_version
+from cluster.errors import ClusterError, Conflict, ResourceError, UserError
 from cluster.storage import ABSENT, Storage
+from cluster.telemetry import logger
 from services.config import RolloutConfig
 from services.contract import NAMESPACE, Traffic, actor_name, read_traffic, write_traffic
 from services.engines import check_follows
@@ -21,6 +23,8 @@ from services.rollout.answers import ANSWER_TIMEOUT_S, answer
 from services.rollout.clock import wall
 from services.rollout.decay_watch import WatchStatus, read_watch
 from services.rollout.status import RolloutStatus, read_status
+
+log = logger("rollout")
 
 MAX_CONCURRENCY = 16
 """Calls answered at once: records of many gateways never wait for a person's command."""
@@ -54,6 +58,82 @@ def ensure_controller(name: str, storage_uri: str, applications: Applications | 
         UserError: there is one that watches another storage.
         ClusterError: it does not start.
     """
+    actor = _controller(name, storage_uri, applications)
+    if (code := _code(name, actor)) != code_version():
+        log.warning("the controller of %s runs serinus %s, this command is %s: serinus deploy RECIPE replaces it",
+                    name, code, code_version())  # fmt: skip
+    return actor
+
+
+def check_renewal(storage: Storage, name: str) -> None:
+    """Before a deployment: a controller of another serinus is replaced by one of this, which has to be able to go on with the
+    rollout under way. In a joined cluster.
+
+    Raises:
+        InputError: it could not.
+    """
+    actor = _found(actor_name(name))
+    if actor is not None and _code(name, actor) != code_version():
+        read_status(storage, name)
+
+
+def renew_controller(name: str, storage_uri: str, applications: Applications | None = None) -> Any:
+    """As `ensure_controller`; one of another serinus is replaced first, with the prober. It writes all that it knows before it
+    ends, and gateways keep what they have to tell until the next one is there. In a joined cluster.
+
+    Raises:
+        UserError, ClusterError: as there.
+        ResourceError: the head has another serinus than this command.
+    """
+    actor = _controller(name, storage_uri, applications)
+    before = _code(name, actor)
+    if before == code_version():
+        return actor
+    if hasattr(actor, "retire"):
+        answer(name, actor.retire.remote())
+    for replaced in (actor_name(name), prober.prober_name(name)):
+        _end(name, replaced)
+    actor = _controller(name, storage_uri, applications)
+    if (code := _code(name, actor)) != code_version():
+        remedy = "install the same there, then deploy again"
+        raise ResourceError(f"rollout controller of {name}", f"the head has serinus {code}, this command is {code_version()}",
+                            remedy)  # fmt: skip
+    log.info("the controller of %s is of serinus %s now, it was of %s", name, code, before)
+    return actor
+
+
+def _code(name: str, actor: Any) -> str:
+    """Which serinus it runs. Those that do not say are of versions before this was asked."""
+    return str(answer(name, actor.code.remote())) if hasattr(actor, "code") else "of an older version"
+
+
+def _found(actor: str) -> Any:
+    """The actor of that name; None without one."""
+    import ray
+
+    try:
+        return ray.get_actor(actor, namespace=NAMESPACE)
+    except ValueError:  # Ray's way to say that there is none
+        return None
+
+
+def _end(name: str, actor: str) -> None:
+    """Kill it for good and return when its name is free.
+
+    Raises:
+        ClusterError: it is not, after ANSWER_TIMEOUT_S.
+    """
+    import ray
+
+    ends_at = time.monotonic() + ANSWER_TIMEOUT_S
+    while (handle := _found(actor)) is not None:
+        ray.kill(handle)
+        if time.monotonic() > ends_at:
+            raise ClusterError(f"{actor} of {name}", "does not end", "see `serinus status`, then try again")
+        time.sleep(0.05)
+
+
+def _controller(name: str, storage_uri: str, applications: Applications | None) -> Any:
     import ray
 
     from cluster.session import on_pool

@@ -135,14 +135,14 @@ class FeedbackBook:
             raise StageFailed("votes cannot be written: storage is away")
         self._lines[place], self._num_bytes = line, num_bytes
 
-    def flush(self, now: datetime) -> float | None:
-        """Write what is due; returns the seconds until something is, None when there is nothing to write."""
+    def flush(self, now: datetime, *, at_once: bool = False) -> float | None:
+        """Write what is due, or all of it at once; returns the seconds until something is, None when there is nothing to write."""
         with self._lock:
             lines, rollouts = dict(self._lines), dict(self._rollouts)
         if not lines:
             return None
         due_s = FLUSH_S - (now - self._flushed_at) / timedelta(seconds=1)
-        if 0 < due_s <= FLUSH_S:  # more: the clock was set back
+        if 0 < due_s <= FLUSH_S and not at_once:  # more: the clock was set back
             return due_s
         for rollout in dict.fromkeys(rollouts.values()):
             self._write(rollout, {place: line for place, line in lines.items() if rollouts[place] == rollout})

@@ -36,6 +36,12 @@ class Intake:
             self._following = (status.id, EvidenceStore(self._storage, status))
         return self._following[1]
 
+    def close(self) -> None:
+        """Write all of it, for the process that goes on from there."""
+        if self._following is not None:
+            self._following[1].flush()
+            self._following[1].save()
+
     def rest(self) -> None:
         """No rollout is under way: what comes is no evidence."""
         self._following = None

@@ -104,6 +104,13 @@ class Loop:
             self._intake.flush(evidence, found[0].window)
             return pause_s
 
+    def retire(self) -> None:
+        """A last turn, with a look, and all evidence written: another process goes on from there."""
+        self._looked_at = datetime.min.replace(tzinfo=self._looked_at.tzinfo)
+        self.tick()
+        with self._turns:
+            self._intake.close()
+
     def _tidy(self, status: RolloutStatus) -> None:
         """Between rollouts: stop engines that have rested for long enough."""
         keep_warm_s = status.config.keep_warm_s

@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from pydantic import ValidationError
 
 from cluster.artifacts import Revision, digest
+from cluster.code_version import code_version
 from cluster.errors import ConfigError, InputError, ResourceError
 from cluster.registry import resolve
 from cluster.session import on_pool
@@ -25,7 +26,7 @@ from services.serving.address import EVERY_ADDRESS, check_free, listen, num_list
 from services.serving.engine import bundles, engine_of
 from services.serving.keys import publish_keys
 from services.serving.lora import attach_adapter, check_room
-from services.serving.readiness import wait_running
+from services.serving.readiness import check_code, wait_running
 from services.serving.watch import APPLICATION_PREFIX, MODEL_DEPLOYMENT, application_name
 
 log = logger("serving")
@@ -72,7 +73,7 @@ def deploy(name: str, revision: Revision, serving: ServingConfig, storage: Stora
 
 
 def deploy_gateway(name: str, serving: ServingConfig, storage_uri: str) -> None:
-    """Serve the public name `name`; does nothing when the gateway runs with the same settings.
+    """Serve the public name `name`; does nothing when the gateway runs with the same settings and the same serinus.
 
     Raises:
         ConfigError: the file of API keys is missing or not valid.
@@ -99,10 +100,15 @@ def start_gateway(name: str, serving: ServingConfig, storage_uri: str) -> None:
 
 
 def wait_gateway(name: str, serving: ServingConfig, storage_uri: str) -> None:
-    """The second half of deploy_gateway: return when it answers."""
+    """The second half of deploy_gateway: return when it answers.
+
+    Raises:
+        ResourceError: a machine on which gateways run has another serinus.
+    """
     settings = _gateway_settings(name, serving, storage_uri)
     wait_running(GATEWAY, GATEWAY_TIMEOUT_S, enough=lambda overview: _replaced(overview, serving, settings))
     wait_answering(serving, _gateway_nodes(serving))
+    check_code(GATEWAY)
 
 
 def _gateway_settings(name: str, serving: ServingConfig, storage_uri: str) -> str:
@@ -110,7 +116,8 @@ def _gateway_settings(name: str, serving: ServingConfig, storage_uri: str) -> st
         mode="json", include={"pool", "num_gateway_replicas", "user_header", "show_revision", "admission", "shadow"}
     )
     address = {"host": serving.host, "port": serving.port} if serving.is_direct else {}
-    return digest({"name": name, "storage": storage_uri, **address, **tls.shown(serving), **chosen})
+    chosen |= {"name": name, "storage": storage_uri, "code": code_version(), **tls.shown(serving)}
+    return digest({**address, **chosen})
 
 
 def _replaced(overview: Any, serving: ServingConfig, settings: str) -> bool:

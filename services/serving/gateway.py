@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
@@ -18,6 +19,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response, StreamingResponse
 from ray import serve
 
+from cluster.code_version import code_version
 from cluster.imports import large_imports
 from cluster.storage import open_storage
 from cluster.telemetry import bind, configure
@@ -65,6 +67,7 @@ class Gateway(OpenAiIngress):
         super().__init__({}, {})
         configure()  # what clients and engines say is in the log, and must not pass for a line of it
         Gateway.here = self
+        code_version()  # now, as it is imported: later another one may lie on the disk
         address = serving.host, serving.port, max_ongoing(serving), serving.tls
         self._listener = Listener(*address) if serving.is_direct else None
         self._name, self._serving, self._settings = name, serving, settings
@@ -93,6 +96,10 @@ class Gateway(OpenAiIngress):
     async def settings(self) -> str:
         """Digest of what this gateway was deployed with, asked for before deploying it again."""
         return self._settings
+
+    async def code(self) -> tuple[str, str]:
+        """Which serinus runs here, and on which machine."""
+        return code_version(), socket.gethostname()
 
     async def listen(self, app: Any) -> None:
         """Take requests, where they do not come through Serve's proxies."""

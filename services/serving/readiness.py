@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from cluster.code_version import code_version
 from cluster.errors import ResourceError, SerinusError, StageFailed
 from cluster.telemetry import logger
 
 log = logger("serving")
 
 POLL_S = 0.25
+CODE_TIMEOUT_S = 30.0
 MAX_REASON = 600
 EXCEPTION_LINE = re.compile(r"^[A-Za-z_][\w.]*(?:Error|Exception|Failed|Exit): .+", re.MULTILINE)
 OUR_ERROR = re.compile(r"^(?:cluster\.errors\.\w+): (?P<message>.+)", re.MULTILINE)
@@ -51,6 +53,26 @@ def wait_running(
         if clock() > deadline:
             raise failure(application, overview, f"was not ready after {timeout_s:.0f} s")
         time.sleep(POLL_S)
+
+
+def check_code(application: str) -> None:
+    """Whether all replicas of the gateway run the serinus of this command. They take what is installed on their machines.
+
+    Raises:
+        ResourceError: one runs another.
+    """
+    from ray import serve
+
+    ours = code_version()
+    try:
+        told = serve.get_deployment_handle(application, application).broadcast("code").results(timeout_s=CODE_TIMEOUT_S)
+    except Exception as error:  # one dies, or is too busy: the deployment stands all the same
+        log.warning("%s does not say which serinus it runs: %r", application, error)
+        return
+    others = sorted({f"{host} has serinus {code}" for code, host in told if code != ours})
+    if others:
+        found = f"{', '.join(others)}; this command is {ours}"
+        raise ResourceError(application, found, "install the same on every machine of the pool, then deploy again")
 
 
 def failure(application: str, overview: Any, what: str) -> SerinusError:

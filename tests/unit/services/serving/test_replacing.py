@@ -7,6 +7,8 @@ from types import SimpleNamespace
 
 import pytest
 
+from cluster.code_version import code_version
+from cluster.errors import ResourceError
 from services.config import AdmissionConfig, ServingConfig
 from services.serving import app, readiness
 from services.serving.door import BODY_TIMEOUT_S, longest_stay_s
@@ -50,6 +52,26 @@ def test_two_looks_in_a_row_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(serve=serve))  # whose import takes six seconds
     readiness.wait_running("gateway", 10, enough=enough)
     assert seen == [True, False, True, True]
+
+
+def test_a_gateway_of_another_serinus_is_replaced_though_the_recipe_is_the_same(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    before = app._gateway_settings("m", SERVING, "file:///store")
+    assert app._gateway_settings("m", SERVING, "file:///store") == before
+    monkeypatch.setattr(app, "code_version", lambda: "9.0+0123456789")
+    assert app._gateway_settings("m", SERVING, "file:///store") != before
+
+
+def test_a_machine_on_which_another_serinus_is_installed_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    told = [(code_version(), "a"), ("0.0.9+0123456789", "b"), ("0.0.9+0123456789", "b")]
+    handle = SimpleNamespace(broadcast=lambda method: SimpleNamespace(results=lambda timeout_s: list(told)))
+    serve = SimpleNamespace(get_deployment_handle=lambda deployment, application: handle)
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(serve=serve))
+    with pytest.raises(ResourceError, match=r"gateway: b has serinus 0\.0\.9\+0123456789; this command is"):
+        readiness.check_code("gateway")
+    told[1:] = []
+    readiness.check_code("gateway")
 
 
 @pytest.mark.parametrize("timeout_s", [5.0, 600.0, 7200.0])
