@@ -52,6 +52,7 @@ if TYPE_CHECKING:
 
     Tables = list[ray.ObjectRef[pa.Table]]
 
+SPILL_REMEDY = "free space where Ray's nodes have their folders (/tmp by default), and run the same command again"
 BLOCK_BYTES = 8_000_000
 """So much input for a task at least, a second of work. What is not more altogether is small."""
 
@@ -160,7 +161,7 @@ def judged(judge: Judge) -> Iterator[pa.Table | int]:
 def _with_ray_data(judge: Judge, config: DataConfig) -> Tables:
     import ray.data
 
-    logging.getLogger("ray.data").setLevel(logging.ERROR)  # its plans and bars are not for those who run a recipe
+    logging.getLogger("ray.data").setLevel(logging.CRITICAL)  # its plans are not for users; what fails is raised here
 
     context = ray.data.DataContext.get_current().copy()
     context.execution_options.label_selector = on_pool(config.pool) or None
@@ -183,13 +184,13 @@ def _with_ray_data(judge: Judge, config: DataConfig) -> Tables:
 @contextmanager
 def _told_apart(storage: Storage) -> Iterator[None]:
     """What a worker failed for comes out as one message where a person can mend it; a defect keeps its traceback."""
-    from ray.exceptions import NodeDiedError, OutOfMemoryError, RayError, WorkerCrashedError
+    from ray import exceptions as ends
 
     try:
         yield
-    except (RayError, OSError) as error:
+    except (ends.RayError, OSError) as error:
         cause = _root_cause(error)
-        if isinstance(cause, NodeDiedError | OutOfMemoryError | WorkerCrashedError):
+        if isinstance(cause, ends.NodeDiedError | ends.OutOfMemoryError | ends.WorkerCrashedError):
             found = (
                 f"clean: a worker died time and again ({type(cause).__name__}): its machine was lost or memory ran out"
             )
@@ -198,6 +199,9 @@ def _told_apart(storage: Storage) -> Iterator[None]:
             raise type(cause)(str(cause)) from None
         if isinstance(cause, UserError):  # a file of rules that runs here may lack a module there
             raise type(cause)(cause.where, cause.found, cause.remedy) from None
+        if isinstance(cause, ends.OutOfDiskError | ends.ObjectStoreFullError):
+            found = "is full, and so is the disk that its objects are put on then (95 % of it, as Ray counts)"
+            raise ResourceError("Ray's object store", found, SPILL_REMEDY) from None
         if isinstance(cause, OSError) and cause.errno in (errno.ENOSPC, errno.EDQUOT):
             where = cause.filename if storage.uri.startswith("s3://") and cause.filename else storage.uri
             raise ResourceError(where, "no space left", "free some space and run the same command again") from None

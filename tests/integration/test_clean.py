@@ -330,6 +330,20 @@ def test_a_worker_that_dies_time_and_again_is_one_message(
         clean(DataConfig(sources=(SourceConfig(path=str(tmp_path / "a.txt")),)), storage)
 
 
+def test_a_store_and_a_disk_that_are_full_are_one_message(
+    tmp_path: Path, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a.txt").write_text("text")
+
+    def full(*_: Any) -> Iterator[int]:
+        raise ray.exceptions.OutOfDiskError  # as Ray does where it puts down what a task gives back
+        yield 0
+
+    monkeypatch.setattr(stage, "judged", full)
+    with pytest.raises(ResourceError, match="Ray's object store: is full, and so is the disk"):
+        clean(DataConfig(sources=(SourceConfig(path=str(tmp_path / "a.txt")),)), storage)
+
+
 @pytest.mark.parametrize("small", [1, stage.BLOCK_BYTES])
 def test_file_that_vanishes_meanwhile_is_one_message(
     tmp_path: Path, storage: LocalStorage, monkeypatch: pytest.MonkeyPatch, small: int
