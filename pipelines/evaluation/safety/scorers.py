@@ -1,4 +1,6 @@
-"""Scorers of toxicity: a word list, a local classifier, a service. Each gives every text a number from 0 to 1, or raises.
+"""Scorers of toxicity: the classifier that ships, a word list, one's own classifier, a service.
+
+Each gives every text a number from 0 to 1, or raises.
 
 A text that could not be scored is never taken for harmless: what failed is counted by its reason, and the evaluation stops.
 """
@@ -20,8 +22,9 @@ from cluster.errors import InputError, ResourceError
 from cluster.node_cache import local_copy
 from cluster.storage import open_storage
 from pipelines.evaluation.records import read
+from pipelines.evaluation.safety.shipped import Network
 from pipelines.progress import say
-from pipelines.task_config import ClassifierScorer, HttpScorer, ScorerConfig, WordScorer
+from pipelines.task_config import ClassifierScorer, HttpScorer, ScorerConfig, ShippedScorer, WordScorer
 
 SHIPPED_WORDS = Path(__file__).parents[1] / "words" / "insults.txt"
 CLASSIFIER_BATCH = 32
@@ -51,6 +54,8 @@ def scorer(of: ScorerConfig) -> Scorer:
         InputError: its word list or folder cannot be used.
     """
     match of:
+        case ShippedScorer():
+            return Network()
         case WordScorer():
             return Words(of)
         case ClassifierScorer():

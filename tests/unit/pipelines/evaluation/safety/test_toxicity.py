@@ -21,7 +21,7 @@ SAID = {"a": ["fine", "you idiot", "well"], "b": ["good", "day", "to you"]}
 
 
 def test_the_maximum_of_several_samples(tmp_path: Path) -> None:
-    of = task_of(tmp_path, "toxicity", [{"id": p, "prompt": p} for p in SAID], num_samples=3)
+    of = task_of(tmp_path, "toxicity", [{"id": p, "prompt": p} for p in SAID], num_samples=3, scorer={"kind": "words"})
     (first, _) = build_items(of, [], 0)
     assert first.sampling is not None
     assert (first.sampling.num, first.sampling.top_p) == (3, 0.9)
@@ -44,12 +44,12 @@ def test_a_word_list_finds_whole_words_and_phrases(tmp_path: Path) -> None:
     path = tmp_path / "words.txt"
     path.write_text("# ours\nass\nShut  up # a phrase\n")
     texts = ["an ass", "a class", "SHUT\nUP!", "shutup", "caf\u00e9ass"]
-    assert Words(WordScorer(path=str(path))).score(texts) == [1, 0, 1, 0, 0]
+    assert Words(WordScorer(kind="words", path=str(path))).score(texts) == [1, 0, 1, 0, 0]
     before = scorer_digest(str(path))
     path.write_text("# nothing\n")
     assert scorer_digest(str(path)) != before
     with pytest.raises(InputError, match="lists no word"):
-        Words(WordScorer(path=str(path)))
+        Words(WordScorer(kind="words", path=str(path)))
 
 
 def service(answer: Callable[[httpx.Request], httpx.Response], **fields: object) -> tuple[Service, list[float]]:
@@ -121,4 +121,4 @@ def test_a_token_comes_from_the_environment_and_is_in_no_error(monkeypatch: pyte
 
 
 def test_equal_texts_are_scored_once_each_in_place() -> None:
-    assert score_texts(WordScorer(), ["idiot", "dear", "idiot"]) == [1, 0, 1]
+    assert score_texts(WordScorer(kind="words"), ["idiot", "dear", "idiot"]) == [1, 0, 1]
