@@ -85,6 +85,8 @@ class Difference(StrictModel):
     ratio: float
     """new / old."""
     num_items: int
+    num_different: int | None = Field(None, exclude_if=is_none)
+    """Items on which the two figures are not the same; None where an earlier version did not count them."""
     higher_is_better: bool = True
 
 
@@ -135,6 +137,8 @@ class Check(Finding):
     """One-sided bounds: at least `harm_low` with a confidence of 1 - alpha, at most `harm_high` with one of 1 - beta."""
     margin: float
     effect: float
+    num_different: int | None = Field(None, exclude_if=is_none)
+    """As in `Difference`."""
     p_margin: float | None = None
     """Of "the harm is the margin or less"."""
     p_margin_adjusted: float | None = None

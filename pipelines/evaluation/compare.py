@@ -172,6 +172,7 @@ def difference_of(score: Score, before: Sequence[Row], after: Sequence[Row]) -> 
         ci_high=high,
         ratio=float(new[0] / old[0]) if old[0] else 1.0,
         num_items=len(before),
+        num_different=int((sums_of(figure, before) != sums_of(figure, after)).any(axis=1).sum()),
         higher_is_better=score.higher_is_better,
     )
 

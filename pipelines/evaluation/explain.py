@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 from cluster.artifacts import Check, Finding, GateReport, OverlapCheck
 from pipelines.evaluation.overlap import explained
+from pipelines.evaluation.wording import LEAST_BOUND, both, identical, moved, rule_of
 
 MARKS = {"passed": "passed", "failed": "FAILED", "inconclusive": "INCONCLUSIVE"}
 
@@ -37,7 +38,7 @@ def lines(report: GateReport) -> Iterator[str]:
     for priority in ("must", "should", "could"):
         for found in (found for found in report.findings if found.priority == priority):
             yield ""
-            yield f"{priority.upper():<7}{found.name}: {MARKS[found.outcome]}"
+            yield f"{priority.upper():<7}{found.name}: {MARKS[found.outcome]} ({rule_of(found)})"
             if isinstance(found, OverlapCheck):
                 yield from (f"  {line}" for line in explained(found, report.clean_differences))
             elif isinstance(found, Check):
@@ -45,8 +46,8 @@ def lines(report: GateReport) -> Iterator[str]:
 
 
 def mark(check: Finding) -> str:
-    """Outcome and priority in a column, for lists."""
-    return f"{MARKS[check.outcome]:<13}{check.priority:<7}"
+    """Outcome, priority and the rule that decided it in columns, for lists."""
+    return f"{MARKS[check.outcome]:<13}{check.priority:<7}{rule_of(check):<19}"
 
 
 def unit_of(metric: str) -> str:
@@ -73,8 +74,11 @@ def _rule(report: GateReport, alpha: float, beta: float) -> Iterator[str]:
 def _explained(check: Check, alpha: float, beta: float, power: float) -> Iterator[str]:
     unit, num_items = unit_of(check.metric), check.num_items
     new, old = check.name.rsplit(": ", 1)[1].split(" vs ")
-    yield f"{check.metric}: {old} {check.old:.4g}, {new} {check.new:.4g} on {num_items} items: {_moved(check.harm, unit)}"
-    worst, best = _moved(check.harm_high, unit), _moved(check.harm_low, unit)
+    (was, now), differ = both(check.old, check.new), check.num_different
+    of_them = "" if not differ else ", of which all differ" if differ == num_items else f", of which {differ} differ"
+    found = identical(num_items, differ) or f"{moved(check.harm, unit)} on {num_items} items{of_them}"
+    yield f"{check.metric}: {old} {was}, {new} {now}: {found}"
+    worst, best = (moved(bound, unit, LEAST_BOUND) for bound in (check.harm_high, check.harm_low))
     yield f"with {1 - beta:.0%} confidence at worst {worst}; with {1 - alpha:.0%} at best {best}"
     if not check.method:
         yield check.message.split(", ", 1)[1]
@@ -97,10 +101,6 @@ def _settling(check: Check, power: float) -> Iterator[str]:
         yield f"a model exactly as good as the old one passes on about {check.num_items_if_equal} items (in {power:.0%} of cases)"
     if check.num_items_if_equal and check.num_items_if_equal <= check.num_items:
         yield "it had enough items for that: it is unlucky, or really worse"
-
-
-def _moved(harm: float, unit: str) -> str:
-    return f"{abs(harm):.1f} {unit} {'worse' if harm > 0 else 'better'}" if round(harm, 1) else "no difference"
 
 
 def _excluded(effect: float, unit: str) -> str:

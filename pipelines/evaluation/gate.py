@@ -17,6 +17,7 @@ from cluster.artifacts import Check, Finding, Outcome
 from pipelines.config import GateConfig, RequirementConfig, asked_of
 from pipelines.evaluation.explain import finding, recovery
 from pipelines.evaluation.paired.sample import MAX_ITEMS, Sample, highest, lowest
+from pipelines.evaluation.wording import both, identical
 
 
 @dataclass(frozen=True)
@@ -185,6 +186,7 @@ def _check(config: GateConfig, question: Question, outcome: Outcome, **figures: 
         message="",
         method=pair.method if question.is_tested else "",
         num_items=pair.sample.num_items,
+        num_different=pair.sample.num_different,
         old=pair.old,
         new=pair.new,
         harm=100 * pair.sample.harm,
@@ -195,7 +197,9 @@ def _check(config: GateConfig, question: Question, outcome: Outcome, **figures: 
         **figures,  # type: ignore[arg-type]
     )
     said = finding(check) if question.is_tested else recovery(100 * pair.recovery, asked.min_recovery_percent or 0)
-    return check.replace(message=f"{check.name}: {pair.metric} {pair.old:.4g} to {pair.new:.4g}, {said}")
+    old, new = both(pair.old, pair.new)
+    same = f" ({told})" if (told := identical(check.num_items, check.num_different)) else ""
+    return check.replace(message=f"{check.name}: {pair.metric} {old} to {new}{same}, {said}")
 
 
 def _whole(items: float) -> int | None:

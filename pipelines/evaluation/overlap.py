@@ -10,6 +10,7 @@ from collections.abc import Collection, Iterator, Mapping
 
 from cluster.artifacts import Contamination, Difference, Outcome, OverlapCheck, OverlapRule, TaskContamination
 from pipelines.config import ContaminationLimit, GateConfig
+from pipelines.evaluation.wording import both, change
 
 RULES: Mapping[OverlapRule, str] = {
     "most_8_grams": "70 % of the runs of 8 words of the prompt or of the answer",
@@ -78,6 +79,6 @@ def explained(check: OverlapCheck, clean: Mapping[str, Collection[Difference]]) 
     for name, found in clean.items():
         for one in (one for one in found if one.task == check.task):
             new, old = name.split(" vs ")
-            change = f"{one.difference:+.4g} ({one.ci_low:+.4g} to {one.ci_high:+.4g})"
-            yield f"{one.metric} on the {one.num_items} others: {old} {one.old:.4g}, {new} {one.new:.4g}: {change}"
+            (difference, interval), (was, now) = change(one), both(one.old, one.new)
+            yield f"{one.metric} on the {one.num_items} others: {old} {was}, {new} {now}: {difference} ({interval})"
     yield f"item by item, with a document each: {check.items}"

@@ -7,6 +7,7 @@ from html import escape
 
 from cluster.artifacts import Difference
 from pipelines.evaluation.explain import MARKS
+from pipelines.evaluation.wording import both, change
 
 STATUSES = {
     "passed": "passed",
@@ -22,6 +23,7 @@ NUMBERS = frozenset(
         "old",
         "new",
         "difference",
+        "differ",
         "parameters",
         "bytes",
         "cache, bytes a token",
@@ -71,11 +73,12 @@ def table(names: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 def differences(found: Iterable[Difference]) -> str:
     """Paired differences as a table."""
-    return table(("task", "old", "new", "difference", "95 % interval", "items"), map(_difference, found))
+    return table(("task", "old", "new", "difference", "95 % interval", "items", "differ"), map(_difference, found))
 
 
 def _difference(found: Difference) -> tuple[str, ...]:
     better = "" if found.higher_is_better else " (lower is better)"
-    interval = f"{found.ci_low:+.4g} to {found.ci_high:+.4g}"
+    (old, new), (difference, interval) = both(found.old, found.new), change(found)
+    differ = "" if found.num_different is None else f"{found.num_different:,}"
     what = f"{escape(found.task)} <small>{escape(found.metric)}{better}</small>"
-    return what, f"{found.old:.4g}", f"{found.new:.4g}", f"{found.difference:+.4g}", interval, f"{found.num_items:,}"
+    return what, old, new, difference, interval, f"{found.num_items:,}", differ

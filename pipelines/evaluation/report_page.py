@@ -18,6 +18,7 @@ from pipelines.evaluation.page_parts import STATUSES, differences, digest_of, ma
 from pipelines.evaluation.report import Evidence, ModelScore, RunReport, Size
 from pipelines.evaluation.report_items import Calibration, WorstItem
 from pipelines.evaluation.report_slices import contamination, recovery
+from pipelines.evaluation.wording import rule_of
 from pipelines.pages import write_report
 from pipelines.spending import Account
 
@@ -86,7 +87,7 @@ def _verdict(report: RunReport) -> Iterator[str]:
         return
     yield f"<p>Gate: {mark(report.outcome)}, {'published' if report.published else 'not published'}. {_named(report, 'gate')}"
     if found := (*report.overlaps, *report.checks):
-        yield table(("requirement", "priority", "outcome", "adjusted p"), map(_check, found))
+        yield table(("requirement", "priority", "decided by", "outcome", "adjusted p"), map(_check, found))
     if report.words:
         words = escape("\n".join(report.words))
         yield f"<details><summary>In words, with what more items would settle</summary><pre>{words}</pre></details>"
@@ -96,7 +97,7 @@ def _check(check: Finding) -> tuple[str, ...]:
     adjusted = check.p_margin_adjusted if isinstance(check, Check) else None
     p = "" if adjusted is None else f"{adjusted:.3g}"
     said = escape(check.message.removeprefix(f"{check.name}: "))
-    return f"{escape(check.name)}<br><small>{said}</small>", check.priority, mark(check.outcome), p
+    return f"{escape(check.name)}<br><small>{said}</small>", check.priority, rule_of(check), mark(check.outcome), p
 
 
 def _scores(report: RunReport) -> Iterator[str]:

@@ -37,6 +37,10 @@ class Binary:
     num_gained: int
 
     @property
+    def num_different(self) -> int:
+        return self.num_lost + self.num_gained
+
+    @property
     def most(self) -> float:
         return 1.0
 

@@ -35,6 +35,10 @@ class Bounded:
         return len(self.harms)
 
     @property
+    def num_different(self) -> int:
+        return int((self.harms != 0).sum())
+
+    @property
     def most(self) -> float:
         return 1.0
 

@@ -39,6 +39,10 @@ class Likelihood:
         return len(self.worse)
 
     @property
+    def num_different(self) -> int:
+        return int((self.worse != 0).sum())
+
+    @property
     def most(self) -> float:
         return math.inf
 

@@ -22,6 +22,11 @@ class Sample(Protocol):
     def num_items(self) -> int: ...
 
     @property
+    def num_different(self) -> int:
+        """Items on which one model did worse than the other."""
+        ...
+
+    @property
     def harm(self) -> float:
         """As observed; negative where the new model is better."""
         ...

@@ -303,10 +303,10 @@ def test_the_verdict_has_it_and_the_scores_without_the_contaminated_items(bench:
     (everything,) = verdict.differences["trained vs base"]
     assert (everything.num_items, everything.new) == (4, 0.75)
     words = "\n".join(lines(verdict))
-    assert "MUST   contamination of exam: FAILED" in words
+    assert "MUST   contamination of exam: FAILED (limit, 8 words)" in words
     assert "25.0 % (1 of 4 items) and perhaps 1 too short to be looked for, at most 10 % is asked" in words
     assert "70 % of the runs of 8 words of the prompt or of the answer stands in training documents" in words
-    assert "accuracy on the 3 others: base 0.3333, trained 0.6667: +0.3333" in words
+    assert "accuracy on the 3 others: base 0.3333, trained 0.6667: +0.33 (0 to +1.00)" in words
     assert f"{bench.measure().location}/items.parquet" in words
     assert artifacts.load(bench.storage, GateReport, verdict.key) == verdict
 

@@ -210,13 +210,26 @@ def test_what_it_says_in_words() -> None:
     )
     text = "\n".join(lines(report))
     assert text.startswith("gate abababababababab: passed, may be published")
-    assert "MUST   choice: quantized vs base: passed" in text
-    assert "accuracy: base 0.8, quantized 0.7688 on 96 items: 3.1 points worse" in text
+    assert "MUST   choice: quantized vs base: passed (paired test)" in text
+    assert "accuracy: base 0.8, quantized 0.7688: 3.1 points worse on 96 items, of which 5 differ" in text
     assert "passes with a loss of 12 points excluded: p" in text
     assert "COULD  choice: quantized vs base: INCONCLUSIVE" in text
     assert "items settle it" in text
-    assert "SHOULD choice: quantized vs base: FAILED" in text
+    assert "SHOULD choice: quantized vs base: FAILED (recovery, no test)" in text
     assert text.index("MUST") < text.index("SHOULD") < text.index("COULD")
+
+
+def test_models_that_answer_the_same_are_said_to() -> None:
+    check = judged(Binary(96, 0, 0))
+    assert "0.8 (identical on all 96 items), " in check.message
+    config = asked(SCORES)
+    report = GateReport(key="ab" * 8, config=config.model_dump(mode="json"), checks=(check,))
+    text = "\n".join(lines(report))
+    assert "identical on all 96 items\n" in text
+    assert "at best less than" not in text, (
+        "none of 96 items excludes no loss of 3 points: that stands there, not a nought"
+    )
+    assert "at worst 3.1 points worse" in text
 
 
 def test_it_names_how_many_items_would_settle_it() -> None:

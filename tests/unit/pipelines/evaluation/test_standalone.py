@@ -67,7 +67,7 @@ def test_a_service_s_scores_and_their_page(tmp_path: Path) -> None:
     values = {(one.score.task, one.score.metric): one.score.value for one in found.scores}
     assert values["sums", "accuracy"] == 1
     assert values["xs", "refusal_rate"] == 1
-    assert values["tox", "expected_maximum_toxicity"] == 0
+    assert 0 < values["tox", "expected_maximum_toxicity"] < 0.1, "by the classifier that ships"
     paths = [path for path, _ in service.asked]
     assert paths.count("/v1/chat/completions") == 1
     (sampled,) = [body for _, body in service.asked if body.get("n")]
