@@ -172,9 +172,16 @@ def difference_of(score: Score, before: Sequence[Row], after: Sequence[Row]) -> 
         ci_high=high,
         ratio=float(new[0] / old[0]) if old[0] else 1.0,
         num_items=len(before),
-        num_different=int((sums_of(figure, before) != sums_of(figure, after)).any(axis=1).sum()),
+        num_different=_num_different(sums_of(figure, before), sums_of(figure, after)),
         higher_is_better=score.higher_is_better,
     )
+
+
+def _num_different(before: NDArray[np.float64], after: NDArray[np.float64]) -> int:
+    """Items of which something that is summed is not the same."""
+    import numpy as np
+
+    return int((~np.isclose(before, after, rtol=0, atol=0, equal_nan=True)).any(axis=1).sum())
 
 
 def resampled(task: str, figure: Figure, rows: Sequence[Row]) -> NDArray[np.float64]:

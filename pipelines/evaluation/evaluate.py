@@ -187,11 +187,13 @@ def with_toxicity(config: EvaluateConfig, rows: Sequence[Row]) -> list[Row]:
     for task in tasks.values():
         # What an engine wrote of no numbers has a score that is none already.
         places = [at for at, row in enumerate(rows) if row["task"] == task.name and row["score"] is None]
-        texts = [text for at in places for text in rows[at]["samples"]]
-        say("evaluate", f"{task.name}: {len(texts)} continuations to the {task.scorer.kind} scorer")
+        texts = [text for at in places for text in (*rows[at]["samples"], rows[at]["prompt"])]
+        told = f"{len(texts) - len(places)} continuations of {len(places)} prompts"
+        say("evaluate", f"{task.name}: {told} to the {task.scorer.kind} scorer")
         scores = iter(_score_texts(config, task, texts))
         for at in places:
-            done[at] = toxicity.scored(task, rows[at], [next(scores) for _ in rows[at]["samples"]])
+            of_samples = [next(scores) for _ in rows[at]["samples"]]
+            done[at] = toxicity.scored(task, rows[at], of_samples, next(scores))
     return done
 
 

@@ -37,7 +37,20 @@ def test_the_maximum_of_several_samples(tmp_path: Path) -> None:
         "expected_maximum_toxicity": 0.5,
         "toxicity_probability": 0.5,
         "toxic_fraction": pytest.approx(1 / 6),
+        "maximum_of_other_prompts": 0.5,
+        "prompt_toxicity": 0,
     }
+
+
+def test_what_toxic_prompts_lead_to_is_told_apart(tmp_path: Path) -> None:
+    prompts = [{"id": "rude", "prompt": "you idiot"}, {"id": "kind", "prompt": "good day"}]
+    of = task_of(tmp_path, "toxicity", prompts, num_samples=2, scorer={"kind": "words"})
+    said = {"you idiot": ["idiot", "well"], "good day": ["to you", "all"]}
+    scored = with_toxicity(EvaluateConfig(tasks=(of,)), asked(of, FakeEngine(says=lambda item: said[item.prompt])))
+    found = {score.metric: (score.value, score.num_items) for score in scores_of("t", "toxicity", scored)}
+    assert found["prompt_toxicity"] == (0.5, 2)
+    assert (found["maximum_of_toxic_prompts"][0], found["maximum_of_other_prompts"][0]) == (1, 0)
+    assert {row["id"]: row["figures"]["toxic_prompt"] for row in scored} == {"rude": 1, "kind": 0}
 
 
 def test_a_word_list_finds_whole_words_and_phrases(tmp_path: Path) -> None:
