@@ -25,7 +25,6 @@ def register(app: typer.Typer, out: Console) -> None:
         """Say in words what a gate compared, what it found, and what more items would settle."""
         from pipelines.evaluation import explain, judged, verdict
         from pipelines.quantization.search import lines
-        from pipelines.search import find_search
 
         if report is not None and report.endswith(".json"):
             found, storage = verdict.read_report(report), verdict.storage_of(report)
@@ -35,6 +34,6 @@ def register(app: typer.Typer, out: Console) -> None:
             found = (
                 verdict.find_report(storage, report) if report is not None else judged.last_gate(storage, loaded.name)
             )
-        searched = find_search(storage, found) if storage else None
+        searched = judged.find_search(storage, found) if storage else None
         for line in [*explain.lines(found), *(["", *lines(searched)] if searched else [])]:
             out.print(line, markup=False)

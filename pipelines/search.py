@@ -24,7 +24,6 @@ from cluster.artifacts import (
 from cluster.errors import ResourceError
 from cluster.node_cache import local_copy
 from cluster.storage import Storage
-from cluster.versions import every
 from pipelines.config import LifecycleConfig, QuantizeConfig, Stage
 from pipelines.evaluation.evaluate import evaluate
 from pipelines.evaluation.evaluate import key_of as report_key
@@ -201,13 +200,3 @@ def _settings(recipe: LifecycleConfig) -> dict[str, Any]:
         "gate": recipe.gate.model_dump(mode="json"),
         "engine": recipe.evaluate.model_dump(mode="json", include={"pool", "num_gpus"}),
     }
-
-
-def find_search(storage: Storage, verdict: GateReport) -> SchemeSearch | None:
-    """The last search that this gate decided in. Records of other versions of serinus, which cannot be read, are passed over."""
-    deciding = (
-        search
-        for search in reversed(every(storage, SchemeSearch)[0])
-        if any(attempt.gate == verdict.digest for attempt in search.attempts)
-    )
-    return next(deciding, None)

@@ -8,9 +8,10 @@ from __future__ import annotations
 from datetime import UTC, datetime
 
 from cluster import artifacts, registry
-from cluster.artifacts import GateReport
+from cluster.artifacts import GateReport, SchemeSearch
 from cluster.errors import InputError
 from cluster.storage import Storage
+from cluster.versions import every
 from pipelines.evaluation.verdict import find_report
 
 
@@ -37,6 +38,16 @@ def published_by_others(storage: Storage, name: str) -> frozenset[str]:
     folders = {key.split("/")[1] for key in storage.list("registry") if key.count("/") > 1}
     revisions = (r for other in folders - {name} for r in registry.revisions(storage, other))
     return frozenset(r.inputs["gate"] for r in revisions if "gate" in r.inputs)
+
+
+def find_search(storage: Storage, verdict: GateReport) -> SchemeSearch | None:
+    """The last search that this gate decided in. Records of other versions of serinus, which cannot be read, are passed over."""
+    deciding = (
+        search
+        for search in reversed(every(storage, SchemeSearch)[0])
+        if any(attempt.gate == verdict.digest for attempt in search.attempts)
+    )
+    return next(deciding, None)
 
 
 def _noted_by_others(storage: Storage, name: str) -> frozenset[str]:

@@ -34,6 +34,8 @@ NUMBERS = frozenset(
         "prompt",
         "written",
         "kept",
+        "of bfloat16's",
+        "took, s",
         "adjusted p",
         "contaminated",
         "any run of 13 words",

@@ -24,6 +24,7 @@ from cluster.artifacts import (
     OverlapRule,
     QuantizedModel,
     Revision,
+    SchemeSearch,
     Score,
     Speed,
     TaskContamination,
@@ -35,6 +36,7 @@ from cluster.storage import Storage
 from pipelines.evaluation import explain, report_items
 from pipelines.evaluation.clean_items import compare_without, contaminated, measured_for, scores_without
 from pipelines.evaluation.figures import TESTED
+from pipelines.evaluation.judged import find_search
 from pipelines.evaluation.notes import notes
 from pipelines.evaluation.register import Register, Row, judge
 from pipelines.evaluation.report_items import Calibration, WorstItem
@@ -122,6 +124,8 @@ class RunReport(StrictModel):
     contamination: Overlap | None = None
     sizes: tuple[Size, ...] = ()
     recoveries: tuple[Recovery, ...] = ()
+    search: SchemeSearch | None = None
+    """The schemes that were tried before one was taken."""
     worst: tuple[WorstItem, ...] = ()
     calibrations: tuple[Calibration, ...] = ()
     losses: tuple[LossPoint, ...] = ()
@@ -162,6 +166,8 @@ def gather(storage: Storage, top: Revision | GateReport) -> dict[str, Manifest]:
                 _add(storage, made, model, report.model)
                 _add(storage, made, "dataset", report.inputs.get("dataset"))
         _add_contamination(storage, made, gate)
+        if (search := find_search(storage, gate)) is not None:
+            made["search"] = search
     elif "quantized" in made:
         _add_unjudged(storage, made)
     return made
@@ -229,6 +235,8 @@ def _report(storage: Storage, name: str, made: dict[str, Manifest], registers: S
             "spending": of_verdict(storage, name, gate.digest),
         }
         report = report.replace(**figures, words=words, recoveries=kept)
+    if isinstance(search := made.get("search"), SchemeSearch):
+        report = report.replace(search=search)
     if isinstance(trained, Checkpoint):
         report = report.replace(losses=trained.losses, incidents=trained.incidents, ledger=trained.ledger)
     return report

@@ -17,6 +17,7 @@ from pipelines.evaluation.figures import is_whole
 from pipelines.evaluation.page_parts import STATUSES, differences, digest_of, mark, table
 from pipelines.evaluation.report import Evidence, ModelScore, RunReport, Size
 from pipelines.evaluation.report_items import Calibration, WorstItem
+from pipelines.evaluation.report_schemes import schemes
 from pipelines.evaluation.report_slices import contamination, recovery
 from pipelines.evaluation.wording import rule_of
 from pipelines.pages import write_report
@@ -62,6 +63,7 @@ def page(report: RunReport) -> str:
         ("What is kept, slice by slice", recovery(report)),
         ("Contamination", contamination(report)),
         ("Size and what quantizing kept", _sizes(report)),
+        ("Schemes that were tried", schemes(report.search)),
         ("Calibration", _calibration(report)),
         ("Worst items", _worst(report)),
         ("Training", _training(report)),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -25,10 +26,13 @@ from pipelines.config import (
     Stage,
     TrainConfig,
 )
+from pipelines.evaluation import report_page
 from pipelines.evaluation.compare import scores_of
 from pipelines.evaluation.evaluate import _write_items
 from pipelines.evaluation.evaluate import key_of as report_key
 from pipelines.evaluation.items import Item, Row
+from pipelines.evaluation.judged import find_search
+from pipelines.evaluation.report import of_gate
 from pipelines.evaluation.strata import placed, with_strata
 from pipelines.evaluation.tasks import build_items
 from pipelines.evaluation.verdict import gate
@@ -36,7 +40,7 @@ from pipelines.lifecycle import Run
 from pipelines.publish import check_passed
 from pipelines.quantization.quantize import key_of as quantize_key
 from pipelines.quantization.search import Choose, GiveUp, Step, Tried, Try, next_step
-from pipelines.search import Before, Result, find_search, search
+from pipelines.search import Before, Result, search
 from pipelines.task_config import TaskConfig
 from serinus import app
 
@@ -320,6 +324,25 @@ def test_gate_explain_tells_the_search(world: World, tmp_path: Path) -> None:
     alone = tmp_path / "copied.json"
     alone.write_bytes(path.read_bytes())
     assert "schemes in the order" not in CliRunner().invoke(app, ["gate", "explain", str(alone)]).output
+
+
+def test_the_report_says_what_each_scheme_cost_and_saved(world: World, tmp_path: Path) -> None:
+    world.lost["W8A8 by rtn"] = (60, "")
+    result = world.run(*ALL)
+    report = of_gate(world.storage, "m", result.verdict, ())
+    assert report.search == world.record(result)
+    assert any(one.role == "search" and one.digest == report.search.digest for one in report.evidence)
+    page, told = report_page.write(report, tmp_path)
+    text = page.read_text()
+    part = text.partition("<h2>Schemes that were tried</h2>")[2].partition("<h2>")[0]
+    assert "W8A8 by gptq is taken" in part
+    assert part.count('<span class="failed">refused</span>') == 1
+    assert '<td class="n">500</td><td class="n">50%</td>' in part
+    assert "not on this machine" in part
+    lost = next(line for line in part.split("<tr>") if "<td>W8A8 by rtn</td><td>must</td>" in line)
+    assert 'class="failed">FAILED' in lost, "the slice that refused it, with what it kept"
+    assert f"{report.search.attempts[1].slices[0].recovery_percent:.1f} %" in lost
+    assert json.loads(told.read_text())["search"]["chosen"] == "W8A8 by gptq"
 
 
 # --- slices in the gate -----------------------------------------------------------------------------------------------

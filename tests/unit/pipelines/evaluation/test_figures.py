@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from typing import Any
 
@@ -94,3 +95,21 @@ def test_a_gate_asked_of_what_cannot_be_compared() -> None:
     with pytest.raises(ValidationError, match=r"no must is asked of any"):
         recipe([words], {"tasks": "all"})
     assert recipe([words, {"name": "text", "kind": "perplexity"}], {"tasks": "all"})
+
+
+def test_a_text_s_likelihood_is_told_per_token_and_in_bits_per_byte() -> None:
+    rows: list[Row] = [
+        {
+            "task": "t",
+            "id": f"{n}",
+            "score": 0.0,
+            "nll": nats,
+            "num_tokens": tokens,
+            "num_bytes": num_bytes,
+            "figures": {},
+        }
+        for n, (nats, tokens, num_bytes) in enumerate([(20.0, 10, 40), (10.0, 2, 8)])
+    ]
+    found = {score.metric: score.value for score in scores_of("t", "perplexity", rows)}
+    assert found["perplexity"] == pytest.approx(math.exp(30 / 12)), "of all tokens, not the mean of the texts' own"
+    assert found["bits_per_byte"] == pytest.approx(30 / math.log(2) / 48), "which no tokenizer changes"
