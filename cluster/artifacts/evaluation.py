@@ -103,6 +103,11 @@ class Finding(StrictModel):
     outcome: Outcome
     message: str
 
+    @property
+    def decided_by(self) -> str:
+        """A test, the figures as they are against a bound, or a count against a limit: for people."""
+        raise NotImplementedError
+
 
 class OverlapCheck(Finding):
     """How many of a task's items stand in the training documents. Every item is looked for, so no test is needed; those too short
@@ -119,6 +124,10 @@ class OverlapCheck(Finding):
     percent_high: float
     items: str
     """Storage key of the table that has each item."""
+
+    @property
+    def decided_by(self) -> str:
+        return {"most_8_grams": "limit, 8 words", "any_13_gram": "limit, 13 words"}[self.rule]
 
 
 class Check(Finding):
@@ -149,6 +158,10 @@ class Check(Finding):
     """Items on which a model as good as the old one passes with a chance of `power`; None: out of reach."""
     num_items_if_as_found: int | None = None
     """Items on which the harm as found would be settled, one way or the other."""
+
+    @property
+    def decided_by(self) -> str:
+        return "paired test" if self.method else "recovery, no test"
 
 
 class GateReport(Manifest):

@@ -8,7 +8,7 @@ from pydantic import Field
 
 from cluster.artifacts.evaluation import Outcome, Speed
 from cluster.artifacts.manifest import Manifest, Weights
-from cluster.config import StrictModel, is_none
+from cluster.config import StrictModel, is_empty, is_none
 
 
 def is_zero(value: object) -> bool:
@@ -43,6 +43,8 @@ class SliceFinding(StrictModel):
     metric: str
     priority: Literal["must", "should", "could"]
     outcome: Outcome
+    decided_by: str = Field("", exclude_if=is_empty)
+    """As the check says it; empty where an earlier version did not."""
     old: float
     new: float
     recovery_percent: float

@@ -6,7 +6,7 @@ from collections.abc import Iterator
 
 from cluster.artifacts import Check, Finding, GateReport, OverlapCheck
 from pipelines.evaluation.overlap import explained
-from pipelines.evaluation.wording import LEAST_BOUND, both, identical, moved, rule_of
+from pipelines.evaluation.wording import LEAST_BOUND, both, identical, moved
 
 MARKS = {"passed": "passed", "failed": "FAILED", "inconclusive": "INCONCLUSIVE"}
 
@@ -38,7 +38,7 @@ def lines(report: GateReport) -> Iterator[str]:
     for priority in ("must", "should", "could"):
         for found in (found for found in report.findings if found.priority == priority):
             yield ""
-            yield f"{priority.upper():<7}{found.name}: {MARKS[found.outcome]} ({rule_of(found)})"
+            yield f"{priority.upper():<7}{found.name}: {MARKS[found.outcome]} ({found.decided_by})"
             if isinstance(found, OverlapCheck):
                 yield from (f"  {line}" for line in explained(found, report.clean_differences))
             elif isinstance(found, Check):
@@ -47,7 +47,7 @@ def lines(report: GateReport) -> Iterator[str]:
 
 def mark(check: Finding) -> str:
     """Outcome, priority and the rule that decided it in columns, for lists."""
-    return f"{MARKS[check.outcome]:<13}{check.priority:<7}{rule_of(check):<19}"
+    return f"{MARKS[check.outcome]:<13}{check.priority:<7}{check.decided_by:<19}"
 
 
 def unit_of(metric: str) -> str:

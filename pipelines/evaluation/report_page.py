@@ -19,7 +19,6 @@ from pipelines.evaluation.report import Evidence, ModelScore, RunReport, Size
 from pipelines.evaluation.report_items import Calibration, WorstItem
 from pipelines.evaluation.report_schemes import schemes
 from pipelines.evaluation.report_slices import contamination, recovery
-from pipelines.evaluation.wording import rule_of
 from pipelines.pages import write_report
 from pipelines.spending import Account
 
@@ -99,7 +98,7 @@ def _check(check: Finding) -> tuple[str, ...]:
     adjusted = check.p_margin_adjusted if isinstance(check, Check) else None
     p = "" if adjusted is None else f"{adjusted:.3g}"
     said = escape(check.message.removeprefix(f"{check.name}: "))
-    return f"{escape(check.name)}<br><small>{said}</small>", check.priority, rule_of(check), mark(check.outcome), p
+    return f"{escape(check.name)}<br><small>{said}</small>", check.priority, check.decided_by, mark(check.outcome), p
 
 
 def _scores(report: RunReport) -> Iterator[str]:

@@ -25,7 +25,7 @@ def schemes(search: SchemeSearch | None) -> Iterator[str]:
     yield table(names, (_attempt(one, search.num_weight_bytes_before, nums) for one in search.attempts))
     if any(one.slices for one in search.attempts):
         yield "<h3>What each keeps of each slice</h3>"
-        yield table(("slice", "scheme", "priority", "old", "new", "kept", "outcome"), _slices(search))
+        yield table(("slice", "scheme", "priority", "decided by", "old", "new", "kept", "outcome"), _slices(search))
     reasons = [f"<li>{escape(one.scheme)}: {escape(one.reason)}</li>" for one in search.attempts if one.reason]
     if reasons:
         yield f"<details><summary>Why schemes were refused or skipped</summary><ul>{''.join(reasons)}</ul></details>"
@@ -55,4 +55,4 @@ def _slices(search: SchemeSearch) -> Iterator[tuple[str, ...]]:
         for one, scheme in (pair for pair in found if (pair[0].name, pair[0].priority) == (name, priority)):
             what = f"{escape(name)} <small>{escape(one.metric)}</small>"
             figures = (f"{one.old:.4g}", f"{one.new:.4g}", f"{one.recovery_percent:.1f} %")
-            yield what, escape(scheme), priority, *figures, mark(one.outcome)
+            yield what, escape(scheme), priority, escape(one.decided_by), *figures, mark(one.outcome)

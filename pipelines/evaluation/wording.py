@@ -1,10 +1,10 @@
-"""How figures of two models are told: with the digits in which they differ; and by which rule a line was decided."""
+"""How figures of two models are told: with the digits in which they differ. No heavy imports."""
 
 from __future__ import annotations
 
 import math
 
-from cluster.artifacts import Check, Difference, Finding, OverlapCheck, OverlapRule
+from cluster.artifacts import Difference
 
 LEAST_TOLD = 1e-4
 """Points or percent below which a difference is told as less than that."""
@@ -16,17 +16,6 @@ MOST_DECIMALS = 7
 FEWEST_DIGITS, MOST_DIGITS = 4, 9
 DIGITS = 3
 """Of the widest bound of an interval: what the bootstrap of 2,000 draws can say."""
-LIMITS: dict[OverlapRule, str] = {
-    "most_8_grams": "limit, 8 words",
-    "any_13_gram": "limit, 13 words",
-}
-
-
-def rule_of(found: Finding) -> str:
-    """What decided it: a test, the figures as they are against a bound, or a count against a limit."""
-    if isinstance(found, OverlapCheck):
-        return LIMITS[found.rule]
-    return "paired test" if isinstance(found, Check) and found.method else "recovery, no test"
 
 
 def both(old: float, new: float) -> tuple[str, str]:

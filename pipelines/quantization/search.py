@@ -76,6 +76,7 @@ def _slice(check: Check) -> SliceFinding:
         metric=check.metric,
         priority=check.priority,
         outcome=check.outcome,
+        decided_by=check.decided_by,
         old=check.old,
         new=check.new,
         recovery_percent=100 * over / under if under else 100.0,
@@ -106,5 +107,5 @@ def _attempt(attempt: SchemeAttempt, num_bytes_before: int) -> Iterator[str]:
         yield f"  {attempt.speed.summary}"
     for found in attempt.slices:
         figures = f"{found.metric} {found.old:.4g} to {found.new:.4g}, keeps {found.recovery_percent:.1f} %"
-        yield f"  {MARKS[found.outcome]:<13}{found.priority:<7}{found.name}: {figures}"
+        yield f"  {MARKS[found.outcome]:<13}{found.priority:<7}{found.decided_by:<19}{found.name}: {figures}"
     yield from (f"  refused for {reason}" for reason in attempt.reason.splitlines())

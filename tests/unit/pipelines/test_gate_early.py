@@ -46,6 +46,7 @@ class Said:
     of_margin: float
     of_effect: float
     num_items: int = 100
+    num_different: int = 1
     harm: float = 0.0
     most: float = 1.0
 

@@ -339,7 +339,7 @@ def test_the_report_says_what_each_scheme_cost_and_saved(world: World, tmp_path:
     assert part.count('<span class="failed">refused</span>') == 1
     assert '<td class="n">500</td><td class="n">50%</td>' in part
     assert "not on this machine" in part
-    lost = next(line for line in part.split("<tr>") if "<td>W8A8 by rtn</td><td>must</td>" in line)
+    lost = next(line for line in part.split("<tr>") if "<td>W8A8 by rtn</td><td>must</td><td>paired test</td>" in line)
     assert 'class="failed">FAILED' in lost, "the slice that refused it, with what it kept"
     assert f"{report.search.attempts[1].slices[0].recovery_percent:.1f} %" in lost
     assert json.loads(told.read_text())["search"]["chosen"] == "W8A8 by gptq"

@@ -8,7 +8,7 @@ from cluster.artifacts import Check, Difference, Finding, OverlapCheck
 from pipelines.evaluation import page_parts, report_page
 from pipelines.evaluation.explain import mark
 from pipelines.evaluation.report import RunReport
-from pipelines.evaluation.wording import LEAST_BOUND, both, change, moved, rule_of
+from pipelines.evaluation.wording import LEAST_BOUND, both, change, moved
 
 
 def difference(value: float, low: float, high: float, num_different: int | None = 3, old: float = 0.5) -> Difference:
@@ -92,7 +92,7 @@ RULES = {
 
 @pytest.mark.parametrize(("rule", "found"), RULES.items())
 def test_each_line_says_by_which_rule_it_was_decided(rule: str, found: Finding) -> None:
-    assert rule_of(found) == rule
+    assert found.decided_by == rule
     assert rule in mark(found), "in the run's own lines"
     assert mark(found).endswith(" "), "a column of its own, before what was found"
 
