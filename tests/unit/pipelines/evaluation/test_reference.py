@@ -61,7 +61,7 @@ def test_texts_that_are_too_long_are_cut_at_the_beginning_and_counted(
     assert "cut" not in short["figures"]
     assert cut["figures"]["cut"] == max(lengths) - room > 0
     if item.kind == "toxicity":
-        cut = scored(task("toxicity", path="x", num_samples=3), cut, [0.1, 0.2, 0.3])
+        cut = scored(task("toxicity", path="x", num_samples=3), cut, [0.1, 0.2, 0.3], 0.1)
     lost = f"1 of 2 texts are longer than evaluate.max_model_len and were cut at the beginning, by {max(lengths) - room} tokens"
     assert [note for note in notes([short, cut]) if "longer" in note] == [f"{item.task}: {lost} at most"]
 
