@@ -270,9 +270,21 @@ def s3_endpoint() -> str | None:
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 
 
+PROVEN = "key:"
+"""How a name begins in audit records that a key of the control API has proven."""
+
+
 def user_name() -> str:
-    """Who acts, for audit records."""
-    return os.environ.get("SERINUS_USER") or os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown"
+    """Who acts, for audit records: what people say of themselves.
+
+    Raises:
+        ConfigError: the name would pass for a proven one.
+    """
+    named = os.environ.get("SERINUS_USER") or os.environ.get("USER") or os.environ.get("LOGNAME") or "unknown"
+    if named.strip().lower().startswith(PROVEN):
+        found = f"begins with `{PROVEN}`, as do names that the control API has proven"
+        raise ConfigError("SERINUS_USER", found, "give another name")
+    return named
 
 
 def variable(name: str) -> str | None:

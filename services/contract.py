@@ -16,6 +16,8 @@ from cluster.errors import Conflict
 from cluster.storage import ABSENT, Storage
 
 Role = Literal["stable", "canary"]
+ControlRole = Literal["viewer", "operator", "admin"]
+"""Of a key of the control API: looks; steers rollouts as well; revokes keys as well."""
 Lot = Literal["copy", "beside"]
 """`copy`: a canary's reply to a copied request, which no user sees. `beside`: stable's answer to a request that could have been
 copied as well; chance decided before anyone was asked."""

@@ -28,10 +28,11 @@ def key_changes(storage: Storage, name: str) -> Iterator[None]:
     """Whatever the block does to the keys in force is on record afterwards."""
     from services.serving import keys as api_keys
 
-    before, _ = api_keys.read_keys(storage, name)
+    before = {kind: api_keys.read_keys(storage, name, kind)[0] for kind in api_keys.DOCUMENTS}
     yield
-    if done := api_keys.changes(before, api_keys.read_keys(storage, name)[0]):
-        note(storage, name, "keys", done)
+    for kind, keys in before.items():
+        if done := api_keys.changes(keys, api_keys.read_keys(storage, name, kind)[0]):
+            note(storage, name, "keys", done if kind == "users" else f"control API: {done}")
 
 
 def traffic_of(storage: Storage, name: str) -> Traffic:

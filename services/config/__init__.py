@@ -4,7 +4,7 @@ from services.config.engine import EngineConfig, LoraConfig, LoraRank, ReplicasC
 from services.config.notify import TOLD, AuditKind, NotifyConfig, WebhookConfig, is_web_address
 from services.config.probes import DecayConfig, JudgeConfig, ProbesConfig, ProbeSetConfig, Scorer
 from services.config.rollout import METRICS, MIN_HARMED_USERS, Metric, RolloutConfig, StepConfig
-from services.config.serving import AdmissionConfig, ServingConfig, ShadowConfig, TlsConfig
+from services.config.serving import AdmissionConfig, ControlConfig, ServingConfig, ShadowConfig, TlsConfig
 
 __all__ = [
     "METRICS",
@@ -12,6 +12,7 @@ __all__ = [
     "TOLD",
     "AdmissionConfig",
     "AuditKind",
+    "ControlConfig",
     "DecayConfig",
     "EngineConfig",
     "JudgeConfig",

@@ -11,13 +11,13 @@ from cluster.config import StrictModel
 
 AuditKind = Literal[
     "started", "step", "held", "promoted", "rolled_back", "aborted", "inconclusive", "reverted", "decayed", "waiting",
-    "not_started", "published", "deployed", "keys",
+    "not_started", "published", "deployed", "keys", "refused",
 ]  # fmt: skip
 """What the audit record tells of, and webhooks. `held`: a person set the weight. `rolled_back`: the analysis found harm;
 `aborted`: a person took the candidate out, or another one took its place; `inconclusive`: not enough evidence in time.
 `reverted`: stable was changed outside a rollout, by a person or by the watch over decay. `decayed`: stable has, and a person
 must act. `waiting`: a candidate has to wait for the rollout under way, or gave its place up; `not_started`: its turn came and
-it could not be loaded."""
+it could not be loaded. `refused`: a key of the control API asked for what its role may not."""
 TOLD: Final[tuple[AuditKind, ...]] = (
     "started", "step", "held", "promoted", "rolled_back", "aborted", "inconclusive", "reverted", "decayed", "waiting",
     "not_started",

@@ -5,9 +5,9 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from cluster.config import Location, StrictModel
+from cluster.config import Location, StrictModel, is_none
 from services.config.engine import EngineConfig, ReplicasConfig
 
 
@@ -62,6 +62,20 @@ class TlsConfig(StrictModel):
     """PEM file of its private key, without a passphrase."""
 
 
+class ControlConfig(StrictModel):
+    """The control API, by which rollouts are looked at and steered over HTTP with keys that have roles."""
+
+    host: str = "127.0.0.1"
+    """Address on the cluster's head; any other than a loopback one asks for `serve.tls`."""
+    port: int = Field(8010, ge=1, le=65535)
+    keys: Location
+    """YAML file of its keys (`serinus keys add NAME --control ROLE`), not that of the gateway's: a user's key steers nothing."""
+
+    @property
+    def on_loopback(self) -> bool:
+        return _on_loopback(self.host)
+
+
 class ServingConfig(StrictModel):
     """The gateway and the model servers behind it."""
 
@@ -80,6 +94,8 @@ class ServingConfig(StrictModel):
     show_revision: bool = True
     """Tell the revision that answered in the header x-serinus-revision."""
     admission: AdmissionConfig = AdmissionConfig()
+    control: ControlConfig | None = Field(None, exclude_if=is_none)
+    """Without it there is no control API."""
     shadow: ShadowConfig = ShadowConfig()
     engine: EngineConfig = EngineConfig()
     replicas: ReplicasConfig = ReplicasConfig()
@@ -90,9 +106,28 @@ class ServingConfig(StrictModel):
 
     @property
     def on_loopback(self) -> bool:
-        return self.host in {"localhost", "::1"} or self.host.startswith("127.")
+        return _on_loopback(self.host)
 
     @property
     def is_direct(self) -> bool:
         """Whether gateway replicas listen themselves."""
         return self.entry == "direct" or (self.entry == "auto" and self.on_loopback)
+
+    @model_validator(mode="after")
+    def _control_is_apart(self) -> ServingConfig:
+        if self.control is None:
+            return self
+        if self.control.port == self.port:
+            raise ValueError(f"control.port: {self.port} is the gateway's port: choose another one")
+        if not self.control.on_loopback and self.tls is None:
+            raise ValueError(
+                f"control.host: {self.control.host} is open to a network, where keys would be read by others: "
+                "set serve.tls, or listen on 127.0.0.1"
+            )
+        if self.control.keys == self.admission.keys:
+            raise ValueError("control.keys: the users' file (serve.admission.keys): name another one")
+        return self
+
+
+def _on_loopback(host: str) -> bool:
+    return host in {"localhost", "::1"} or host.startswith("127.")

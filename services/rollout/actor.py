@@ -212,16 +212,20 @@ class Controller:
         """Something was asked for in storage: look now."""
         self._stir()
 
-    def set_weight(self, weight_percent: float, who: str) -> RolloutStatus:
-        return self._woken(self._loop.set_weight(weight_percent, who))
+    def set_weight(self, weight_percent: float, who: str, of: str | None = None) -> RolloutStatus:
+        return self._woken(self._loop.set_weight(weight_percent, who, of))
 
-    def promote(self, who: str) -> RolloutStatus:
-        return self._woken(self._loop.promote(who))
+    def promote(self, who: str, of: str | None = None) -> RolloutStatus:
+        return self._woken(self._loop.promote(who, of))
 
-    def abort(self, who: str) -> RolloutStatus | None:
-        status = self._loop.abort(who)
+    def abort(self, who: str, of: str | None = None) -> RolloutStatus | None:
+        status = self._loop.abort(who, of)
         self._stir()
         return status
+
+    def revert(self, who: str, stable: str | None = None) -> None:
+        self._loop.revert(who, stable)
+        self._stir()
 
     def _woken(self, status: RolloutStatus) -> RolloutStatus:
         self._stir()

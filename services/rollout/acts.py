@@ -175,14 +175,21 @@ def _replaced(storage: Storage, status: RolloutStatus, in_use: set[str | None]) 
     return [revision for revision in dict.fromkeys(ordered) if revision not in in_use]
 
 
-def revert(storage: Storage, name: str, applications: Applications, who: str, now: datetime) -> Traffic:
+def revert(
+    storage: Storage, name: str, applications: Applications, who: str, now: datetime, stable: str | None = None
+) -> Traffic:
     """Outside a rollout: make the previous revision stable again. It must still be loaded.
 
+    Args:
+        stable: the revision to go back from: whoever asks twice must not be brought forward again. None: whichever it is.
+
     Raises:
-        UserError: there is no previous revision, or it is not loaded.
+        UserError: there is no previous revision, it is not loaded, or another one than `stable` is stable.
         Conflict: the traffic was changed meanwhile.
     """
     traffic, _ = deployed_traffic(storage, name)
+    if stable is not None and traffic.stable != stable:
+        raise UserError(f"revision {stable}", f"is not stable: {traffic.stable} is", "look again")
     previous = registry.aliases(storage, name).get("previous")
     if previous is None or previous == traffic.stable:
         raise UserError(

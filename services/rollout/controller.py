@@ -226,21 +226,31 @@ def wake(storage: Storage, name: str) -> None:
     answer(name, ensure_controller(name, storage.location).wake.remote())
 
 
-def set_weight(storage: Storage, name: str, weight_percent: float, *, who: str) -> RolloutStatus:
-    """Hold the canary at a weight. In a joined cluster."""
-    found: RolloutStatus = answer(
-        name, ensure_controller(name, storage.location).set_weight.remote(weight_percent, who)
-    )
+def set_weight(storage: Storage, name: str, weight_percent: float, *, who: str, of: str | None = None) -> RolloutStatus:
+    """Hold the canary at a weight. `of`: the rollout that is meant, None for whichever is under way. In a joined cluster, as those
+    below."""
+    actor = ensure_controller(name, storage.location)
+    found: RolloutStatus = answer(name, actor.set_weight.remote(weight_percent, who, *_meant(of)))
     return found
 
 
-def promote(storage: Storage, name: str, *, who: str) -> RolloutStatus:
-    """Make the candidate stable now. In a joined cluster."""
-    found: RolloutStatus = answer(name, ensure_controller(name, storage.location).promote.remote(who))
+def promote(storage: Storage, name: str, *, who: str, of: str | None = None) -> RolloutStatus:
+    """Make the candidate stable now."""
+    found: RolloutStatus = answer(name, ensure_controller(name, storage.location).promote.remote(who, *_meant(of)))
     return found
 
 
-def abort(storage: Storage, name: str, *, who: str) -> RolloutStatus | None:
-    """Take the candidate out now, or outside a rollout go back to the previous revision. In a joined cluster."""
-    found: RolloutStatus | None = answer(name, ensure_controller(name, storage.location).abort.remote(who))
+def abort(storage: Storage, name: str, *, who: str, of: str | None = None) -> RolloutStatus | None:
+    """Take the candidate out now, or outside a rollout, where none is named, go back to the previous revision."""
+    found: RolloutStatus | None = answer(name, ensure_controller(name, storage.location).abort.remote(who, *_meant(of)))
     return found
+
+
+def revert(storage: Storage, name: str, *, who: str, stable: str) -> None:
+    """Outside a rollout, go back from `stable` to the previous revision."""
+    answer(name, ensure_controller(name, storage.location).revert.remote(who, stable))
+
+
+def _meant(rollout_id: str | None) -> tuple[str, ...]:
+    """Left out where none is: a controller that an older version started must obey a command too."""
+    return () if rollout_id is None else (rollout_id,)

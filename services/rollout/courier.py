@@ -50,6 +50,7 @@ WORDS: Final[dict[AuditKind, str]] = {
     "published": "published",
     "deployed": "deployed",
     "keys": "API keys changed",
+    "refused": "REFUSED by the control API",
 }
 
 

@@ -271,29 +271,43 @@ class Loop:
             now=self._clock(),
         )
 
-    def set_weight(self, weight_percent: float, who: str) -> RolloutStatus:
-        """Hold the canary at that weight until a person promotes or takes it out; harm still rolls it back."""
+    def set_weight(self, weight_percent: float, who: str, of: str | None = None) -> RolloutStatus:
+        """Hold the canary at that weight until a person promotes or takes it out; harm still rolls it back.
+
+        Args:
+            of: id of the rollout that is meant, here and below; None: whichever is under way.
+        """
         if not 0 <= weight_percent <= 100:
             raise UserError(
                 f"weight {weight_percent:g}", "is no share of users in percent", "give a number from 0 to 100"
             )
-        return self._by_hand("set_weight", weight_percent, f"held at {weight_percent:g} % by {who}", who)
+        return self._by_hand("set_weight", weight_percent, f"held at {weight_percent:g} % by {who}", who, of=of)
 
-    def promote(self, who: str) -> RolloutStatus:
+    def promote(self, who: str, of: str | None = None) -> RolloutStatus:
         """Make the candidate stable now."""
-        return self._by_hand("promote", 100.0, f"promoted by {who}", who)
+        return self._by_hand("promote", 100.0, f"promoted by {who}", who, of=of)
 
-    def abort(self, who: str) -> RolloutStatus | None:
-        """Take the candidate out now; outside a rollout go back to the previous revision (and return None)."""
+    def abort(self, who: str, of: str | None = None) -> RolloutStatus | None:
+        """Take the candidate out now; outside a rollout, where none is named, go back to the previous revision (and return None)."""
         found = read_status(self._storage, self._name, lossy=True)
-        if found is None or found[0].ended:
-            # Between two rollouts `rollback` could be meant for stable or for the candidate that is about to begin.
-            self._room.refuse(
-                "take it out: serinus canary withdraw; if stable is to go back too: serinus canary rollback"
-            )
-            acts.revert(self._storage, self._name, self._applications, who, self._clock())
+        if of is None and (found is None or found[0].ended):
+            self.revert(who)
             return None
-        return self._by_hand("rollback", 0.0, f"taken out by {who}", who)
+        return self._by_hand("rollback", 0.0, f"taken out by {who}", who, of=of)
+
+    def revert(self, who: str, stable: str | None = None) -> None:
+        """Outside a rollout, go back to the previous revision.
+
+        Args:
+            stable: the revision to go back from; None: whichever is stable.
+
+        Raises:
+            UserError: a rollout is under way, another revision is stable, there is no previous one or it is not loaded.
+        """
+        refuse_second(self._storage, self._name)
+        # Between two rollouts `rollback` could be meant for stable or for the candidate that is about to begin.
+        self._room.refuse("take it out: serinus canary withdraw; if stable is to go back too: serinus canary rollback")
+        acts.revert(self._storage, self._name, self._applications, who, self._clock(), stable)
 
     def _by_hand(
         self,
@@ -302,9 +316,10 @@ class Loop:
         message: str,
         who: str,
         reason: str = "manual",
+        of: str | None = None,
     ) -> RolloutStatus:
         for _ in range(NUM_ATTEMPTS):
-            status, version = self._under_way(lossy=action == "rollback")  # out is a way that must always be there
+            status, version = self._under_way(of, lossy=action == "rollback")  # out is a way that must always be there
             decision = Decision(
                 action=action,
                 verdict="inconclusive",
@@ -323,8 +338,12 @@ class Loop:
             return decided
         raise Conflict(f"the rollout of {self._name} is being changed by others all the time")
 
-    def _under_way(self, lossy: bool) -> tuple[RolloutStatus, str]:
+    def _under_way(self, of: str | None, lossy: bool) -> tuple[RolloutStatus, str]:
         found = read_status(self._storage, self._name, lossy=lossy)
+        if found and of is not None and found[0].id != of:
+            raise UserError(
+                f"rollout {of}", f"is not the current one, which is {found[0].id} ({found[0].phase})", "look again"
+            )
         if found and lossy and found[0].phase == "promoting" and found[0].traffic_version is None:
             return found  # it waits for replicas, and nothing is written yet
         if found is None or found[0].phase != "progressing":

@@ -87,9 +87,12 @@ def _look(storage: Storage, name: str) -> tuple[Waiting | None, str, InputError 
         return None, blob.version, InputError(f"{storage.uri}/{_key(name)}", found, remedy)
 
 
-def queue_up(storage: Storage, name: str, asked: Waiting) -> str | None:
+def queue_up(storage: Storage, name: str, asked: Waiting, *, always: bool = False) -> str | None:
     """Do as the recipe says if something is in the way of the rollout that is asked for: what was done, for people. None: nothing
     is, so begin. A place that cannot be read is written over.
+
+    Args:
+        always: leave it to the controller to load and begin also where nothing is in the way.
 
     Raises:
         UserError: something is, and the recipe says to refuse; or it is the very revision that is asked for.
@@ -101,14 +104,15 @@ def queue_up(storage: Storage, name: str, asked: Waiting) -> str | None:
         status = found[0] if found and not found[0].ended else None
         if waiting is not None and found is not None and waiting.began(found[0]):
             waiting = None
-        if status is None and waiting is None:
+        nothing = status is None and waiting is None
+        if nothing and not always:
             return None  # what cannot be read is in nobody's way either
-        in_the_way = _refuse(status, waiting, asked)
+        in_the_way = "its turn, which has come" if nothing else _refuse(status, waiting, asked)
         try:
             _write(storage, name, asked, expect=version)
         except Conflict:
             continue
-        done = f"{asked.revision} {'replaces' if asked.replaces else 'waits for'} {in_the_way}"
+        done = f"{asked.revision} {'replaces' if asked.replaces and not nothing else 'waits for'} {in_the_way}"
         if waiting is not None:
             done += f", and takes the place of {waiting.revision}, which waited"
         elif problem is not None:

@@ -1,6 +1,7 @@
 """API keys: a YAML file of hashes, the document in storage that gateways follow, and finding a key's owner.
 
     keys.yaml  --serinus deploy, serinus keys apply-->  registry/<name>/keys.json  --read every second-->  gateways
+    control-keys.yaml  --the same-->  registry/<name>/control-keys.json  --the same-->  the control API (services/control)
 
 A key has 256 random bits, so its plain SHA-256 cannot be searched backwards; a slow hash would only slow every request.
 Neither the file nor the document nor any log holds a key itself.
@@ -13,15 +14,25 @@ import hashlib
 import hmac
 import os
 import secrets
+from collections.abc import Callable
 from pathlib import Path
+from typing import Final, Literal
 
 import yaml
 from pydantic import Field, ValidationError, field_validator
 
-from cluster.config import StrictModel, load_yaml
-from cluster.errors import ConfigError, InputError
-from cluster.storage import Storage
-from services.contract import Role
+from cluster.config import StrictModel, is_empty, is_none, load_yaml
+from cluster.errors import ConfigError, Conflict, InputError
+from cluster.storage import ABSENT, Storage
+from cluster.telemetry import logger
+from services.contract import ControlRole, Role
+
+log = logger("serving")
+
+KeyKind = Literal["users", "control"]
+"""Whose keys: those that ask the gateway, or those that steer. Apart, so that a key for one is none for the other."""
+DOCUMENTS: Final[dict[KeyKind, str]] = {"users": "keys.json", "control": "control-keys.json"}
+NUM_ATTEMPTS: Final = 20
 
 PREFIX = "sk-serinus-"
 KEY_BYTES = 32
@@ -38,10 +49,17 @@ class ApiKey(StrictModel):
     requests_per_minute: int | None = Field(None, ge=1)
     tokens_per_minute: int | None = Field(None, ge=1)
     """Prompt and answer together."""
+    control: ControlRole | None = Field(None, exclude_if=is_none)
+    """What a key of the control API may do; a user's key has none."""
+
+    @property
+    def told(self) -> str:
+        """For people."""
+        return self.name if self.control is None else f"{self.name} ({self.control})"
 
 
 class KeyFile(StrictModel):
-    """All keys of one gateway."""
+    """All keys of one gateway, or of one control API."""
 
     keys: tuple[ApiKey, ...] = ()
 
@@ -61,6 +79,23 @@ class KeyFile(StrictModel):
             if hmac.compare_digest(hashed, key.sha256):
                 found = key
         return found
+
+
+class Published(KeyFile):
+    """The keys in force."""
+
+    revoked: tuple[str, ...] = Field((), exclude_if=is_empty)
+    """Hashes of keys that were revoked: a file that has one still, as on another machine, does not bring it back."""
+
+    def taking(self, file: KeyFile) -> Published:
+        """Those of `file` in the place of these."""
+        keys = tuple(key for key in file.keys if key.sha256 not in self.revoked)
+        return Published(keys=keys, revoked=self.revoked)
+
+    def without(self, key_name: str) -> Published:
+        """These, with that one revoked."""
+        gone = tuple(key.sha256 for key in self.keys if key.name == key_name)
+        return Published(keys=tuple(key for key in self.keys if key.name != key_name), revoked=(*self.revoked, *gone))
 
 
 def hash_of(token: str) -> str:
@@ -84,7 +119,10 @@ def add_key(path: Path, key_name: str, **fields: object) -> str:
         added = ApiKey.model_validate({"name": key_name, "sha256": hash_of(token), **given})
     except ValidationError as error:
         detail = error.errors(include_url=False)[0]
-        remedy = "letters, digits, . @ _ - for names; stable and canary for rights; whole numbers above 0 for limits"
+        remedy = (
+            "letters, digits, . @ _ - for names; stable and canary for rights; viewer, operator and admin for control; "
+            "whole numbers above 0 for limits"
+        )
         raise InputError(f"key {key_name}: {detail['loc'][0]}", detail["msg"], remedy) from None
     item = yaml.safe_dump([added.model_dump(mode="json", exclude_defaults=True)], sort_keys=False)
     wanted = KeyFile(keys=(*present.keys, added))
@@ -111,31 +149,78 @@ def _write(path: Path, text: str, wanted: KeyFile) -> None:
         raise ConfigError(str(path), error.found, error.remedy) from None
     except OSError as error:
         found = f"cannot be written: {error.strerror or error}"
-        raise ConfigError(str(path), found, "name a file that you may write to in serve.admission.keys") from None
+        raise ConfigError(str(path), found, "name a file in the recipe that you may write to") from None
     finally:
         with contextlib.suppress(OSError):
             draft.unlink()
 
 
-def _document(name: str) -> str:
-    return f"registry/{name}/keys.json"
-
-
-def publish_keys(storage: Storage, name: str, path: Path) -> KeyFile:
-    """Put the file's keys in force for the gateways of `name`, which follow within a second or two.
+def publish_keys(storage: Storage, name: str, path: Path, kind: KeyKind = "users") -> Published:
+    """Put the file's keys in force for the gateways or the control API of `name`, which follow within a second or two; returns
+    what is in force now, without those that were revoked.
 
     Raises:
         ConfigError: the file is missing or says something it must not.
     """
     found = load_yaml(path, KeyFile)
-    storage.write(_document(name), found.model_dump_json(indent=1).encode())
-    return found
+    for key in found.keys:
+        _check_kind(path, key, kind)
+    return _change(storage, name, kind, lambda present: present.taking(found))
 
 
-def read_keys(storage: Storage, name: str) -> tuple[KeyFile, str]:
+def _check_kind(path: Path, key: ApiKey, kind: KeyKind) -> None:
+    if kind == "users" and key.control is not None:
+        remedy = "keep it in the file of serve.control.keys: serinus keys add NAME --control ROLE"
+        raise ConfigError(f"{path}: key {key.name}", f"is to be {key.control}, in the users' file", remedy)
+    if kind == "control" and (key.control is None or key.rights or key.tokens_per_minute):
+        found = "is no key of the control API: such a one has `control`, and neither rights nor tokens at the gateway"
+        raise ConfigError(f"{path}: key {key.name}", found, "add `control: viewer`, `operator` or `admin`")
+
+
+def revoke_key(storage: Storage, name: str, kind: KeyKind, key_name: str) -> None:
+    """Take a key out of force for good, whatever the file says.
+
+    Raises:
+        InputError: there is none of that name.
+    """
+
+    def without(present: Published) -> Published:
+        if all(key.name != key_name for key in present.keys):
+            raise InputError(f"key {key_name}", f"is not in force among those of {kind}", "see: serinus keys list")
+        return present.without(key_name)
+
+    _change(storage, name, kind, without)
+
+
+def read_keys(storage: Storage, name: str, kind: KeyKind = "users") -> tuple[Published, str]:
     """The keys in force and their version in storage; no keys at all where none were published."""
-    blob = storage.read(_document(name))
-    return (KeyFile.model_validate_json(blob.content), blob.version) if blob else (KeyFile(), "")
+    blob = storage.read(_document(name, kind))
+    return (Published.model_validate_json(blob.content), blob.version) if blob else (Published(), ABSENT)
+
+
+def _change(storage: Storage, name: str, kind: KeyKind, change: Callable[[Published], Published]) -> Published:
+    """By compare-and-set: who publishes a file must not bring back what is being revoked."""
+    for _ in range(NUM_ATTEMPTS):
+        present, version = _readable(storage, name, kind)
+        wanted = change(present)
+        with contextlib.suppress(Conflict):
+            storage.write(_document(name, kind), wanted.model_dump_json(indent=1).encode(), expect=version)
+            return wanted
+    raise Conflict(f"the keys of {name} are being changed by others all the time")
+
+
+def _readable(storage: Storage, name: str, kind: KeyKind) -> tuple[Published, str]:
+    """A damaged document is written over."""
+    try:
+        return read_keys(storage, name, kind)
+    except ValidationError as error:
+        blob = storage.read(_document(name, kind))
+        log.warning("the keys in force of %s could not be read, nor which were revoked: %s", name, error)
+        return Published(), blob.version if blob else ABSENT
+
+
+def _document(name: str, kind: KeyKind) -> str:
+    return f"registry/{name}/{DOCUMENTS[kind]}"
 
 
 def changes(before: KeyFile, after: KeyFile) -> str:
@@ -146,4 +231,6 @@ def changes(before: KeyFile, after: KeyFile) -> str:
         "removed": old.keys() - new.keys(),
         "changed": {name for name in old.keys() & new.keys() if old[name] != new[name]},
     }
-    return "; ".join(f"{what}: {', '.join(sorted(names))}" for what, names in done.items() if names)
+    shown = {key.name: key.told for key in (*before.keys, *after.keys)}
+    told = {what: ", ".join(shown[name] for name in sorted(names)) for what, names in done.items() if names}
+    return "; ".join(f"{what}: {names}" for what, names in told.items())

@@ -14,7 +14,7 @@ from cluster.storage import Storage
 from cluster.telemetry import logger
 from services.contract import APPLICATION_PREFIX, MODEL_DEPLOYMENT, Traffic, application_name, read_traffic
 from services.engines import read_engines
-from services.serving.keys import KeyFile, read_keys
+from services.serving.keys import KeyFile, KeyKind, read_keys
 
 __all__ = [
     "APPLICATION_PREFIX",
@@ -193,8 +193,8 @@ class TrafficWatch:
 class KeyWatch:
     """Reads the API keys once a second. A failed read keeps what was known: before the first good one, no key at all."""
 
-    def __init__(self, storage: Storage, name: str) -> None:
-        self._storage, self._name = storage, name
+    def __init__(self, storage: Storage, name: str, kind: KeyKind = "users") -> None:
+        self._storage, self._name, self._kind = storage, name, kind
         self._version, self._failing = "", False
         self.keys = KeyFile()
 
@@ -205,7 +205,7 @@ class KeyWatch:
     def poll(self) -> None:
         """Adopt the keys in storage if they have changed."""
         try:
-            keys, version = read_keys(self._storage, self._name)
+            keys, version = read_keys(self._storage, self._name, self._kind)
         except Exception as error:  # whatever storage raises, or a damaged document
             if not self._failing:
                 log.warning("the API keys of %s cannot be read, the last ones stay in force: %r", self._name, error)

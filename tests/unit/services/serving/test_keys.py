@@ -10,7 +10,7 @@ import pytest
 from cluster.config import load_yaml
 from cluster.errors import ConfigError, InputError
 from cluster.storage import LocalStorage
-from services.serving.keys import ApiKey, KeyFile, add_key, hash_of, publish_keys, read_keys
+from services.serving.keys import ApiKey, KeyFile, Published, add_key, hash_of, publish_keys, read_keys, revoke_key
 
 
 def test_a_key_is_found_by_its_token_and_by_nothing_else(tmp_path: Path) -> None:
@@ -86,7 +86,7 @@ def test_a_file_with_a_mistake_is_not_put_in_force(tmp_path: Path, storage: Loca
     path.write_text(text)
     with pytest.raises(ConfigError, match=r"keys\.yaml"):
         publish_keys(storage, "m", path)
-    assert read_keys(storage, "m") == (KeyFile(), "")
+    assert read_keys(storage, "m") == (Published(), "")
 
 
 def test_gateways_read_what_was_published(tmp_path: Path, storage: LocalStorage) -> None:
@@ -102,3 +102,51 @@ def test_a_file_that_cannot_be_read_or_written_is_named(tmp_path: Path) -> None:
     for path, says in ((tmp_path, "cannot be read"), (tmp_path / "file" / "keys.yaml", "cannot be written")):
         with pytest.raises(ConfigError, match=says):
             add_key(path, "ann")
+
+
+def test_keys_of_the_control_api_are_apart_from_users(tmp_path: Path, storage: LocalStorage) -> None:
+    users, control = tmp_path / "keys.yaml", tmp_path / "control.yaml"
+    add_key(users, "ann")
+    token = add_key(control, "ann", control="operator")
+    publish_keys(storage, "m", users)
+    publish_keys(storage, "m", control, "control")
+    assert read_keys(storage, "m")[0].owner(token) is None
+    found = read_keys(storage, "m", "control")[0].owner(token)
+    assert found is not None
+    assert (found.told, found.control) == ("ann (operator)", "operator")
+    for path, kind in ((control, "users"), (users, "control")):
+        with pytest.raises(ConfigError, match="key ann"):
+            publish_keys(storage, "m", path, kind)
+    with pytest.raises(InputError, match="control"):
+        add_key(control, "bob", control="root")
+
+
+def test_a_revoked_key_stays_out_though_a_file_has_it_still(tmp_path: Path, storage: LocalStorage) -> None:
+    path = tmp_path / "control.yaml"
+    tokens = {name: add_key(path, name, control="admin") for name in ("ann", "ben")}
+    publish_keys(storage, "m", path, "control")
+    revoke_key(storage, "m", "control", "ann")
+    published = publish_keys(storage, "m", path, "control")
+    assert published.owner(tokens["ann"]) is None
+    assert published.owner(tokens["ben"]) is not None
+    with pytest.raises(InputError, match="is not in force"):
+        revoke_key(storage, "m", "control", "ann")
+
+
+def test_a_file_published_while_a_key_is_revoked_does_not_bring_it_back(tmp_path: Path) -> None:
+    class Racing(LocalStorage):
+        """Somebody else revokes ann's key at the moment of the first write after it is armed."""
+
+        armed = False
+
+        def write(self, key: str, content: bytes, *, expect: str | None = None) -> str:
+            if self.armed:
+                self.armed = False
+                revoke_key(LocalStorage(tmp_path / "storage"), "m", "users", "ann")
+            return super().write(key, content, expect=expect)
+
+    storage, path = Racing(tmp_path / "storage"), tmp_path / "keys.yaml"
+    add_key(path, "ann")
+    publish_keys(storage, "m", path)
+    storage.armed = True
+    assert publish_keys(storage, "m", path).keys == ()
