@@ -14,10 +14,11 @@ from cluster.command_line import RecipeOption
 from cluster.errors import ConfigError
 from cluster.progress import say
 from cluster.storage import Storage, open_storage
-from services.commands.cluster import ensure_controller, in_public_cluster
+from services.commands.cluster import in_public_cluster
 from services.commands.queue import queue_up
 from services.commands.recipe import ReadServed, ServedRecipe
 from services.commands.record import print_traffic
+from services.control.orders import ensure_controller
 
 
 def register_start(app: typer.Typer, read_recipe: ReadServed, out: Console) -> None:

@@ -1,13 +1,11 @@
-"""The cluster that users reach, as commands join it, and the controller in it."""
+"""The cluster that users reach, as commands join it."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
 
 from cluster.errors import ClusterError
-from cluster.storage import Storage
 
 
 @contextmanager
@@ -20,13 +18,3 @@ def in_public_cluster() -> Iterator[None]:
         raise ClusterError("cluster", "none is up that could serve", remedy)
     with session.joined():
         yield
-
-
-def ensure_controller(name: str, storage: Storage, *, renewed: bool = False) -> Any:
-    """The controller, which loads a waiting candidate by itself; `renewed`: of this serinus, in the place of another's."""
-    from services.rollout import controller
-    from services.rollout.applications import RayApplications
-    from services.serving.load import load_in_task
-
-    ensure = controller.renew_controller if renewed else controller.ensure_controller
-    return ensure(name, storage.location, RayApplications(name, storage.location, load_in_task))

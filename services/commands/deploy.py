@@ -7,13 +7,14 @@ from pathlib import Path
 from cluster import registry
 from cluster.progress import say
 from cluster.storage import Storage
-from services.commands.cluster import ensure_controller
 from services.commands.recipe import ServedRecipe
 from services.commands.record import key_changes, note
+from services.control.orders import ensure_controller
 
 
 def deploy(loaded: ServedRecipe, storage: Storage, recipe: Path) -> str:
     """Returns where the model answers."""
+    from services.control.deploy import deploy_control
     from services.rollout import controller, courier
     from services.serving import app as serving
 
@@ -27,6 +28,9 @@ def deploy(loaded: ServedRecipe, storage: Storage, recipe: Path) -> str:
     ensure_controller(loaded.name, storage, renewed=True)
     controller.ensure_probes(storage, loaded.name)
     serving.wait_gateway(loaded.name, loaded.serve, storage.location)
+    with key_changes(storage, loaded.name):
+        if url := deploy_control(loaded.name, loaded.serve, loaded.rollout, storage):
+            say("deploy", f"the control API answers at {url}")
     message = f"gateway and stable revision {stable.revision}, by {recipe.name}"
     note(storage, loaded.name, "deployed", message, stable=stable.revision)
     return serving.gateway_url(loaded.serve)

@@ -32,14 +32,13 @@ def register_now(app: typer.Typer, read_recipe: ReadServed, out: Console) -> Non
     @app.command("status")
     def canary_status(recipe: RecipeOption = None, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
         """The rollout as it stands, with every decision; probes and feedback per revision; the watch over decay."""
-        from services.rollout.summary import summary
+        from services.rollout.summary import as_json as summarized
 
         loaded = read_recipe(recipe)
         storage = open_storage(loaded.storage)
         found = _rollout(storage, loaded.name)
         if as_json:
-            quality = summary(storage, found).model_dump(mode="json")
-            print(json.dumps({**found.model_dump(mode="json"), **quality}, indent=1))
+            print(json.dumps(summarized(storage, found), indent=1))
             return
         _print_status(storage, found, out)
 

@@ -176,7 +176,7 @@ def _replaced(storage: Storage, status: RolloutStatus, in_use: set[str | None]) 
 
 
 def revert(
-    storage: Storage, name: str, applications: Applications, who: str, now: datetime, stable: str | None = None
+    storage: Storage, name: str, applications: Applications, who: str, now: datetime, *, stable: str | None = None
 ) -> Traffic:
     """Outside a rollout: make the previous revision stable again. It must still be loaded.
 

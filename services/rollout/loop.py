@@ -216,7 +216,7 @@ class Loop:
         waiting = self._room.next(status)
         if waiting is not None and waiting.replaces and status.phase == "progressing":
             message = f"replaced by {waiting.revision}, as {waiting.who} asked"
-            self._by_hand("rollback", 0.0, message, waiting.who, "replaced")
+            self._by_hand("rollback", 0.0, message, waiting.who, reason="replaced")
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -288,7 +288,7 @@ class Loop:
         return self._by_hand("promote", 100.0, f"promoted by {who}", who, of=of)
 
     def abort(self, who: str, of: str | None = None) -> RolloutStatus | None:
-        """Take the candidate out now; outside a rollout, where none is named, go back to the previous revision (and return None)."""
+        """Take the candidate out now; outside a rollout, where none is named, go back to the previous revision and return None."""
         found = read_status(self._storage, self._name, lossy=True)
         if of is None and (found is None or found[0].ended):
             self.revert(who)
@@ -307,7 +307,7 @@ class Loop:
         refuse_second(self._storage, self._name)
         # Between two rollouts `rollback` could be meant for stable or for the candidate that is about to begin.
         self._room.refuse("take it out: serinus canary withdraw; if stable is to go back too: serinus canary rollback")
-        acts.revert(self._storage, self._name, self._applications, who, self._clock(), stable)
+        acts.revert(self._storage, self._name, self._applications, who, self._clock(), stable=stable)
 
     def _by_hand(
         self,
@@ -315,6 +315,7 @@ class Loop:
         weight: float,
         message: str,
         who: str,
+        *,
         reason: str = "manual",
         of: str | None = None,
     ) -> RolloutStatus:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from cluster.config import StrictModel
 from cluster.storage import Storage
 from services.rollout.decay_watch import WatchStatus, read_watch
@@ -56,6 +58,11 @@ def summary(storage: Storage, status: RolloutStatus) -> QualitySummary:
         votes=_votes(status),
         decay=watch[0] if watch else None,
     )
+
+
+def as_json(storage: Storage, status: RolloutStatus) -> dict[str, Any]:
+    """A rollout's status and what is known beside it, for machines."""
+    return {**status.model_dump(mode="json"), **summary(storage, status).model_dump(mode="json")}
 
 
 def _votes(status: RolloutStatus) -> VotesSummary | None:

@@ -37,7 +37,7 @@ def listen(serving: ServingConfig) -> None:
     if client is not None:
         _check_same_address(serving, client)
         return
-    check_free(serving)
+    check_free(serving.host, serving.port, "serve.port")
     location = "Disabled" if serving.is_direct else "HeadOnly" if serving.on_loopback else "EveryNode"
     files = {"ssl_certfile": serving.tls.certificate, "ssl_keyfile": serving.tls.key} if serving.tls else {}
     serve.start(proxy_location=location, http_options={"host": serving.host, "port": serving.port, **files})
@@ -60,17 +60,16 @@ def _check_same_address(serving: ServingConfig, client: Any) -> None:
         raise ResourceError("serve.tls", found, remedy)
 
 
-def check_free(serving: ServingConfig) -> None:
+def check_free(host: str, port: int, setting: str) -> None:
     """Raises ResourceError: something else listens there."""
-    family = socket.AF_INET6 if ":" in serving.host else socket.AF_INET
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET
     with socket.socket(family, socket.SOCK_STREAM) as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            probe.bind((serving.host, serving.port))
+            probe.bind((host, port))
         except OSError as error:
-            where = f"serve.port {serving.host}:{serving.port}"
-            remedy = "choose another serve.port, or stop what listens there"
-            raise ResourceError(where, error.strerror or str(error), remedy) from None
+            remedy = f"choose another {setting}, or stop what listens there"
+            raise ResourceError(f"{setting} {host}:{port}", error.strerror or str(error), remedy) from None
 
 
 def num_listening(serving: ServingConfig) -> int:

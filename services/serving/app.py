@@ -68,7 +68,7 @@ def deploy(name: str, revision: Revision, serving: ServingConfig, storage: Stora
             deploy_revision(revision, serving, storage)
     except BaseException:
         if not had_gateway:
-            _remove(GATEWAY)
+            remove_application(GATEWAY)
         raise
 
 
@@ -91,12 +91,12 @@ def start_gateway(name: str, serving: ServingConfig, storage_uri: str) -> None:
     _publish_keys(name, serving, storage_uri)
     _quiet()
     listen(serving)
-    if not _runs_with(GATEWAY, GATEWAY, settings):
+    if not runs_with(GATEWAY, GATEWAY, settings):
         from services.serving import gateway_app
 
         if serving.is_direct and not _has_gateway():
-            check_free(serving)
-        _run(gateway_app.build(name, serving, storage_uri, _gateway_nodes(serving), settings), GATEWAY, "/")
+            check_free(serving.host, serving.port, "serve.port")
+        run_application(gateway_app.build(name, serving, storage_uri, _gateway_nodes(serving), settings), GATEWAY, "/")
 
 
 def wait_gateway(name: str, serving: ServingConfig, storage_uri: str) -> None:
@@ -131,7 +131,7 @@ def _replaced(overview: Any, serving: ServingConfig, settings: str) -> bool:
 
 
 def _has_gateway() -> bool:
-    return any(status.name == GATEWAY for status in serve_status())
+    return is_deployed(GATEWAY)
 
 
 def _gateway_nodes(serving: ServingConfig) -> dict[str, str]:
@@ -173,7 +173,7 @@ def deploy_revision(
     check_room(revision, engine_of(revision, serving), storage)
     _quiet()
     rested = take(storage, revision.name, revision.revision, remove_revision)
-    if _runs_with(name, MODEL_DEPLOYMENT, settings, serving.ready_timeout_s):
+    if runs_with(name, MODEL_DEPLOYMENT, settings, serving.ready_timeout_s):
         log.info("%s runs already", name)
         meanwhile()
         if rested:
@@ -187,7 +187,9 @@ def deploy_revision(
 
     served_before = revision.revision in running_revisions()
     present = num_running(revision.revision)
-    _run(model_app.build(revision, serving, storage.location, selector, settings, present=present), name, None)
+    run_application(
+        model_app.build(revision, serving, storage.location, selector, settings, present=present), name, None
+    )
     try:
         meanwhile()
         wait_running(name, serving.ready_timeout_s)
@@ -199,10 +201,11 @@ def deploy_revision(
 
 def remove_revision(revision_id: str) -> None:
     """Drain and stop the revision; does nothing when it does not run."""
-    _remove(application_name(revision_id))
+    remove_application(application_name(revision_id))
 
 
-def _remove(application: str) -> None:
+def remove_application(application: str) -> None:
+    """Drain and stop it; does nothing when it does not run."""
     from ray import serve
 
     if application in serve.status().applications:
@@ -225,6 +228,11 @@ def serve_status() -> list[ApplicationStatus]:
     return [_summary(name, overview) for name, overview in sorted(serve.status().applications.items())]
 
 
+def is_deployed(application: str) -> bool:
+    """Whether there is such an application, whatever its state."""
+    return any(status.name == application for status in serve_status())
+
+
 def _summary(name: str, overview: Any) -> ApplicationStatus:
     states = [deployment.replica_states for deployment in overview.deployments.values()]
     running = sum(state.get("RUNNING", 0) for state in states)
@@ -244,7 +252,7 @@ def _settings_of(revision: Revision, serving: ServingConfig, storage: Storage) -
     return digest({"weights": f"{storage.uri}/{revision.weights}", "pool": serving.pool, **dumped})
 
 
-def _runs_with(application: str, deployment: str, settings: str, wake_timeout_s: float = SETTINGS_TIMEOUT_S) -> bool:
+def runs_with(application: str, deployment: str, settings: str, wake_timeout_s: float = SETTINGS_TIMEOUT_S) -> bool:
     """Whether the application runs and was deployed with these settings, by its own word: it is woken to say so."""
     from ray import serve
 
@@ -275,7 +283,8 @@ def _quiet() -> None:
         logging.getLogger(name).setLevel(logging.WARNING)
 
 
-def _run(application: Any, name: str, route_prefix: str | None) -> None:
+def run_application(application: Any, name: str, route_prefix: str | None) -> None:
+    """Deploy it and return at once."""
     from ray import serve
 
     target = serve.RunTarget(application, name=name, route_prefix=route_prefix)

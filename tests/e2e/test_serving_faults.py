@@ -76,7 +76,7 @@ def storage(served: Served) -> Iterator[LocalStorage]:
 
     candidate = registry.resolve(served.storage, NAME, CANARY)
     built = model_app.build(candidate, served.serving, served.storage.uri, {}, "s", replica=FaultyReplica)
-    app._run(built, application_name(CANARY), None)
+    app.run_application(built, application_name(CANARY), None)
     wait_running(application_name(CANARY), 300)
     actor = controller.ensure_controller(NAME, served.storage.uri, Kept())
     yield served.storage

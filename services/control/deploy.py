@@ -1,0 +1,58 @@
+"""Putting up the control API as a recipe has it, or away where it has none. In a joined cluster where Serve runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from cluster.artifacts import digest
+from cluster.storage import Storage, sha256_of
+from services.config import RolloutConfig, ServingConfig
+from services.rollout import probes
+from services.serving import app, tls
+from services.serving.address import EVERY_ADDRESS, check_free
+from services.serving.keys import publish_keys
+from services.serving.readiness import wait_running
+
+CONTROL = "control"
+"""Name of the application and of its deployment."""
+TIMEOUT_S = 120.0
+
+
+def deploy_control(name: str, serving: ServingConfig, rollout: RolloutConfig, storage: Storage) -> str | None:
+    """Returns where it answers; None where the recipe has none, and then none runs any more.
+
+    Raises:
+        ConfigError: the file of keys, or the certificate, cannot be used.
+        ResourceError: the port is taken.
+        StageFailed: it does not come up.
+    """
+    if serving.control is None:
+        app.remove_application(CONTROL)
+        return None
+    from services.control.desk import Terms
+
+    tls.check(serving)
+    publish_keys(storage, name, Path(serving.control.keys), "control")
+    terms = Terms(rollout=rollout, serving=serving, probe_items=probes.publish(storage, name, rollout.probes))
+    settings = _settings(name, storage, terms.model_dump(mode="json"), serving)
+    if not app.runs_with(CONTROL, CONTROL, settings):
+        from services.control import server
+
+        if not app.is_deployed(CONTROL):
+            check_free(serving.control.host, serving.control.port, "serve.control.port")
+        app.run_application(server.build(name, storage.location, terms, settings), CONTROL, None)
+        wait_running(CONTROL, TIMEOUT_S)
+    return control_url(serving)
+
+
+def control_url(serving: ServingConfig) -> str:
+    """Where it answers those on the head."""
+    assert serving.control is not None
+    host = "127.0.0.1" if serving.control.host in EVERY_ADDRESS else serving.control.host
+    return f"{'https' if serving.tls else 'http'}://{host}:{serving.control.port}"
+
+
+def _settings(name: str, storage: Storage, terms: object, serving: ServingConfig) -> str:
+    """A renewed certificate too makes a new one."""
+    certificate = sha256_of(Path(serving.tls.certificate)) if serving.tls else ""
+    return digest({"name": name, "storage": storage.location, "terms": terms, "certificate": certificate})
