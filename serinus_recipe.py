@@ -58,7 +58,8 @@ def named(recipe: Path | None) -> doctor_command.Named:
     """What the doctor looks at."""
     loaded = load_yaml(recipe, Recipe) if recipe else None
     serve = loaded.serve if loaded else ServingConfig()
-    keys = [Path(serve.admission.keys)] if serve.admission.keys else []
+    named = (serve.admission.keys, serve.control.keys if serve.control else None)
+    keys = [Path(file) for file in named if file]
     return doctor_command.Named(loaded.storage if loaded else None, keys, serve.port)
 
 

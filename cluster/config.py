@@ -270,8 +270,14 @@ def s3_endpoint() -> str | None:
     return os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
 
 
+LOOPBACK = "127.0.0.1"
 PROVEN = "key:"
 """How a name begins in audit records that a key of the control API has proven."""
+
+
+def is_loopback(host: str) -> bool:
+    """Whether who listens there is heard by this machine alone."""
+    return host in {"localhost", "::1"} or host.startswith("127.")
 
 
 def user_name() -> str:

@@ -8,12 +8,14 @@ from typing import Any
 
 import yaml
 
+from cluster.config import LOOPBACK, is_loopback
 from cluster.errors import ConfigError
 from cluster.kuberay.settings import BUILD_FOLDER, ENVIRONMENT_SECRET, KEYS_FOLDER, PROJECT_FOLDER, TLS_FOLDER, Settings
 
 LOCATIONS = frozenset({"path", "sentencepiece", "file", "storage", "uri", "source"})
 """Fields of a recipe that hold a place (`uri` is one of `storage`); a test compares them with the recipe's types.
-serve.admission.keys is a Secret here, and data.protect.key_file, a secret too, is refused: no pod of the data pool mounts one."""
+serve.admission.keys and serve.control.keys are a Secret here, and data.protect.key_file, a secret too, is refused: no pod of the
+data pool mounts one."""
 
 
 def in_cluster(recipe: Mapping[str, Any], where: str, root: Path, settings: Settings) -> str:
@@ -41,8 +43,18 @@ def in_cluster(recipe: Mapping[str, Any], where: str, root: Path, settings: Sett
     serve["host"] = "0.0.0.0"  # noqa: S104  # the pod's address: the Service and the NetworkPolicy stand in front
     if (admission := serve.get("admission", {})).get("keys"):
         serve["admission"] = {**admission, "keys": f"{KEYS_FOLDER}/keys.yaml"}
+    if control := serve.get("control"):
+        serve["control"] = _control(control, where)
     serve |= secret if serve.get("tls") else {}
     return yaml.safe_dump({**moved, "serve": serve}, sort_keys=False, width=120)
+
+
+def _control(control: Mapping[str, Any], where: str) -> dict[str, Any]:
+    """On the head pod's loopback: `kubectl exec` and `port-forward` reach it, for which Kubernetes asks who it is."""
+    if not is_loopback(control.get("host", LOOPBACK)):
+        found = f"{control['host']} is open to other pods, and no Service or NetworkPolicy is rendered for it"
+        raise ConfigError(f"{where}: serve.control.host", found, f"use {LOOPBACK}, and kubectl port-forward")
+    return {**control, "keys": f"{KEYS_FOLDER}/control-keys.yaml"}
 
 
 def _check_webhooks(recipe: Mapping[str, Any], where: str) -> None:

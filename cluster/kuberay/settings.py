@@ -33,7 +33,8 @@ S3_SECRET = "serinus-s3"  # noqa: S105
 """AWS_ACCESS_KEY_ID, AWS_SECRET_ACCESS_KEY, AWS_REGION and, for other servers than AWS, AWS_ENDPOINT_URL. Optional: with
 workload identity there is none."""
 KEYS_SECRET = "serinus-api-keys"  # noqa: S105
-"""Key `keys.yaml`: the file of serve.admission.keys. It has hashes alone, but also who may do what."""
+"""Keys `keys.yaml` and `control-keys.yaml`: the files of serve.admission.keys and serve.control.keys. They have hashes alone, but
+also who may do what."""
 TLS_SECRET = "serinus-gateway-tls"  # noqa: S105
 """Of the type kubernetes.io/tls: the gateway's certificate and key, where the recipe has serve.tls."""
 ENVIRONMENT_SECRET = "serinus-environment"  # noqa: S105

@@ -17,7 +17,8 @@ from cluster.storage import Storage, open_storage
 from services.commands.cluster import in_public_cluster
 from services.commands.queue import queue_up
 from services.commands.recipe import ReadServed, ServedRecipe
-from services.commands.record import print_traffic
+from services.commands.record import print_traffic, show_traffic
+from services.commands.remote import ControlApi, ServerOption
 from services.control.orders import ensure_controller
 
 
@@ -28,8 +29,12 @@ def register_start(app: typer.Typer, read_recipe: ReadServed, out: Console) -> N
     def start(
         revision: Annotated[str, typer.Option(help="revision or alias to let in")] = "candidate",
         recipe: RecipeOption = None,
+        server: ServerOption = None,
     ) -> None:
-        """Load a revision beside stable and begin its rollout with the recipe's first step."""
+        """Load a revision beside stable and begin its rollout with the first step of the recipe (--server: as deployed)."""
+        if server:
+            print(ControlApi(server).start(revision))
+            return
         loaded = read_recipe(recipe)
         storage = open_storage(loaded.storage)
         candidate = registry.resolve(storage, loaded.name, revision)
@@ -44,8 +49,11 @@ def register_start(app: typer.Typer, read_recipe: ReadServed, out: Console) -> N
         out.print(f"rollout {rollout} of {candidate.revision} began. Follow it: serinus canary watch")
 
     @app.command()
-    def withdraw(recipe: RecipeOption = None) -> None:
+    def withdraw(recipe: RecipeOption = None, server: ServerOption = None) -> None:
         """Take the candidate that waits for its turn out of its place."""
+        if server:
+            print(ControlApi(server).withdraw())
+            return
         from datetime import UTC, datetime
 
         from services.rollout import waiting
@@ -59,23 +67,28 @@ def register_acts(app: typer.Typer, read_recipe: ReadServed, out: Console) -> No
     """Put what a person does to a rollout among the commands of `app`."""
 
     @app.command("set")
-    def set_weight(weight_percent: float, recipe: RecipeOption = None) -> None:
+    def set_weight(weight_percent: float, recipe: RecipeOption = None, server: ServerOption = None) -> None:
         """Hold the canary at WEIGHT_PERCENT of the users until told otherwise."""
         if not 0 <= weight_percent <= 100:
             raise ConfigError("WEIGHT_PERCENT", f"{weight_percent:g} is no share of users", "give one from 0 to 100")
-        act("set_weight", recipe, weight_percent)
+        act("set_weight", recipe, server, weight_percent)
 
     @app.command()
-    def promote(recipe: RecipeOption = None) -> None:
+    def promote(recipe: RecipeOption = None, server: ServerOption = None) -> None:
         """Make the canary stable now, without waiting for evidence."""
-        act("promote", recipe)
+        act("promote", recipe, server)
 
     @app.command()
-    def rollback(recipe: RecipeOption = None) -> None:
+    def rollback(recipe: RecipeOption = None, server: ServerOption = None) -> None:
         """Take the canary out now; during no rollout, go back to the previous stable revision."""
-        act("abort", recipe)
+        act("abort", recipe, server)
 
-    def act(verb: str, recipe: Path | None, *arguments: Any) -> None:
+    def act(verb: str, recipe: Path | None, server: str | None, *arguments: Any) -> None:
+        if server:
+            api = ControlApi(server)
+            getattr(api, verb)(*arguments)
+            show_traffic(api.traffic(), out)
+            return
         loaded = read_recipe(recipe)
         storage = open_storage(loaded.storage)
         with in_public_cluster():

@@ -49,5 +49,9 @@ def traffic_of(storage: Storage, name: str) -> Traffic:
 
 def print_traffic(storage: Storage, name: str, out: Console) -> None:
     """One line."""
-    traffic = traffic_of(storage, name)
+    show_traffic(traffic_of(storage, name), out)
+
+
+def show_traffic(traffic: Traffic, out: Console) -> None:
+    """One line."""
     out.print(f"stable {traffic.stable}, canary {traffic.canary or 'none'} with {traffic.weight_percent:g} % of users")

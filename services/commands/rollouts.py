@@ -16,7 +16,8 @@ from cluster.errors import ConfigError, InputError
 from cluster.storage import Storage, open_storage
 from cluster.telemetry import printable
 from services.commands.recipe import ReadServed
-from services.commands.record import print_traffic
+from services.commands.record import print_traffic, show_traffic
+from services.commands.remote import ControlApi, ServerOption
 
 if TYPE_CHECKING:
     from services.rollout.scribe import History
@@ -30,10 +31,17 @@ def register_now(app: typer.Typer, read_recipe: ReadServed, out: Console) -> Non
     """Put what tells of the rollout under way among the commands of `app`."""
 
     @app.command("status")
-    def canary_status(recipe: RecipeOption = None, as_json: Annotated[bool, typer.Option("--json")] = False) -> None:
+    def canary_status(
+        recipe: RecipeOption = None,
+        as_json: Annotated[bool, typer.Option("--json")] = False,
+        server: ServerOption = None,
+    ) -> None:
         """The rollout as it stands, with every decision; probes and feedback per revision; the watch over decay."""
         from services.rollout.summary import as_json as summarized
 
+        if server:
+            _print_remote(ControlApi(server), as_json, out)
+            return
         loaded = read_recipe(recipe)
         storage = open_storage(loaded.storage)
         found = _rollout(storage, loaded.name)
@@ -97,13 +105,17 @@ def register_offline(app: typer.Typer, read_recipe: ReadServed, out: Console) ->
         recipe: RecipeOption = None,
         last: Annotated[int | None, typer.Option(min=1, help="only so many entries")] = None,
         as_json: Annotated[bool, typer.Option("--json", help="an entry a line")] = False,
+        server: ServerOption = None,
     ) -> None:
         """Who did what, when and why: deployments, keys, every decision by a person or by the analysis, and what changed outside
         rollouts. Exit code 1 when an entry was changed or taken out."""
         from services.rollout.scribe import history as told
 
-        loaded = read_recipe(recipe)
-        found = told(open_storage(loaded.storage), loaded.name, last)
+        if server:
+            found = ControlApi(server).history(last)
+        else:
+            loaded = read_recipe(recipe)
+            found = told(open_storage(loaded.storage), loaded.name, last)
         for line in _as_json(found) if as_json else _as_text(found):
             print(line)
         if not found.lines and not as_json:
@@ -131,6 +143,23 @@ def _print_status(storage: Storage, found: RolloutStatus, out: Console) -> None:
     for line in display.rollout(found):
         out.print(line)
     _print_waiting(storage, found, out)
+    for line in lines(quality):
+        out.print(line, markup=False)
+
+
+def _print_remote(api: ControlApi, as_json: bool, out: Console) -> None:
+    from services.rollout import display
+    from services.rollout.summary import lines
+
+    if as_json:
+        print(json.dumps(api.get("/rollouts/current"), indent=1))
+        return
+    found, quality = api.rollout()
+    show_traffic(api.traffic(), out)
+    for line in display.rollout(found):
+        out.print(printable(line), markup=False)
+    if (waiting := api.get("/waiting")["waiting"]) is not None:
+        out.print(f"waiting: {waiting['revision']}, asked for by {waiting['who']}", markup=False)
     for line in lines(quality):
         out.print(line, markup=False)
 

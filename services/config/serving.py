@@ -7,7 +7,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from cluster.config import Location, StrictModel, is_none
+from cluster.config import LOOPBACK, Location, StrictModel, is_loopback, is_none
 from services.config.engine import EngineConfig, ReplicasConfig
 
 
@@ -65,7 +65,7 @@ class TlsConfig(StrictModel):
 class ControlConfig(StrictModel):
     """The control API, by which rollouts are looked at and steered over HTTP with keys that have roles."""
 
-    host: str = "127.0.0.1"
+    host: str = LOOPBACK
     """Address on the cluster's head; any other than a loopback one asks for `serve.tls`."""
     port: int = Field(8010, ge=1, le=65535)
     keys: Location
@@ -73,13 +73,13 @@ class ControlConfig(StrictModel):
 
     @property
     def on_loopback(self) -> bool:
-        return _on_loopback(self.host)
+        return is_loopback(self.host)
 
 
 class ServingConfig(StrictModel):
     """The gateway and the model servers behind it."""
 
-    host: str = "127.0.0.1"
+    host: str = LOOPBACK
     """Address the gateway listens on; 0.0.0.0 opens it to the network."""
     port: int = Field(8000, ge=1, le=65535)
     tls: TlsConfig | None = None
@@ -106,7 +106,7 @@ class ServingConfig(StrictModel):
 
     @property
     def on_loopback(self) -> bool:
-        return _on_loopback(self.host)
+        return is_loopback(self.host)
 
     @property
     def is_direct(self) -> bool:
@@ -127,7 +127,3 @@ class ServingConfig(StrictModel):
         if self.control.keys == self.admission.keys:
             raise ValueError("control.keys: the users' file (serve.admission.keys): name another one")
         return self
-
-
-def _on_loopback(host: str) -> bool:
-    return host in {"localhost", "::1"} or host.startswith("127.")

@@ -45,6 +45,16 @@ def test_the_projects_paths_are_the_images_and_the_keys_a_secret() -> None:
     assert GOOD["serve"]["admission"]["keys"] == "/home/someone/keys.yaml", "the recipe that was read stays as it is"
 
 
+def test_the_control_api_stays_on_the_heads_loopback_and_its_keys_are_a_secret() -> None:
+    serve = {"control": {"keys": "/home/someone/control.yaml", "port": 9010}}
+    assert moved("gpu", serve=serve)["serve"] == {
+        "control": {"keys": "/etc/serinus/keys/control-keys.yaml", "port": 9010},
+        "host": "0.0.0.0",
+    }
+    with pytest.raises(ConfigError, match=r"serve\.control\.host"):
+        moved("gpu", serve={"control": {**serve["control"], "host": "0.0.0.0"}})
+
+
 def test_the_gateways_certificate_is_a_secrets() -> None:
     pair = {"certificate": "/home/someone/a.pem", "key": "/home/someone/b.pem"}
     assert moved("gpu", serve={"tls": pair})["serve"]["tls"] == {

@@ -1,0 +1,151 @@
+"""`serinus canary ... --server URL`: the same through the control API, with a key in the place of Ray's token and a recipe."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import ssl
+import urllib.error
+import urllib.request
+from typing import TYPE_CHECKING, Annotated, Any, Final
+from urllib.parse import urlsplit
+
+import typer
+from pydantic import ValidationError
+
+from cluster import config
+from cluster.errors import ClusterError, ConfigError, InputError
+from cluster.telemetry import printable
+from services.contract import Traffic
+
+if TYPE_CHECKING:
+    from services.rollout.scribe import History
+    from services.rollout.status import RolloutStatus
+    from services.rollout.summary import QualitySummary
+
+ServerOption = Annotated[
+    str | None, typer.Option("--server", metavar="URL", help="ask this control API, with the key in $SERINUS_API_KEY")
+]
+KEY_VARIABLE: Final = "SERINUS_API_KEY"
+TIMEOUT_S: Final = 120.0
+"""Longer than the server waits for a controller."""
+MAX_ANSWER_BYTES: Final = 2**26
+
+
+class ControlApi:
+    """One server, and one key."""
+
+    def __init__(self, server: str) -> None:
+        """Raises ConfigError: the address is none, the key would be read by others on its way, or there is none."""
+        parts = urlsplit(server)
+        plain = parts.scheme == "http"
+        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
+            raise ConfigError("--server", f"{server} is no address", "give one such as https://host:8010")
+        if plain and not config.is_loopback(parts.hostname):
+            raise ConfigError("--server", "the key would cross the network in the clear", "use https://")
+        key = config.variable(KEY_VARIABLE)
+        if key is None or not key.isascii() or not key.isprintable():
+            found = "is not set" if key is None else "is no key"
+            raise ConfigError(
+                KEY_VARIABLE, found, "put a key of the control API there: serinus keys add NAME --control ROLE"
+            )
+        self._server, self._key = server.rstrip("/"), key
+        way = [urllib.request.ProxyHandler({})] if plain else []
+        secure = urllib.request.HTTPSHandler(context=ssl.create_default_context())
+        self._opener = urllib.request.build_opener(_Straight, secure, *way)
+
+    def get(self, path: str) -> Any:
+        return self.ask("GET", path)
+
+    def ask(self, method: str, path: str, body: object = None) -> Any:
+        """What it answers.
+
+        Raises:
+            InputError: it refuses.
+            ClusterError: it does not answer, or not as a control API does.
+        """
+        request = urllib.request.Request(f"{self._server}/control/v1{path}", method=method)  # noqa: S310  # checked
+        request.add_header("Authorization", f"Bearer {self._key}")
+        if body is not None:
+            request.data = json.dumps(body).encode()
+            request.add_header("Content-Type", "application/json")
+        remedy = "is that the control API's address, and is it up? See `serinus status` on its head"
+        try:
+            with self._opener.open(request, timeout=TIMEOUT_S) as answer:
+                return json.loads(answer.read(MAX_ANSWER_BYTES))
+        except urllib.error.HTTPError as error:
+            raise InputError(
+                self._server, f"refuses it ({error.code}): {_reason(error)}", _remedy(error.code)
+            ) from None
+        except (OSError, http.client.HTTPException, ValueError) as error:
+            raise ClusterError(self._server, f"does not answer ({getattr(error, 'reason', error)})", remedy) from None
+
+    def traffic(self) -> Traffic:
+        found = self.get("/traffic")["traffic"]
+        if found is None:
+            raise InputError(self._server, "nothing is deployed there", "deploy it first: serinus deploy RECIPE")
+        return Traffic.model_validate(found)
+
+    def rollout(self) -> tuple[RolloutStatus, QualitySummary]:
+        """The current one, and what is known beside it."""
+        from services.rollout.status import RolloutStatus
+        from services.rollout.summary import QualitySummary
+
+        found = self.get("/rollouts/current")
+        beside = {name: found.pop(name, None) for name in QualitySummary.model_fields}
+        try:
+            return RolloutStatus.model_validate(found), QualitySummary.model_validate(beside)
+        except ValidationError:
+            remedy = "add --json, or use the server's version"
+            raise ClusterError(self._server, "is of another version of serinus than this command", remedy) from None
+
+    def history(self, last: int | None) -> History:
+        from services.audit import Line
+        from services.rollout.scribe import History
+
+        found = self.get(f"/audit?last={last or 1000}")
+        lines = tuple((entry.pop("number"), Line.model_validate(entry)) for entry in found["entries"])
+        return History(lines=lines, broken=tuple(found["broken"]))
+
+    def start(self, revision: str) -> str:
+        return printable(str(self.ask("POST", "/rollouts", {"revision": revision})["message"]))
+
+    def withdraw(self) -> str:
+        return printable(str(self.ask("DELETE", "/waiting")["message"]))
+
+    def set_weight(self, weight_percent: float) -> None:
+        self.ask("POST", "/rollouts/current/weight", {"weight_percent": weight_percent})
+
+    def promote(self) -> None:
+        self.ask("POST", "/rollouts/current/promote")
+
+    def abort(self) -> None:
+        """Take the canary out; during no rollout, go back from what is stable now."""
+        if self.get("/rollouts?last=1")["rollouts"] and not self.rollout()[0].ended:
+            self.ask("POST", "/rollouts/current/rollback")
+        else:
+            self.ask("POST", "/traffic/revert", {"stable": self.traffic().stable})
+
+
+class _Straight(urllib.request.HTTPRedirectHandler):
+    """Follows no redirect: the key would go along."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+def _reason(error: urllib.error.HTTPError) -> str:
+    try:
+        return str(json.loads(error.read(2**16))["error"]["message"])
+    except (OSError, ValueError, LookupError, TypeError):
+        return error.reason
+
+
+def _remedy(status: int) -> str:
+    match status:
+        case 401:
+            return f"put a key that is in force into ${KEY_VARIABLE}"
+        case 403:
+            return "ask somebody with that role, or for a key that has it"
+        case _:
+            return "see: serinus canary status --server URL"
