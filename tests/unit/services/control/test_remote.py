@@ -1,0 +1,105 @@
+"""`serinus canary ... --server URL` as a person on call types it, before a real HTTP server of the control API."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import uvicorn
+from typer.testing import CliRunner
+
+from cluster.errors import ClusterError, ConfigError, InputError
+from serinus import app
+from services.commands.remote import ControlApi
+from tests.integration.gateway_world import free_port
+from tests.unit.services.control.scene import Scene
+from tests.unit.services.rollout.test_loop import CANDIDATE, STABLE
+
+
+class Served:
+    """The scene, listening."""
+
+    def __init__(self, root: Path, patch: pytest.MonkeyPatch) -> None:
+        self.scene, self._patch = Scene(root), patch
+        port = free_port()
+        self.url = f"http://127.0.0.1:{port}"
+        self.server = uvicorn.Server(uvicorn.Config(self.scene.app, port=port, log_config=None))
+        self.thread = threading.Thread(target=self.server.run)
+        self.thread.start()
+        while not self.server.started:
+            time.sleep(0.01)
+
+    def type(self, *arguments: str, role: str = "operator") -> tuple[int, str]:
+        self._patch.setenv("SERINUS_API_KEY", self.scene.tokens.get(role, role))
+        result = CliRunner().invoke(app, ["canary", *arguments, "--server", self.url])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.output
+
+
+@pytest.fixture
+def served(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Served]:
+    served = Served(tmp_path, monkeypatch)
+    yield served
+    served.server.should_exit = True
+    served.thread.join()
+
+
+def test_a_rollout_from_start_to_the_way_back_without_a_recipe(served: Served) -> None:
+    world = served.scene.world
+    world.run(3)
+    assert f"{CANDIDATE} waits for its turn" in served.type("start")[1]
+    world.run(1)
+    code, shown = served.type("status", role="viewer")
+    assert (code, f"{CANDIDATE} against {STABLE}, progressing" in shown) == (0, True)
+    assert '"phase": "progressing"' in served.type("status", "--json", role="viewer")[1]
+    served.type("set", "25")
+    world.run(1)
+    assert f"canary {CANDIDATE} with 25 % of users" in served.type("set", "25")[1]
+    served.type("promote")
+    world.run(10)
+    assert world.traffic.stable == CANDIDATE
+    assert f"stable {STABLE}, canary none" in served.type("rollback")[1], "no rollout is under way: stable goes back"
+    code, told = served.type("history", "--last", "2", role="viewer")
+    assert (code, "key:operator" in told, "reverted" in told) == (0, True, True)
+
+
+def test_a_refusal_is_told_with_what_to_do(served: Served) -> None:
+    served.scene.world.start()
+    with pytest.raises(InputError, match=r"refuses it \(403\): this needs a key with the role `operator`"):
+        served.type("rollback", role="viewer")
+    with pytest.raises(InputError, match=r"refuses it \(401\): Incorrect API key") as refused:
+        served.type("status", role="sk-serinus-nobody")
+    assert "sk-serinus-nobody" not in str(refused.value)
+    with pytest.raises(InputError, match=r"refuses it \(409\): .*no candidate waits"):
+        served.type("withdraw")
+    assert served.scene.world.status.phase == "progressing"
+
+
+@pytest.mark.parametrize(
+    ("server", "key", "says"),
+    [
+        ("http://example.com:8010", "sk-x", "in the clear"),
+        ("ftp://127.0.0.1", "sk-x", "is no address"),
+        ("https://user:password@host", "sk-x", "is no address"),
+        ("http://127.0.0.1:8010", None, "is not set"),
+        ("http://127.0.0.1:8010", "sk-x\r\nx-serinus-role: admin", "is no key"),
+    ],
+)
+def test_a_key_goes_nowhere_where_others_read_it(
+    server: str, key: str | None, says: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("SERINUS_API_KEY", raising=False)
+    if key:
+        monkeypatch.setenv("SERINUS_API_KEY", key)
+    with pytest.raises(ConfigError, match=says):
+        ControlApi(server)
+
+
+def test_who_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERINUS_API_KEY", "sk-x")
+    with pytest.raises(ClusterError, match="does not answer"):
+        ControlApi(f"http://127.0.0.1:{free_port()}").traffic()

@@ -1,0 +1,84 @@
+"""What a recipe may say of the control API, and the commands for its keys."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+from typer.testing import CliRunner
+
+from cluster import config
+from cluster.errors import ConfigError
+from cluster.storage import LocalStorage
+from serinus import app
+from services import audit
+from services.config import ServingConfig
+from services.control.deploy import control_url
+from services.serving.keys import read_keys
+from tests.unit.test_check import GOOD
+
+TLS = {"certificate": "a.pem", "key": "b.pem"}
+
+
+def test_there_is_none_unless_asked_for_and_then_on_loopback() -> None:
+    assert ServingConfig().control is None
+    assert "control" not in ServingConfig().model_dump(), "older versions read what is stored"
+    found = ServingConfig.model_validate({"control": {"keys": "control.yaml"}})
+    assert control_url(found) == "http://127.0.0.1:8010"
+
+
+@pytest.mark.parametrize(
+    ("serve", "says"),
+    [
+        ({"control": {}}, "keys"),
+        ({"control": {"keys": "k.yaml", "port": 8000}}, "is the gateway's port"),
+        ({"control": {"keys": "k.yaml", "host": "0.0.0.0"}}, "set serve.tls"),
+        ({"control": {"keys": "k.yaml"}, "admission": {"keys": "k.yaml"}}, "the users' file"),
+        ({"control": {"keys": "k.yaml", "open": True}}, "Extra inputs"),
+    ],
+)
+def test_what_would_be_open_or_in_the_gateways_way_is_refused(serve: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValidationError, match=says):
+        ServingConfig.model_validate(serve)
+
+
+def test_with_a_certificate_it_may_be_open_to_a_network() -> None:
+    found = ServingConfig.model_validate({"control": {"keys": "k.yaml", "host": "0.0.0.0"}, "tls": TLS})
+    assert control_url(found) == "https://127.0.0.1:8010"
+
+
+@pytest.mark.parametrize("name", ["key:ann", "KEY:ann", " key:ann"])
+def test_no_command_acts_in_a_name_that_a_key_has_proven(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERINUS_USER", name)
+    with pytest.raises(ConfigError, match="SERINUS_USER"):
+        config.user_name()
+
+
+def test_a_key_is_made_listed_and_revoked_with_its_role_on_record(tmp_path: Path) -> None:
+    recipe = tmp_path / "recipe.yaml"
+    recipe.write_text(GOOD.replace("serve:\n", "serve:\n  control: {keys: control.yaml}\n", 1))
+
+    def keys(*arguments: str) -> str:
+        result = CliRunner().invoke(app, ["keys", *arguments, "--recipe", str(recipe)])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.stdout.strip()
+
+    with pytest.raises(ConfigError, match=r"serve\.admission\.keys"):
+        keys("add", "ann")
+    token = keys("add", "ann", "--control", "operator")
+    storage = LocalStorage(tmp_path / "store")
+    published = read_keys(storage, "smollm2", "control")[0]
+    assert (found := published.owner(token)) is not None
+    assert found.control == "operator"
+    assert read_keys(storage, "smollm2")[0].keys == ()
+    assert keys("list").split() == ["control", "ann", "control=operator"]
+    keys("revoke", "ann", "--control")
+    keys("apply")
+    assert keys("list") == ""
+    told = [stored.entry.line.message for stored in audit.entries(storage, "smollm2")]
+    assert told == ["control API: added: ann (operator)", "control API: removed: ann (operator)"]
+    with pytest.raises(ConfigError, match="neither rights nor tokens"):
+        keys("add", "bob", "--control", "viewer", "--right", "canary")
