@@ -24,9 +24,11 @@ from pipelines import base_model
 from pipelines.config import ModelConfig, SourceConfig
 from pipelines.data.inventory import inventory
 from serinus_recipe import Recipe
+from services.commands.remote import ControlApi
 from services.config import EngineConfig
 from services.rollout.replay import read_rollout
 from services.serving.engine import engine_arguments
+from services.serving.keys import add_key
 
 # --- paths out of the storage -----------------------------------------------------------------------------------------
 
@@ -227,7 +229,7 @@ def test_what_is_logged_begins_no_line_and_hides_none(logged: io.StringIO, end: 
     assert "\r" not in said
 
 
-# --- the token --------------------------------------------------------------------------------------------------------
+# --- the token, and keys --------------------------------------------------------------------------------------------------------
 
 
 class _Redirecting(http.server.BaseHTTPRequestHandler):
@@ -243,12 +245,37 @@ class _Redirecting(http.server.BaseHTTPRequestHandler):
         pass
 
 
-def test_the_token_follows_no_redirect(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RAY_AUTH_MODE", "token")
-    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+@pytest.fixture
+def redirecting(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    """Address of a server that sends everybody elsewhere."""
+    monkeypatch.setattr(_Redirecting, "seen", [])
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Redirecting) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
-        with pytest.raises(Exception, match="answers with status 302"):
-            dashboard.check(f"http://127.0.0.1:{server.server_port}")
+        yield f"http://127.0.0.1:{server.server_port}"
         server.shutdown()
+
+
+def test_the_token_follows_no_redirect(redirecting: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_AUTH_MODE", "token")
+    monkeypatch.setenv("RAY_AUTH_TOKEN", "secret")
+    with pytest.raises(Exception, match="answers with status 302"):
+        dashboard.check(redirecting)
     assert _Redirecting.seen == [("/api/version", "Bearer secret")]
+
+
+def test_a_key_of_the_control_api_follows_no_redirect_and_meets_no_proxy_in_the_clear(
+    redirecting: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SERINUS_API_KEY", "sk-serinus-secret")
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    with pytest.raises(InputError, match=r"refuses it \(302\)"):
+        ControlApi(redirecting).traffic()
+    assert _Redirecting.seen == [("/control/v1/traffic", "Bearer sk-serinus-secret")]
+
+
+@pytest.mark.parametrize(
+    "name", ["ann\n12:00:00 I rollout: all is well", "ann\n", "key:ann", "../ann", "a b", "\x1b[2K", ""]
+)
+def test_a_keys_name_is_a_plain_word_that_forges_no_entry(name: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match="name"):
+        add_key(tmp_path / "keys.yaml", name, control="operator")
