@@ -29,7 +29,7 @@ from services.rollout.summary import as_json
 from services.serving.keys import DOCUMENTS, KeyKind, read_keys, revoke_key
 from services.serving.openai_errors import ApiError
 
-ROLLOUT_ID: Final = re.compile(r"\d{8}-\d{6}-\d{6}")
+ROLLOUT_ID: Final = re.compile(r"[0-9]{8}-[0-9]{6}-[0-9]{6}")
 CURRENT: Final = "current"
 MAX_LISTED: Final = 1000
 
