@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster.artifacts import digest
+from cluster.code_version import code_version
 from cluster.storage import Storage, sha256_of
 from services.config import RolloutConfig, ServingConfig
 from services.rollout import probes
@@ -53,6 +54,7 @@ def control_url(serving: ServingConfig) -> str:
 
 
 def _settings(name: str, storage: Storage, terms: object, serving: ServingConfig) -> str:
-    """A renewed certificate too makes a new one."""
+    """A renewed certificate, and another serinus, too make a new one."""
     certificate = sha256_of(Path(serving.tls.certificate)) if serving.tls else ""
-    return digest({"name": name, "storage": storage.location, "terms": terms, "certificate": certificate})
+    told = {"name": name, "storage": storage.location, "terms": terms, "certificate": certificate}
+    return digest({**told, "code": code_version()})
