@@ -39,7 +39,7 @@ DESCRIPTIONS = {
     names.TRAIN_ROLLBACKS: "Steps that did not stand so far: a spike, or a loss that is no number",
     names.TRAIN_RESUMES: "How often the run was taken up again so far",
     names.TRAIN_CHECKPOINTS: "Checkpoints written",
-    names.TRAIN_CHECKPOINT_SECONDS: "Seconds that the ranks waited for these",
+    names.TRAIN_CHECKPOINT_SECONDS: "Seconds that steps stood still for these",
     names.TRAIN_MFU: "Model FLOPs utilization of the whole run, 0 to 1, where the device's peak is known",
     names.TRAIN_BUDGET_SPENT: "Share of the data's privacy budget that all runs on it have spent, 0 to 1",
     names.EVALUATE_SCORE: "Score of one model on one task",

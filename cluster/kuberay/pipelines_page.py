@@ -87,7 +87,7 @@ TRAIN = (
         "short",
         (_of_model(TRAIN_ROLLBACKS, "steps that did not stand"), _of_model(TRAIN_RESUMES, "times taken up again")),
     ),
-    Panel("A checkpoint takes", "s", (Line(SAVING, "{{model}}"),)),
+    Panel("Steps stand still for a checkpoint", "s", (Line(SAVING, "{{model}}"),)),
     Panel("Model FLOPs utilization", "percentunit", (_of_model(TRAIN_MFU),), "Of a whole run, once it has ended."),
     Panel(
         "Privacy spent",

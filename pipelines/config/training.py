@@ -143,6 +143,9 @@ class TrainConfig(StrictModel):
     max_gradient_norm: float = Field(1.0, gt=0)
     gradient_checkpointing: bool = False
     checkpoint_every_steps: int = Field(100, ge=1)
+    checkpoint_asynchronously: bool = True
+    """Steps go on while a checkpoint is written, from a copy of the states in the host's memory: 12 bytes a trained weight, over
+    all workers. false: they stand still until it is written, and no copy is taken."""
     keep_checkpoints: int = Field(2, ge=1)
     """The newest. Three at least stay while max_skipped_steps is above 0."""
     max_failures: int = Field(3, ge=0)

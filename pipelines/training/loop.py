@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from functools import partial
@@ -37,6 +36,7 @@ from pipelines.training.private_examples import Examples
 from pipelines.training.private_run import examples_of
 from pipelines.training.private_step import private_step
 from pipelines.training.reference import reference
+from pipelines.training.saving import Saver
 from pipelines.training.schedule import learning_rate
 from pipelines.training.step import Clock, Step, optimizer_step
 from pipelines.training.teacher import load_teacher
@@ -179,26 +179,31 @@ def _train(
     phase = "training on answers" if isinstance(batches, Answers) else TRAINING  # ranks wait long while engines answer
     own.at(phase, record.step)
     kept = checkpoint.Reported(partial(own.during, "going back to a checkpoint"))
-    for done, tokens_per_s in train_steps(engine, config, batches, record, kept, teacher=teacher, meter=meter):
-        saved_s, is_last = None, done.step == config.num_steps
-        own.at(phase, done.step)
-        leaves = not is_last and must_leave(engine.device)
-        if leaves or (not is_last and done.step % config.checkpoint_every_steps == 0):
-            begun = time.monotonic()
-            with own.during("writing a checkpoint"):
-                checkpoint.save(engine, done)
-            saved_s = time.monotonic() - begun
-        if engine.global_rank == 0:
-            told = batches.figures if isinstance(batches, Answers) else {}
-            beside = {"rollbacks": len(done.incidents) or None, "checkpoint_s": saved_s}
-            norm = (
-                None if isinstance(batches, Examples) else gradient_norm(engine)
-            )  # a private run's would tell of its data
-            values = figures_of(done.losses[-1], tokens_per_s, gradient_norm=norm, **beside)
-            figures.update.remote(done.step, {**values, **told})
-        if leaves:
-            raise Left(done.step)
+    waiting = partial(own.during, "writing a checkpoint")
+    with Saver(config.checkpoint_asynchronously, waiting, figures.tell.remote) as saver:
+        for done, tokens_per_s in train_steps(engine, config, batches, record, kept, teacher=teacher, meter=meter):
+            saved_s, is_last = None, done.step == config.num_steps
+            own.at(phase, done.step)
+            leaves = not is_last and must_leave(engine.device)
+            if leaves or (not is_last and done.step % config.checkpoint_every_steps == 0):
+                saved_s = saver.save(engine, done, at_once=leaves)
+            if engine.global_rank == 0:
+                _tell(engine, batches, done, figures, tokens_per_s=tokens_per_s, checkpoint_s=saved_s)
+            if leaves:
+                raise Left(done.step)
     return done, tokens_per_s
+
+
+def _tell(
+    engine: Any, batches: Data, done: Record, figures: Any, *, tokens_per_s: float, checkpoint_s: float | None
+) -> None:
+    """The driver of the newest step."""
+    told = batches.figures if isinstance(batches, Answers) else {}
+    beside = {"rollbacks": len(done.incidents) or None, "checkpoint_s": checkpoint_s}
+    # A private run's norm would tell of its data.
+    norm = None if isinstance(batches, Examples) else gradient_norm(engine)
+    values = figures_of(done.losses[-1], tokens_per_s, gradient_norm=norm, **beside)
+    figures.update.remote(done.step, {**values, **told})
 
 
 def train_steps(

@@ -49,6 +49,7 @@ HOW = {
     "pool",
     "cpus_per_worker",
     "checkpoint_every_steps",
+    "checkpoint_asynchronously",
     "keep_checkpoints",
     "max_failures",
     "hang_timeout_s",

@@ -193,6 +193,18 @@ class Saved:
         return checkpoint.read(engine, self._folder)
 
 
+def _save(engine: Any, record: Any, folder: Path) -> None:
+    """From a copy of the states, which must hold what they do."""
+    from pipelines.training import checkpoint
+
+    other = folder.with_name(f"{folder.name}-states")
+    for one, copy in ((folder, checkpoint.Snapshot()), (other, None)):
+        one.mkdir(parents=True, exist_ok=True)
+        checkpoint.part(engine, record, copy).write(one)
+    for name in (f"{engine.global_rank}.bin", f"{engine.global_rank}.json"):
+        assert (folder / name).read_bytes() == (other / name).read_bytes()
+
+
 def _train_case(model: Path, case: dict[str, Any]) -> Points:
     from pipelines.training import checkpoint, importance, loop, losses
     from pipelines.training.checkpoint import Record
@@ -222,8 +234,7 @@ def _train_case(model: Path, case: dict[str, Any]) -> Points:
     data = private(config, *ranks) if config.privacy else noted
     for done, _ in loop.train_steps(engine, config, data, begun, Saved(case)):
         if done.step == case.get("save_at"):
-            Path(case["save"]).mkdir(parents=True, exist_ok=True)
-            checkpoint.write(engine, done, Path(case["save"]))
+            _save(engine, done, Path(case["save"]))
     if "export" in case:
         whole = checkpoint.weights(engine)
         if engine.global_rank == 0:
