@@ -20,7 +20,7 @@ from pipelines.offline_engine import OVERHEAD_BYTES
 from pipelines.progress import say
 from pipelines.training.plan import GIB, Room, host_room, make_plan, trouble
 from pipelines.training.shape import Shape, check_parallel, check_rounding, shape_of
-from pipelines.training.zero3 import disk_bytes, host_bytes
+from pipelines.training.zero3 import copy_bytes, disk_bytes, host_bytes
 
 RELEASE_S = 30.0
 """How long the stage before may take to give back its CPUs."""
@@ -43,7 +43,7 @@ def check_capacity(config: TrainConfig, base: Weights, storage: Storage, teacher
     if not session.is_autoscaled() or _slots(config, nodes) >= config.num_workers:  # else there are more nodes to come
         _check_slots(config, nodes)
         _check_engines(config)
-        _check_memory(host_bytes(base.num_parameters, config) + _beside_bytes(config, base, teacher), nodes)
+        _check_memory(config, base, nodes, _beside_bytes(config, base, teacher))
     # A prediction refuses nothing, and says nothing of a configuration whose fields it does not know.
     with suppress(KeyError, TypeError, ValueError):
         shape = shape_of(model, base.num_parameters)
@@ -142,15 +142,20 @@ def _too_few(config: TrainConfig, slots: int, how: str) -> ResourceError:
     return ResourceError(f"pool {config.pool}", found, remedy)
 
 
-def _check_memory(needed: int, nodes: list[dict[str, Any]]) -> None:
-    available = _available_memory(nodes)
-    if needed > available:
-        raise ResourceError(
-            "memory for training",
-            f"weights, gradients and optimizer, and engines or a teacher beside them, need {needed / GIB:.1f} GiB,"
-            f" {available / GIB:.1f} GiB are available",
-            "train a smaller model, use zero.stage 3 with more nodes, lower rollouts.num_engines, or stop what else runs",
-        )
+def _check_memory(config: TrainConfig, base: Weights, nodes: list[dict[str, Any]], beside: int) -> None:
+    copy = copy_bytes(base.num_parameters, config)
+    needed, available = host_bytes(base.num_parameters, config) + beside + copy, _available_memory(nodes)
+    if needed <= available:
+        return
+    found = "weights, gradients and optimizer, and engines or a teacher beside them"
+    remedy = (
+        "train a smaller model, use zero.stage 3 with more nodes, lower rollouts.num_engines, or stop what else runs"
+    )
+    if copy:
+        found += f", and the copy of {copy / GIB:.1f} GiB that checkpoints are written from"
+        remedy = f"set train.checkpoint_asynchronously: false, {remedy}"
+    found = f"{found}, need {needed / GIB:.1f} GiB, {available / GIB:.1f} GiB are available"
+    raise ResourceError("memory for training", found, remedy)
 
 
 def _beside_bytes(config: TrainConfig, base: Weights, teacher: Weights | None) -> int:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 from cluster.arithmetic import settled
 from pipelines.config import ParallelConfig, TrainConfig, ZeroConfig
 from pipelines.training.shape import Shape
-from pipelines.training.zero3 import BUCKET, bucket
+from pipelines.training.zero3 import BUCKET, bucket, checkpoints_written
 
 MODULES = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
 """Names of a layer's linear modules, in the order of Shape.linears."""
@@ -36,8 +36,10 @@ class Memory(NamedTuple):
     """Gradients that are there already when a loss is computed."""
     at_step: float
     """Gradients, what is copied of them and the buffers that are there when they are reduced and stepped, all activations gone."""
+    copy: float
+    """Of the states, from which a checkpoint is written while steps go on; where the device is the host."""
     host: float
-    """Offloaded parts, where there are GPUs to offload them from."""
+    """Offloaded parts and that copy, where there are GPUs."""
 
     @property
     def states(self) -> float:
@@ -47,7 +49,7 @@ class Memory(NamedTuple):
     @property
     def peak(self) -> float:
         """Bytes on the device at most, which is at a loss or in an optimizer's step."""
-        stay = self.parameters + self.masters + self.optimizer
+        stay = self.parameters + self.masters + self.optimizer + self.copy
         return stay + max(self.at_loss + self.activations + self.logits + self.buffers, self.at_step)
 
 
@@ -71,7 +73,9 @@ def memory(shape: Shape, config: TrainConfig, zero: ZeroConfig | None = None) ->
         "optimizer": (8 + (8 if config.consolidation else 0)) * own,
     }
     offloaded = _offloaded(zero) if gpus else ()
-    host = sum(parts[name] for name in offloaded)
+    # At stage 0 the first of those that hold the same has it (checkpoint.py).
+    copy = 12 * own if config.checkpoint_asynchronously and checkpoints_written(config) else 0.0
+    host = sum(parts[name] for name in offloaded) + (copy if gpus else 0.0)
     kept = {name: 0.0 if name in offloaded else value for name, value in parts.items()}
     buckets = _buckets(trained, zero, width, gpus)
     stays = _gathered(size, zero, width) + (
@@ -87,6 +91,7 @@ def memory(shape: Shape, config: TrainConfig, zero: ZeroConfig | None = None) ->
         buffers=buckets + stays + rounding(shape, config, width),
         at_loss=kept["gradients"] if zero.stage == 3 or behind_another else 0.0,
         at_step=stays + max(_reducing(config, zero, trained, gradients), _stepping(config, zero, trained, gradients)),
+        copy=0.0 if gpus else copy,
         host=host,
     )
 

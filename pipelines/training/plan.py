@@ -216,6 +216,8 @@ def trouble(plan: Plan) -> tuple[str, str] | None:
         f"stage {option.name}: about {option.memory.peak / GIB:.1f} GiB a rank are predicted, of "
         f"{plan.room.num_bytes / GIB:.1f} GiB ({plan.room.what})"
     )
+    if option.memory.peak - option.memory.copy <= plan.room.num_bytes:
+        return found, "train.checkpoint_asynchronously: false would do, at which steps wait for checkpoints"
     others = [other.name for other in plan.options if other.fits]
     if others:
         return found, f"these stages fit: {'; '.join(others)}"

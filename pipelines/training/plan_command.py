@@ -23,8 +23,8 @@ from pipelines.training.sizes import shapes, short
 
 COLUMNS = {
     "parameters": "weights", "gradients": "grads", "masters": "master", "optimizer": "Adam",
-    "activations": "activ.", "logits": "logits", "buffers": "buffers", "at_step": "step", "peak": "peak",
-    "host": "host",
+    "activations": "activ.", "logits": "logits", "buffers": "buffers", "at_step": "step", "copy": "copy",
+    "peak": "peak", "host": "host",
 }  # fmt: skip
 """Fields of Memory, and the words over them."""
 
@@ -212,8 +212,9 @@ def _show(plan: Plan, shape: Shape, recipe: LifecycleConfig, out: Console) -> No
         markup=False,
     )
     out.print(
-        "Peak: weights, master and Adam, and the larger of two moments: at a loss activations, logits and buffers, with the "
-        "gradients at stage 3 and behind another micro-batch; in the step gradients, what is copied of them and buffers.",
+        "Peak: weights, master, Adam and the copy of them that checkpoints are written from, and the larger of two moments: at a "
+        "loss activations, logits and buffers, with the gradients at stage 3 and behind another micro-batch; in the step "
+        "gradients, what is copied of them and buffers.",
         markup=False,
     )
     out.print(_time(plan), markup=False)

@@ -124,12 +124,23 @@ def host_bytes(num_parameters: int, config: TrainConfig) -> int:
     return num_parameters * (states * config.zero.offload_optimizer + width * config.zero.offload_parameters)
 
 
+def checkpoints_written(config: TrainConfig) -> int:
+    """How many a run writes that nothing interrupts: none behind its last step."""
+    return (config.num_steps - 1) // config.checkpoint_every_steps
+
+
+def copy_bytes(num_parameters: int, config: TrainConfig) -> int:
+    """Of all hosts' memory, for the copy of the states that a checkpoint is written from (checkpoint.py)."""
+    if not config.checkpoint_asynchronously or not checkpoints_written(config) or config.lora:
+        return 0
+    return 12 * num_parameters
+
+
 def disk_bytes(num_parameters: int, config: TrainConfig) -> int:
     """Room for the kept checkpoints (12 bytes a parameter: float32 weights and two moments), one more while it is
     written, the export, and what consolidation keeps with it."""
     width = 4 if config.precision == "float32" else 2
-    num_written = (config.num_steps - 1) // config.checkpoint_every_steps
-    kept = 0 if config.lora else 12 * min(kept_checkpoints(config) + 1, num_written)
+    kept = 0 if config.lora else 12 * min(kept_checkpoints(config) + 1, checkpoints_written(config))
     kept += 4 if config.consolidation else 0  # Fisher's diagonal, for the next run of a chain
     return num_parameters * (kept + width)
 

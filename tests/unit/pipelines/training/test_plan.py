@@ -57,6 +57,22 @@ def test_states_are_those_of_the_zero_paper(stage: int, per_parameter: float) ->
     assert memory(shape, config(zero={"stage": stage})).states == per_parameter * shape.num_parameters
 
 
+@pytest.mark.parametrize("stage", [0, 3])
+def test_the_copy_that_checkpoints_are_written_from_lies_in_the_hosts_memory(stage: int) -> None:
+    shape, at_once = shape_of(SEVEN), {"checkpoint_asynchronously": False}
+    wanted = 12 * shape.num_parameters / (4 if stage else 1)
+    on_gpus, on_cpus = (memory(shape, config(zero={"stage": stage}, gpus_per_worker=n)) for n in (1, 0))
+    assert (on_gpus.copy, on_gpus.host) == (0, wanted)
+    assert (on_cpus.copy, on_cpus.host) == (wanted, 0)
+    without = memory(shape, config(zero={"stage": stage}, gpus_per_worker=0, **at_once))
+    assert on_cpus.peak - without.peak == pytest.approx(wanted)
+    assert without.copy == memory(shape, config(num_steps=50)).host == 0
+    room = Room(without.peak, "a node's memory")
+    found = trouble(make_plan(shape, config(zero={"stage": stage}, gpus_per_worker=0), room, None))
+    assert found is not None
+    assert found[1].startswith("train.checkpoint_asynchronously: false would do")
+
+
 @pytest.mark.parametrize(("stage", "per_parameter"), [(0, 16), (1, 4 + 12 / 2), (3, 16 / 2)])
 def test_ranks_of_a_copy_share_out_all_but_the_embedding_and_zero_the_rest(stage: int, per_parameter: float) -> None:
     shape, embedding = shape_of(SEVEN), 32000 * 4096
@@ -114,7 +130,7 @@ def test_models_that_cannot_be_shared_out_are_told_before_one_is_loaded(
 
 def test_offloaded_states_lie_on_the_host_where_there_is_one_apart() -> None:
     shape, away = shape_of(SEVEN), {"stage": 3, "offload_optimizer": True, "offload_parameters": True}
-    on_gpu = memory(shape, config(zero=away))
+    on_gpu = memory(shape, config(zero=away, checkpoint_asynchronously=False))
     assert (on_gpu.states, on_gpu.host) == (0, 4 * shape.num_parameters)
     on_cpu = memory(shape, config(zero=away, gpus_per_worker=0, precision="bfloat16"))
     assert (on_cpu.states, on_cpu.host) == (4 * shape.num_parameters, 0)
@@ -157,7 +173,7 @@ def test_a_small_batch_needs_the_most_in_the_step(fields: dict[str, Any], expect
     small = {"sequence_length": 8, "sequences_per_worker": 1, "num_workers": 2, "gpus_per_worker": 0}
     given = config(**{**small, "precision": "float32", **fields})
     found = memory(shape, given)
-    rest = found.peak - found.parameters - found.masters - found.optimizer
+    rest = found.peak - found.parameters - found.masters - found.optimizer - found.copy
     assert rest == pytest.approx(expected * shape.num_parameters, rel=1e-4)
 
 

@@ -12,6 +12,7 @@ from pipelines.config import ParallelConfig, TrainConfig, ZeroConfig
 from pipelines.config.sharing import HAVE_FIELDS
 from pipelines.training.schedule import learning_rate
 from pipelines.training.zero3 import (
+    copy_bytes,
     deepspeed_config,
     disk_bytes,
     host_bytes,
@@ -125,6 +126,11 @@ def test_host_memory_holds_what_gpus_offload() -> None:
     assert host_bytes(100, config(gpus_per_worker=1)) == 0
     assert host_bytes(100, config(gpus_per_worker=1, zero={"offload_optimizer": True})) == 1200
     assert host_bytes(100, config(num_workers=2)) == 1600
+    assert copy_bytes(100, config()) == 12 * 100, "of all ranks together, on whatever device they train"
+    assert copy_bytes(100, config(checkpoint_asynchronously=False)) == 0
+    assert copy_bytes(100, config(num_steps=100, checkpoint_every_steps=100)) == 0, (
+        "none is written behind the last step"
+    )
     assert disk_bytes(100, config(keep_checkpoints=2)) == 100 * (12 * 4 + 2)  # three stay, for the way back
     assert disk_bytes(100, config(keep_checkpoints=2, max_skipped_steps=0)) == 100 * (12 * 3 + 2)
     assert disk_bytes(100, config(num_steps=12, checkpoint_every_steps=6)) == 100 * (12 * 1 + 2)
