@@ -54,7 +54,9 @@ class Part(NamedTuple):
         """Into that folder, which is there."""
         slices.write(folder, self.rank, self.slices())
         if self.rank == 0:
-            (folder / RECORD).write_text(self.record.model_dump_json())
+            with open(folder / RECORD, "wb") as file:
+                file.write(self.record.model_dump_json().encode())
+                slices.settle(file)
 
 
 def part(engine: Any, record: Record, copy: Snapshot | None = None) -> Part:

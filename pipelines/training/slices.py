@@ -6,6 +6,7 @@ parameter each one is. Neither knows how the state was shared out, so it may be 
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -65,7 +66,7 @@ class Index(StrictModel):
 
 
 def write(folder: Path, rank: int, slices: Iterable[tuple[Slice, Values]]) -> None:
-    """Write a rank's slices. One at a time is in memory; the index comes last."""
+    """Write a rank's slices, and have them on the disk. One at a time is in memory; the index comes last."""
     import xxhash
 
     hashed, placed, at = xxhash.xxh3_64(), [], 0
@@ -73,8 +74,17 @@ def write(folder: Path, rank: int, slices: Iterable[tuple[Slice, Values]]) -> No
         for part, values in slices:
             at += _append(file, hashed, values)
             placed.append(Placed(**part._asdict(), at=at - part.num))
+        settle(file)
     index = Index(num_values=at, xxh3=hashed.hexdigest(), slices=tuple(placed))
-    (folder / f"{rank}.json").write_text(index.model_dump_json())
+    with open(folder / f"{rank}.json", "wb") as file:
+        file.write(index.model_dump_json().encode())
+        settle(file)
+
+
+def settle(file: BinaryIO) -> None:
+    """Have what was written so far on the disk: what is reported as whole must be it after a power cut too."""
+    file.flush()
+    os.fsync(file.fileno())
 
 
 def _append(file: BinaryIO, hashed: Any, values: Values) -> int:

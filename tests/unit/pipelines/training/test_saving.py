@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -182,6 +183,22 @@ def test_a_part_may_be_written_once_more(engine: Any, tmp_path: Path, copied: bo
     one.write(tmp_path)
     assert (tmp_path / "0.bin").read_bytes() == before
     assert len(before) == 4 * 6 * len(KINDS)
+
+
+def test_a_part_is_on_the_disk_when_it_is_written(engine: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    settled: dict[int, int] = {}
+    fsync = os.fsync
+
+    def noted(number: int) -> None:
+        fsync(number)
+        found = os.fstat(number)
+        settled[found.st_ino] = found.st_size
+
+    monkeypatch.setattr(os, "fsync", noted)
+    part(engine, record(1)).write(tmp_path)
+    files = sorted(tmp_path.iterdir())
+    assert [file.name for file in files] == ["0.bin", "0.json", "record.json"]
+    assert settled == {file.stat().st_ino: file.stat().st_size for file in files}
 
 
 def test_a_copy_is_float32_in_memory_of_its_own_that_is_used_again() -> None:
