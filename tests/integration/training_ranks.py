@@ -226,7 +226,7 @@ def _train_case(model: Path, case: dict[str, Any]) -> Points:
             Path(case["keep"]).mkdir(parents=True, exist_ok=True)
             importance.write(engine, fisher, Path(case["keep"]))
     if "spoil" in case:
-        loop.loss_of = lambda _: spoilt(share, case["spoil"])
+        loop.loss_of = lambda *_: spoilt(share, case["spoil"])
     begun = checkpoint.read(engine, Path(case["load"])) if "load" in case else Record()
     done = begun
     taken: list[list[int]] = []
