@@ -28,10 +28,16 @@ AT_ONCE_S = 5.0
 
 
 def wait_for_node(
-    stage: str, pool: str, *, num_tasks: int = 1, num_gpus: int = 0, timeout_s: float = NODE_TIMEOUT_S
+    stage: str,
+    pool: str,
+    *,
+    num_tasks: int = 1,
+    num_gpus: int = 0,
+    timeout_s: float = NODE_TIMEOUT_S,
+    done: Event | None = None,
 ) -> None:
-    """Return when the pool has a node, at once in a cluster without such a pool. An autoscaler is asked for nodes that hold so many
-    tasks at once.
+    """Return when the pool has a node, at once in a cluster without such a pool, or when `done` is set. An autoscaler is asked for
+    nodes that hold so many tasks at once.
 
     Raises:
         ResourceError: none came within `timeout_s`.
@@ -40,7 +46,7 @@ def wait_for_node(
     if not lacks_node(pool):
         return
     try:
-        _wait(stage, pool, timeout_s, Event())
+        _wait(stage, pool, timeout_s, done or Event())
     except ResourceError:
         import ray
 

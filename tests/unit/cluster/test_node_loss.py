@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from threading import Event
 
 import pytest
 
@@ -24,7 +25,7 @@ class Pool:
         monkeypatch.setattr(node_loss, "NOTICED_WITHIN_S", 0.2)
         monkeypatch.setattr(node_loss, "POLL_S", 0.01)
 
-    def _wait(self, stage: str, pool: str, *, num_gpus: int) -> None:
+    def _wait(self, stage: str, pool: str, *, num_gpus: int, done: Event) -> None:
         assert (stage, pool, num_gpus) == ("evaluate", "serve", 1)
         self.waited += 1
 
@@ -69,6 +70,19 @@ def test_a_process_that_died_by_itself_is_not_begun_again(pool: Pool) -> None:
     with pytest.raises(ProcessDied, match="the engine's process died"):
         run(work)
     assert len(calls) == 1
+
+
+def test_nobody_asks_or_waits_for_work_that_is_of_no_use_any_more(pool: Pool, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(node_loss, "NOTICED_WITHIN_S", 3600.0)
+    done = Event()
+
+    def work() -> str:
+        done.set()
+        raise DIED
+
+    with pytest.raises(ProcessDied, match="the engine's process died"):
+        outliving_its_node("evaluate", "serve", work, num_gpus=1, done=done)
+    assert pool.waited == 0
 
 
 def test_work_that_takes_machine_after_machine_with_it_ends(pool: Pool) -> None:
