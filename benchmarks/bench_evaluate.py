@@ -30,8 +30,8 @@ from pipelines.config import EvaluateConfig
 from pipelines.evaluation.engine import EngineSettings, Scorer
 from pipelines.evaluation.evaluate import check_complete, scores
 from pipelines.evaluation.items import Item, Row
-from pipelines.evaluation.pool import FIRST_BATCH, next_size
 from pipelines.evaluation.rows import write_rows
+from pipelines.evaluation.sharing import FIRST_BATCH, next_size
 from pipelines.evaluation.strata import with_strata
 from pipelines.offline_engine import ENVIRONMENT
 from pipelines.task_config import TaskConfig

@@ -116,7 +116,8 @@ def _in_memory(pool: Pool, demand: Demand) -> Iterator[Finding]:
             f"{together} of them may be on one node and hold {together * demand.host_bytes / GIB:.1f} GiB there, "
             f"a node of pool `{pool.name}` has {memory / GIB:.0f} GiB of memory"
         )
-        fewer = "let fewer share a node, by more CPUs for each, " if demand.host_bytes <= memory else ""
+        fits = demand.host_bytes <= memory
+        fewer = "let fewer share a node, by fewer of them or more CPUs for each, " if fits else ""
         yield Finding(demand.memory_field or demand.field, found, f"{fewer}or use larger nodes".removeprefix("or "))
 
 

@@ -22,13 +22,15 @@ def demands(recipe: LifecycleConfig, num_parameters: int | None = None) -> tuple
     weights = WEIGHT_BYTES * (num_parameters or 0)
     cache = int(evaluate.kv_cache_gib * GIB) if num_parameters else 0
     engine = Demand(
-        field="evaluate.num_gpus",
+        field="evaluate.num_engines" if evaluate.num_engines > 1 else "evaluate.num_gpus",
         stage="evaluate",
         pool=evaluate.pool,
+        count=evaluate.num_engines,
         cpus=ENGINE_CPUS,
         gpus=evaluate.num_gpus,
         gpu_bytes=weights // max(evaluate.num_gpus, 1),
         host_bytes=0 if evaluate.num_gpus else weights + cache,
+        memory_field="evaluate.num_gpus" if evaluate.num_gpus else "",
     )
     return (
         Demand(field="data.pool", stage="clean", pool=recipe.data.pool, cpus=1),

@@ -14,6 +14,9 @@ class EvaluateConfig(StrictModel):
     max_model_len: int = Field(1024, ge=64)
     """Tokens of the longest item; longer ones are cut from the left."""
     num_gpus: int = Field(0, ge=0)
+    """Of each engine."""
+    num_engines: int = Field(1, ge=1)
+    """Side by side on the pool; they share the items."""
     kv_cache_gib: float = Field(1.0, gt=0)
     speed: bool = True
     """Also measure how fast the engine writes (at 1, 8 and 32 requests at once) and answers, once it has answered the items."""

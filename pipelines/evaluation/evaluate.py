@@ -1,4 +1,4 @@
-"""Evaluate: the same items for every model, answered by the engine that will serve, all tasks in one engine start."""
+"""Evaluate: the same items for every model, answered by the engine that will serve, all tasks in one start of it."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ def evaluate(config: EvaluateConfig, model: Weights, dataset: Dataset, storage: 
     if (found := artifacts.load(storage, EvalReport, key)) is not None:
         say("evaluate", f"already made for {model.kind} {model.key}")
         return found
-    wait_for_node("evaluate", config.pool, num_gpus=config.num_gpus)
+    wait_for_node("evaluate", config.pool, num_tasks=config.num_engines, num_gpus=config.num_gpus)
     check_gpus(config.pool, config.num_gpus, "evaluate.num_gpus")
     check_model(local_copy(storage, model.folder), config.max_model_len)
     check_scorers(config)
@@ -87,7 +87,8 @@ def _inputs(model: Weights, dataset: Dataset) -> dict[str, str]:
 
 def settings_of(config: EvaluateConfig) -> dict[str, Any]:
     """What decides the result: not the machine but for the numbers it computes in, nor where a task's file lies."""
-    settings = config.model_dump(mode="json", exclude={"pool", "kv_cache_gib", "num_gpus", "speed", "contamination"})
+    elsewhere = {"pool", "kv_cache_gib", "num_gpus", "num_engines", "speed", "contamination"}
+    settings = config.model_dump(mode="json", exclude=elsewhere)
     settings["items_version"] = VERSION
     if (dtype := settled("auto", bool(config.num_gpus))) != "bfloat16":  # which changes figures a little
         settings["dtype"] = dtype

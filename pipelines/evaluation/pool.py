@@ -1,9 +1,8 @@
-"""Items through an engine on the pool: an actor that lives as long as they take."""
+"""Items through engines on the pool: actors that live as long as these take."""
 
 from __future__ import annotations
 
-import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from cluster.artifacts import Speed
@@ -14,47 +13,65 @@ from pipelines.config import EvaluateConfig
 from pipelines.evaluation.engine import Dtype, EngineKind, EngineSettings, Scorer
 from pipelines.evaluation.items import Item, Row
 from pipelines.evaluation.reference import Reference
+from pipelines.evaluation.sharing import Sharing, side_by_side
 from pipelines.offline_engine import ENVIRONMENT
 from pipelines.progress import Bar, bar, say
 
-FIRST_BATCH = 24
-"""Items given to the engine at once, at first."""
-BATCH_S = 30.0
-"""What later ones should take: a GPU is filled and hardly ever waits for a batch's last item, and progress still shows."""
-MOST_GROWTH = 8
-"""Times, from one batch to the next: the items of another task may be slower."""
-POLL_S = 2.0
+POLL_S = 0.5
 
 
 def answers(config: EvaluateConfig, engine: EngineSettings, items: Sequence[Item]) -> tuple[list[Row], Speed | None]:
-    """All items through one engine, in an actor that is killed at the end: that frees its memory. Then, where it is asked for,
-    how fast vLLM is. If its machine is lost, an engine on another one goes on with the items that are left."""
-    rows: list[Row] = []
+    """All items through the recipe's engines side by side, each in an actor that is killed at the end: that frees its memory. Then,
+    where it is asked for, how fast vLLM is, with one engine alone.
+
+    Those that find no room yet take nothing. The items of one whose machine is lost go to the others, or to the one that is started
+    in its place.
+    """
+    engines = _Engines(config, engine, Sharing(items, config.num_engines))
     with bar("evaluate", len(items), "items") as shown:
-        return outliving_its_node(
-            "evaluate", config.pool, lambda: _answered(config, engine, items, rows, shown), num_gpus=config.num_gpus
-        )
+        try:
+            rows = side_by_side(engines.sharing, engines.outlive, shown)
+            measured = config.speed and engine.kind == "vllm"
+            return rows, _speed(engines.last, shown, len(rows)) if measured and engines.last else None
+        finally:
+            engines.end()
 
 
-def _answered(
-    config: EvaluateConfig, engine: EngineSettings, items: Sequence[Item], rows: list[Row], shown: Bar
-) -> tuple[list[Row], Speed | None]:
-    """Adds to `rows`, of which one stands for each item that is answered."""
-    import ray
+class _Engines:
+    """Actors of threads, and the one that answered last."""
 
-    actor = _engine_actor(config, engine)
-    try:
-        wait(actor.start.remote(engine), shown, len(rows), "starting the engine")
-        size = FIRST_BATCH
-        while batch := items[len(rows) : len(rows) + size]:
-            began = time.monotonic()
-            rows += wait(actor.answer.remote(batch), shown, len(rows), batch[0].task)
-            size = next_size(len(batch), time.monotonic() - began)
-            shown.update(len(rows), batch[0].task)
-        speed = _speed(actor, shown, len(rows)) if config.speed and engine.kind == "vllm" else None
-    finally:
-        ray.kill(actor)
-    return rows, speed
+    def __init__(self, config: EvaluateConfig, engine: EngineSettings, sharing: Sharing) -> None:
+        self.config, self.engine, self.sharing = config, engine, sharing
+        self.last: Any = None
+
+    def outlive(self) -> None:
+        """One engine, and the next one in its place if its machine is lost."""
+        pool, done = self.config.pool, self.sharing.over
+        outliving_its_node("evaluate", pool, self._answer, num_gpus=self.config.num_gpus, done=done)
+
+    def _answer(self) -> None:
+        import ray
+
+        self.sharing.check()
+        actor, is_last = _engine_actor(self.config, self.engine), False
+        try:
+            _wait(actor.start.remote(self.engine), self.sharing.check)
+            with self.sharing.engine() as num:
+                if self.config.num_engines > 1:
+                    say("evaluate", f"an engine has started: {num} of {self.config.num_engines} answer")
+                is_last = self.sharing.answer(lambda items: _wait(actor.answer.remote(items), self.sharing.check))
+        finally:
+            if is_last:
+                self.last = actor
+            else:
+                ray.kill(actor)
+
+    def end(self) -> None:
+        """All others have."""
+        if self.last is not None:
+            import ray
+
+            ray.kill(self.last)
 
 
 def _engine_actor(config: EvaluateConfig, engine: EngineSettings) -> Any:
@@ -66,6 +83,8 @@ def _engine_actor(config: EvaluateConfig, engine: EngineSettings) -> Any:
             num_cpus=0.5,  # bookkeeping: the engine uses the node's cores, and nothing else runs in this stage
             num_gpus=config.num_gpus,
             label_selector=on_pool(config.pool),
+            # On CPUs each computes on all of its machine's cores.
+            scheduling_strategy="DEFAULT" if config.num_gpus else "SPREAD",
             runtime_env={"env_vars": {**ENVIRONMENT, **({} if config.num_gpus else KEEP_MEMORY)}},
         )
         .remote()
@@ -80,11 +99,6 @@ def _speed(actor: Any, shown: Bar, completed: int) -> Speed | None:
         say("evaluate", f"warning: the engine's speed is not known: {str(error).splitlines()[0]}")
         return None
     return found
-
-
-def next_size(num_items: int, took_s: float) -> int:
-    """Items of the next batch, when the last one of `num_items` took `took_s`."""
-    return max(1, min(int(num_items * BATCH_S / max(took_s, 1e-3)), MOST_GROWTH * num_items))
 
 
 def engine_settings(
@@ -112,12 +126,17 @@ def engine_settings(
 
 def wait(reference: Any, shown: Bar, completed: int, figures: str) -> Any:
     """The result, with a sign of life meanwhile. Errors meant for people come through as they were raised."""
+    return _wait(reference, lambda: shown.update(completed, figures))
+
+
+def _wait(reference: Any, meanwhile: Callable[[], None]) -> Any:
+    """As `wait`; `meanwhile` is called again and again, and may raise."""
     import ray
     from ray.exceptions import ObjectLostError, OutOfMemoryError, RayActorError, RayTaskError
 
     try:
         while not ray.wait([reference], timeout=POLL_S)[0]:
-            shown.update(completed, figures)
+            meanwhile()
         return ray.get(reference)
     except RayTaskError as error:
         if isinstance(error.cause, InputError | ResourceError):

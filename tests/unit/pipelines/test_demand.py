@@ -45,6 +45,16 @@ def test_evaluation_holds_the_weights_on_its_gpus() -> None:
     assert held == [10**9, 10**9], "bfloat16 over two GPUs, for trained and for quantized"
 
 
+def test_engines_side_by_side_are_counted_in_both_evaluations() -> None:
+    loaded = recipe("gpu.yaml")
+    four = loaded.replace(evaluate=loaded.evaluate.replace(num_engines=4))
+    engines = [d for d in demands(four, 10**9) if d.field == "evaluate.num_engines"]
+    assert [(d.stage, d.count, d.gpus, d.gpu_bytes) for d in engines] == [
+        ("evaluate", 4, 1, 2 * 10**9),
+        ("quantize", 4, 1, 2 * 10**9),
+    ]
+
+
 def test_on_cpus_ranks_and_engines_are_held_by_the_machine() -> None:
     loaded = recipe("quickstart.yaml")
     held = {d.field: d.host_bytes for d in demands(loaded, 10**9) if d.host_bytes}

@@ -61,3 +61,21 @@ def test_stages_get_as_many_pods_as_hold_them(tmp_path: Path) -> None:
     ours = {key: value for key, value in document.items() if key in LifecycleConfig.model_fields}
     found = pods_of_stages(roomy, OVERLAYS["gpu"], demands(LifecycleConfig.model_validate(ours)), "mine.yaml")
     assert found["train"] == {"data": 1, "train": 3}
+
+
+def test_engines_that_evaluate_side_by_side_get_pods_of_their_own(tmp_path: Path) -> None:
+    def found(num_engines: int) -> dict[str, dict[str, int]]:
+        document = yaml.safe_load((REPOSITORY / "recipes/gpu.yaml").read_text())
+        document["evaluate"]["num_engines"] = num_engines
+        path = tmp_path / "mine.yaml"
+        path.write_text(yaml.safe_dump(document))
+        return workload(path, "production", shipped()).nodes
+
+    most = shipped().pool("serve").max_nodes
+    assert found(1)["evaluate"] == {"serve": 1}
+    assert found(most)["evaluate"] == {"serve": most}
+    assert found(most)["quantize"]["serve"] == most
+    with pytest.raises(ConfigError) as refused:
+        found(most + 1)
+    assert refused.value.where == f"{tmp_path}/mine.yaml: evaluate.num_engines"
+    assert f"need {most + 1} nodes of pool `serve`, it has at most {most}" in refused.value.found

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.evaluation.pool import next_size
 from pipelines.evaluation.reference import batches
+from pipelines.evaluation.sharing import next_size
 
 
 @pytest.mark.parametrize(

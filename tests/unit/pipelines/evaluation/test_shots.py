@@ -74,6 +74,13 @@ def test_what_makes_no_sense_is_refused(fields: dict[str, object], says: str) ->
         TaskConfig.model_validate({"name": "t", **fields})
 
 
+def test_how_many_engines_answer_makes_no_other_report() -> None:
+    plain = TaskConfig(name="text", kind="perplexity")
+    assert settings_of(EvaluateConfig(tasks=(plain,), num_engines=4)) == settings_of(EvaluateConfig(tasks=(plain,)))
+    with pytest.raises(ValidationError, match="num_engines"):
+        EvaluateConfig(tasks=(plain,), num_engines=0)
+
+
 def test_how_fast_an_engine_is_makes_no_other_report() -> None:
     plain = TaskConfig(name="text", kind="perplexity")
     assert settings_of(EvaluateConfig(tasks=(plain,), speed=False)) == settings_of(EvaluateConfig(tasks=(plain,)))
