@@ -59,7 +59,7 @@ def _web_address(url: str) -> str:
         good = parts.scheme in ("http", "https") and bool(parts.hostname) and (parts.port or 1) > 0
     except ValueError:
         good = False
-    if not good or parts.username or parts.query or parts.fragment:
+    if not good or parts.username is not None or parts.query or parts.fragment:
         raise ValueError("should be an address such as https://host/path, without a user, a query or a fragment")
     return url.rstrip("/")
 

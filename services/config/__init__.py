@@ -4,7 +4,14 @@ from services.config.engine import EngineConfig, LoraConfig, LoraRank, ReplicasC
 from services.config.notify import TOLD, AuditKind, NotifyConfig, WebhookConfig, is_web_address
 from services.config.probes import DecayConfig, JudgeConfig, ProbesConfig, ProbeSetConfig, Scorer
 from services.config.rollout import METRICS, MIN_HARMED_USERS, Metric, RolloutConfig, StepConfig
-from services.config.serving import AdmissionConfig, ControlConfig, ServingConfig, ShadowConfig, TlsConfig
+from services.config.serving import (
+    AdmissionConfig,
+    ControlConfig,
+    ServingConfig,
+    ShadowConfig,
+    TlsConfig,
+    TracingConfig,
+)
 
 __all__ = [
     "METRICS",
@@ -29,6 +36,7 @@ __all__ = [
     "ShadowConfig",
     "StepConfig",
     "TlsConfig",
+    "TracingConfig",
     "WebhookConfig",
     "is_web_address",
 ]

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import math
 from typing import Literal
+from urllib.parse import urlsplit
 
 from pydantic import Field, model_validator
 
-from cluster.config import LOOPBACK, Location, StrictModel, is_loopback, is_none
+from cluster.config import LOOPBACK, Location, StrictModel, WebAddress, is_loopback, is_none
 from services.config.engine import EngineConfig, ReplicasConfig
 
 
@@ -76,6 +77,33 @@ class ControlConfig(StrictModel):
         return is_loopback(self.host)
 
 
+class TracingConfig(StrictModel):
+    """Spans of requests, sent to an OpenTelemetry collector by OTLP: the gateway's, and vLLM's below them. What the collector asks
+    for (OTEL_EXPORTER_OTLP_HEADERS and the like) is taken from the environment of the nodes alone."""
+
+    endpoint: WebAddress
+    """The collector as gateways and engines reach it, such as http://127.0.0.1:4317 for one on every node; for `http` without
+    the path `/v1/traces`, which is added."""
+    protocol: Literal["grpc", "http"] = "grpc"
+    """OTLP's: gRPC (a collector's port 4317) or protobuf over HTTP (4318)."""
+    sample_percent: float = Field(100, ge=0, le=100)
+    """Share of requests that are traced, where the client's `traceparent` does not say: one that comes is followed."""
+
+    @property
+    def traces_address(self) -> str:
+        """Where an exporter of this protocol sends spans."""
+        return f"{self.endpoint}/v1/traces" if self.protocol == "http" else self.endpoint
+
+    @model_validator(mode="after")
+    def _a_collector_alone(self) -> TracingConfig:
+        path = urlsplit(self.endpoint).path
+        if path and self.protocol == "grpc":
+            raise ValueError(f"endpoint: gRPC has no path ({path}): leave it out, or set protocol: http")
+        if path.endswith("/v1/traces"):
+            raise ValueError("endpoint: leave /v1/traces out, it is added")
+        return self
+
+
 class ServingConfig(StrictModel):
     """The gateway and the model servers behind it."""
 
@@ -96,6 +124,8 @@ class ServingConfig(StrictModel):
     admission: AdmissionConfig = AdmissionConfig()
     control: ControlConfig | None = Field(None, exclude_if=is_none)
     """Without it there is no control API."""
+    tracing: TracingConfig | None = Field(None, exclude_if=is_none)
+    """Without it nothing is traced."""
     shadow: ShadowConfig = ShadowConfig()
     engine: EngineConfig = EngineConfig()
     replicas: ReplicasConfig = ReplicasConfig()

@@ -113,7 +113,8 @@ def wait_gateway(name: str, serving: ServingConfig, storage_uri: str) -> None:
 
 def _gateway_settings(name: str, serving: ServingConfig, storage_uri: str) -> str:
     chosen = serving.model_dump(
-        mode="json", include={"pool", "num_gateway_replicas", "user_header", "show_revision", "admission", "shadow"}
+        mode="json",
+        include={"pool", "num_gateway_replicas", "user_header", "show_revision", "admission", "shadow", "tracing"},
     )
     address = {"host": serving.host, "port": serving.port} if serving.is_direct else {}
     chosen |= {"name": name, "storage": storage_uri, "code": code_version(), **tls.shown(serving)}
@@ -249,6 +250,8 @@ def _settings_of(revision: Revision, serving: ServingConfig, storage: Storage) -
         raise ConfigError(where, detail["msg"], "correct the engine settings and publish the revision again") from None
     parts = {"engine": engine, "replicas": serving.replicas}
     dumped = {key: part.model_dump(mode="json") for key, part in parts.items()}
+    if serving.tracing is not None:  # what an engine knows of it: which requests are sampled is the gateway's affair
+        dumped["tracing"] = serving.tracing.model_dump(include={"endpoint", "protocol"})
     return digest({"weights": f"{storage.uri}/{revision.weights}", "pool": serving.pool, **dumped})
 
 

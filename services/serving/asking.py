@@ -68,8 +68,10 @@ class Asking:
         coming = revision in situation.away_since_s
         unheard_of = not last and revision in situation.answering and not self._knows(revision)
         asks = (revision in situation.answering and not unheard_of) or (last and coming)
-        chunks = self._put(revision, call) if asks else None
         call.attempts.append(attempt)
+        if call.trace is not None:
+            call.trace.ask(attempt)
+        chunks = self._put(revision, call) if asks else None
         if chunks is None:
             attempt.refuse(coming=coming or unheard_of)
         elif last:

@@ -18,6 +18,7 @@ from services.serving.admission import Ticket, estimate, output_tokens
 from services.serving.attempt import Attempt, Deadline
 from services.serving.openai_errors import ApiError
 from services.serving.shadow import Lot
+from services.serving.tracing import Trace
 
 TIMEOUT_HEADER = "x-serinus-timeout-s"
 ROLE_HEADER = "x-serinus-role"
@@ -45,6 +46,8 @@ class Call:
     max_tokens: int | None = None
     lot: Lot | None = None
     """Its part in the comparison of a canary without users."""
+    trace: Trace | None = None
+    """Where the request is traced."""
     ticket: Ticket = field(default_factory=Ticket)
     attempts: list[Attempt] = field(default_factory=list)
 

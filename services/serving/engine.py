@@ -6,7 +6,7 @@ from typing import Any
 
 from cluster.artifacts import Revision
 from cluster.session import CPU_WORKER, HUGE_PAGES
-from services.config import EngineConfig, ReplicasConfig, ServingConfig
+from services.config import EngineConfig, ReplicasConfig, ServingConfig, TracingConfig
 
 POLICY = "services.serving.autoscaling:Policy"
 SERVE_METRICS_INTERVAL_S = 10.0
@@ -29,7 +29,7 @@ def engine_of(revision: Revision, serving: ServingConfig) -> EngineConfig:
     return serving.engine.replace(**revision.engine)
 
 
-def engine_arguments(engine: EngineConfig, kv_cache: str) -> dict[str, Any]:
+def engine_arguments(engine: EngineConfig, kv_cache: str, tracing: TracingConfig | None = None) -> dict[str, Any]:
     """vLLM's engine arguments; `extra` has the last word.
 
     Args:
@@ -58,6 +58,8 @@ def engine_arguments(engine: EngineConfig, kv_cache: str) -> dict[str, Any]:
             "max_lora_rank": engine.lora.max_rank,
             "max_loras": engine.lora.max_adapters,
         }
+    if tracing and not engine.extra.get("disable_log_stats"):  # vLLM's spans tell its statistics: it fails without them
+        arguments["otlp_traces_endpoint"] = tracing.traces_address
     return {**arguments, **engine.extra}
 
 
@@ -65,6 +67,18 @@ def environment(engine: EngineConfig) -> dict[str, str]:
     """The replica's environment. On CPUs vLLM would pin every engine's threads to the same cores, where they would spin."""
     shared_cores = {"VLLM_CPU_OMP_THREADS_BIND": "nobind", "OMP_WAIT_POLICY": "PASSIVE"}
     return dict(ENVIRONMENT) if engine.num_gpus else {**ENVIRONMENT, **shared_cores, **HUGE_PAGES}
+
+
+def tracing_environment(tracing: TracingConfig | None) -> dict[str, str]:
+    """vLLM's exporter reads these. What no traced request asks for (its start, our warm-up) makes no trace of its own."""
+    if tracing is None:
+        return {}
+    protocol = {"grpc": "grpc", "http": "http/protobuf"}[tracing.protocol]
+    return {
+        "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": protocol,
+        "OTEL_TRACES_SAMPLER": "parentbased_always_off",
+        "OTEL_SERVICE_NAME": "serinus-engine",
+    }
 
 
 def bundles(engine: EngineConfig) -> list[dict[str, float]]:

@@ -40,6 +40,7 @@ from services.serving.outbox import Outbox, to_actor
 from services.serving.sendable import check_numbers
 from services.serving.shadow import Comparison, Lot, Shadow, says_nothing
 from services.serving.split import bucket, choose, user_key
+from services.serving.tracing import Trace, Tracer
 from services.serving.watch import LIVENESS_S, MODEL_DEPLOYMENT, KeyWatch, Situation, TrafficWatch, application_name
 
 with large_imports():
@@ -77,6 +78,7 @@ class Gateway(OpenAiIngress):
         self._loop: asyncio.AbstractEventLoop | None = None
         storage = open_storage(storage_uri)
         self._measures = Measures(name)
+        self.tracer = Tracer(serving.tracing) if serving.tracing is not None else None
         self._feedback = FeedbackDesk(name)
         self._admission = Admission(serving.admission, serving.num_gateway_replicas)
         self._shadow = Shadow(serving.shadow, name, self._shadow_ended)
@@ -88,7 +90,7 @@ class Gateway(OpenAiIngress):
         self._watch = TrafficWatch(storage, name, reach=self._reach, changed=self._outbox.wake)
         self._watch.start()
         self._outbox.start()
-        self._asking = Asking(name, serving.admission, self._chunks, lambda: self._watch.situation, knows=self._knows)
+        self._asking = Asking(name, serving.admission, self._put, lambda: self._watch.situation, knows=self._knows)
 
     def __del__(self) -> None:
         self._outbox.close()
@@ -109,6 +111,8 @@ class Gateway(OpenAiIngress):
     async def drain(self) -> None:
         if self._listener is not None:
             await self._listener.drain()
+        if self.tracer is not None:
+            await asyncio.to_thread(self.tracer.close)
 
     async def check_health(self) -> None:
         """Asked by Serve before the first request and then now and again; a replica that raises is replaced."""
@@ -186,6 +190,9 @@ class Gateway(OpenAiIngress):
         deadline = deadline_of(headers.get(TIMEOUT_HEADER), self._serving.admission.timeout_s, started_s)
         traffic, request_id = self._traffic(situation), request_id_of(headers.get("x-request-id"))
         bind(model=self._name, request_id=request_id)
+        trace: Trace | None = getattr(request.state, "trace", None)
+        if trace is not None:
+            trace.about(self._name, method, request_id)
         return Call(
             body=body,
             method=method,
@@ -197,6 +204,7 @@ class Gateway(OpenAiIngress):
             deadline=deadline,
             num_body_bytes=request.state.num_body_bytes,
             wanted=wanted,
+            trace=trace,
             max_tokens=None if method == "embeddings" else bounded(body, self._serving.admission),
         )
 
@@ -239,9 +247,12 @@ class Gateway(OpenAiIngress):
             call.ticket.settle(0, time.monotonic())
             raise
 
-    def _chunks(self, revision: str, call: Call) -> Any:
-        # Of the headers only our id goes on: keys stay here, and vLLM takes orders from some headers.
-        info = RawRequestInfo({"x-request-id": call.request_id})
+    def _put(self, revision: str, call: Call) -> Any:
+        return self._chunks(revision, call, call.trace.headers() if call.trace is not None else {})
+
+    def _chunks(self, revision: str, call: Call, trace_headers: dict[str, str] | None = None) -> Any:
+        # Of the headers only our id and the trace go on: keys stay here, and vLLM takes orders from some headers.
+        info = RawRequestInfo({"x-request-id": call.request_id, **(trace_headers or {})})
         return getattr(self._handle(revision), call.method).remote(call.for_revision(revision), info)
 
     def _handle(self, revision: str) -> Any:
@@ -309,6 +320,8 @@ class Gateway(OpenAiIngress):
             if self._watch.was_asleep(attempt.revision, call.started_s):
                 record = record.replace(cold=True)
             self._measures.record(record, refused=refused, role="tester" if call.wanted else None)
+            if call.trace is not None:
+                call.trace.answered(attempt, record)
             if call.wanted is None and not (
                 refused or both_failed or excused(attempt, self._watch.situation, now_s, absence_s)
             ):

@@ -23,6 +23,7 @@ from services.serving.door import Door, Keeper, longest_stay_s
 from services.serving.gateway import Gateway, max_ongoing
 from services.serving.hops import REPLICA_ENVIRONMENT
 from services.serving.openai_errors import RESPONSES, ApiError
+from services.serving.tracing import Traced, Tracer
 
 with large_imports():
     from ray.serve.llm.ingress import make_fastapi_ingress
@@ -48,6 +49,13 @@ def keeper() -> Keeper:
     return Gateway.here
 
 
+def tracer() -> Tracer:
+    """That of this replica's gateway."""
+    assert Gateway.here is not None, "the constructor has run"
+    assert Gateway.here.tracer is not None, "it was built to trace"
+    return Gateway.here.tracer
+
+
 @asynccontextmanager
 async def listening(app: FastAPI) -> AsyncIterator[None]:
     """The life of a replica's application: its own server stands around it."""
@@ -68,7 +76,7 @@ def build(name: str, serving: ServingConfig, storage_uri: str, selector: dict[st
     options: dict[str, Any] = {"num_cpus": 0, **({"label_selector": selector} if selector else {})}
     options["runtime_env"] = {"env_vars": dict(REPLICA_ENVIRONMENT)}
     deployment: Any = serve.deployment(
-        ingress(),
+        ingress(traced=serving.tracing is not None),
         name=DEPLOYMENT,
         num_replicas=serving.num_gateway_replicas,
         max_ongoing_requests=max_ongoing(serving),
@@ -84,7 +92,7 @@ def build(name: str, serving: ServingConfig, storage_uri: str, selector: dict[st
     return deployment.bind(name, storage_uri, serving, settings)
 
 
-def ingress() -> Any:
+def ingress(*, traced: bool = False) -> Any:
     """The gateway as a Serve ingress class, with OpenAI's routes and error shapes and nothing else."""
     app = FastAPI(title="serinus", docs_url=None, redoc_url=None, lifespan=listening)
     app.add_exception_handler(ApiError, openai_errors.answer_api_error)
@@ -95,4 +103,6 @@ def ingress() -> Any:
     app.add_exception_handler(HTTPException, openai_errors.answer_http)
     app.add_exception_handler(Exception, openai_errors.answer_defect)
     app.add_middleware(Door, keeper=keeper)
+    if traced:
+        app.add_middleware(Traced, tracer=tracer)  # added last, it stands before the door
     return make_fastapi_ingress(Gateway, endpoint_map=ENDPOINTS, app=app)

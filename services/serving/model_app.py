@@ -13,7 +13,7 @@ from cluster.arithmetic import settled
 from cluster.artifacts import Revision
 from cluster.imports import large_imports
 from services.config import ServingConfig
-from services.serving.engine import autoscaling, bundles, engine_arguments, engine_of, environment
+from services.serving.engine import autoscaling, bundles, engine_arguments, engine_of, environment, tracing_environment
 from services.serving.hops import REPLICA_ENVIRONMENT
 from services.serving.watch import MODEL_DEPLOYMENT
 
@@ -100,13 +100,14 @@ def build(
     from ray import serve
 
     engine = engine_of(revision, serving)
+    variables = environment(engine) | REPLICA_ENVIRONMENT | tracing_environment(serving.tracing)
     fields = {
         "model_loading_config": {"model_id": revision.revision},
         "accelerator_config": {"kind": "gpu" if engine.num_gpus else "cpu"},
         "placement_group_config": {"bundles": bundles(engine)},
-        "engine_kwargs": engine_arguments(engine, revision.kv_cache),
+        "engine_kwargs": engine_arguments(engine, revision.kv_cache, serving.tracing),
         "experimental_configs": {"stream_batching_interval_ms": 0},  # Ray's own default holds chunks back for 50 ms
-        "runtime_env": {"env_vars": environment(engine) | REPLICA_ENVIRONMENT},
+        "runtime_env": {"env_vars": variables},
     }
     options: dict[str, Any] = {
         "name": MODEL_DEPLOYMENT,

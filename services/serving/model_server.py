@@ -23,6 +23,7 @@ from services.serving import serve_log
 from services.serving.adapters import Adapters
 from services.serving.autoscaling import Load
 from services.serving.rest import Sleeper
+from services.serving.tracing import quiet
 
 WARM_UP_TOKENS = 4
 
@@ -112,6 +113,7 @@ class RevisionServer(LLMServer):
         self, llm_config: LLMConfig, storage_uri: str, revision: Revision, settings: str, max_replicas: int
     ) -> None:
         serve_log.hold()
+        quiet()  # vLLM's exporter of traces; that a collector is away is said by the gateways
         self._order, self._max_replicas = Order(), max_replicas
         self._settings, self._revision, self._storage = settings, revision, open_storage(storage_uri)
         folder = await asyncio.to_thread(local_copy, self._storage, revision.weights)
