@@ -72,13 +72,16 @@ class Model:
 
     async def _chat(self, request: Any, info: Any) -> AsyncIterator[Any]:
         assert request.model == self.revision
-        assert set(info.headers) == {"x-request-id"}
+        assert set(info.headers) - {"traceparent"} == {"x-request-id"}
         said = request.messages[-1].get("content") if request.messages else None
         behaviour, _, concerned = (said if isinstance(said, str) else "hello").partition(" ")
         behaviour = behaviour if concerned in ("", self.revision) else "hello"
         if behaviour == "show":  # what came through to the engine
             shown = request.model_dump(include=set(SHOWN), mode="json")
             yield self._answer(json.dumps(shown))
+            return
+        if behaviour == "trace":
+            yield self._answer(info.headers.get("traceparent", ""))
             return
         usage = bool(request.stream_options and request.stream_options.include_usage)
         async for chunk in self._stream(behaviour, usage) if request.stream else self._whole(behaviour):
