@@ -35,7 +35,7 @@ App = Callable[[MutableMapping[str, Any], Receive, Send], Awaitable[None]]
 
 SERVICE: Final = "serinus-gateway"
 MAX_WAITING_SPANS: Final = 2048
-"""Kept for a collector that is slow or away; beyond it the oldest are dropped. About 4 KB each."""
+"""Kept for a collector that is slow or away; beyond it the oldest are dropped."""
 SEND_EVERY_MS: Final = 1000
 FLUSH_S: Final = 5.0
 """A gateway that ends waits so long at most for the collector to take the last spans."""
