@@ -1,11 +1,12 @@
 """The servers that bench_gateway.py compares, each in a process of its own with all that it starts.
 
-    python benchmarks/gateway_sides.py {bare|ray|serinus|proxied} {instant|FOLDER} PORT
+    python benchmarks/gateway_sides.py {bare|ray|serinus|proxied|traced} {instant|FOLDER} PORT
 
 `bare` is `vllm serve`, or for the instant engine FastAPI on uvicorn with vLLM's own request type, which is what `vllm serve`
 is in front of its engine. `ray` is ray.serve.llm's ingress as it comes. `serinus` is a gateway and one revision, `proxied` the
-same with a gateway behind Serve's own proxy (`serve.entry: proxy`). The instant engine answers each request with its `max_tokens`
-chunks at once: what is left is the way there and back.
+same with a gateway behind Serve's own proxy (`serve.entry: proxy`), `traced` with each request traced (`serve.tracing`) to a
+collector that takes all and looks at nothing, whose CPU time counts too. The instant engine answers each request with its
+`max_tokens` chunks at once: what is left is the way there and back.
 """
 
 from __future__ import annotations
@@ -23,7 +24,7 @@ from typing import Any, Literal
 
 from cluster.arithmetic import settled
 from cluster.session import ENVIRONMENT, prepare_environment
-from services.config import EngineConfig, ServingConfig
+from services.config import EngineConfig, ServingConfig, TracingConfig
 from services.serving.engine import engine_arguments, environment
 
 NAME = "bench"
@@ -146,7 +147,7 @@ def ray_llm(engine: str, port: int) -> None:
         shutil.rmtree(folder, ignore_errors=True)
 
 
-def serinus(engine: str, port: int, entry: Literal["direct", "proxy"] = "direct") -> None:
+def serinus(engine: str, port: int, entry: Literal["direct", "proxy"] = "direct", *, traced: bool = False) -> None:
     """A gateway and one revision with all users, deployed as `serinus deploy` does it."""
     from datetime import UTC, datetime
 
@@ -156,7 +157,8 @@ def serinus(engine: str, port: int, entry: Literal["direct", "proxy"] = "direct"
     from services.contract import Traffic, write_traffic
     from services.serving import app, model_app
 
-    session.PRIVATE_HOST = {"direct": "127.0.0.2", "proxy": "127.0.0.4"}[entry]  # a cluster each
+    hosts = {"direct": "127.0.0.2", "proxy": "127.0.0.4"}  # a cluster each
+    session.PRIVATE_HOST = "127.0.0.5" if traced else hosts[entry]
     with tempfile.TemporaryDirectory(prefix="bench-store") as root, session.joined():
         storage, weights = LocalStorage(Path(root)), "artifacts/quantized/1/model"
         if engine == INSTANT:
@@ -167,11 +169,29 @@ def serinus(engine: str, port: int, entry: Literal["direct", "proxy"] = "direct"
         else:
             shutil.copytree(engine, storage.root / weights)
         revision = Revision(key="1", name=NAME, revision=f"{NAME}-00000001", weights=weights)
-        serving = ServingConfig(port=port, entry=entry, engine=ENGINE)
+        tracing = TracingConfig(endpoint=collector()) if traced else None
+        serving = ServingConfig(port=port, entry=entry, engine=ENGINE, tracing=tracing)
         write_traffic(storage, Traffic(name=NAME, stable=revision.revision, changed_at=datetime.now(UTC)))
         app.deploy_revision(revision, serving, storage)
         app.deploy_gateway(NAME, serving, storage.uri)
         _wait()
+
+
+def collector() -> str:
+    """The address of one for spans, in this process."""
+    from concurrent.futures import ThreadPoolExecutor
+
+    import grpc
+
+    class Anything(grpc.GenericRpcHandler):
+        def service(self, handler_call_details: Any) -> Any:
+            return grpc.unary_unary_rpc_method_handler(lambda request, context: b"")
+
+    server = grpc.server(ThreadPoolExecutor(1), handlers=(Anything(),))
+    port = server.add_insecure_port("127.0.0.1:0")
+    server.start()
+    Anything.server = server  # type: ignore[attr-defined]  # one that nobody holds is stopped
+    return f"http://127.0.0.1:{port}"
 
 
 def instant_replica() -> Any:
@@ -216,6 +236,7 @@ def main(side: str, engine: str, port: str) -> None:
     else:
         prepare_environment()
     sides = {"bare": bare, "ray": ray_llm, "serinus": serinus, "proxied": partial(serinus, entry="proxy")}
+    sides["traced"] = partial(serinus, traced=True)
     sides[side](engine, int(port))
 
 
