@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import ipaddress
 import json
 import os
 from collections.abc import Iterator
@@ -277,7 +278,10 @@ PROVEN = "key:"
 
 def is_loopback(host: str) -> bool:
     """Whether who listens there is heard by this machine alone."""
-    return host in {"localhost", "::1"} or host.startswith("127.")
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:  # a name: 127.0.0.1.example.com is one, too
+        return host == "localhost"
 
 
 def user_name() -> str:

@@ -35,6 +35,7 @@ def test_there_is_none_unless_asked_for_and_then_on_loopback() -> None:
         ({"control": {}}, "keys"),
         ({"control": {"keys": "k.yaml", "port": 8000}}, "is the gateway's port"),
         ({"control": {"keys": "k.yaml", "host": "0.0.0.0"}}, "set serve.tls"),
+        ({"control": {"keys": "k.yaml", "host": "127.0.0.1.example.com"}}, "set serve.tls"),
         ({"control": {"keys": "k.yaml"}, "admission": {"keys": "k.yaml"}}, "the users' file"),
         ({"control": {"keys": "k.yaml", "open": True}}, "Extra inputs"),
     ],
