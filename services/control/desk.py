@@ -69,7 +69,7 @@ class Start(Body):
 class Weight(Body):
     """To hold the canary at."""
 
-    weight_percent: float = Field(ge=0, le=100)
+    weight_percent: float = Field(ge=0, le=100, strict=True)
 
 
 class Revert(Body):

@@ -166,6 +166,7 @@ def test_who_waits_can_be_withdrawn(scene: Scene) -> None:
         ("/rollouts/current/weight", {"weight_percent": 101}, 400, "weight_percent"),
         ("/rollouts/current/weight", {"weight_percent": 1, "who": "analysis"}, 400, "who"),
         ("/rollouts/current/weight", {}, 400, "weight_percent"),
+        ("/rollouts/current/weight", {"weight_percent": True}, 400, "weight_percent"),
         ("/traffic/revert", {"stable": CANDIDATE}, 409, "is not stable"),
     ],
 )
