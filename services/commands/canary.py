@@ -32,7 +32,7 @@ def register_start(app: typer.Typer, read_recipe: ReadServed, out: Console) -> N
         server: ServerOption = None,
     ) -> None:
         """Load a revision beside stable and begin its rollout with the first step of the recipe (--server: as deployed)."""
-        if server:
+        if server is not None:
             print(ControlApi(server).start(revision))
             return
         loaded = read_recipe(recipe)
@@ -51,7 +51,7 @@ def register_start(app: typer.Typer, read_recipe: ReadServed, out: Console) -> N
     @app.command()
     def withdraw(recipe: RecipeOption = None, server: ServerOption = None) -> None:
         """Take the candidate that waits for its turn out of its place."""
-        if server:
+        if server is not None:
             print(ControlApi(server).withdraw())
             return
         from datetime import UTC, datetime
@@ -84,7 +84,7 @@ def register_acts(app: typer.Typer, read_recipe: ReadServed, out: Console) -> No
         act("abort", recipe, server)
 
     def act(verb: str, recipe: Path | None, server: str | None, *arguments: Any) -> None:
-        if server:
+        if server is not None:
             api = ControlApi(server)
             getattr(api, verb)(*arguments)
             show_traffic(api.traffic(), out)

@@ -7,8 +7,9 @@ import json
 import ssl
 import urllib.error
 import urllib.request
+from contextlib import suppress
 from typing import TYPE_CHECKING, Annotated, Any, Final
-from urllib.parse import urlsplit
+from urllib.parse import SplitResult, urlsplit
 
 import typer
 from pydantic import ValidationError
@@ -37,11 +38,9 @@ class ControlApi:
 
     def __init__(self, server: str) -> None:
         """Raises ConfigError: the address is none, the key would be read by others on its way, or there is none."""
-        parts = urlsplit(server)
+        parts = _address(server)
         plain = parts.scheme == "http"
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.username or parts.query:
-            raise ConfigError("--server", f"{server} is no address", "give one such as https://host:8010")
-        if plain and not config.is_loopback(parts.hostname):
+        if plain and not config.is_loopback(parts.hostname or ""):
             raise ConfigError("--server", "the key would cross the network in the clear", "use https://")
         key = config.variable(KEY_VARIABLE)
         if key is None or not key.isascii() or not key.isprintable():
@@ -81,10 +80,10 @@ class ControlApi:
             raise ClusterError(self._server, f"does not answer ({getattr(error, 'reason', error)})", remedy) from None
 
     def traffic(self) -> Traffic:
-        found = self.get("/traffic")["traffic"]
-        if found is None:
-            raise InputError(self._server, "nothing is deployed there", "deploy it first: serinus deploy RECIPE")
-        return Traffic.model_validate(found)
+        try:
+            return Traffic.model_validate(self._deployed())
+        except ValidationError:
+            raise self._other_version() from None
 
     def rollout(self) -> tuple[RolloutStatus, QualitySummary]:
         """The current one, and what is known beside it."""
@@ -96,15 +95,17 @@ class ControlApi:
         try:
             return RolloutStatus.model_validate(found), QualitySummary.model_validate(beside)
         except ValidationError:
-            remedy = "add --json, or use the server's version"
-            raise ClusterError(self._server, "is of another version of serinus than this command", remedy) from None
+            raise self._other_version() from None
 
     def history(self, last: int | None) -> History:
         from services.audit import Line
         from services.rollout.scribe import History
 
         found = self.get(f"/audit?last={last or 1000}")
-        lines = tuple((entry.pop("number"), Line.model_validate(entry)) for entry in found["entries"])
+        try:
+            lines = tuple((entry.pop("number"), Line.model_validate(entry)) for entry in found["entries"])
+        except ValidationError:
+            raise self._other_version() from None
         return History(lines=lines, broken=tuple(found["broken"]))
 
     def start(self, revision: str) -> str:
@@ -120,11 +121,33 @@ class ControlApi:
         self.ask("POST", "/rollouts/current/promote")
 
     def abort(self) -> None:
-        """Take the canary out; during no rollout, go back from what is stable now."""
-        if self.get("/rollouts?last=1")["rollouts"] and not self.rollout()[0].ended:
-            self.ask("POST", "/rollouts/current/rollback")
+        """Take the canary out; during no rollout, go back from what is stable now. Of what was looked at, and by fields that no
+        version does without: a way out is there for a command of another one, too."""
+        rollout = self.get("/rollouts/current") if self.get("/rollouts?last=1")["rollouts"] else None
+        if rollout is not None and rollout["ended_at"] is None:
+            self.ask("POST", f"/rollouts/{rollout['id']}/rollback")
         else:
-            self.ask("POST", "/traffic/revert", {"stable": self.traffic().stable})
+            self.ask("POST", "/traffic/revert", {"stable": self._deployed()["stable"]})
+
+    def _deployed(self) -> Any:
+        if (found := self.get("/traffic")["traffic"]) is None:
+            raise InputError(self._server, "nothing is deployed there", "deploy it first: serinus deploy RECIPE")
+        return found
+
+    def _other_version(self) -> ClusterError:
+        remedy = "use the server's version, or look with --json"
+        return ClusterError(self._server, "is of another version of serinus than this command", remedy)
+
+
+def _address(server: str) -> SplitResult:
+    with suppress(ValueError):  # brackets that do not close, a port that is no number
+        parts = urlsplit(server)
+        beyond = "@" in parts.netloc or parts.query or parts.fragment or parts.port == 0
+        if parts.scheme in ("http", "https") and parts.hostname and not beyond:
+            return parts
+    raise ConfigError(
+        "--server", f"{printable(server) or 'nothing'} is no address", "give one such as https://host:8010"
+    )
 
 
 class _Straight(urllib.request.HTTPRedirectHandler):

@@ -39,7 +39,7 @@ def register_now(app: typer.Typer, read_recipe: ReadServed, out: Console) -> Non
         """The rollout as it stands, with every decision; probes and feedback per revision; the watch over decay."""
         from services.rollout.summary import as_json as summarized
 
-        if server:
+        if server is not None:
             _print_remote(ControlApi(server), as_json, out)
             return
         loaded = read_recipe(recipe)
@@ -111,7 +111,7 @@ def register_offline(app: typer.Typer, read_recipe: ReadServed, out: Console) ->
         rollouts. Exit code 1 when an entry was changed or taken out."""
         from services.rollout.scribe import history as told
 
-        if server:
+        if server is not None:
             found = ControlApi(server).history(last)
         else:
             loaded = read_recipe(recipe)

@@ -14,6 +14,7 @@ from typer.testing import CliRunner
 from cluster.errors import ClusterError, ConfigError, InputError
 from serinus import app
 from services.commands.remote import ControlApi
+from services.rollout.summary import as_json
 from tests.integration.gateway_world import free_port
 from tests.unit.services.control.scene import Scene
 from tests.unit.services.rollout.test_loop import CANDIDATE, STABLE
@@ -83,7 +84,12 @@ def test_a_refusal_is_told_with_what_to_do(served: Served) -> None:
     ("server", "key", "says"),
     [
         ("http://example.com:8010", "sk-x", "in the clear"),
+        ("http://127.0.0.1.example.com:8010", "sk-x", "in the clear"),
         ("ftp://127.0.0.1", "sk-x", "is no address"),
+        ("http://[::1", "sk-x", "is no address"),
+        ("http://127.0.0.1:port", "sk-x", "is no address"),
+        ("https://:password@host", "sk-x", "is no address"),
+        ("https://host/#there", "sk-x", "is no address"),
         ("https://user:password@host", "sk-x", "is no address"),
         ("http://127.0.0.1:8010", None, "is not set"),
         ("http://127.0.0.1:8010", "sk-x\r\nx-serinus-role: admin", "is no key"),
@@ -97,6 +103,24 @@ def test_a_key_goes_nowhere_where_others_read_it(
         monkeypatch.setenv("SERINUS_API_KEY", key)
     with pytest.raises(ConfigError, match=says):
         ControlApi(server)
+
+
+def test_an_address_that_was_left_empty_is_refused_and_not_taken_for_none(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERINUS_API_KEY", "sk-x")
+    for words in (["rollback"], ["start"], ["withdraw"], ["status"], ["history"]):
+        result = CliRunner().invoke(app, ["canary", *words, "--server", ""])
+        assert isinstance(result.exception, ConfigError)
+        assert result.exception.where == "--server"
+
+
+def test_a_rollback_needs_no_server_of_the_same_version(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
+    world = served.scene.world
+    rollout = world.start()
+    monkeypatch.setattr("services.control.desk.as_json", lambda *given: {**as_json(*given), "unheard_of": 1})
+    with pytest.raises(ClusterError, match="another version"):
+        served.type("status", role="viewer")
+    assert served.type("rollback")[0] == 0
+    assert (world.status.id, world.status.phase) == (rollout, "rolling_back")
 
 
 def test_who_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
