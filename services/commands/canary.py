@@ -94,6 +94,7 @@ def register_acts(app: typer.Typer, read_recipe: ReadServed, out: Console) -> No
         with in_public_cluster():
             from services.rollout import controller
 
+            ensure_controller(loaded.name, storage)  # that can load, should none be there
             getattr(controller, verb)(storage, loaded.name, *arguments, who=config.user_name())
         print_traffic(storage, loaded.name, out)
 

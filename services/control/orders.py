@@ -47,21 +47,25 @@ class ControllerOrders:
     def set_weight(self, weight_percent: float, who: str, of: str) -> RolloutStatus:
         from services.rollout import controller
 
+        self._ensured()
         return controller.set_weight(self._storage, self._name, weight_percent, who=who, of=of)
 
     def promote(self, who: str, of: str) -> RolloutStatus:
         from services.rollout import controller
 
+        self._ensured()
         return controller.promote(self._storage, self._name, who=who, of=of)
 
     def abort(self, who: str, of: str) -> RolloutStatus | None:
         from services.rollout import controller
 
+        self._ensured()
         return controller.abort(self._storage, self._name, who=who, of=of)
 
     def revert(self, who: str, stable: str) -> None:
         from services.rollout import controller
 
+        self._ensured()
         controller.revert(self._storage, self._name, who=who, stable=stable)
 
     def check_candidate(self, revision: str) -> None:
@@ -70,4 +74,8 @@ class ControllerOrders:
         controller.check_engines(self._storage, self._name, revision)
 
     def wake(self) -> None:
-        ensure_controller(self._name, self._storage).wake.remote()
+        self._ensured().wake.remote()
+
+    def _ensured(self) -> Any:
+        """Before an order: where a deployment has just ended the controller, what an order starts must be able to load, too."""
+        return ensure_controller(self._name, self._storage)

@@ -89,10 +89,10 @@ def renew_controller(name: str, storage_uri: str, applications: Applications | N
     before = _code(name, actor)
     if before == code_version():
         return actor
-    if hasattr(actor, "retire"):
-        answer(name, actor.retire.remote())
-    for replaced in (actor_name(name), prober.prober_name(name)):
-        _end(name, replaced)
+    asks = _found(prober.prober_name(name))
+    _retire(name, actor)
+    for replaced, handle in ((actor_name(name), actor), (prober.prober_name(name), asks)):
+        _end(name, replaced, handle)
     actor = _controller(name, storage_uri, applications)
     if (code := _code(name, actor)) != code_version():
         remedy = "install the same there, then deploy again"
@@ -117,8 +117,18 @@ def _found(actor: str) -> Any:
         return None
 
 
-def _end(name: str, actor: str) -> None:
-    """Kill it for good and return when its name is free.
+def _retire(name: str, actor: Any) -> None:
+    """Let it write what it knows. One of before this was asked cannot; one that another deployment has ended meanwhile did."""
+    try:
+        if hasattr(actor, "retire"):
+            answer(name, actor.retire.remote())
+    except ClusterError:
+        if _found(actor_name(name)) == actor:
+            raise
+
+
+def _end(name: str, actor: str, replaced: Any) -> None:
+    """Kill that one for good and return when its name is free, or has gone to the next one, as by another deployment.
 
     Raises:
         ClusterError: it is not, after ANSWER_TIMEOUT_S.
@@ -126,7 +136,7 @@ def _end(name: str, actor: str) -> None:
     import ray
 
     ends_at = time.monotonic() + ANSWER_TIMEOUT_S
-    while (handle := _found(actor)) is not None:
+    while (handle := _found(actor)) is not None and handle == replaced:
         ray.kill(handle)
         if time.monotonic() > ends_at:
             raise ClusterError(f"{actor} of {name}", "does not end", "see `serinus status`, then try again")

@@ -5,20 +5,31 @@ from __future__ import annotations
 import itertools
 import time
 from collections.abc import Iterator
+from contextlib import nullcontext
+from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 
 import httpx
 import pytest
+import typer
+from rich.console import Console
+from typer.testing import CliRunner
 
-from cluster.errors import InputError
+from cluster.errors import InputError, UserError
 from cluster.storage import LocalStorage
+from services import audit
+from services.commands import canary
+from services.config import ServingConfig
+from services.control.orders import ControllerOrders
 from services.rollout import controller
 from services.rollout.actor import Controller
 from services.rollout.status import status_key
+from services.rollout.waiting import Waiting, queue_up
 from tests.chaos.serving_world import NAME, ONE, OTHER
 from tests.integration.clients import Clients
 from tests.integration.gateway_world import eventually, free_port
-from tests.integration.rollout_world import Deployed
+from tests.integration.rollout_world import CONFIG, Deployed
 from tests.integration.upgrade_world import Site
 
 pytestmark = pytest.mark.integration
@@ -67,6 +78,56 @@ def test_a_rollout_that_this_version_cannot_go_on_with_keeps_its_controller(olde
     older.storage.write(status_key(older.name, rollout), of_another)
     with pytest.raises(InputError, match="begun by another version"):
         controller.check_renewal(older.storage, older.name)
+
+
+def test_of_two_deployments_at_once_the_later_one_leaves_the_controller_of_the_earlier_one(
+    older: Deployed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    replaced = controller._found(controller.actor_name(older.name))
+    older.actor = controller.renew_controller(older.name, older.storage.uri, older.applications)
+    before, real = older.controller_pid(), controller._controller
+    found = iter([replaced])  # what the later one saw before the earlier one ended it, and what that said then
+    monkeypatch.setattr(controller, "_controller", lambda *given: next(found, None) or real(*given))
+    told = controller._code
+    monkeypatch.setattr(controller, "_code", lambda name, actor: OLDER if actor == replaced else told(name, actor))
+    older.actor = controller.renew_controller(older.name, older.storage.uri, older.applications)
+    assert older.controller_pid() == before
+
+
+@pytest.mark.parametrize("order", ["control API", "command"])
+def test_a_controller_that_an_order_starts_can_load_candidates(
+    older: Deployed, order: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    name = controller.actor_name(older.name)
+    controller._end(older.name, name, controller._found(name))
+    assert controller._found(name) is None
+    if order == "command":
+        monkeypatch.setattr(canary, "in_public_cluster", nullcontext)
+        app = typer.Typer()
+        served = SimpleNamespace(name=older.name, storage=older.storage.uri)
+        canary.register_acts(app, lambda path: served, Console())  # type: ignore[arg-type, return-value]
+        done = CliRunner().invoke(app, ["promote"]).exception
+        assert isinstance(done, UserError)
+    else:
+        with pytest.raises(UserError, match="no rollout is in progress"):
+            ControllerOrders(older.storage, older.name).promote("ann", "20260101-000000-000000")
+    asked = Waiting(
+        revision=older.candidate,
+        config=CONFIG,
+        serving=ServingConfig(),
+        keep_revisions=1,
+        who="ann",
+        at=datetime.now(UTC),
+    )
+    queue_up(older.storage, older.name, asked, always=True)
+    controller.wake(older.storage, older.name)
+
+    def not_started() -> list[str]:
+        lines = [stored.entry.line for stored in audit.entries(older.storage, older.name)]
+        return [line.message for line in lines if line.kind == "not_started"]
+
+    eventually(lambda: bool(not_started()), 60)
+    assert "was not told how to load" not in not_started()[0], "it tried"
 
 
 @pytest.fixture(params=["direct", "proxy"])
