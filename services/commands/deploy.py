@@ -14,11 +14,12 @@ from services.control.orders import ensure_controller
 
 def deploy(loaded: ServedRecipe, storage: Storage, recipe: Path) -> str:
     """Returns where the model answers."""
-    from services.control.deploy import deploy_control
+    from services.control.deploy import check_control, deploy_control
     from services.rollout import controller, courier
     from services.serving import app as serving
 
     controller.check_renewal(storage, loaded.name)
+    check_control(loaded.serve)
     stable = registry.resolve(storage, loaded.name, "stable")
     say("deploy", f"starting {stable.revision} and the gateway")
     with key_changes(storage, loaded.name):

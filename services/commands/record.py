@@ -25,14 +25,16 @@ def note(storage: Storage, name: str, kind: AuditKind, message: str, **about: st
 
 @contextmanager
 def key_changes(storage: Storage, name: str) -> Iterator[None]:
-    """Whatever the block does to the keys in force is on record afterwards."""
+    """Whatever the block does to the keys in force is on record afterwards, also where it breaks off later."""
     from services.serving import keys as api_keys
 
-    before = {kind: api_keys.read_keys(storage, name, kind)[0] for kind in api_keys.DOCUMENTS}
-    yield
-    for kind, keys in before.items():
-        if done := api_keys.changes(keys, api_keys.read_keys(storage, name, kind)[0]):
-            note(storage, name, "keys", done if kind == "users" else f"control API: {done}")
+    before = {kind: api_keys.readable_keys(storage, name, kind)[0] for kind in api_keys.DOCUMENTS}
+    try:
+        yield
+    finally:
+        for kind, keys in before.items():
+            if done := api_keys.changes(keys, api_keys.readable_keys(storage, name, kind)[0]):
+                note(storage, name, "keys", done if kind == "users" else f"control API: {done}")
 
 
 def traffic_of(storage: Storage, name: str) -> Traffic:

@@ -11,7 +11,7 @@ from services.config import RolloutConfig, ServingConfig
 from services.rollout import probes
 from services.serving import app, tls
 from services.serving.address import EVERY_ADDRESS, check_free
-from services.serving.keys import publish_keys
+from services.serving.keys import publish_keys, read_file
 from services.serving.readiness import wait_running
 
 CONTROL = "control"
@@ -32,24 +32,38 @@ def deploy_control(name: str, serving: ServingConfig, rollout: RolloutConfig, st
         return None
     from services.control.desk import Terms
 
-    tls.check(serving)
+    check_control(serving)
     publish_keys(storage, name, Path(serving.control.keys), "control")
     terms = Terms(rollout=rollout, serving=serving, probe_items=probes.publish(storage, name, rollout.probes))
     settings = _settings(name, storage, terms.model_dump(mode="json"), serving)
     if not app.runs_with(CONTROL, CONTROL, settings):
         from services.control import server
 
-        if not app.is_deployed(CONTROL):
-            check_free(serving.control.host, serving.control.port, "serve.control.port")
         app.run_application(server.build(name, storage.location, terms, settings), CONTROL, None)
         wait_running(CONTROL, TIMEOUT_S)
     return control_url(serving)
+
+
+def check_control(serving: ServingConfig) -> None:
+    """Whether it could come up as the recipe has it: before minutes of loading models. In a joined cluster.
+
+    Raises:
+        ConfigError: the file of keys, or the certificate, cannot be used.
+        ResourceError: the port is taken.
+    """
+    if serving.control is None:
+        return
+    tls.check(serving)
+    read_file(Path(serving.control.keys), "control")
+    if not app.is_deployed(CONTROL):
+        check_free(serving.control.host, serving.control.port, "serve.control.port")
 
 
 def control_url(serving: ServingConfig) -> str:
     """Where it answers those on the head."""
     assert serving.control is not None
     host = "127.0.0.1" if serving.control.host in EVERY_ADDRESS else serving.control.host
+    host = f"[{host}]" if ":" in host else host
     return f"{'https' if serving.tls else 'http'}://{host}:{serving.control.port}"
 
 

@@ -162,10 +162,20 @@ def publish_keys(storage: Storage, name: str, path: Path, kind: KeyKind = "users
     Raises:
         ConfigError: the file is missing or says something it must not.
     """
+    found = read_file(path, kind)
+    return _change(storage, name, kind, lambda present: present.taking(found))
+
+
+def read_file(path: Path, kind: KeyKind) -> KeyFile:
+    """What a file says.
+
+    Raises:
+        ConfigError: as `publish_keys`.
+    """
     found = load_yaml(path, KeyFile)
     for key in found.keys:
         _check_kind(path, key, kind)
-    return _change(storage, name, kind, lambda present: present.taking(found))
+    return found
 
 
 def _check_kind(path: Path, key: ApiKey, kind: KeyKind) -> None:
@@ -193,15 +203,26 @@ def revoke_key(storage: Storage, name: str, kind: KeyKind, key_name: str) -> Non
 
 
 def read_keys(storage: Storage, name: str, kind: KeyKind = "users") -> tuple[Published, str]:
-    """The keys in force and their version in storage; no keys at all where none were published."""
+    """The keys in force and their version in storage; no keys at all where none were published.
+
+    Raises:
+        InputError: the document is damaged, or another version wrote it.
+    """
     blob = storage.read(_document(name, kind))
-    return (Published.model_validate_json(blob.content), blob.version) if blob else (Published(), ABSENT)
+    if blob is None:
+        return Published(), ABSENT
+    try:
+        return Published.model_validate_json(blob.content), blob.version
+    except ValidationError as error:
+        found = f"holds no keys that this version can read ({error.errors(include_url=False)[0]['msg']})"
+        remedy = "put the file's in force again: serinus keys apply; then revoke those anew that were revoked"
+        raise InputError(f"{storage.uri}/{_document(name, kind)}", found, remedy) from None
 
 
 def _change(storage: Storage, name: str, kind: KeyKind, change: Callable[[Published], Published]) -> Published:
     """By compare-and-set: who publishes a file must not bring back what is being revoked."""
     for _ in range(NUM_ATTEMPTS):
-        present, version = _readable(storage, name, kind)
+        present, version = readable_keys(storage, name, kind)
         wanted = change(present)
         with contextlib.suppress(Conflict):
             storage.write(_document(name, kind), wanted.model_dump_json(indent=1).encode(), expect=version)
@@ -209,13 +230,13 @@ def _change(storage: Storage, name: str, kind: KeyKind, change: Callable[[Publis
     raise Conflict(f"the keys of {name} are being changed by others all the time")
 
 
-def _readable(storage: Storage, name: str, kind: KeyKind) -> tuple[Published, str]:
-    """A damaged document is written over."""
+def readable_keys(storage: Storage, name: str, kind: KeyKind) -> tuple[Published, str]:
+    """As `read_keys`, for those who write over a damaged document."""
     try:
         return read_keys(storage, name, kind)
-    except ValidationError as error:
+    except InputError as error:
         blob = storage.read(_document(name, kind))
-        log.warning("the keys in force of %s could not be read, nor which were revoked: %s", name, error)
+        log.warning("%s", error)
         return Published(), blob.version if blob else ABSENT
 
 

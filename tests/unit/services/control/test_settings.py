@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -10,13 +11,16 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from cluster import config
-from cluster.errors import ConfigError
+from cluster.errors import ConfigError, InputError
 from cluster.storage import LocalStorage
 from serinus import app
 from services import audit
+from services.commands.deploy import deploy
+from services.commands.record import key_changes
 from services.config import ServingConfig
 from services.control.deploy import control_url
-from services.serving.keys import read_keys
+from services.rollout import controller
+from services.serving.keys import add_key, publish_keys, read_keys
 from tests.unit.test_check import GOOD
 
 TLS = {"certificate": "a.pem", "key": "b.pem"}
@@ -50,6 +54,40 @@ def test_with_a_certificate_it_may_be_open_to_a_network() -> None:
     assert control_url(found) == "https://127.0.0.1:8010"
 
 
+def test_a_file_that_cannot_be_used_is_told_before_a_model_is_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(controller, "check_renewal", lambda *given: None)
+    file = tmp_path / "control.yaml"
+    serving = ServingConfig.model_validate({"control": {"keys": str(file)}})
+    loaded: Any = SimpleNamespace(name="m", serve=serving)
+    with pytest.raises(ConfigError, match="no such file"):
+        deploy(loaded, LocalStorage(tmp_path / "store"), tmp_path / "recipe.yaml")
+    add_key(file, "ann")
+    with pytest.raises(ConfigError, match="no key of the control API"):
+        deploy(loaded, LocalStorage(tmp_path / "store"), tmp_path / "recipe.yaml")
+
+
+def test_an_address_of_version_6_has_its_brackets() -> None:
+    found = ServingConfig.model_validate({"control": {"keys": "k.yaml", "host": "::1"}})
+    assert control_url(found) == "http://[::1]:8010"
+
+
+def test_what_a_deployment_that_breaks_off_did_to_the_keys_is_on_record(tmp_path: Path) -> None:
+    storage, file = LocalStorage(tmp_path / "store"), tmp_path / "control.yaml"
+    add_key(file, "ann", control="admin")
+
+    def broken_off() -> None:
+        with key_changes(storage, "m"):
+            publish_keys(storage, "m", file, "control")
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        broken_off()
+    told = [stored.entry.line.message for stored in audit.entries(storage, "m")]
+    assert told == ["control API: added: ann (admin)"]
+
+
 @pytest.mark.parametrize("name", ["key:ann", "KEY:ann", " key:ann"])
 def test_no_command_acts_in_a_name_that_a_key_has_proven(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("SERINUS_USER", name)
@@ -81,5 +119,10 @@ def test_a_key_is_made_listed_and_revoked_with_its_role_on_record(tmp_path: Path
     assert keys("list") == ""
     told = [stored.entry.line.message for stored in audit.entries(storage, "smollm2")]
     assert told == ["control API: added: ann (operator)", "control API: removed: ann (operator)"]
+    storage.write("registry/smollm2/control-keys.json", b"{")
+    with pytest.raises(InputError, match="serinus keys apply"):
+        keys("list")
+    keys("apply")
+    assert keys("list").split() == ["control", "ann", "control=operator"], "what was revoked is not known any more"
     with pytest.raises(ConfigError, match="neither rights nor tokens"):
         keys("add", "bob", "--control", "viewer", "--right", "canary")
