@@ -9,7 +9,6 @@ from datetime import datetime, timedelta
 from typing import Final, get_args
 
 from cluster.config import PROVEN
-from cluster.errors import Conflict
 from cluster.storage import Storage
 from cluster.telemetry import logger
 from services import audit
@@ -58,7 +57,7 @@ class Refusals:
     def at_the_door(self, error: ApiError) -> None:
         """No key, a wrong one, a body too large: to the log."""
         now = self._clock()
-        if self._told_at is not None and now - self._told_at < LOG_EVERY:
+        if _within(LOG_EVERY, self._told_at, now):
             self._num_untold += 1
             return
         more = f", and {self._num_untold} more since the last line" if self._num_untold else ""
@@ -69,13 +68,20 @@ class Refusals:
         """To the log and, once an hour for a key, to the audit record: its owner is known, and answers for it."""
         now, who = self._clock(), proven(key)
         with self._noting:
-            recorded_at = self._recorded_at.get(key.sha256)
-            if recorded_at is not None and now - recorded_at < RECORD_EVERY:
+            if _within(RECORD_EVERY, self._recorded_at.get(key.sha256), now):
                 return
             self._recorded_at[key.sha256] = now
         message = f"{what} is not for the role {key.control}"
         log.warning("refused %s from %s: %s", who, CLIENT.get(), message)
         try:
             audit.note(self._storage, self._name, "refused", message, who=who, at=now, role=key.control)
-        except Conflict as error:
+        except (
+            Exception
+        ) as error:  # whatever storage raises: it is refused all the same, and the next attempt is on record
             log.warning("not on record: %s", error)
+            self._recorded_at.pop(key.sha256, None)
+
+
+def _within(span: timedelta, since: datetime | None, now: datetime) -> bool:
+    """A clock that was set back since must not keep anything quiet."""
+    return since is not None and timedelta() <= now - since < span

@@ -8,6 +8,7 @@ from typing import Any
 
 from ray import serve
 
+from cluster.code_version import code_version
 from cluster.session import on_pool
 from cluster.storage import open_storage
 from cluster.telemetry import configure
@@ -54,6 +55,7 @@ class ControlServer:
 
     async def __init__(self, name: str, storage_uri: str, terms: Terms, settings: str) -> None:  # type: ignore[misc]  # Serve awaits it
         configure()
+        code_version()  # now, as it is imported: later another one may lie on the disk
         control, storage = terms.serving.control, open_storage(storage_uri)
         assert control is not None, "deployed where it is configured"
         self._settings = settings
@@ -61,7 +63,7 @@ class ControlServer:
         keys.start()
         refusals = Refusals(storage, name, _now)
         desk = Desk(storage, name, terms, ControllerOrders(storage, name), _now)
-        self._listener = Listener(control.host, control.port, MAX_REQUESTS, terms.serving.tls)
+        self._listener = Listener(control.host, control.port, MAX_REQUESTS, terms.serving.tls, behind_proxies=False)
         await self._listener.start(application(desk, Doorkeeper(keys, control.keys, refusals), refusals))
 
     async def __del__(self) -> None:

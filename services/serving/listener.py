@@ -38,8 +38,15 @@ LINGER_S = 3.0
 class Listener:
     """One server on one address, in the event loop that starts it."""
 
-    def __init__(self, host: str, port: int, max_requests: int, tls: TlsConfig | None = None) -> None:
-        """Of more than `max_requests` at once the rest is told to come back: before its body is read, which takes memory."""
+    def __init__(
+        self, host: str, port: int, max_requests: int, tls: TlsConfig | None = None, *, behind_proxies: bool = True
+    ) -> None:
+        """Of more than `max_requests` at once the rest is told to come back: before its body is read, which takes memory.
+
+        Args:
+            behind_proxies: whoever asks over loopback may say for whom (X-Forwarded-For).
+        """
+        self._behind_proxies = behind_proxies
         self._address, self._max_requests, self._tls = (host, port), max_requests, tls
         self._bound: socket.socket | None = None
         self._server: Any = None
@@ -62,6 +69,7 @@ class Listener:
             log_config=None,
             log_level=None,
             server_header=False,
+            proxy_headers=self._behind_proxies,
             backlog=BACKLOG,
             timeout_keep_alive=KEEP_ALIVE_S,
             ssl_certfile=self._tls.certificate if self._tls else None,

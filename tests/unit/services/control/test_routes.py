@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import threading
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -224,6 +225,24 @@ def test_attempts_beyond_a_role_are_on_record_once_an_hour_and_wrong_keys_never(
     scene.ask("DELETE", "/waiting", "sk-wrong")
     assert len(list(audit.entries(scene.storage, "m"))) == 2
     assert "and 29 more" in caplog.text
+
+
+def test_a_clock_set_back_and_a_record_that_cannot_be_written_keep_no_attempt_quiet(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    with monkeypatch.context() as away:
+        away.setattr(scene.storage, "write", unwritable)
+        assert scene.ask("DELETE", "/waiting", "viewer").status_code == 403
+    for num_recorded in (1, 2):
+        scene.ask("DELETE", "/waiting", "viewer")
+        scene.ask("DELETE", "/waiting", "sk-wrong")
+        assert len(list(audit.entries(scene.storage, "m"))) == num_recorded
+        scene.world.now -= timedelta(days=1)
+    assert caplog.text.count("Incorrect API key") == 2
+
+
+def unwritable(*given: object, **named: object) -> None:
+    raise OSError("no space left")
 
 
 def test_an_admin_sees_no_hash_and_revokes_for_good(scene: Scene) -> None:

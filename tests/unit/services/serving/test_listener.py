@@ -70,6 +70,26 @@ def listened(story: Callable[[Application, Listener, httpx.AsyncClient], Awaitab
     asyncio.run(asyncio.wait_for(run(), 30))
 
 
+@pytest.mark.parametrize(("behind_proxies", "told"), [(True, "192.0.2.1"), (False, HOST)])
+def test_who_asks_says_for_whom_only_where_that_is_believed(behind_proxies: bool, told: str) -> None:
+    seen = list[str]()
+
+    async def app(scope: Any, receive: Any, send: Any) -> None:
+        seen.append(scope["client"][0])
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async def run() -> None:
+        listener = Listener(HOST, port := free_port(), MAX_REQUESTS, behind_proxies=behind_proxies)
+        await listener.start(app)
+        async with httpx.AsyncClient(timeout=10) as client:
+            await client.get(f"http://{HOST}:{port}", headers={"x-forwarded-for": "192.0.2.1"})
+        await listener.drain()
+
+    asyncio.run(asyncio.wait_for(run(), 30))
+    assert seen == [told]
+
+
 def test_answers_and_tells_each_request_its_id() -> None:
     async def story(application: Application, listener: Listener, client: httpx.AsyncClient) -> None:
         given = await client.post("/quick", content=b"x", headers={"x-request-id": "mine"})
