@@ -240,27 +240,41 @@ def set_weight(storage: Storage, name: str, weight_percent: float, *, who: str, 
     """Hold the canary at a weight. `of`: the rollout that is meant, None for whichever is under way. In a joined cluster, as those
     below."""
     actor = ensure_controller(name, storage.location)
-    found: RolloutStatus = answer(name, actor.set_weight.remote(weight_percent, who, *_meant(of)))
+    found: RolloutStatus = answer(name, actor.set_weight.remote(weight_percent, who, *_meant(name, actor, of)))
     return found
 
 
 def promote(storage: Storage, name: str, *, who: str, of: str | None = None) -> RolloutStatus:
     """Make the candidate stable now."""
-    found: RolloutStatus = answer(name, ensure_controller(name, storage.location).promote.remote(who, *_meant(of)))
+    actor = ensure_controller(name, storage.location)
+    found: RolloutStatus = answer(name, actor.promote.remote(who, *_meant(name, actor, of)))
     return found
 
 
 def abort(storage: Storage, name: str, *, who: str, of: str | None = None) -> RolloutStatus | None:
     """Take the candidate out now, or outside a rollout, where none is named, go back to the previous revision."""
-    found: RolloutStatus | None = answer(name, ensure_controller(name, storage.location).abort.remote(who, *_meant(of)))
+    actor = ensure_controller(name, storage.location)
+    found: RolloutStatus | None = answer(name, actor.abort.remote(who, *_meant(name, actor, of)))
     return found
 
 
 def revert(storage: Storage, name: str, *, who: str, stable: str) -> None:
     """Outside a rollout, go back from `stable` to the previous revision."""
-    answer(name, ensure_controller(name, storage.location).revert.remote(who, stable))
+    actor = ensure_controller(name, storage.location)
+    _check_named(name, actor)
+    answer(name, actor.revert.remote(who, stable))
 
 
-def _meant(rollout_id: str | None) -> tuple[str, ...]:
+def _meant(name: str, actor: Any, rollout_id: str | None) -> tuple[str, ...]:
     """Left out where none is: a controller that an older version started must obey a command too."""
-    return () if rollout_id is None else (rollout_id,)
+    if rollout_id is None:
+        return ()
+    _check_named(name, actor)
+    return (rollout_id,)
+
+
+def _check_named(name: str, actor: Any) -> None:
+    """Raises UserError: it was started before orders named what they are about, and would not know how to take one."""
+    if not hasattr(actor, "revert"):
+        found = "was started by an older version, and takes no orders of the control API"
+        raise UserError(f"rollout controller of {name}", found, "serinus deploy RECIPE replaces it")

@@ -11,13 +11,14 @@ from pydantic import ValidationError
 from typer.testing import CliRunner
 
 from cluster import config
-from cluster.errors import ConfigError, InputError
+from cluster.errors import ConfigError, InputError, UserError
 from cluster.storage import LocalStorage
 from serinus import app
 from services import audit
 from services.commands.deploy import deploy
 from services.commands.record import key_changes
 from services.config import ServingConfig
+from services.control import orders
 from services.control.deploy import control_url
 from services.rollout import controller
 from services.serving.keys import add_key, publish_keys, read_keys
@@ -66,6 +67,24 @@ def test_a_file_that_cannot_be_used_is_told_before_a_model_is_loaded(
     add_key(file, "ann")
     with pytest.raises(ConfigError, match="no key of the control API"):
         deploy(loaded, LocalStorage(tmp_path / "store"), tmp_path / "recipe.yaml")
+
+
+def test_a_controller_of_before_orders_named_their_rollout_is_told_of(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    method = SimpleNamespace(remote=None)
+    before: Any = SimpleNamespace(set_weight=method, promote=method, abort=method)  # as the handle of such an actor
+    monkeypatch.setattr(controller, "ensure_controller", lambda *given: before)
+    monkeypatch.setattr(orders, "ensure_controller", lambda *given: before)
+    ordered = orders.ControllerOrders(LocalStorage(tmp_path), "m")
+    for order in (
+        lambda: ordered.set_weight(5, "key:ann", "20260101-000000-000000"),
+        lambda: ordered.promote("key:ann", "20260101-000000-000000"),
+        lambda: ordered.abort("key:ann", "20260101-000000-000000"),
+        lambda: ordered.revert("key:ann", "m-00000001"),
+    ):
+        with pytest.raises(UserError, match="serinus deploy RECIPE replaces it"):
+            order()
 
 
 def test_an_address_of_version_6_has_its_brackets() -> None:
