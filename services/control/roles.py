@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable
+from contextlib import ExitStack
 from contextvars import ContextVar
 from datetime import datetime, timedelta
 from typing import Final, get_args
@@ -22,6 +23,8 @@ ROLES: Final[tuple[ControlRole, ...]] = get_args(ControlRole)
 """Each may do what those before it may."""
 CLIENT: ContextVar[str] = ContextVar("serinus_control_client", default="an unknown address")
 """Whose request this task answers."""
+LEAVE: ContextVar[ExitStack] = ContextVar("serinus_control_leave")
+"""Closed when this task's request is answered."""
 LOG_EVERY: Final = timedelta(seconds=10)
 """One line tells of all that was refused at the door meanwhile: whoever knocks must not fill the disk."""
 RECORD_EVERY: Final = timedelta(hours=1)

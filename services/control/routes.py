@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import ExitStack
 from typing import Any, Final, NamedTuple
 
 from fastapi import Depends, FastAPI, Request
@@ -15,7 +16,7 @@ from cluster.errors import ClusterError, Conflict, ResourceError, SerinusError, 
 from cluster.telemetry import logger
 from services.contract import ControlRole
 from services.control.desk import Desk
-from services.control.roles import CLIENT, Refusals, check_role
+from services.control.roles import CLIENT, LEAVE, Refusals, check_role
 from services.serving import openai_errors
 from services.serving.door import App, Door, Keeper, Receive, Send
 from services.serving.openai_errors import ApiError, answer
@@ -89,7 +90,7 @@ def _needs(route: Route, refusals: Refusals) -> Callable[[Request], None]:
 
 
 class _Client:
-    """Notes from where a request comes, for the log."""
+    """Notes from where a request comes, for the log, and ends what it holds while it is answered."""
 
     def __init__(self, app: App) -> None:
         self._app = app
@@ -97,7 +98,9 @@ class _Client:
     async def __call__(self, scope: Any, receive: Receive, send: Send) -> None:
         if client := scope.get("client"):
             CLIENT.set(str(client[0]))
-        await self._app(scope, receive, send)
+        with ExitStack() as leave:
+            LEAVE.set(leave)
+            await self._app(scope, receive, send)
 
 
 async def _answer_ours(request: Request, error: Exception) -> Response:

@@ -15,7 +15,7 @@ from cluster.telemetry import configure
 from services.config import AdmissionConfig
 from services.control.desk import Desk, Terms
 from services.control.orders import ControllerOrders
-from services.control.roles import Refusals
+from services.control.roles import LEAVE, Refusals
 from services.control.routes import application
 from services.serving.admission import Admission
 from services.serving.keys import ApiKey
@@ -25,6 +25,8 @@ from services.serving.watch import KeyWatch
 
 MAX_REQUESTS = 32
 """At once; others are answered 429 before their key is looked at. People and their scripts ask, not users."""
+KEY_SHARE_PERCENT = 25
+"""Of those places for one key: who looks, or sends a body slowly, must not hold all the places of who rolls back."""
 MAX_BODY_BYTES = 2**14
 SHUTDOWN_S = 75.0
 """For orders under way when a replica is replaced: longer than a controller that is being restarted takes to answer."""
@@ -37,12 +39,14 @@ class Doorkeeper:
 
     def __init__(self, keys: KeyWatch, file: str, refusals: Refusals) -> None:
         self._keys, self._refusals = keys, refusals
-        self._admission = Admission(AdmissionConfig(keys=file), num_gateways=1)
+        limits = {"max_waiting_requests": MAX_REQUESTS, "waiting_share_percent": KEY_SHARE_PERCENT}
+        self._admission = Admission(AdmissionConfig.model_validate({"keys": file, **limits}), num_gateways=1)
 
     def owner(self, authorization: str | None) -> ApiKey:
-        """Raises ApiError: 401; 429, the key's requests a minute."""
+        """Raises ApiError: 401; 429, the key's requests a minute or at once."""
         key = self._admission.owner(self._keys.keys, authorization)
         assert key is not None, "keys are asked for"
+        LEAVE.get().enter_context(self._admission.waiting(key))
         self._admission.charge(key, 0, time.monotonic())
         return key
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import pytest
 import uvicorn
 from typer.testing import CliRunner
@@ -14,7 +16,10 @@ from typer.testing import CliRunner
 from cluster.errors import ClusterError, ConfigError, InputError
 from serinus import app
 from services.commands.remote import ControlApi
+from services.control.routes import PREFIX
+from services.control.server import MAX_REQUESTS
 from services.rollout.summary import as_json
+from services.serving.listener import Listener
 from tests.integration.gateway_world import free_port
 from tests.unit.services.control.scene import Scene
 from tests.unit.services.rollout.test_loop import CANDIDATE, STABLE
@@ -121,6 +126,40 @@ def test_a_rollback_needs_no_server_of_the_same_version(served: Served, monkeypa
         served.type("status", role="viewer")
     assert served.type("rollback")[0] == 0
     assert (world.status.id, world.status.phase) == (rollout, "rolling_back")
+
+
+def test_one_key_does_not_hold_all_the_places_of_who_rolls_back(tmp_path: Path) -> None:
+    scene = Scene(tmp_path)
+    rollout = scene.world.start()
+    head = f"POST {PREFIX}/rollouts HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\nauthorization: Bearer {scene.tokens['viewer']}\r\n"
+
+    async def run() -> None:
+        listener = Listener("127.0.0.1", port := free_port(), MAX_REQUESTS)
+        await listener.start(scene.app)
+        slow = [await asyncio.open_connection("127.0.0.1", port) for _ in range(MAX_REQUESTS)]
+        for _, writer in slow:
+            writer.write(f"{head}\r\n{{".encode())
+        told = [asyncio.create_task(reader.readline()) for reader, _ in slow]
+        while sum(task.done() for task in told) < MAX_REQUESTS - 8:
+            await asyncio.sleep(0.01)
+        assert {task.result().split()[1] for task in told if task.done()} == {b"429"}
+        held = next(writer for task, (_, writer) in zip(told, slow, strict=True) if not task.done())
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}{PREFIX}", timeout=30) as client:
+            answers = [await client.post(f"/rollouts/{rollout}/rollback", headers=bearer("operator"))]
+            held.close()
+            while (answer := await client.get("/traffic", headers=bearer("viewer"))).status_code == 429:
+                await asyncio.sleep(0.01)
+            answers.append(answer)
+        assert [answer.status_code for answer in answers] == [200, 200], "a place that was left is there again"
+        for _, writer in slow:
+            writer.close()
+        await asyncio.gather(*told, return_exceptions=True)
+        await listener.drain()
+
+    def bearer(role: str) -> dict[str, str]:
+        return {"authorization": f"Bearer {scene.tokens[role]}"}
+
+    asyncio.run(asyncio.wait_for(run(), 60))
 
 
 def test_who_does_not_answer_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
