@@ -139,7 +139,7 @@ class DecayWatch:
         if found is None or not found[0].asks or (rollout and not rollout[0].ended):
             return None
         watch = found[0]
-        if watch.next_round_at is not None and self._clock() < watch.next_round_at:
+        if _rests(watch, self._clock()):
             return None
         with self._lock:
             if self._turn != watch.turn:  # this process has not read what is known yet
@@ -319,6 +319,12 @@ class DecayWatch:
         log.error("DECAY of %s: %s", self._name, decision.message)
         audit.append(self._storage, _line(watch, decision))
         self._write(watch.replace(phase="alarmed", target=None, decision=decision), version)
+
+
+def _rests(watch: WatchStatus, now: datetime) -> bool:
+    """Until the next round. One that is further away than a round ever is was set by a clock that was set back since: it is due."""
+    longest = max(RETRY, timedelta(hours=watch.probes.decay.round_every_h))
+    return watch.next_round_at is not None and now < watch.next_round_at <= now + longest
 
 
 def _begins(rollout: RolloutStatus, stable: str | None) -> bool:

@@ -175,6 +175,18 @@ def test_scores_are_recorded_at_the_promotion_and_every_item_is_asked_once_a_rou
     assert (whole.verdict, "a drop of 5 points is excluded" in whole.told(CONFIG)) == ("passed", True)
 
 
+def test_a_clock_that_is_set_back_does_not_put_the_next_round_off(tmp_path: Path) -> None:
+    scene = Scene(tmp_path, round_every_h=2)
+    scene.run(45)
+    assert (scene.status.round, scene.watch.task()) == (2, None)
+    scene.now -= timedelta(days=1)
+    scene.run(25)
+    assert scene.status.round == 3
+    asked = scene.num_asked
+    scene.run(90)
+    assert scene.num_asked == asked, "and the one after that comes in its time"
+
+
 def test_a_decayed_model_is_replaced_by_the_one_before(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     scene = Scene(tmp_path)
     scene.run(25)
