@@ -65,8 +65,8 @@ def append(storage: Storage, line: Line, *, after: int = 0) -> Stored:
         Conflict: others kept taking the next place.
     """
     for _ in range(NUM_ATTEMPTS):
-        last = end(storage, line.name, after)
-        entry = Entry(number=(last.entry.number if last else 0) + 1, previous=last.sha256 if last else "", line=line)
+        after, previous = _last(storage, line.name, after)
+        entry = Entry(number=after + 1, previous=previous, line=line)
         content = entry.model_dump_json(indent=1).encode()
         try:
             storage.write(_key(line.name, entry.number), content, expect=ABSENT)
@@ -74,6 +74,22 @@ def append(storage: Storage, line: Line, *, after: int = 0) -> Stored:
             continue
         return Stored(entry=entry, sha256=hashlib.sha256(content).hexdigest())
     raise Conflict(f"the audit record of {line.name} is being written by others all the time")
+
+
+def _last(storage: Storage, name: str, after: int) -> tuple[int, str]:
+    """Number and hash of what stands at the end, also where it is no entry that this version can read: another one may have written
+    it, and the record goes on. 0 and no hash when nothing is there yet."""
+    content = blob.content if after and (blob := storage.read(_key(name, after))) else None
+    if content is None:
+        numbers = _numbers(storage, name)
+        if not numbers:
+            return 0, ""
+        after, content = numbers[-1], b""
+        if blob := storage.read(_key(name, after)):
+            content = blob.content
+    while following := storage.read(_key(name, after + 1)):
+        after, content = after + 1, following.content
+    return after, hashlib.sha256(content).hexdigest()
 
 
 def note(

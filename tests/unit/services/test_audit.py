@@ -86,6 +86,16 @@ def test_what_is_no_entry_any_more_shows_and_others_can_still_be_read(storage: L
     assert [stored.entry.number for stored in audit.entries(storage, "m")] == [1, 3]
 
 
+@pytest.mark.parametrize("after", [0, 3, 5])
+def test_the_record_goes_on_behind_an_entry_that_another_version_wrote(storage: LocalStorage, after: int) -> None:
+    written(storage, 5)
+    path = storage.root / "audit/m/00000005.json"
+    path.write_text(path.read_text().replace('"deployed"', '"unheard_of"'))
+    assert audit.read(storage, "m", 5) is None
+    assert audit.append(storage, line(6), after=after).entry.number == 6
+    assert [stored.entry.number for stored in audit.entries(storage, "m")] == [1, 2, 3, 4, 6]
+
+
 def test_a_note_carries_what_is_known(storage: LocalStorage) -> None:
     stored = audit.note(storage, "m", "deployed", "gateway", who="ann", at=NOW, stable="m-1", before=None)
     assert stored.entry.line.details == {"stable": "m-1"}
