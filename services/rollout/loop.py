@@ -105,9 +105,12 @@ class Loop:
             return pause_s
 
     def retire(self) -> None:
-        """A last turn, with a look, and all evidence written: another process goes on from there."""
+        """A last turn, with a look, and all evidence written: another process goes on from there. Between rollouts there is none:
+        it could load a candidate that waits, which takes minutes, and is the next process' to load."""
         self._looked_at = datetime.min.replace(tzinfo=self._looked_at.tzinfo)
-        self.tick()
+        found = read_status(self._storage, self._name)
+        if found and not found[0].ended:
+            self.tick()
         with self._turns:
             self._intake.close()
 

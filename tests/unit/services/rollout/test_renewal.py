@@ -8,13 +8,15 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import ClusterError
+from services.config import ServingConfig
 from services.rollout import actor
 from services.rollout.evidence import EvidenceStore
 from services.rollout.loop import Loop
 from services.rollout.replay import replay
+from services.rollout.waiting import Waiting, queue_up, read_waiting
 from tests.unit.services.rollout.test_feedback import record as answered
 from tests.unit.services.rollout.test_feedback import written
-from tests.unit.services.rollout.test_loop import World
+from tests.unit.services.rollout.test_loop import CANDIDATE, CONFIG, World
 
 READ_BEFORE_S = 3
 
@@ -64,6 +66,18 @@ def test_what_came_since_the_last_look_is_looked_at_and_written(quiet: None, tmp
     world.run(40)
     assert world.status.phase == "promoted"
     assert all(again.same for again in replay(world.storage, world.status))
+
+
+def test_a_candidate_that_waits_is_left_to_the_next_one(quiet: None, tmp_path: Path) -> None:
+    world, loaded = World(tmp_path), list[str]()
+    world.applications.load = lambda revision, *given: loaded.append(revision.revision)  # type: ignore[method-assign]
+    asked = Waiting(revision=CANDIDATE, config=CONFIG, serving=ServingConfig(), who="ann", at=world.now)
+    queue_up(world.storage, "m", asked, always=True)
+    controller(world).retire()
+    assert loaded == []
+    assert read_waiting(world.storage, "m")[0] == asked
+    world.process(world.storage).tick()
+    assert loaded == [CANDIDATE]
 
 
 def test_gateways_keep_what_a_controller_that_ends_does_not_take(quiet: None, tmp_path: Path) -> None:
