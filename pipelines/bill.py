@@ -9,6 +9,14 @@ from cluster.config import StrictModel
 from pipelines.config import LedgerConfig
 from pipelines.config.carbon import intensity
 
+UNTOLD = ""
+"""Instead of the pool where that is not on record."""
+
+
+def figure(value: float) -> str:
+    """For people: three digits, or all before the point."""
+    return f"{value:,.0f}" if abs(value) >= 100 else f"{value:.3g}"
+
 
 class Charge(StrictModel):
     """Of one stage."""
@@ -44,7 +52,10 @@ class Bill(StrictModel):
         told = self.totals
         units = {"energy_wh": "Wh", "carbon_g": "g CO2e", "money": self.currency}
         return ", ".join(
-            [f"{told['node_hours']:.3g} node hours", *(f"{told[n]:.3g} {u}" for n, u in units.items() if n in told)]
+            [
+                f"{figure(told['node_hours'])} node hours",
+                *(f"{figure(told[n])} {u}" for n, u in units.items() if n in told),
+            ]
         )
 
 
@@ -77,16 +88,16 @@ def _energy(by_pool: Mapping[str, float], rates: LedgerConfig, trained: Sequence
     bases = ", ".join(dict.fromkeys(ledger.energy_basis for ledger in trained))
     measured = [ledger.energy_measured_wh for ledger in trained]
     if (energy := _sum(measured)) is not None:
-        return energy, f"{bases}, in steps"
+        return energy, f"{bases}, in steps and while checkpoints are written"
     watts: dict[str, float | None] = {pool: node.watts for pool, node in rates.nodes.items()}
     if (drawn := _each(by_pool, watts)) is not None:
         return drawn, "estimate: ledger.nodes' watts x node hours, whole nodes"
     if (energy := _sum([ledger.energy_wh for ledger in trained])) is not None:
         return energy, bases
-    return (
-        None,
-        f"not estimated: give {', '.join(f'ledger.nodes.{pool}.watts' for pool in by_pool if not watts.get(pool))}",
-    )
+    if UNTOLD in by_pool:
+        return None, "not estimated: an earlier version counted a part of the hours, without their pools"
+    missing = ", ".join(f"ledger.nodes.{pool}.watts" for pool in by_pool if watts.get(pool) is None)
+    return None, f"not estimated: give {missing}"
 
 
 def _each(by_pool: Mapping[str, float], rate_of: Mapping[str, float | None]) -> float | None:

@@ -105,8 +105,9 @@ class Run:
         """The verdict is there: whatever runs from now on is another lifecycle."""
         if self.node_hours is not None and "gate" in self.made:
             began = self.node_hours.account.began_at
-            models = [made for made in self.made.values() if isinstance(made, Checkpoint) and made.made_at >= began]
-            self.node_hours.close(self.made["gate"].digest, [one.ledger for one in models if one.ledger is not None])
+            trained = [made for made in self.made.values() if isinstance(made, Checkpoint) and made.made_at >= began]
+            once = {one.digest: one.ledger for one in trained}  # the last of progressive training has two roles
+            self.node_hours.close(self.made["gate"].digest, [ledger for ledger in once.values() if ledger is not None])
 
     def ends_with(self, stage: Stage) -> bool:
         return self.until == stage

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
+from typing import get_args
 
 from cluster.artifacts import Ledger
 from cluster.errors import SerinusError
@@ -16,7 +17,7 @@ from cluster.storage import Storage
 from cluster.topology import HEAD
 from pipelines import spending
 from pipelines.bill import reckon
-from pipelines.config import LifecycleConfig, Stage
+from pipelines.config import LifecycleConfig, Pool, Stage
 from pipelines.demand import demands
 from pipelines.progress import say
 from pipelines.spending import Spent
@@ -28,8 +29,8 @@ MIN_NODE_S = 1.0
 
 
 def nodes_of(pools: Collection[str]) -> dict[str, int]:
-    """Living nodes of each of the pools, or where the cluster has no such pool, of all, the head aside; without a
-    cluster this machine. A machine counts once, for the first of its pools."""
+    """Living nodes that may work for one of the pools, which in a cluster that lacks one of them are all, the head aside; without a
+    cluster this machine. A machine counts once, for the pool that it belongs to; one of no pool for the first of these."""
     first, *_ = names = sorted(pools)
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
@@ -37,9 +38,10 @@ def nodes_of(pools: Collection[str]) -> dict[str, int]:
     from cluster.session import POOL_LABEL, node_hosts, on_pool
 
     heads = {*node_hosts({POOL_LABEL: HEAD})}
-    pool_of = {host: pool for pool in reversed(names) for host in node_hosts(on_pool(pool))}
-    workers = [pool for host, pool in pool_of.items() if host not in heads]
-    return Counter(workers or pool_of.values())
+    others = [pool for pool in get_args(Pool) if pool not in names and pool != HEAD]
+    own = {host: pool for pool in reversed([*names, *others]) for host in node_hosts({POOL_LABEL: pool})}
+    hosts = dict.fromkeys(host for pool in names for host in node_hosts(on_pool(pool)))
+    return Counter(own.get(host, first) for host in [host for host in hosts if host not in heads] or hosts)
 
 
 class Held:
@@ -55,7 +57,7 @@ class Held:
         self._count, self._now = count, now
         self._at, self._nodes = now(), {min(pools): 1}
         self.node_s_by_pool, self.most = dict[str, float](), 0
-        self.look()
+        self._see()
 
     @property
     def node_s(self) -> float:
@@ -67,6 +69,9 @@ class Held:
         for pool, nodes in self._nodes.items():
             self.node_s_by_pool[pool] = self.node_s_by_pool.get(pool, 0.0) + nodes * (at - self._at)
         self._at = at
+        self._see()
+
+    def _see(self) -> None:
         try:
             self._nodes = self._count()
         except Exception as error:  # whatever Ray raises

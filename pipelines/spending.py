@@ -11,7 +11,7 @@ from cluster.artifacts import digest
 from cluster.config import StrictModel
 from cluster.errors import InputError, ResourceError
 from cluster.storage import Storage
-from pipelines.bill import Bill
+from pipelines.bill import UNTOLD, Bill
 from pipelines.config import LifecycleConfig, Stage
 
 MAKING = {"data", "model", "train", "progressive", "evaluate", "quantize", "gate"}
@@ -59,11 +59,11 @@ class Account(StrictModel):
 
     @property
     def by_pool(self) -> dict[str, dict[str, float]]:
-        """Stage -> pool -> node hours."""
+        """Stage -> pool -> node hours; UNTOLD is the pool of what an earlier version counted."""
         hours: dict[str, dict[str, float]] = {}
         for one in self.spent:
             pools = hours.setdefault(one.stage, {})
-            for pool, seconds in one.node_s_by_pool.items():
+            for pool, seconds in (one.node_s_by_pool or {UNTOLD: one.node_s}).items():
                 pools[pool] = pools.get(pool, 0.0) + seconds / 3600
         return hours
 

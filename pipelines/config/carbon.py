@@ -29,7 +29,8 @@ def intensity(region: str) -> Intensity:
     """
     if (found := _table().get(region)) is not None:
         return found
-    near = ", ".join(difflib.get_close_matches(region, _table(), cutoff=0.4)) or "DEU, USA, gcp:europe-west1"
+    spelt = region.lower() if ":" in region or "-" in region else region.upper()
+    near = ", ".join(difflib.get_close_matches(spelt, _table(), cutoff=0.4)) or "DEU, USA, gcp:europe-west1"
     raise ValueError(
         f"region {region!r} is not known: a country by three letters or gcp:REGION ({near}), or give carbon_g_per_kwh"
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from cluster.config import StrictModel
 from pipelines.config.carbon import intensity
@@ -41,10 +41,15 @@ class LedgerConfig(StrictModel):
     carbon_g_per_kwh: float | None = Field(None, ge=0)
     """Instead of a region: what the operator's contract or the grid says. Grams of CO2 equivalents."""
 
+    @field_validator("region")
+    @classmethod
+    def _region_is_known(cls, region: str | None) -> str | None:
+        if region is not None:
+            intensity(region)
+        return region
+
     @model_validator(mode="after")
     def _carbon_is_said_once(self) -> LedgerConfig:
         if self.region is not None and self.carbon_g_per_kwh is not None:
             raise ValueError("region and carbon_g_per_kwh say the same: give one of them")
-        if self.region is not None:
-            intensity(self.region)
         return self

@@ -13,7 +13,7 @@ from typing import Any
 import yaml
 
 from cluster.artifacts import Ledger
-from pipelines.bill import Bill
+from pipelines.bill import Bill, figure
 from pipelines.evaluation.report import RunReport
 
 
@@ -79,15 +79,15 @@ def _training(ledger: Ledger) -> Iterator[str]:
 def _bill(bill: Bill) -> Iterator[str]:
     yield from ("", "## Environmental impact", "", f"Of the whole lifecycle, all stages: {bill.words}.")
     rows = (
-        (one.stage, f"{one.node_hours:.3g}", _or_dash(one.energy_wh), _or_dash(one.carbon_g), one.energy_basis)
+        (one.stage, figure(one.node_hours), _or_dash(one.energy_wh), _or_dash(one.carbon_g), one.energy_basis)
         for one in bill.charges
     )
     yield from _table(("stage", "node hours", "Wh", "g CO2e", "energy is"), rows)
     yield from ("", f"Carbon: {_plain(bill.carbon_basis)}.")
 
 
-def _or_dash(figure: float | None) -> str:
-    return "-" if figure is None else f"{figure:.3g}"
+def _or_dash(value: float | None) -> str:
+    return "-" if value is None else figure(value)
 
 
 def _table(names: tuple[str, ...], rows: Iterator[tuple[str, ...]]) -> Iterator[str]:

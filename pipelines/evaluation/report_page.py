@@ -11,7 +11,7 @@ from cluster.artifacts import Check, Finding, Ledger, Speed
 from cluster.artifacts.evaluation import told
 from cluster.registry import Lineage
 from pipelines import pages
-from pipelines.bill import Bill
+from pipelines.bill import Bill, figure
 from pipelines.evaluation import plots
 from pipelines.evaluation.figures import is_whole
 from pipelines.evaluation.page_parts import STATUSES, differences, digest_of, mark, table
@@ -248,7 +248,7 @@ def _hours(spent: Account) -> str:
 def _bill(bill: Bill) -> str:
     def row(name: str, told: Callable[[str], float | None], basis: str) -> tuple[str, ...]:
         figures = (told(column) for column in ("node_hours", "energy_wh", "carbon_g", "money"))
-        return (name, *("" if one is None else f"{one:.3g}" for one in figures), f"<small>{escape(basis)}</small>")
+        return (name, *("" if one is None else figure(one) for one in figures), f"<small>{escape(basis)}</small>")
 
     stages = (row(escape(one.stage), partial(getattr, one), one.energy_basis) for one in bill.charges)
     heads = ("stage", "node hours", "energy, Wh", "carbon, g CO2e", f"money, {bill.currency}", "energy is")

@@ -51,9 +51,9 @@ def test_up_brings_every_pool_and_stages_run_where_they_ask(up: Bench) -> None:
 def test_the_nodes_of_pools_are_counted_each_once(up: Bench) -> None:
     code = (
         "from cluster.session import joined\nfrom pipelines.node_hours import nodes_of\n"
-        "with joined(): print([nodes_of(pools) for pools in (['data'], ['data', 'train', 'train'], ['head'])])"
+        "with joined(): print([{**nodes_of(pools)} for pools in (['data'], ['data', 'train', 'train'], ['head'])])"
     )
-    assert "[1, 2, 1]" in up.run(code)
+    assert "[{'data': 1}, {'data': 1, 'train': 1}, {'head': 1}]" in up.run(code)
 
 
 def test_up_again_only_says_so(up: Bench) -> None:

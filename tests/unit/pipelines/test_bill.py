@@ -8,7 +8,7 @@ import pytest
 from pydantic import ValidationError
 
 from cluster.artifacts import Ledger
-from pipelines.bill import reckon
+from pipelines.bill import UNTOLD, figure, reckon
 from pipelines.config import LedgerConfig
 from pipelines.config.carbon import intensity
 
@@ -38,7 +38,7 @@ def test_energy_carbon_and_money_by_pool() -> None:
     assert (clean.node_hours, clean.energy_wh, clean.money) == (2, 400, 1)
     assert (train.node_hours, train.energy_wh, train.money) == (4, 3_200, 36.5)
     assert clean.carbon_g == pytest.approx(0.4 * 1.5 * 100)
-    assert made.words == "6 node hours, 3.6e+03 Wh, 540 g CO2e, 37.5 EUR"
+    assert made.words == "6 node hours, 3,600 Wh, 540 g CO2e, 37.5 EUR"
     assert "PUE 1.5 x 100 g/kWh (ledger.carbon_g_per_kwh)" in made.carbon_basis
     assert "whole nodes" in clean.energy_basis
 
@@ -46,7 +46,10 @@ def test_energy_carbon_and_money_by_pool() -> None:
 def test_what_counters_told_comes_before_what_nodes_are_said_to_draw_and_that_before_an_estimate() -> None:
     measured = trained(energy_measured_wh=70, energy_basis="measured: RAPL")
     by_counters = reckon(HOURS, rates(nodes=NODES), [measured, measured]).charges[1]
-    assert (by_counters.energy_wh, by_counters.energy_basis) == (140, "measured: RAPL, in steps")
+    assert (by_counters.energy_wh, by_counters.energy_basis) == (
+        140,
+        "measured: RAPL, in steps and while checkpoints are written",
+    )
     estimated = trained(energy_estimate_wh=50, energy_basis="estimate: watts")
     assert reckon(HOURS, rates(nodes=NODES), [measured, estimated]).charges[1].energy_wh == 3_200
     alone = reckon(HOURS, rates(), [estimated]).charges[1]
@@ -63,6 +66,22 @@ def test_what_is_not_known_is_not_said() -> None:
     assert made.carbon_basis.startswith("not told: give ledger.region")
 
 
+def test_hours_of_an_earlier_version_count_and_are_not_priced() -> None:
+    clean, train = reckon(
+        {"clean": {UNTOLD: 2.0}, "train": {UNTOLD: 1.0, "train": 3.0}}, rates(nodes=NODES), ()
+    ).charges
+    assert (clean.node_hours, train.node_hours) == (2, 4)
+    assert clean.money is train.money is train.energy_wh is None
+    assert train.energy_basis == "not estimated: an earlier version counted a part of the hours, without their pools"
+
+
+@pytest.mark.parametrize(
+    ("value", "told"), [(0.00123, "0.00123"), (37.5, "37.5"), (99.96, "100"), (1234.5, "1,234"), (3.21e7, "32,100,000")]
+)
+def test_figures_are_told_without_powers_of_ten(value: float, told: str) -> None:
+    assert figure(value) == told
+
+
 def test_a_region_stands_for_its_average() -> None:
     made = reckon({"clean": {"data": 5.0}}, rates(region="DEU", nodes=NODES), ())
     assert made.charges[0].carbon_g == pytest.approx(intensity("DEU").g_per_kwh)  # of a kilowatt hour
@@ -75,6 +94,8 @@ def test_a_region_stands_for_its_average() -> None:
     [
         ({"region": "Germany"}, r"'Germany' is not known: a country by three letters or gcp:REGION"),
         ({"region": "gcp:europe-west99"}, r"gcp:europe-west9"),
+        ({"region": "deu"}, r"region\n.*'deu' is not known: .*\(DEU"),
+        ({"region": "europe-west1"}, r"gcp:europe-west1"),
         ({"region": "DEU", "carbon_g_per_kwh": 1}, "say the same"),
         ({"pue": 0.9}, "greater than or equal to 1"),
         ({"currency": "euro"}, "pattern"),

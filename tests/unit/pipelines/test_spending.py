@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+import json
 import re
+import sys
 import time
 from collections.abc import Collection
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from typer.testing import CliRunner
 
-from cluster import artifacts
-from cluster.artifacts import GateReport
+from cluster import artifacts, session
+from cluster.artifacts import Checkpoint, GateReport
 from cluster.errors import GateFailed, InputError, ResourceError
 from cluster.storage import LocalStorage
 from pipelines import lifecycle, node_hours
@@ -22,6 +25,7 @@ from pipelines.evaluation.report_page import page
 from pipelines.lifecycle import Run
 from pipelines.node_hours import Held, NodeHours
 from pipelines.spending import BudgetExceeded, accounts, of_verdict
+from pipelines.training.ledger import ledger
 from serinus import app
 
 HOUR = 3600.0
@@ -73,6 +77,28 @@ def test_nodes_that_come_and_go_count_for_as_long_as_they_were_seen() -> None:
         held.look()
     assert held.node_s == 4 * 70 + 1 * 30
     assert held.most == 4
+
+
+@pytest.mark.parametrize(
+    ("pool_of", "asked", "counted"),
+    [
+        ({"1": "head", "2": "data", "3": "train"}, {"data", "train"}, {"data": 1, "train": 1}),
+        ({"1": "head", "2": "train", "3": "train"}, {"data", "train"}, {"train": 2}),  # tokenised there, too
+        ({"1": "head", "2": "train", "3": "serve"}, {"data"}, {"train": 1, "serve": 1}),
+        ({"1": "", "2": ""}, {"train", "serve"}, {"serve": 2}),
+        ({"1": "head"}, {"train"}, {"train": 1}),
+    ],
+)
+def test_a_machine_counts_for_the_pool_that_it_belongs_to(
+    pool_of: dict[str, str], asked: set[str], counted: dict[str, int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def hosts(selector: dict[str, str]) -> list[str]:
+        return [host for host, pool in pool_of.items() if selector.get(session.POOL_LABEL, pool) == pool]
+
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: True))
+    monkeypatch.setattr(session, "has_pool", lambda pool: pool in pool_of.values())
+    monkeypatch.setattr(session, "node_hosts", hosts)
+    assert node_hours.nodes_of(asked) == counted
 
 
 def test_where_nodes_cannot_be_counted_the_last_number_holds(capsys: pytest.CaptureFixture[str]) -> None:
@@ -255,6 +281,58 @@ def test_the_lifecycle_stops_before_the_artifact_and_a_verdict_closes_the_accoun
     (closed,) = accounts(storage, "m")
     assert closed.by_stage == {"train": 10.0, "evaluate": 1.0}
     assert closed.gate == GateReport(key="k", outcome="failed").digest
+
+
+def test_a_model_of_two_roles_is_billed_once(
+    storage: LocalStorage, cluster: Cluster, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As the last one of progressive training."""
+    told = ledger(
+        num_parameters=1,
+        num_tokens=1,
+        tokens_per_s=1,
+        trained_s=3600,
+        device="x86_64 CPU",
+        num_devices=1,
+        precision="float32",
+        watts_per_worker=70,
+    )
+
+    def stages(asked: LifecycleConfig, storage: LocalStorage, work: Run) -> dict[str, Any]:
+        def build(key: str) -> Checkpoint:
+            cluster.now += HOUR
+            return Checkpoint(key=key, ledger=told)
+
+        work.make("train", "trained_1_1", lambda: build("small"))
+        last = work.make("train", "trained_2_1", lambda: build("large"))
+        work.make("train", "trained", lambda: last)
+        work.make("gate", "gate", lambda: GateReport(key="k", outcome="passed"))
+        return {}
+
+    monkeypatch.setattr(lifecycle, "_stages", stages)
+    monkeypatch.setattr(lifecycle, "NodeHours", lambda *given: NodeHours(*given, cluster.count, lambda: cluster.now))
+    lifecycle.run(recipe(budget=None), storage)
+    (closed,) = accounts(storage, "m")
+    assert closed.bill is not None
+    assert closed.bill.charges[0].energy_wh == 140
+
+
+def test_an_account_that_an_earlier_version_began_is_closed_with_all_its_hours(
+    storage: LocalStorage, cluster: Cluster
+) -> None:
+    cluster.work(cluster.hours_of(storage), "clean", 1)
+    (begun,) = accounts(storage, "m")
+    as_before = begun.model_dump(mode="json", exclude={"bill": True, "spent": {"__all__": {"node_s_by_pool"}}})
+    storage.write(begun.key, json.dumps(as_before).encode())
+    counted = cluster.hours_of(
+        storage, ledger={"nodes": {"data": {"price_per_hour": 1}, "train": {"price_per_hour": 2}}}
+    )
+    cluster.work(counted, "train", 1)
+    counted.close("digest", ())
+    assert counted.account.bill is not None
+    clean, train = counted.account.bill.charges
+    assert (clean.node_hours, train.node_hours) == (2, 5)
+    assert (clean.money, train.money) == (None, 8)
 
 
 @pytest.mark.parametrize(("hours", "is_told"), [(0.001, True), (1_000, False)])
