@@ -33,12 +33,16 @@ class Record(StrictModel):
     trained_s: float = 0.0
     """Spent in the steps that stand, over all starts of the run."""
     energy_j: float | None = None
-    """Drawn meanwhile by all ranks, as energy.py measures it; None where a part of the run was not measured."""
+    """Drawn by all ranks in these steps, and while checkpoints were written, as energy.py measures it; None where a part of the run
+    was not measured, or by other counters."""
+    energy_basis: str | None = None
+    """By which."""
 
-    def drawn(self, joules: float | None) -> float | None:
-        """`energy_j` with what one more step drew."""
-        before = 0.0 if self.step == 0 else self.energy_j
-        return None if joules is None or before is None else before + joules
+    def drawn(self, joules: float | None, basis: str | None) -> float | None:
+        """`energy_j` with what one more step drew by those counters."""
+        if self.step == 0:
+            return joules
+        return None if joules is None or self.energy_j is None or basis != self.energy_basis else self.energy_j + joules
 
 
 class Part(NamedTuple):

@@ -104,15 +104,19 @@ class Meter:
         gpu: of this rank's GPU.
         processors: of this rank's share of its machine.
         on_gpu: whether the model is on a GPU.
+        left_out: what works for the ranks and is not measured.
     """
 
-    def __init__(self, gpu: Joules | None, processors: Joules | None, *, on_gpu: bool, device: Any) -> None:
+    def __init__(
+        self, gpu: Joules | None, processors: Joules | None, *, on_gpu: bool, device: Any, left_out: str = ""
+    ) -> None:
         self._device, has_gpu, has_processors = device, gpu is not None, processors is not None
         both, gpus = (self._over_ranks(float(has), "MIN") > 0 for has in (has_processors, has_gpu))
         self._counters = [
             counter for counter, told in ((gpu, gpus), (processors, both)) if told and counter is not None
         ]
-        self.basis = _basis(gpus=gpus, processors=both, on_gpu=on_gpu)
+        basis = _basis(gpus=gpus, processors=both, on_gpu=on_gpu)
+        self.basis = f"{basis}; {left_out} left out" if basis and left_out else basis
 
     def joules(self) -> float | None:
         """Since the last question; None where this is not measured, or was not on one of the ranks."""
@@ -124,6 +128,12 @@ class Meter:
             drawn = math.nan
         together = self._over_ranks(drawn, "SUM")
         return None if math.isnan(together) else together
+
+    def forget(self) -> None:
+        """What was drawn since the last question belongs to a step that does not stand. Asks no other rank."""
+        for counter in self._counters:
+            with contextlib.suppress(Exception):  # as `joules`
+                counter()
 
     def _over_ranks(self, value: float, how: str) -> float:
         import torch
@@ -142,8 +152,14 @@ def _basis(*, gpus: bool, processors: bool, on_gpu: bool) -> str | None:
     return f"measured: {host}" if processors else None
 
 
-def meter_of(engine: Any) -> Meter:
-    """For the ranks of an engine."""
-    counters, on_gpu = zones(), engine.device.type == "cuda"
-    processors = of_processors(counters, processor_times) if counters else None
-    return Meter(of_gpu(engine.device) if on_gpu else None, processors, on_gpu=on_gpu, device=engine.device)
+def meter_of(engine: Any, left_out: str = "") -> Meter:
+    """For the ranks of an engine.
+
+    Args:
+        left_out: what works for the steps elsewhere, and is no rank.
+    """
+    on_gpu, processors = engine.device.type == "cuda", None
+    with contextlib.suppress(OSError, ValueError):  # of counters that are gone since they were found
+        processors = of_processors(counters, processor_times) if (counters := zones()) else None
+    gpu = of_gpu(engine.device) if on_gpu else None
+    return Meter(gpu, processors, on_gpu=on_gpu, device=engine.device, left_out=left_out)

@@ -102,7 +102,7 @@ def _work(config: TrainConfig, what: Plan, figures: Any, own: Heartbeat) -> dict
     if engine.global_rank == 0 and (times := note_start(storage, what.run, record.step)) > 1:
         figures.resumed.remote(times - 1)
     with _found_by_all():
-        meter = meter_of(engine)
+        meter = meter_of(engine, "engines that answer" if isinstance(batches, Answers) else "")
         record, tokens_per_s = _train(engine, config, batches, record, figures, own=own, teacher=teacher, meter=meter)
     own.at("finishing", record.step)
     retention = old.retention(engine)
@@ -117,7 +117,7 @@ def _work(config: TrainConfig, what: Plan, figures: Any, own: Heartbeat) -> dict
         "tokens_per_s": tokens_per_s,
         "trained_s": record.trained_s,
         "energy_j": record.energy_j,
-        "energy_basis": meter.basis,
+        "energy_basis": record.energy_basis,
         "device": device_name(engine.device),
         "precision": str(engine.module.dtype).removeprefix("torch."),
         "files": [entry.model_dump() for entry in files],
@@ -235,9 +235,11 @@ def train_steps(
             incident = Incident(step=record.step + 1, reason=why, sequences_checksum=done.checksum)
             place, left_out = _decided(record, incident, at, config.max_skipped_steps, checkpoints.kept())
             record = _gone_back(record, checkpoints.read(engine, place), incident, left_out)
+            if meter:
+                meter.forget()
             continue
         clock.count(done.num_tokens)
-        record = _gone_on(record, done, rate, clock.last_s, meter.joules() if meter else None)
+        record = _gone_on(record, done, rate, clock.last_s, meter)
         yield record, clock.tokens_per_s
 
 
@@ -251,7 +253,7 @@ def _one_step(engine: Any, batches: Data, step: int, rate: float, loss_function:
     return done._replace(reward=batches.figures.get("reward")) if isinstance(batches, Answers) else done
 
 
-def _gone_on(record: Record, done: Step, rate: float, took_s: float, joules: float | None) -> Record:
+def _gone_on(record: Record, done: Step, rate: float, took_s: float, meter: Meter | None) -> Record:
     point = LossPoint(
         step=record.step + 1,
         loss=done.loss,
@@ -265,7 +267,8 @@ def _gone_on(record: Record, done: Step, rate: float, took_s: float, joules: flo
         step=record.step + 1,
         losses=(*record.losses, point),
         trained_s=record.trained_s + took_s,
-        energy_j=record.drawn(joules),
+        energy_j=record.drawn(meter.joules(), meter.basis) if meter else None,
+        energy_basis=meter.basis if meter else None,
     )
 
 

@@ -101,13 +101,32 @@ def test_a_counter_that_fails_on_the_way_ends_no_run_and_is_not_left_out_of_the_
     assert Meter(None, fails, on_gpu=False, device=one_rank).joules() is None
 
 
+def test_what_works_beside_the_ranks_is_said_to_be_left_out(one_rank: torch.device) -> None:
+    def basis(processors: Joules | None) -> str | None:
+        return Meter(None, processors, on_gpu=False, device=one_rank, left_out="engines that answer").basis
+
+    assert str(basis(lambda: 1.0)).endswith("; engines that answer left out")
+    assert basis(None) is None
+
+
+def test_what_a_step_drew_that_does_not_stand_is_not_the_next_ones(one_rank: torch.device, tmp_path: Path) -> None:
+    package = zone(tmp_path, "0", "package-0", 0)
+    taken = iter([(0.0, 0.0), (1.0, 1.0), (2.0, 2.0)])
+    meter = Meter(None, of_processors(zones(tmp_path), lambda: next(taken)), on_gpu=False, device=one_rank)
+    package.write_text("50000000")
+    meter.forget()
+    package.write_text("53000000")
+    assert meter.joules() == 3
+
+
 def test_a_run_is_measured_whole_or_not_at_all() -> None:
     record = Record()
-    record = record.replace(step=1, energy_j=record.drawn(5.0))
-    record = record.replace(step=2, energy_j=record.drawn(7.0))
+    record = record.replace(step=1, energy_j=record.drawn(5.0, "RAPL"), energy_basis="RAPL")
+    record = record.replace(step=2, energy_j=record.drawn(7.0, "RAPL"))
     assert record.energy_j == 12
-    assert record.replace(energy_j=record.drawn(None)).drawn(3.0) is None
-    assert Record(step=4).drawn(3.0) is None  # of a checkpoint from before anything was measured
+    assert record.replace(energy_j=record.drawn(None, "RAPL")).drawn(3.0, "RAPL") is None
+    assert record.drawn(3.0, "NVML") is None  # it went on where less has a counter, or more
+    assert Record(step=4).drawn(3.0, "RAPL") is None  # of a checkpoint from before anything was measured
 
 
 @pytest.mark.parametrize(

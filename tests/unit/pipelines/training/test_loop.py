@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, ClassVar
+from typing import Any, ClassVar, cast
 
 import pytest
 
 from pipelines.config import TrainConfig
 from pipelines.training import loop
 from pipelines.training.checkpoint import Record
+from pipelines.training.energy import Meter
 from pipelines.training.export import save_model
 from pipelines.training.guard import Kept
 from pipelines.training.loop import Diverged, Step, train_steps
@@ -36,9 +37,20 @@ class Run:
         self.harmed = at in self.lost
         return Step(self.bad.get(at, 3.0 - 0.01 * at), num_tokens=10, checksum=at)
 
+    basis = "an ampere meter"
+
+    def joules(self) -> float:
+        """One a step."""
+        drawn, self.metered = len(self.taken) - self.metered, len(self.taken)
+        return drawn
+
+    def forget(self) -> None:
+        self.joules()
+
     def finish(self) -> Record:
-        done = Record()
-        for done, _ in train_steps(SimpleNamespace(), self.config, SimpleNamespace(), Record(), self):
+        done, self.metered = Record(), 0
+        meter = cast(Meter, self)
+        for done, _ in train_steps(SimpleNamespace(), self.config, SimpleNamespace(), Record(), self, meter=meter):
             if done.step % self.every == 0:
                 self.written = [*self.written, done][-3:]
                 self.weights[done.step, len(done.incidents)] = self.harmed
@@ -66,6 +78,7 @@ def test_a_run_goes_back_and_leaves_the_data_out(monkeypatch: pytest.MonkeyPatch
     assert (second.step, second.back_to_step) == (32, 30)
     assert second.reason.startswith("the loss rose to 9.000")
     assert record.losses[-1].num_tokens == 40 * 10
+    assert (record.energy_j, record.energy_basis) == (40, run.basis)
 
 
 def test_spikes_pass_where_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
