@@ -7,6 +7,7 @@ worth: docs/evaluation.md.
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
@@ -23,10 +24,13 @@ NUM_WORDS = 100
 """That it reads at once, as it was trained; of a longer text every hundred is read, and the worst counts."""
 BATCH = 96
 """Texts at once. With many more BLAS would spread each small product over threads, and wait for them on a busy machine."""
-# As its training split texts, and typographic marks beside: unknown to it, they would hide the words that they stand at.
-MARKS = {ord(mark): " " for mark in '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~\t\n\r“”„«»…—–\xa0'} | {
-    ord(mark): "'" for mark in "’‘"
-}
+# As its training split texts, and typographic marks beside: unknown to it, they would hide the words that they stand at; so would
+# what nobody sees inside of a word.
+MARKS = (
+    {ord(mark): " " for mark in '!"#$%&()*+,-./:;<=>?@[\\]^_`{|}~“”„«»—–'}
+    | {ord(mark): "'" for mark in "’‘"}
+    | dict.fromkeys(map(ord, "\u00ad\u200b\u200c\u200d\u2060\ufeff"), None)
+)
 
 
 class Network:
@@ -50,7 +54,7 @@ class Network:
         """The places of its words in the vocabulary, in rows of NUM_WORDS with zeros before them. Unknown words are left out."""
         import numpy as np
 
-        words = text.lower().translate(MARKS).split(" ")
+        words = unicodedata.normalize("NFKC", text).lower().translate(MARKS).split()
         known = [self.places[word] for word in words if word in self.places]
         rows = [known[at : at + NUM_WORDS] for at in range(0, len(known), NUM_WORDS)] or [[]]
         return [np.pad(np.array(row, np.int64), (NUM_WORDS - len(row), 0)) for row in rows]

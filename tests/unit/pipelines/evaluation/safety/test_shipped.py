@@ -71,6 +71,19 @@ def test_marks_and_length_hide_nothing(network: Scorer) -> None:
     assert clean < 0.1 < 0.8 < min(early, late)
 
 
+@pytest.mark.parametrize(
+    "text",
+    [
+        "you\u202fare\u2009a\u3000fucking\u2028idiot",
+        "ｙｏｕ ａｒｅ ａ ｆｕｃｋｉｎｇ ｉｄｉｏｔ",
+        "you are a fuc\u200bking id\u00adiot\ufeff",
+        "you…are\x0ba\x0cfucking\x85idiot",
+    ],
+)
+def test_neither_do_spaces_of_other_kinds_wide_letters_and_what_is_not_seen(network: Scorer, text: str) -> None:
+    assert network.score([text]) == network.score(["you are a fucking idiot"])
+
+
 def test_whatever_the_text_there_is_one_finite_score(network: Scorer) -> None:
     texts = ["", " ", "\x00\x00", "ﷺ" * 300, "zqxv " * 500, "idiot"]
     found = network.score(texts)
