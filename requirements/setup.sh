@@ -75,7 +75,8 @@ for half in 0 1; do
 done
 printf '%s\n' 0 1 | xargs -P 2 -I HALF $checked --no-compile --requirement "$venv/half-HALF.txt"
 grep '^deepspeed==' "$venv/cpu.txt" >"$venv/last.txt"
-$checked --no-compile --requirement "$venv/last.txt"
+# Not apart from what is installed: newer versions of pip would fetch setuptools for it, of any version, and run that.
+$checked --no-compile --no-build-isolation --requirement "$venv/last.txt"
 echo "setup: [3/4] the quantization overlay, $(grep -c == requirements/quantize.txt) packages"
 $checked --no-compile --target "$venv/serinus-quantize" --requirement "$venv/quantize.txt"
 echo "setup: [4/4] serinus itself"

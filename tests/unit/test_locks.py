@@ -51,3 +51,15 @@ def test_whatever_installs_a_lock_asks_for_hashes(file: str) -> None:
     left = [one for one in commands if "--require-hashes" not in one]
     assert len(commands) > len(left) > 0
     assert [one for one in left if "torch" not in one and "--editable ." not in one] == []
+
+
+@pytest.mark.parametrize(
+    ("file", "lists"),
+    [("requirements/setup.sh", ["$venv/last.txt"]), ("k8s/images/Dockerfile", ["/tmp/cpu.txt", "/tmp/gpu.txt"])],
+)
+def test_what_is_built_here_is_built_by_what_was_locked(file: str, lists: list[str]) -> None:
+    """Apart from what is installed, pip would fetch the newest setuptools for DeepSpeed, without a hash, and run that."""
+    lines = [line for line in (REPOSITORY / file).read_text(encoding="utf-8").splitlines() if "--requirement" in line]
+    for given in lists:
+        (line,) = (line for line in lines if line.replace('"', "").rstrip(" \\").endswith(given))
+        assert "--no-build-isolation" in line
