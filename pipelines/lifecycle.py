@@ -33,7 +33,7 @@ from pipelines.evaluation.verdict import gate, judge_before_quantizing, judge_be
 from pipelines.kv_cache import ConfigJson, config_of
 from pipelines.measures import Meters, watched
 from pipelines.meters import Guarded, exported
-from pipelines.node_hours import NodeHours
+from pipelines.node_hours import NodeHours, write_or_warn
 from pipelines.progress import say
 from pipelines.progressive import train_in_stages
 from pipelines.publish import check_passed, publish_baseline, publish_candidate
@@ -137,7 +137,7 @@ def run(
         try:
             made = _stages(recipe, storage, work)
         except GateFailed:
-            work.close_account()
+            write_or_warn(work.close_account)
             raise
         if until in ("gate", "publish"):
             work.close_account()

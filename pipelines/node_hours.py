@@ -168,7 +168,7 @@ def _now_and_then(look: Callable[[], None], write: Callable[[], None]) -> Iterat
                 look()
                 continue
             written_at = time.monotonic()
-            _write_or_warn(write)  # storage may answer again in a minute
+            write_or_warn(write)  # storage may answer again in a minute
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
@@ -176,7 +176,7 @@ def _now_and_then(look: Callable[[], None], write: Callable[[], None]) -> Iterat
         yield
     except BaseException:
         _joined(thread, done)
-        _write_or_warn(write)
+        write_or_warn(write)
         raise
     _joined(thread, done)
     write()
@@ -187,7 +187,8 @@ def _joined(thread: threading.Thread, done: threading.Event) -> None:
     thread.join()  # it must not be in Ray's hands when that is shut down
 
 
-def _write_or_warn(write: Callable[[], None]) -> None:
+def write_or_warn(write: Callable[[], None]) -> None:
+    """Write the account where something else is to be told of, whatever becomes of it."""
     try:
         write()
     except SerinusError as error:

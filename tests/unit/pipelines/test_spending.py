@@ -8,7 +8,7 @@ import sys
 import time
 from collections.abc import Collection
 from types import SimpleNamespace
-from typing import Any
+from typing import Any, cast
 
 import pytest
 from typer.testing import CliRunner
@@ -281,6 +281,27 @@ def test_the_lifecycle_stops_before_the_artifact_and_a_verdict_closes_the_accoun
     (closed,) = accounts(storage, "m")
     assert closed.by_stage == {"train": 10.0, "evaluate": 1.0}
     assert closed.gate == GateReport(key="k", outcome="failed").digest
+
+
+def test_that_the_gate_said_no_is_told_and_not_that_its_account_could_not_be_closed(
+    storage: LocalStorage, cluster: Cluster, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def away(key: str, *_: object, **__: object) -> str:
+        raise ResourceError("s3://bucket", "does not answer", "look at it")
+
+    def stages(asked: LifecycleConfig, storage: LocalStorage, work: Run) -> dict[str, Any]:
+        cluster.work(cast(NodeHours, work.node_hours), "train", 1)
+        work.made["gate"] = GateReport(key="k", outcome="failed")
+        monkeypatch.setattr(storage, "write", away)
+        raise GateFailed("no")
+
+    monkeypatch.setattr(lifecycle, "_stages", stages)
+    monkeypatch.setattr(lifecycle, "NodeHours", lambda *given: NodeHours(*given, cluster.count, lambda: cluster.now))
+    with pytest.raises(GateFailed):
+        lifecycle.run(recipe(), storage)
+    assert "the account is not written (s3://bucket: does not answer" in capsys.readouterr().err
+    (still_open,) = accounts(storage, "m")
+    assert (still_open.gate, still_open.node_hours) == (None, 5)
 
 
 def test_a_model_of_two_roles_is_billed_once(
