@@ -21,7 +21,7 @@ DIGITS = 3
 def both(old: float, new: float) -> tuple[str, str]:
     """Two figures with so many digits that what is not the same does not look the same."""
     for digits in range(FEWEST_DIGITS, MOST_DIGITS):
-        told = f"{old:.{digits}g}", f"{new:.{digits}g}"
+        told = f"{old + 0.0:.{digits}g}", f"{new + 0.0:.{digits}g}"  # of the negative of a loss of 0, no "-0"
         if told[0] != told[1] or abs(new - old) <= ROUNDING * abs(old):
             break
     return told
