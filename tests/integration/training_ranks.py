@@ -209,6 +209,7 @@ def _train_case(model: Path, case: dict[str, Any]) -> Points:
     from pipelines.training import checkpoint, importance, loop, losses
     from pipelines.training.checkpoint import Record
     from pipelines.training.consolidation import consolidate
+    from pipelines.training.energy import Meter
     from pipelines.training.engine import build_engine
     from pipelines.training.export import save_model
     from pipelines.training.importance import Earlier
@@ -232,9 +233,12 @@ def _train_case(model: Path, case: dict[str, Any]) -> Points:
     taken: list[list[int]] = []
     noted = share._replace(source=Noted(share.source, taken))
     data = private(config, *ranks) if config.privacy else noted
-    for done, _ in loop.train_steps(engine, config, data, begun, Saved(case)):
+    meter = Meter(None, lambda: 1.0, on_gpu=False, device=engine.device)
+    for done, _ in loop.train_steps(engine, config, data, begun, Saved(case), meter=meter):
         if done.step == case.get("save_at"):
             _save(engine, done, Path(case["save"]))
+    drawn = (done.energy_j or 0.0) - (begun.energy_j or 0.0)
+    assert drawn == engine.world_size * (done.step - begun.step), f"{drawn} J of 1 a rank and step"
     if "export" in case:
         whole = checkpoint.weights(engine)
         if engine.global_rank == 0:
