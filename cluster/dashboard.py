@@ -10,6 +10,7 @@ from typing import Any
 
 from cluster.config import StrictModel
 from cluster.errors import ClusterError
+from cluster.redirects import Straight
 from cluster.session import token
 from cluster.topology import POOL_LABEL
 
@@ -118,14 +119,7 @@ def _get(dashboard: str, path: str) -> Any:
         raise ClusterError(where, f"does not answer ({error})", REMEDY) from None
 
 
-class _Straight(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: the token would go along, to wherever it points."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
-
-
-_OPENER = urllib.request.build_opener(_Straight)
+_OPENER = urllib.request.build_opener(Straight)
 
 
 def _answer(dashboard: str, path: str) -> Any:

@@ -84,9 +84,7 @@ class S3Storage:
         from botocore.exceptions import FlexibleChecksumError, HTTPClientError, IncompleteReadError
 
         with self._asking():
-            for left in reversed(
-                range(s3_attempts.BRIEF_ATTEMPTS if self._attempts.given_up else s3_attempts.ATTEMPTS)
-            ):
+            for left in reversed(range(self._attempts.num)):
                 try:
                     answer = self._client.get_object(Bucket=self.bucket, Key=self._full(key))
                 except self._client.exceptions.NoSuchKey:

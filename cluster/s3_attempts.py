@@ -60,6 +60,11 @@ class Attempts:
         self.given_up = False
         """A call failed for the last time, and none was answered since."""
 
+    @property
+    def num(self) -> int:
+        """Of a call that begins now."""
+        return BRIEF_ATTEMPTS if self.given_up else ATTEMPTS
+
     def follow(self, client: Any) -> None:
         """Count the attempts of a boto3 client."""
         client.meta.events.register("before-send.s3", self._sent)
@@ -85,7 +90,7 @@ class Attempts:
             if oldest is None or now - oldest.began < WORD_AFTER_S or now - self._said_at < SAY_EVERY_S:
                 return None
             self._said_at = now
-            left = max(1, (BRIEF_ATTEMPTS if self.given_up else ATTEMPTS) - oldest.failed)
+            left = max(1, self.num - oldest.failed)
         failed = f" (failed attempts: {oldest.failed}, the last with: {oldest.why})" if oldest.failed else ""
         at_most = f"attempts left: {left}, for {left * (SILENCE_S + PAUSE_S) / 60:.0f} min at most"
         return f"{self._bucket} does not answer {oldest.told} for {now - oldest.began:.0f} s{failed}; {at_most}"

@@ -15,7 +15,9 @@ import typer
 from pydantic import ValidationError
 
 from cluster import config
+from cluster.bearer import authorization
 from cluster.errors import ClusterError, ConfigError, InputError
+from cluster.redirects import Straight
 from cluster.telemetry import printable
 from services.contract import Traffic
 
@@ -42,16 +44,11 @@ class ControlApi:
         plain = parts.scheme == "http"
         if plain and not config.is_loopback(parts.hostname or ""):
             raise ConfigError("--server", "the key would cross the network in the clear", "use https://")
-        key = config.variable(KEY_VARIABLE)
-        if key is None or not key.isascii() or not key.isprintable():
-            found = "is not set" if key is None else "is no key"
-            raise ConfigError(
-                KEY_VARIABLE, found, "put a key of the control API there: serinus keys add NAME --control ROLE"
-            )
-        self._server, self._key = server.rstrip("/"), key
+        remedy = "put a key of the control API there: serinus keys add NAME --control ROLE"
+        self._server, self._headers = server.rstrip("/"), authorization(KEY_VARIABLE, "--server", remedy)
         way = [urllib.request.ProxyHandler({})] if plain else []
         secure = urllib.request.HTTPSHandler(context=ssl.create_default_context())
-        self._opener = urllib.request.build_opener(_Straight, secure, *way)
+        self._opener = urllib.request.build_opener(Straight, secure, *way)
 
     def get(self, path: str) -> Any:
         return self.ask("GET", path)
@@ -63,8 +60,8 @@ class ControlApi:
             InputError: it refuses.
             ClusterError: it does not answer, or not as a control API does.
         """
-        request = urllib.request.Request(f"{self._server}/control/v1{path}", method=method)  # noqa: S310  # checked
-        request.add_header("Authorization", f"Bearer {self._key}")
+        address = f"{self._server}/control/v1{path}"
+        request = urllib.request.Request(address, headers=self._headers, method=method)  # noqa: S310  # checked
         if body is not None:
             request.data = json.dumps(body).encode()
             request.add_header("Content-Type", "application/json")
@@ -148,13 +145,6 @@ def _address(server: str) -> SplitResult:
     raise ConfigError(
         "--server", f"{printable(server) or 'nothing'} is no address", "give one such as https://host:8010"
     )
-
-
-class _Straight(urllib.request.HTTPRedirectHandler):
-    """Follows no redirect: the key would go along."""
-
-    def redirect_request(self, *_: Any) -> None:
-        return None
 
 
 def _reason(error: urllib.error.HTTPError) -> str:

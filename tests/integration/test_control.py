@@ -21,6 +21,7 @@ from services.serving.keys import add_key, publish_keys
 from tests.integration.gateway_world import eventually, free_port, port_of_serve
 from tests.integration.rollout_world import CONFIG, Deployed
 from tests.unit.certificate_files import make_pair
+from tests.unit.services.control.scene import two_at_once
 
 pytestmark = pytest.mark.integration
 
@@ -112,18 +113,7 @@ def test_of_two_promotions_at_once_one_wins(controlled: Controlled) -> None:
     world.load(world.candidate)
     rollout = world.start()
     controlled.ask("POST", f"/rollouts/{rollout}/weight", body={"weight_percent": 10})
-    answers, together = list[int](), threading.Barrier(2)
-
-    def promote() -> None:
-        together.wait()
-        answers.append(controlled.ask("POST", f"/rollouts/{rollout}/promote").status_code)
-
-    threads = [threading.Thread(target=promote) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(answers) == [200, 409]
+    assert two_at_once(lambda: controlled.ask("POST", f"/rollouts/{rollout}/promote").status_code) == [200, 409]
     ended = world.wait(lambda status: status.ended)
     assert (ended.phase, [d.action for d in ended.decisions].count("promote")) == ("promoted", 1)
 

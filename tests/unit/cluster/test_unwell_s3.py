@@ -114,7 +114,8 @@ def test_who_waits_for_an_answer_hears_of_it_and_of_the_answer(
 ) -> None:
     for name, number in (("WORD_AFTER_S", 0.01), ("LOOK_EVERY_S", 0.01), ("SAY_EVERY_S", 0.1)):
         monkeypatch.setattr(s3_attempts, name, number)
-    monkeypatch.setattr(s3_attempts, "_watcher", s3_attempts._Watcher())  # the process's own may still sleep for a second
+    # The process's own may still sleep for a second.
+    monkeypatch.setattr(s3_attempts, "_watcher", s3_attempts._Watcher())
     S3Storage(s3_uri).write("a", b"words")
     capsys.readouterr()
     with unwell(monkeypatch, s3_uri, *[treatment] * (5 if failed else 1)) as (storage, _):

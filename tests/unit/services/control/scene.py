@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import threading
+from collections.abc import Callable
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -18,6 +20,22 @@ from services.rollout.status import RolloutStatus
 from services.serving.keys import add_key, publish_keys
 from services.serving.watch import KeyWatch
 from tests.unit.services.rollout.test_loop import CONFIG, World
+
+
+def two_at_once(act: Callable[[], int]) -> list[int]:
+    """What `act` returns to each of two who call it at the same moment; ascending."""
+    together, answers = threading.Barrier(2), list[int]()
+
+    def called() -> None:
+        together.wait()
+        answers.append(act())
+
+    threads = [threading.Thread(target=called) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    return sorted(answers)
 
 
 class LoopOrders:

@@ -96,8 +96,8 @@ def test_a_refusal_is_told_with_what_to_do(served: Served) -> None:
         ("https://:password@host", "sk-x", "is no address"),
         ("https://host/#there", "sk-x", "is no address"),
         ("https://user:password@host", "sk-x", "is no address"),
-        ("http://127.0.0.1:8010", None, "is not set"),
-        ("http://127.0.0.1:8010", "sk-x\r\nx-serinus-role: admin", "is no key"),
+        ("http://127.0.0.1:8010", None, "has no variable SERINUS_API_KEY"),
+        ("http://127.0.0.1:8010", "sk-x\r\nx-serinus-role: admin", "no header may have"),
     ],
 )
 def test_a_key_goes_nowhere_where_others_read_it(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import threading
 from datetime import timedelta
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from services.control.routes import PREFIX, ROUTES, Route
 from services.rollout.waiting import read_waiting
 from services.serving.keys import add_key, publish_keys, read_keys
 from services.serving.openai_errors import ErrorAnswer
-from tests.unit.services.control.scene import Scene
+from tests.unit.services.control.scene import Scene, two_at_once
 from tests.unit.services.rollout.test_loop import CANDIDATE, STABLE
 
 BODIES = {
@@ -91,18 +90,7 @@ def test_a_viewer_looks_and_an_operator_acts_with_the_keys_name_on_record(scene:
 def test_of_two_who_promote_at_once_one_wins_and_the_other_is_told(scene: Scene) -> None:
     rollout = scene.world.start()
     scene.world.run(2)
-    together, answers = threading.Barrier(2), list[int]()
-
-    def promote() -> None:
-        together.wait()
-        answers.append(scene.ask("POST", f"/rollouts/{rollout}/promote").status_code)
-
-    threads = [threading.Thread(target=promote) for _ in range(2)]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
-    assert sorted(answers) == [200, 409]
+    assert two_at_once(lambda: scene.ask("POST", f"/rollouts/{rollout}/promote").status_code) == [200, 409]
     scene.world.run(10)
     assert scene.world.status.phase == "promoted"
     assert [d.action for d in scene.world.status.decisions].count("promote") == 1
