@@ -8,10 +8,10 @@ import urllib.parse
 import urllib.request
 from typing import Any
 
+from cluster.auth_token import token
 from cluster.config import StrictModel
 from cluster.errors import ClusterError
 from cluster.redirects import Straight
-from cluster.session import token
 from cluster.topology import POOL_LABEL
 
 TIMEOUT_S = 15.0

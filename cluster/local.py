@@ -21,6 +21,7 @@ from pathlib import Path
 import psutil
 
 from cluster import ray_tls
+from cluster.auth_token import ensure_token
 from cluster.config import home
 from cluster.errors import ClusterError, ConfigError, ResourceError
 from cluster.local_record import LocalCluster, alive, save, saved, seen_as, state_file
@@ -28,7 +29,7 @@ from cluster.ports import free_port, listens
 from cluster.processes import end, writing_in
 from cluster.profiles import LocalNode, Machine, ProfileName, scaled
 from cluster.ray_start import Launches
-from cluster.session import addresses_here, check_answers, ensure_token, scratch, visible_gpus
+from cluster.session import addresses_here, check_answers, scratch, visible_gpus
 from cluster.topology import HEAD, Topology
 
 Say = Callable[[str], None]

@@ -8,8 +8,8 @@ from threading import Event
 from typing import Final, TypeVar
 
 from cluster.errors import ProcessDied
+from cluster.pools import on_pool
 from cluster.progress import say
-from cluster.session import on_pool
 from cluster.waiting import POLL_S, wait_for_node
 
 MOST_LOSSES: Final = 5

@@ -1,4 +1,4 @@
-"""The only place that joins a Ray cluster: which one, with which token, and where in it a stage runs."""
+"""The only place that joins a Ray cluster: which one, and with which environment."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import hashlib
 import logging
 import os
 import re
-import secrets
 import shutil
 import socket
 import stat
@@ -14,22 +13,20 @@ import sys
 import sysconfig
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import psutil
 
 from cluster import ray_tls
+from cluster.auth_token import AUTH_MODE, ensure_token, token, uses_token
 from cluster.config import home
 from cluster.errors import ClusterError, ResourceError
 from cluster.processes import end, within
-from cluster.topology import AUTOSCALED_LABEL, POOL_LABEL
-
-__all__ = ["ENVIRONMENT", "POOL_LABEL", "joined", "on_pool", "package_root", "prepare_environment"]
 
 ENVIRONMENT = {
-    "RAY_AUTH_MODE": "token",
+    "RAY_AUTH_MODE": AUTH_MODE,
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_V2_ENABLED": "1",
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
@@ -178,7 +175,7 @@ def check_answers(address: str) -> None:
         socket.create_connection((host.strip("[]"), int(port)), timeout=5).close()
     except (OSError, OverflowError) as error:
         raise ClusterError(where, f"does not answer ({error})", _REMEDY) from None
-    if _uses_token() and not token():
+    if uses_token() and not token():
         raise ClusterError(where, "asks for a token and there is none here", _TOKEN_REMEDY)
     _ask_gcs(where, address)
 
@@ -283,62 +280,6 @@ def cpus_of_a_core() -> float:
     return max((node["Resources"]["CPU"] / int(node["Labels"][CORES_LABEL]) for node in nodes), default=1)
 
 
-def on_pool(pool: str) -> dict[str, str]:
-    """Label selector for work on that pool; empty (anywhere) in a cluster that has no such pool."""
-    return {POOL_LABEL: pool} if has_pool(pool) else {}
-
-
-def has_pool(pool: str) -> bool:
-    """Whether a node of it lives, or did (the head remembers the last thousand that died), or is brought where work waits for it.
-
-    Work for a pool whose last machine is gone waits for the next one (cluster/waiting.py), and goes to no other pool."""
-    import ray
-
-    return any(node.get("Labels", {}).get(POOL_LABEL) == pool for node in ray.nodes()) or is_autoscaled()
-
-
-def lacks_node(pool: str) -> bool:
-    """Whether the cluster has the pool, and the pool no living node."""
-    return not num_nodes({POOL_LABEL: pool}) and has_pool(pool)
-
-
-def is_autoscaled() -> bool:
-    """Whether the joined cluster gets more nodes where work waits for them."""
-    return num_nodes({AUTOSCALED_LABEL: "true"}) > 0
-
-
-def num_nodes(selector: dict[str, str]) -> int:
-    """Living nodes with these labels. In a joined cluster."""
-    return len(node_hosts(selector))
-
-
-def node_hosts(selector: dict[str, str]) -> list[str]:
-    """Addresses of the living nodes with these labels. In a joined cluster."""
-    import ray
-
-    nodes = [node for node in ray.nodes() if node["Alive"] and selector.items() <= node.get("Labels", {}).items()]
-    return [str(node["NodeManagerAddress"]) for node in nodes]
-
-
-def check_gpus(pool: str, num_gpus: int, field: str) -> None:
-    """Refuse at once what no node of the pool could ever hold: a task that waits for it would wait for ever. Of nodes that are
-    still to come nothing is known here: `serinus cluster check` reads what an autoscaler's have.
-
-    Raises:
-        ResourceError: no living node of the pool has so many GPUs.
-    """
-    import ray
-
-    if lacks_node(pool):
-        return
-    wanted = on_pool(pool)
-    nodes = [n for n in ray.nodes() if n["Alive"] and wanted.items() <= n.get("Labels", {}).items()]
-    most = max((int(n["Resources"].get("GPU", 0)) for n in nodes), default=0)
-    if num_gpus > most:
-        remedy = f"lower {field}, or use a pool whose nodes have them (0 runs on CPUs)"
-        raise ResourceError(field, f"{num_gpus} GPUs are asked for, a node of pool `{pool}` has {most}", remedy)
-
-
 def package_root() -> Path:
     """The folder with the packages, for runtime environments that ship them."""
     return Path(__file__).resolve().parent.parent
@@ -382,49 +323,6 @@ def visible_gpus() -> list[str]:
 def api_server() -> str | None:
     """URL of a cluster's dashboard, as Ray's own tools name it: $RAY_API_SERVER_ADDRESS."""
     return os.environ.get("RAY_API_SERVER_ADDRESS")
-
-
-def _uses_token() -> bool:
-    return os.environ.get("RAY_AUTH_MODE", ENVIRONMENT["RAY_AUTH_MODE"]).lower() == "token"
-
-
-def token_file() -> Path:
-    """Where the token is kept: $RAY_AUTH_TOKEN_PATH or ~/.ray/auth_token."""
-    return Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or Path.home() / ".ray" / "auth_token").expanduser()
-
-
-def token() -> str | None:
-    """The token in Ray's own order: RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH, ~/.ray/auth_token. Never print it."""
-    if not _uses_token():
-        return None
-    if given := os.environ.get("RAY_AUTH_TOKEN", "").strip():
-        return given
-    try:
-        return token_file().read_text(encoding="ascii").strip() or None
-    except (OSError, UnicodeDecodeError):
-        return None
-
-
-def ensure_token() -> None:
-    """Make the token that a new cluster asks for, readable by its owner only, unless there is one.
-
-    Raises:
-        ResourceError: its file cannot be written.
-    """
-    if not _uses_token() or token():
-        return
-    file = token_file()
-    try:
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        draft = file.with_name(f"{file.name}.{os.getpid()}")
-        draft.touch(mode=0o600)
-        draft.write_text(secrets.token_hex(32), encoding="ascii")
-        with suppress(FileExistsError):  # another process was faster: its token is as good
-            os.link(draft, file)
-        draft.unlink()
-    except OSError as error:
-        found = f"cannot be written: {error.strerror}"
-        raise ResourceError(str(file), found, "give yourself write access, or set RAY_AUTH_TOKEN") from None
 
 
 def _first_line(error: BaseException) -> str:

@@ -14,8 +14,8 @@ from types import FrameType
 from typing import Any
 
 from cluster.errors import ResourceError
+from cluster.pools import is_autoscaled, lacks_node, on_pool
 from cluster.progress import say
-from cluster.session import is_autoscaled, lacks_node, on_pool
 
 NODE_TIMEOUT_S = 1800.0
 """A cloud's GPU machine with its environment comes within minutes; one that is sold out never does."""

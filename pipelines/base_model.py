@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cluster import artifacts, session
+from cluster import artifacts, pools, session
 from cluster.artifacts import FileEntry, ImportedModel, Source, file_entries
 from cluster.errors import InputError, UserError
 from cluster.imports import large_imports
@@ -82,7 +82,7 @@ def on_train_pool(function: Callable[..., T], *arguments: Any) -> T:
         return function(*arguments)
     try:
         with watched("model", "train"):
-            task = ray.remote(function).options(num_cpus=1, label_selector=session.on_pool("train"), max_retries=0)
+            task = ray.remote(function).options(num_cpus=1, label_selector=pools.on_pool("train"), max_retries=0)
             return ray.get(task.remote(*arguments))
     except ray.exceptions.RayTaskError as error:
         raise error.cause if isinstance(error.cause, UserError) else error from None

@@ -35,7 +35,8 @@ def nodes_of(pools: Collection[str]) -> dict[str, int]:
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         return {first: 1}
-    from cluster.session import POOL_LABEL, node_hosts, on_pool
+    from cluster.pools import node_hosts, on_pool
+    from cluster.topology import POOL_LABEL
 
     heads = {*node_hosts({POOL_LABEL: HEAD})}
     others = [pool for pool in get_args(Pool) if pool not in names and pool != HEAD]

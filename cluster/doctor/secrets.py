@@ -7,8 +7,8 @@ import stat
 from collections.abc import Iterable
 from pathlib import Path
 
+from cluster.auth_token import token_file
 from cluster.doctor.finding import Finding, judged
-from cluster.session import token_file
 
 
 def private(check: str, file: Path) -> Finding:

@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 
 from cluster.artifacts import Dataset, FileEntry, Record, load
 from cluster.errors import InputError, ResourceError, StageFailed, UserError
-from cluster.session import cpus_of_a_core, on_pool
+from cluster.pools import on_pool
+from cluster.session import cpus_of_a_core
 from cluster.storage import Storage, filesystem_to_write
 from cluster.waiting import watched
 from pipelines.config import DataConfig

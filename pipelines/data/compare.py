@@ -11,7 +11,8 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cluster.errors import InputError
-from cluster.session import cpus_of_a_core, on_pool
+from cluster.pools import on_pool
+from cluster.session import cpus_of_a_core
 from cluster.storage import Storage
 from pipelines.config import DataConfig
 from pipelines.data.batch import schema

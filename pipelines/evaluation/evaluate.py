@@ -13,7 +13,7 @@ from cluster.arithmetic import settled
 from cluster.artifacts import Dataset, EvalReport, FileEntry, Score, Weights
 from cluster.errors import InputError
 from cluster.node_cache import local_copy
-from cluster.session import check_gpus, on_pool
+from cluster.pools import check_gpus, on_pool
 from cluster.storage import Storage, sha256_of, staged_folder
 from cluster.waiting import wait_for_node, watched
 from pipelines.config import EvaluateConfig

@@ -8,7 +8,8 @@ from typing import Any
 from cluster.artifacts import Speed
 from cluster.errors import InputError, ProcessDied, ResourceError, StageFailed
 from cluster.node_loss import outliving_its_node
-from cluster.session import KEEP_MEMORY, on_pool
+from cluster.pools import on_pool
+from cluster.session import KEEP_MEMORY
 from pipelines.config import EvaluateConfig
 from pipelines.evaluation.engine import Dtype, EngineKind, EngineSettings, Scorer
 from pipelines.evaluation.items import Item, Row

@@ -10,7 +10,7 @@ from tempfile import TemporaryFile
 
 from cluster import artifacts
 from cluster.errors import ConfigError
-from cluster.session import check_gpus
+from cluster.pools import check_gpus
 from pipelines.config import EvaluateConfig
 from pipelines.evaluation import report_items, scoring
 from pipelines.evaluation.code import running

@@ -6,7 +6,7 @@ import platform
 from pathlib import Path
 
 from cluster.errors import ResourceError
-from cluster.session import check_gpus, on_pool
+from cluster.pools import check_gpus, on_pool
 from cluster.waiting import wait_for_node
 from pipelines.config import EvaluateConfig, QuantizeConfig
 from pipelines.kv_cache import ConfigJson, head_size

@@ -19,7 +19,7 @@ from cluster.errors import InputError, ProcessDied, ResourceError, StageFailed, 
 from cluster.imports import large_imports
 from cluster.node_cache import local_copy
 from cluster.node_loss import outliving_its_node
-from cluster.session import check_gpus, on_pool
+from cluster.pools import check_gpus, on_pool
 from cluster.storage import Storage, open_storage, sha256_of, staged_folder
 from cluster.waiting import wait_for_node
 from pipelines.config import QuantizationAwareConfig, QuantizeConfig

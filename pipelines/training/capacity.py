@@ -9,7 +9,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-from cluster import session
+from cluster import pools
 from cluster.arithmetic import settled
 from cluster.artifacts import Weights
 from cluster.demand import ACCELERATOR_LABEL, GPU_MEMORY_GIB
@@ -40,7 +40,7 @@ def check_capacity(config: TrainConfig, base: Weights, storage: Storage, teacher
     if teacher is not None:
         _check_positions(config, teacher, storage, "teacher")
     nodes = _pool_nodes(config.pool)
-    if not session.is_autoscaled() or _slots(config, nodes) >= config.num_workers:  # else there are more nodes to come
+    if not pools.is_autoscaled() or _slots(config, nodes) >= config.num_workers:  # else there are more nodes to come
         _check_slots(config, nodes)
         _check_engines(config)
         _check_memory(config, base, nodes, _beside_bytes(config, base, teacher))
@@ -76,7 +76,7 @@ def _check_positions(config: TrainConfig, base: Weights, storage: Storage, what:
 def _pool_nodes(pool: str) -> list[dict[str, Any]]:
     import ray
 
-    wanted = session.on_pool(pool).items()
+    wanted = pools.on_pool(pool).items()
     nodes = [node for node in ray.nodes() if node["Alive"]]
     return [node for node in nodes if wanted <= node.get("Labels", {}).items()]
 

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from cluster import session
+from cluster import pools
 from cluster.artifacts import digest
 from cluster.errors import ConfigError, InputError
 from cluster.node_cache import local_copy
@@ -249,7 +249,7 @@ def make_once(storage: Storage, key: str, work: Callable[..., bytes], *given: An
         return
     try:
         with watched("train", "data"):
-            task = ray.remote(work).options(num_cpus=1, label_selector=session.on_pool("data"))
+            task = ray.remote(work).options(num_cpus=1, label_selector=pools.on_pool("data"))
             storage.write(key, ray.get(task.remote(*given)))
     except ray.exceptions.RayTaskError as error:
         raise (error.cause if isinstance(error.cause, InputError) else error) from None

@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
 
-from cluster import session
+from cluster import pools, session
 from cluster.storage import LocalStorage, Storage, filesystem_to_write
 from cluster.waiting import wait_for_room
 from pipelines import progress
@@ -35,7 +35,7 @@ def fit(config: TrainConfig, storage: Storage, plan: Plan) -> dict[str, Any]:
 
     trackers = open_trackers(config, storage, plan.run.rpartition("/")[2])
     figures = ray.remote(num_cpus=0)(Figures).options(label_selector=_this_node()).remote()
-    watch, pool = Watch(config, figures), session.on_pool(config.pool)
+    watch, pool = Watch(config, figures), pools.on_pool(config.pool)
     try:
         with shown(figures, config.num_steps, Guarded(trackers)), watch.kept():
             while (outcome := _outcome(config, storage, plan, figures, pool)) is None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any, NamedTuple
 
-from cluster import session
+from cluster import pools
 from cluster.artifacts import Dataset, Weights
 from cluster.errors import InputError, UserError
 from cluster.node_cache import local_copy
@@ -53,7 +53,7 @@ def heldout_loss(
     try:
         with watched("train", config.pool, num_gpus=num_gpus):
             task = ray.remote(_measure).options(
-                num_cpus=config.cpus_per_worker, num_gpus=num_gpus, label_selector=session.on_pool(config.pool)
+                num_cpus=config.cpus_per_worker, num_gpus=num_gpus, label_selector=pools.on_pool(config.pool)
             )
             found = task.remote(storage.location, model.folder, paths, asked, max(1, int(config.cpus_per_worker)))
             return HeldoutLoss(*ray.get(found))

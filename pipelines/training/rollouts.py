@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 
 from cluster.errors import ResourceError
 from cluster.node_cache import local_copy
-from cluster.session import KEEP_MEMORY, on_pool
+from cluster.pools import on_pool
+from cluster.session import KEEP_MEMORY
 from cluster.storage import open_storage
 from pipelines.config import GrpoConfig, LoraConfig, TrainConfig
 from pipelines.offline_engine import ENVIRONMENT, load_engine

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from cluster import session
+from cluster import pools
 from cluster.artifacts import Dataset, digest
 from cluster.config import StrictModel
 from cluster.errors import InputError
@@ -145,7 +145,7 @@ def _in_one_task(jobs: list[dict[str, str]]) -> list[dict[str, Any]]:
     import ray
 
     task = ray.remote(lambda: [tokenize_shard(job) for job in jobs])
-    done: list[dict[str, Any]] = ray.get(task.options(num_cpus=1, label_selector=session.on_pool("data")).remote())
+    done: list[dict[str, Any]] = ray.get(task.options(num_cpus=1, label_selector=pools.on_pool("data")).remote())
     return done
 
 
@@ -153,7 +153,7 @@ def _with_ray_data(jobs: list[dict[str, str]]) -> list[dict[str, Any]]:
     import ray
 
     shards = ray.data.from_items(jobs, override_num_blocks=len(jobs))
-    return shards.map(tokenize_shard, num_cpus=1, label_selector=session.on_pool("data")).take_all()
+    return shards.map(tokenize_shard, num_cpus=1, label_selector=pools.on_pool("data")).take_all()
 
 
 def tokenize_shard(job: dict[str, str]) -> dict[str, Any]:

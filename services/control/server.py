@@ -9,7 +9,7 @@ from typing import Any
 from ray import serve
 
 from cluster.code_version import code_version
-from cluster.session import on_pool
+from cluster.pools import on_pool
 from cluster.storage import open_storage
 from cluster.telemetry import configure
 from services.config import AdmissionConfig

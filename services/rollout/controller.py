@@ -146,7 +146,7 @@ def _end(name: str, actor: str, replaced: Any) -> None:
 def _controller(name: str, storage_uri: str, applications: Applications | None) -> Any:
     import ray
 
-    from cluster.session import on_pool
+    from cluster.pools import on_pool
 
     actor: Any = (
         ray.remote(Controller)

@@ -285,7 +285,7 @@ def ensure_prober(name: str, storage_uri: str) -> Any:
     """
     import ray
 
-    from cluster.session import on_pool
+    from cluster.pools import on_pool
 
     options: dict[str, Any] = {"name": prober_name(name), "namespace": NAMESPACE, "lifetime": "detached"}
     options |= {"get_if_exists": True, "num_cpus": 0, "max_restarts": -1, "max_task_retries": 0}

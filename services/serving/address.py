@@ -12,7 +12,7 @@ from typing import Any
 import psutil
 
 from cluster.errors import ResourceError
-from cluster.session import node_hosts
+from cluster.pools import node_hosts
 from services.config import ServingConfig
 from services.serving import tls
 

@@ -15,8 +15,8 @@ from pydantic import ValidationError
 from cluster.artifacts import Revision, digest
 from cluster.code_version import code_version
 from cluster.errors import ConfigError, InputError, ResourceError
+from cluster.pools import on_pool
 from cluster.registry import resolve
-from cluster.session import on_pool
 from cluster.storage import Storage, open_storage
 from cluster.telemetry import logger
 from services.config import ServingConfig

@@ -16,7 +16,7 @@ from ray import serve
 from starlette.exceptions import HTTPException
 
 from cluster.imports import large_imports
-from cluster.session import num_nodes
+from cluster.pools import num_nodes
 from services.config import ServingConfig
 from services.serving import openai_errors
 from services.serving.door import Door, Keeper, longest_stay_s

@@ -6,7 +6,7 @@ from typing import Any, Final
 
 from cluster.artifacts import Revision
 from cluster.errors import ClusterError, SerinusError, StageFailed
-from cluster.session import on_pool
+from cluster.pools import on_pool
 from cluster.storage import Storage, open_storage
 from services.config import ServingConfig
 

@@ -11,7 +11,8 @@ from typing import Any
 
 from cluster import registry
 from cluster.artifacts import Revision
-from cluster.session import joined, on_pool
+from cluster.pools import on_pool
+from cluster.session import joined
 from cluster.storage import LocalStorage
 from cluster.topology import POOL_LABEL
 from services.config import ServingConfig

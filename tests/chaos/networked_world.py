@@ -21,9 +21,10 @@ import psutil
 import pytest
 import yaml
 
+from cluster.auth_token import ensure_token
 from cluster.processes import writing_in
 from cluster.ray_start import TOO_SLOW
-from cluster.session import ensure_token, node_environment
+from cluster.session import node_environment
 from tests.chaos.network import Network, is_possible
 from tests.chaos.redis import IS_INSTALLED, Redis
 from tests.integration.local_cluster import REPOSITORY

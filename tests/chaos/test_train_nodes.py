@@ -14,8 +14,8 @@ from typing import Any
 import pytest
 
 from cluster.artifacts import LossPoint
+from cluster.auth_token import ensure_token
 from cluster.processes import end
-from cluster.session import ensure_token
 from cluster.storage import LocalStorage
 from tests.chaos.training_nodes import HEAD_HOST, Nodes, Run, host, steps_trained
 from tests.chaos.training_world import registered, wait_for

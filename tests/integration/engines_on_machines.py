@@ -13,7 +13,8 @@ from typing import Any
 
 from cluster.node_loss import gone
 from cluster.ports import free_port
-from cluster.session import POOL_LABEL, prepare_environment
+from cluster.session import prepare_environment
+from cluster.topology import POOL_LABEL
 from pipelines.config import EvaluateConfig
 from pipelines.evaluation import pool
 from pipelines.evaluation.engine import EngineSettings

@@ -11,8 +11,10 @@ from typing import Any
 
 from cluster import node_loss
 from cluster.errors import ProcessDied, ResourceError
+from cluster.pools import num_nodes, on_pool
 from cluster.ports import free_port
-from cluster.session import POOL_LABEL, num_nodes, on_pool, prepare_environment
+from cluster.session import prepare_environment
+from cluster.topology import POOL_LABEL
 from cluster.waiting import wait_for_node, watched
 
 NODE: dict[str, Any] = {"num_cpus": 1, "include_dashboard": False, "object_store_memory": 80 << 20}

@@ -12,7 +12,8 @@ pytestmark = pytest.mark.integration
 
 PROGRAM = """
 import os, sys, time
-from cluster.session import joined, on_pool
+from cluster.pools import on_pool
+from cluster.session import joined
 import ray
 print({"secrets.txt", "notes.txt"} & set(os.listdir(".")), os.environ["COLOUR"], flush=True)
 with joined() as how:

@@ -17,7 +17,9 @@ from tests.integration.machines import MACHINES, Machine, Machines
 pytestmark = MACHINES
 PROGRAM = """
 import json
-from cluster.session import POOL_LABEL, joined, node_hosts, on_pool
+from cluster.pools import node_hosts, on_pool
+from cluster.session import joined
+from cluster.topology import POOL_LABEL
 with joined():
     import ray
     where = ray.remote(num_cpus=1)(lambda: ray.util.get_node_ip_address())

@@ -26,7 +26,9 @@ FILE = "ray_cluster_on_premise.yaml"
 NOT_COPIED = shutil.ignore_patterns(".*", "__pycache__", "tests", "build", "*.egg-info")
 PROGRAM = """
 import json, os, socket, time
-from cluster.session import POOL_LABEL, joined, node_hosts
+from cluster.pools import node_hosts
+from cluster.session import joined
+from cluster.topology import POOL_LABEL
 from cluster.topology import POOLS
 
 with joined(os.environ.get("RAY_ADDRESS", "auto")):

@@ -21,7 +21,8 @@ print(status.model_dump_json() if status else "none")
 
 WHERE = """
 import json, os
-from cluster.session import joined, on_pool
+from cluster.pools import on_pool
+from cluster.session import joined
 with joined() as how:
     import ray
     @ray.remote(num_cpus=1)

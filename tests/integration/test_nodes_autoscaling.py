@@ -20,9 +20,10 @@ from typing import Any
 import pytest
 import yaml
 
+from cluster.auth_token import ensure_token
 from cluster.ports import free_port
 from cluster.processes import end
-from cluster.session import ensure_token, node_environment
+from cluster.session import node_environment
 from tests.integration.local_cluster import REPOSITORY
 from tests.integration.loopback_provider import HEAD, start_command
 
@@ -36,7 +37,8 @@ pytestmark = [
 HEAD_HOST, IDLE_S, PATIENCE_S = "127.0.1.1", 15.0, 240.0
 PROGRAM = """
 import json, sys, threading, time
-from cluster.session import joined, node_hosts
+from cluster.pools import node_hosts
+from cluster.session import joined
 from cluster.storage import LocalStorage
 from cluster.topology import POOL_LABEL
 from pipelines.config import DataConfig, SourceConfig

@@ -16,7 +16,8 @@ from tests.integration.local_cluster import REPOSITORY
 pytestmark = pytest.mark.integration
 
 PRIVATE = """
-from cluster.session import joined, on_pool, scratch
+from cluster.pools import on_pool
+from cluster.session import joined, scratch
 print(scratch(), flush=True)
 with joined() as how:
     import ray, os, time

@@ -7,7 +7,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
-from cluster.session import on_pool, prepare_environment
+from cluster.pools import on_pool
+from cluster.session import prepare_environment
 from cluster.waiting import watched
 from pipelines.config import EvaluateConfig
 from pipelines.evaluation.code import sandbox

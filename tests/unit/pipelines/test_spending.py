@@ -13,10 +13,11 @@ from typing import Any, cast
 import pytest
 from typer.testing import CliRunner
 
-from cluster import artifacts, session
+from cluster import artifacts, pools
 from cluster.artifacts import Checkpoint, GateReport
 from cluster.errors import GateFailed, InputError, ResourceError
 from cluster.storage import LocalStorage
+from cluster.topology import POOL_LABEL
 from pipelines import lifecycle, node_hours
 from pipelines.config import LifecycleConfig, Stage
 from pipelines.evaluation.model_card import card
@@ -93,11 +94,11 @@ def test_a_machine_counts_for_the_pool_that_it_belongs_to(
     pool_of: dict[str, str], asked: set[str], counted: dict[str, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def hosts(selector: dict[str, str]) -> list[str]:
-        return [host for host, pool in pool_of.items() if selector.get(session.POOL_LABEL, pool) == pool]
+        return [host for host, pool in pool_of.items() if selector.get(POOL_LABEL, pool) == pool]
 
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: True))
-    monkeypatch.setattr(session, "has_pool", lambda pool: pool in pool_of.values())
-    monkeypatch.setattr(session, "node_hosts", hosts)
+    monkeypatch.setattr(pools, "has_pool", lambda pool: pool in pool_of.values())
+    monkeypatch.setattr(pools, "node_hosts", hosts)
     assert node_hours.nodes_of(asked) == counted
 
 
