@@ -18,7 +18,7 @@ from services.commands.cluster import in_public_cluster
 from services.commands.queue import queue_up
 from services.commands.recipe import ReadServed, ServedRecipe
 from services.commands.record import print_traffic, show_traffic
-from services.commands.remote import ControlApi, ServerOption
+from services.commands.remote import ServerOption, control_api
 from services.control.orders import ensure_controller
 
 
@@ -33,7 +33,7 @@ def register_start(app: typer.Typer, read_recipe: ReadServed, out: Console) -> N
     ) -> None:
         """Load a revision beside stable and begin its rollout with the first step of the recipe (--server: as deployed)."""
         if server is not None:
-            print(ControlApi(server).start(revision))
+            print(control_api(server, recipe).start(revision))
             return
         loaded = read_recipe(recipe)
         storage = open_storage(loaded.storage)
@@ -52,7 +52,7 @@ def register_start(app: typer.Typer, read_recipe: ReadServed, out: Console) -> N
     def withdraw(recipe: RecipeOption = None, server: ServerOption = None) -> None:
         """Take the candidate that waits for its turn out of its place."""
         if server is not None:
-            print(ControlApi(server).withdraw())
+            print(control_api(server, recipe).withdraw())
             return
         from datetime import UTC, datetime
 
@@ -85,7 +85,7 @@ def register_acts(app: typer.Typer, read_recipe: ReadServed, out: Console) -> No
 
     def act(verb: str, recipe: Path | None, server: str | None, *arguments: Any) -> None:
         if server is not None:
-            api = ControlApi(server)
+            api = control_api(server, recipe)
             getattr(api, verb)(*arguments)
             show_traffic(api.traffic(), out)
             return

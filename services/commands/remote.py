@@ -8,6 +8,7 @@ import ssl
 import urllib.error
 import urllib.request
 from contextlib import suppress
+from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Final
 from urllib.parse import SplitResult, urlsplit
 
@@ -33,6 +34,18 @@ KEY_VARIABLE: Final = "SERINUS_API_KEY"
 TIMEOUT_S: Final = 120.0
 """Longer than the server waits for a controller."""
 MAX_ANSWER_BYTES: Final = 2**26
+
+
+def control_api(server: str, recipe: Path | None) -> ControlApi:
+    """The one that `--server` names.
+
+    Raises:
+        ConfigError: a recipe is named too; or see ControlApi.
+    """
+    if recipe is not None:
+        remedy = "leave one of them out: a control API goes by the recipe that it was deployed with"
+        raise ConfigError("--recipe", f"says nothing beside --server ({recipe} would not be read)", remedy)
+    return ControlApi(server)
 
 
 class ControlApi:

@@ -17,7 +17,7 @@ from cluster.storage import Storage, open_storage
 from cluster.telemetry import printable
 from services.commands.recipe import ReadServed
 from services.commands.record import print_traffic, show_traffic
-from services.commands.remote import ControlApi, ServerOption
+from services.commands.remote import ControlApi, ServerOption, control_api
 
 if TYPE_CHECKING:
     from services.rollout.scribe import History
@@ -40,7 +40,7 @@ def register_now(app: typer.Typer, read_recipe: ReadServed, out: Console) -> Non
         from services.rollout.summary import as_json as summarized
 
         if server is not None:
-            _print_remote(ControlApi(server), as_json, out)
+            _print_remote(control_api(server, recipe), as_json, out)
             return
         loaded = read_recipe(recipe)
         storage = open_storage(loaded.storage)
@@ -112,7 +112,7 @@ def register_offline(app: typer.Typer, read_recipe: ReadServed, out: Console) ->
         from services.rollout.scribe import history as told
 
         if server is not None:
-            found = ControlApi(server).history(last)
+            found = control_api(server, recipe).history(last)
         else:
             loaded = read_recipe(recipe)
             found = told(open_storage(loaded.storage), loaded.name, last)
@@ -173,7 +173,8 @@ def _print_waiting(storage: Storage, last: RolloutStatus, out: Console) -> None:
         out.print(f"waiting: {error}", markup=False)
         return
     if waiting is not None and not waiting.began(last):
-        out.print(f"waiting: {waiting.revision}, asked for by {waiting.who} at {waiting.at:%Y-%m-%d %H:%M:%S}")
+        asked = f"asked for by {waiting.who} at {waiting.at:%Y-%m-%d %H:%M:%S}"
+        out.print(f"waiting: {waiting.revision}, {asked}", markup=False)
 
 
 def _follow(storage: Storage, begun: RolloutStatus, out: Console) -> RolloutStatus:

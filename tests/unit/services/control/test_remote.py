@@ -118,6 +118,16 @@ def test_an_address_that_was_left_empty_is_refused_and_not_taken_for_none(monkey
         assert result.exception.where == "--server"
 
 
+def test_a_recipe_beside_a_server_is_refused_and_not_left_unread(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SERINUS_API_KEY", "sk-x")
+    for words in (["rollback"], ["set", "5"], ["start"], ["withdraw"], ["status"], ["history"]):
+        named = ["--recipe", "another.yaml", "--server", "https://there:8010"]
+        result = CliRunner().invoke(app, ["canary", *words, *named])
+        assert isinstance(result.exception, ConfigError)
+        assert result.exception.where == "--recipe"
+        assert "another.yaml" in str(result.exception)
+
+
 def test_a_rollback_needs_no_server_of_the_same_version(served: Served, monkeypatch: pytest.MonkeyPatch) -> None:
     world = served.scene.world
     rollout = world.start()
