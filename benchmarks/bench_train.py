@@ -3,7 +3,8 @@
     python benchmarks/bench_train.py [--repeats 3] [--apart] [--model FOLDER|FILE.gguf] [--out FILE.jsonl] [--folder KEPT]
 
 Two CPU ranks (`--ranks`) of one thread, ZeRO stage 3, gloo. Ray's own processes take a tenth of a core: where ranks want all
-cores (two ranks on two) that is time of theirs, so `--ranks 1` there tells what remains with a core to spare. All sides have the
+cores (two ranks on two) that is time of theirs. `--cores 0` keeps the ranks of all sides on core 0 and so tells what remains
+with a core to spare, as machines with GPUs have it; `--ranks 1` does so without collectives. All sides have the
 same model (a random Llama of 28 M parameters, in float32), the DeepSpeed dictionary that serinus derives, the same documents
 (CPython's help topics) in the same sequences and order, and the same learning rates; that their losses are the same is checked. A
 side trains `--steps` steps, writes a checkpoint, and is started once more to go on from there. Sides take turns, and the order is
@@ -49,6 +50,8 @@ WARM_UP = 3
 MARKS = ("entered", "built", "loaded", "first_step")
 """What a rank's process has come to: the function to train in, the model under DeepSpeed, its checkpoint, the end of a step."""
 SIDES = ("serinus", "bare", "plain")
+CORES: list[int] = []
+"""Those that ranks are kept on (`--cores`); none: they go where the kernel puts them."""
 SHAPE = {
     "hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 4, "num_hidden_layers": 8, "intermediate_size": 1408,
     "vocab_size": 8192, "max_position_embeddings": 1024, "tie_word_embeddings": True, "bos_token_id": 0, "eos_token_id": 0,
@@ -182,7 +185,7 @@ def _of_serinus(world: World, config: Any, resume: bool, out: Path) -> dict[str,
 
 def _asked(config: Any) -> dict[str, Any]:
     """Of Noted in train_times.py."""
-    return {"marks": [WARM_UP, config.checkpoint_every_steps], "bench": os.getpid()}
+    return {"marks": [WARM_UP, config.checkpoint_every_steps], "bench": os.getpid(), "cores": CORES}
 
 
 def _of_bare(world: World, config: Any, resume: bool, out: Path) -> dict[str, Any]:
@@ -303,6 +306,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, help="another one than the random Llama")
     parser.add_argument("--stage", type=int, choices=range(4), default=3)
     parser.add_argument("--ranks", type=int, default=2)
+    parser.add_argument("--cores", type=int, nargs="+", default=[], help="where ranks are kept, of all sides")
     parser.add_argument("--steps", type=int, default=20)
     parser.add_argument("--length", type=int, default=256)
     parser.add_argument("--sequences", type=int, default=2, help="a rank and step")
@@ -313,6 +317,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a JSON line for each side and repeat is added")
     parser.add_argument("--summary", action="store_true", help="only of what --out holds")
     given = parser.parse_args()
+    CORES.extend(given.cores)
     found = (
         [json.loads(line) for line in given.out.read_text().splitlines()] if given.out and given.out.exists() else []
     )
@@ -332,7 +337,8 @@ def compare(given: argparse.Namespace, folder: Path, found: list[dict[str, Any]]
     folder.mkdir(parents=True, exist_ok=True)
     world = prepare(folder, given.model)
     print(f"{machine()}\n{world.base.num_parameters / 1e6:.1f} M parameters, ZeRO {given.stage}, "
-          f"{given.ranks} x {given.sequences} x {given.length} tokens a step", flush=True)  # fmt: skip
+          f"{given.ranks} x {given.sequences} x {given.length} tokens a step"
+          + (f", ranks on core {', '.join(map(str, CORES))}" if CORES else ""), flush=True)  # fmt: skip
     begins = 1 + max((one["repeat"] for one in found), default=0)
     for repeat in range(begins, begins + given.repeats):
         sides, seed = given.sides.split(","), int(time.time())  # a run that the storage knows would be found

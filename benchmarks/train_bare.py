@@ -16,12 +16,13 @@ from typing import Any
 
 import numpy as np
 import psutil
-from train_times import Noted, used
+from train_times import Noted, keep_on, used
 
 
 def main(settings: str) -> None:
     times: dict[str, Any] = {"began": psutil.Process().create_time(), "entered": used()}
     given = json.loads(Path(settings).read_text())
+    keep_on(given["asked"]["cores"])
     engine = build(given)
     times["built"] = used()
     loader = batches(engine, given, times)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import resource
 import time
 from collections.abc import Callable, Iterator
@@ -25,6 +26,7 @@ def timed_worker(given: dict[str, Any]) -> dict[str, Any]:
     blob = storage.read(ASKED)
     assert blob is not None, "train_serinus.py writes it"
     asked = json.loads(blob.content)
+    keep_on(asked["cores"])
     here: Any = loop
     here.build_engine = _noting(loop.build_engine, "built", times)
     here.checkpoint.restore = _noting(loop.checkpoint.restore, "loaded", times)
@@ -71,7 +73,7 @@ class Noted:
 
     Args:
         asked: `marks`, numbers of steps of this start behind which the CPU time of all the side's processes is taken as well;
-            `bench`, the number of the process that started the side.
+            `bench`, the number of the process that started the side; `cores`, of keep_on.
     """
 
     def __init__(self, asked: dict[str, Any]) -> None:
@@ -84,6 +86,13 @@ class Noted:
         self.times["losses"].append(loss)
         if len(self.times["losses"]) in self._asked["marks"]:
             self.times["side_cpu_s"].append(side_cpu_s(self._asked["bench"]))
+
+
+def keep_on(cores: list[int]) -> None:
+    """This process with all its threads, and those to come; with none of them it goes where the kernel puts it."""
+    for thread in psutil.Process().threads() if cores else ():
+        with suppress(OSError):  # it has ended
+            os.sched_setaffinity(thread.id, cores)
 
 
 def used() -> list[float]:
