@@ -13,7 +13,7 @@ ENGINE_CPUS = QUANTIZE_CPUS = 0.5
 
 
 def demands(recipe: LifecycleConfig, num_parameters: int | None = None) -> tuple[Demand, ...]:
-    """In the order of the stages, gate and publish aside, which run in the driver.
+    """In the order of the stages, of each the pool that it is named after first; gate and publish aside, which run in the driver.
 
     Args:
         num_parameters: of the base model; None leaves memory out.
@@ -34,7 +34,6 @@ def demands(recipe: LifecycleConfig, num_parameters: int | None = None) -> tuple
     )
     return (
         Demand(field="data.pool", stage="clean", pool=recipe.data.pool, cpus=1),
-        Demand(field="data.pool", stage="train", pool="data", cpus=1),  # tokenising
         Demand(
             field="train.num_workers",
             stage="train",
@@ -47,6 +46,7 @@ def demands(recipe: LifecycleConfig, num_parameters: int | None = None) -> tuple
             memory_field="train.zero",
         ),
         *_rollouts(train, weights),
+        Demand(field="data.pool", stage="train", pool="data", cpus=1),  # tokenising
         engine,
         Demand(
             field="quantize.num_gpus",

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections import Counter
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import get_args
@@ -28,10 +28,10 @@ MIN_NODE_S = 1.0
 """Finding out that something is made already is not worth a line."""
 
 
-def nodes_of(pools: Collection[str]) -> dict[str, int]:
+def nodes_of(pools: Sequence[str]) -> dict[str, int]:
     """Living nodes that may work for one of the pools, which in a cluster that lacks one of them are all, the head aside; without a
     cluster this machine. A machine counts once, for the pool that it belongs to; one of no pool for the first of these."""
-    first, *_ = names = sorted(pools)
+    first, names = pools[0], sorted(pools)
     ray = sys.modules.get("ray")
     if ray is None or not ray.is_initialized():
         return {first: 1}
@@ -51,12 +51,12 @@ class Held:
     Args:
         count: how many nodes of each pool there are.
         now: a clock in seconds.
-        pools: those that are counted.
+        pools: those that are counted, the stage's own first.
     """
 
-    def __init__(self, count: Callable[[], dict[str, int]], now: Callable[[], float], pools: Collection[str]) -> None:
+    def __init__(self, count: Callable[[], dict[str, int]], now: Callable[[], float], pools: Sequence[str]) -> None:
         self._count, self._now = count, now
-        self._at, self._nodes = now(), {min(pools): 1}
+        self._at, self._nodes = now(), {pools[0]: 1}
         self.node_s_by_pool, self.most = dict[str, float](), 0
         self._see()
 
@@ -94,13 +94,14 @@ class NodeHours:
         self,
         recipe: LifecycleConfig,
         storage: Storage,
-        count: Callable[[Collection[str]], dict[str, int]] = nodes_of,
+        count: Callable[[Sequence[str]], dict[str, int]] = nodes_of,
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._recipe, self._storage, self._count, self._now = recipe, storage, count, now
-        self._pools: dict[str, set[str]] = {}
+        self._pools: dict[str, tuple[str, ...]] = {}
         for demand in demands(recipe):
-            self._pools.setdefault(demand.stage, set()).add(demand.pool)
+            before = self._pools.get(demand.stage, ())
+            self._pools[demand.stage] = tuple(dict.fromkeys((*before, demand.pool)))
         self.account = spending.opened(storage, recipe, datetime.now(UTC))
         if self.account.spent:
             self._say(" by earlier runs of this lifecycle")
@@ -112,7 +113,7 @@ class NodeHours:
         Raises:
             BudgetExceeded: nothing is left for it. Gate and publication hold no pool and are never refused.
         """
-        if not (pools := self._pools.get(stage)):
+        if not (pools := self._pools.get(stage, ())):
             yield
             return
         spending.check(self.account, self._recipe, stage, role)
