@@ -211,7 +211,7 @@ def _replay_looks(storage: Storage, status: RolloutStatus, out: Console) -> bool
 def _replay_decay(storage: Storage, status: RolloutStatus, out: Console) -> bool:
     """What the watch over the promoted model decided, once more from its stored answers."""
     from services.rollout import display
-    from services.rollout.decay_watch import judged_again, read_watch
+    from services.rollout.decay_status import judged_again, read_watch
 
     found = read_watch(storage, status.name)
     if found is None or found[0].id != status.id or found[0].decision is None:

@@ -21,7 +21,8 @@ from services.rollout.acts import Applications
 from services.rollout.applications import RayApplications
 from services.rollout.clock import SteadyClock, wall
 from services.rollout.courier import check_receivers
-from services.rollout.decay_watch import DecayWatch, read_watch
+from services.rollout.decay_status import read_watch
+from services.rollout.decay_watch import DecayWatch
 from services.rollout.feedback import FeedbackBook, TooManyVotes
 from services.rollout.loop import Loop
 from services.rollout.measures import Measures, figures

@@ -21,7 +21,7 @@ from services.rollout.actor import Controller
 from services.rollout.acts import Applications
 from services.rollout.answers import ANSWER_TIMEOUT_S, answer
 from services.rollout.clock import wall
-from services.rollout.decay_watch import WatchStatus, read_watch
+from services.rollout.decay_status import WatchStatus, read_watch
 from services.rollout.status import RolloutStatus, read_status
 
 log = logger("rollout")

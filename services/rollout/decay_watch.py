@@ -1,8 +1,5 @@
-"""The watch over a promoted model: observe -> decide -> act -> persist, between rollouts. Who asks the items is the prober.
-
-    rollouts/<name>/decay.json               the one watch, changed by compare-and-set
-    rollouts/<name>/<id>/recorded.jsonl      each item's score right after the promotion of that rollout
-    rollouts/<name>/<id>/round-0001.jsonl    and in each round since
+"""The watch over a promoted model: observe -> decide -> act -> persist, between rollouts. Who asks the items is the prober; what
+is kept lies where decay_status.py says.
 
 A watch begins with a promotion, rests during the next rollout, and ends when its model is no longer stable.
 """
@@ -15,16 +12,15 @@ from datetime import datetime, timedelta
 from typing import Literal
 
 from cluster import registry
-from cluster.config import StrictModel
-from cluster.errors import InputError, UserError
+from cluster.errors import UserError
 from cluster.storage import ABSENT, Storage
 from cluster.telemetry import logger
 from services import audit
-from services.config import ProbesConfig
 from services.contract import read_traffic
 from services.rollout import acts
 from services.rollout.acts import Applications
-from services.rollout.decay import DecayFinding, Round, judge_round
+from services.rollout.decay import Round
+from services.rollout.decay_status import WatchStatus, read_watch, watch_key
 from services.rollout.probes import ProbeAnswer, ProbeTask, read_answers, write_answers
 from services.rollout.status import Decision, RolloutStatus, folder, read_status
 
@@ -36,87 +32,12 @@ FLUSH_S = 30.0
 """Answers are written at least so often: what a killed controller has to have asked again."""
 
 
-WatchPhase = Literal["recording", "watching", "reverting", "reverted", "alarmed", "ended"]
-
-
-class WatchStatus(StrictModel):
-    """The watch over one promoted revision."""
-
-    id: str
-    """Of the rollout that promoted it."""
-    name: str
-    revision: str
-    probes: ProbesConfig
-    items: str
-    """Storage key."""
-    phase: WatchPhase = "recording"
-    """`alarmed`: it has decayed, and a person must act. `ended`: another revision is stable."""
-    round: int = 1
-    next_round_at: datetime | None = None
-    """Nothing is asked before."""
-    began_at: datetime
-    recorded: float | None = None
-    """Mean score at the promotion."""
-    num_recorded: int = 0
-    last: DecayFinding | None = None
-    """Of the present round, as it was last written; at a round's beginning of the one before."""
-    target: str | None = None
-    """Revision that is brought back."""
-    decision: Decision | None = None
-
-    @property
-    def asks(self) -> bool:
-        return self.phase in ("recording", "watching")
-
-    @property
-    def turn(self) -> tuple[str, str, int]:
-        """What an answer to its present questions belongs to, as ProbeTask has it."""
-        return ("record", self.id, 0) if self.phase == "recording" else ("decay", self.id, self.round)
-
-    @property
-    def file(self) -> str:
-        """Where the answers of the present turn go."""
-        return f"{folder(self.name, self.id)}/recorded.jsonl" if self.phase == "recording" else _round_file(self)
-
-
 def _line(watch: WatchStatus, decision: Decision) -> audit.Line:
     """Told again after a kill it has the same id."""
     about = audit.details(rollout=watch.id, candidate=watch.revision, reason=decision.reason)
     line_id = f"{watch.name}/decayed/{watch.id}-{watch.round}"
     return audit.Line(id=line_id, kind="decayed", name=watch.name, who=decision.who, at=decision.at,
                       message=decision.message, details=about)  # fmt: skip
-
-
-def watch_key(name: str) -> str:
-    return f"rollouts/{name}/decay.json"
-
-
-def read_watch(storage: Storage, name: str) -> tuple[WatchStatus, str] | None:
-    """The watch of `name` with its storage version; None when there never was one.
-
-    Raises:
-        InputError: it is damaged.
-    """
-    blob = storage.read(watch_key(name))
-    if blob is None:
-        return None
-    try:
-        return WatchStatus.model_validate_json(blob.content), blob.version
-    except ValueError as error:
-        where, problem = f"{storage.uri}/{watch_key(name)}", str(error).splitlines()[0]
-        raise InputError(where, f"not the status of a watch ({problem})", "restore the file, or remove it") from None
-
-
-def judged_again(storage: Storage, watch: WatchStatus) -> DecayFinding | None:
-    """What the stored answers of the decision's round come to now; None where nothing was decided. It equals `watch.last` unless
-    answers or code were changed."""
-    if watch.decision is None:
-        return None
-    return judge_round(watch.probes.decay, watch.round, read_answers(storage, _round_file(watch)))
-
-
-def _round_file(watch: WatchStatus) -> str:
-    return f"{folder(watch.name, watch.id)}/round-{watch.round:04d}.jsonl"
 
 
 class DecayWatch:
@@ -191,7 +112,7 @@ class DecayWatch:
         traffic = read_traffic(self._storage, self._name)
         stable = traffic[0].stable if traffic else None
         if rollout and _begins(rollout[0], stable) and (found is None or found[0].id != rollout[0].id):
-            watch = _first(rollout[0], self._clock())
+            watch = WatchStatus.first(rollout[0], self._clock())
             return watch, self._write(watch, found[1] if found else ABSENT)
         if found is None or not (found[0].asks or found[0].phase == "reverting"):
             return None
@@ -329,14 +250,3 @@ def _rests(watch: WatchStatus, now: datetime) -> bool:
 
 def _begins(rollout: RolloutStatus, stable: str | None) -> bool:
     return rollout.phase == "promoted" and bool(rollout.probe_items) and stable == rollout.candidate
-
-
-def _first(rollout: RolloutStatus, now: datetime) -> WatchStatus:
-    return WatchStatus(
-        id=rollout.id,
-        name=rollout.name,
-        revision=rollout.candidate,
-        probes=rollout.config.probes,
-        items=rollout.probe_items,
-        began_at=now,
-    )

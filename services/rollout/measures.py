@@ -7,7 +7,7 @@ from datetime import datetime
 from typing import NamedTuple, get_args
 
 from services.contract import Role
-from services.rollout.decay_watch import WatchPhase, WatchStatus
+from services.rollout.decay_status import WatchPhase, WatchStatus
 from services.rollout.status import RolloutStatus
 
 

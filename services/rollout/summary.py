@@ -6,7 +6,7 @@ from typing import Any
 
 from cluster.config import StrictModel
 from cluster.storage import Storage
-from services.rollout.decay_watch import WatchStatus, read_watch
+from services.rollout.decay_status import WatchStatus, read_watch
 from services.rollout.feedback import FeedbackCounts, feedback
 from services.rollout.findings import Finding
 from services.rollout.looks import stored_scores

@@ -19,7 +19,7 @@ from services.contract import NAMESPACE, actor_name, read_traffic
 from services.engines import attach, detach
 from services.rollout import controller, prober
 from services.rollout.courier import publish_receivers
-from services.rollout.decay_watch import WatchStatus
+from services.rollout.decay_status import WatchStatus
 from services.rollout.summary import QualitySummary, lines
 from tests.e2e.adapters import adapter
 from tests.e2e.conftest import NAME, STABLE, Served

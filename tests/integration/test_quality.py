@@ -21,7 +21,7 @@ from cluster.storage import LocalStorage
 from services.config import ProbesConfig, ProbeSetConfig, RolloutConfig, ServingConfig, StepConfig
 from services.contract import read_traffic
 from services.rollout import controller, prober
-from services.rollout.decay_watch import WatchStatus
+from services.rollout.decay_status import WatchStatus
 from services.rollout.replay import replay
 from services.rollout.summary import lines, summary
 from services.serving.keys import add_key

@@ -17,7 +17,8 @@ from services import audit
 from services.config import DecayConfig, ProbesConfig, ProbeSetConfig, RolloutConfig
 from services.contract import Traffic, read_traffic, write_traffic
 from services.rollout.decay import DecayFinding, items_needed, judge_round, level
-from services.rollout.decay_watch import FLUSH_S, DecayWatch, WatchStatus, judged_again, read_watch
+from services.rollout.decay_status import WatchStatus, judged_again, read_watch
+from services.rollout.decay_watch import FLUSH_S, DecayWatch
 from services.rollout.probes import ProbeAnswer, read_answers
 from services.rollout.status import Decision, RolloutStatus, make_current, write_status
 from services.rollout.summary import lines, summary

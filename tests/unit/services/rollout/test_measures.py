@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from services.config import ProbesConfig
-from services.rollout.decay_watch import WatchStatus
+from services.rollout.decay_status import WatchStatus
 from services.rollout.measures import figures
 from tests.unit.services.rollout.test_loop import World
 
