@@ -101,13 +101,14 @@ def register_acts(app: typer.Typer, read_recipe: ReadServed, out: Console) -> No
 
 def _begin(loaded: ServedRecipe, storage: Storage, candidate: Revision) -> str:
     """Returns the rollout's id."""
-    from services.rollout import controller, courier
+    from services.rollout import controller
+    from services.rollout.receivers import publish_receivers
     from services.serving import app as serving
 
     controller.check_engines(storage, loaded.name, candidate.revision)
     say("canary", f"loading {candidate.revision}")
     serving.deploy_revision(candidate, loaded.serve, storage)
-    courier.publish_receivers(storage, loaded.name, loaded.notify)
+    publish_receivers(storage, loaded.name, loaded.notify)
     ensure_controller(loaded.name, storage)
     keep, who = loaded.serve.keep_revisions, config.user_name()
     return controller.start_rollout(

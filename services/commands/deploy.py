@@ -15,7 +15,8 @@ from services.control.orders import ensure_controller
 def deploy(loaded: ServedRecipe, storage: Storage, recipe: Path) -> str:
     """Returns where the model answers."""
     from services.control.deploy import check_control, deploy_control
-    from services.rollout import controller, courier
+    from services.rollout import controller
+    from services.rollout.receivers import publish_receivers
     from services.serving import app as serving
 
     controller.check_renewal(storage, loaded.name)
@@ -25,7 +26,7 @@ def deploy(loaded: ServedRecipe, storage: Storage, recipe: Path) -> str:
     with key_changes(storage, loaded.name):
         serving.deploy(loaded.name, stable, loaded.serve, storage)
     controller.ensure_traffic(storage, loaded.name, stable.revision)
-    courier.publish_receivers(storage, loaded.name, loaded.notify)
+    publish_receivers(storage, loaded.name, loaded.notify)
     ensure_controller(loaded.name, storage, renewed=True)
     controller.ensure_probes(storage, loaded.name)
     serving.wait_gateway(loaded.name, loaded.serve, storage.location)

@@ -20,7 +20,6 @@ from services.rollout import prober
 from services.rollout.acts import Applications
 from services.rollout.applications import RayApplications
 from services.rollout.clock import SteadyClock, wall
-from services.rollout.courier import check_receivers
 from services.rollout.decay_status import read_watch
 from services.rollout.decay_watch import DecayWatch
 from services.rollout.feedback import FeedbackBook, TooManyVotes
@@ -28,6 +27,7 @@ from services.rollout.loop import Loop
 from services.rollout.measures import Measures, figures
 from services.rollout.notifier import Notifier
 from services.rollout.probes import ProbeAnswer, ProbeTask
+from services.rollout.receivers import check_receivers
 from services.rollout.status import RolloutStatus, newest_moment, read_status
 
 log = logger("rollout")

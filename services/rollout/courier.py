@@ -6,26 +6,22 @@ receiver that is dead costs no memory. At least once: a receiver that hears of a
 
 from __future__ import annotations
 
-import base64
-import binascii
-import hashlib
-import hmac
-import json
 import random
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any, Final, NamedTuple, Protocol
+from typing import Final, NamedTuple, Protocol
 
 from pydantic import Field
 
 from cluster.artifacts import VERSION
-from cluster.config import StrictModel, variable
+from cluster.config import StrictModel
 from cluster.errors import ConfigError, Conflict
 from cluster.storage import ABSENT, Storage
 from cluster.telemetry import logger
 from services import audit
-from services.audit import Line, Stored
-from services.config import AuditKind, NotifyConfig, WebhookConfig, is_web_address
+from services.audit import Stored
+from services.rollout.receivers import Receiver
+from services.rollout.webhook_message import payload, signature
 
 log = logger("notify")
 
@@ -35,23 +31,6 @@ REFUSED: Final = frozenset({400, 404, 410, 413, 422})
 """Answers that another attempt with the same body would get again: it must not keep a rollback's message waiting."""
 MAX_GIVEN_UP: Final = 100
 """Ids remembered of what was never delivered; the oldest are forgotten first."""
-WORDS: Final[dict[AuditKind, str]] = {
-    "started": "rollout started",
-    "step": "next step",
-    "held": "weight set by hand",
-    "promoted": "promoted",
-    "rolled_back": "ROLLED BACK",
-    "aborted": "taken out",
-    "inconclusive": "rolled back, inconclusive",
-    "reverted": "STABLE CHANGED outside a rollout",
-    "waiting": "waiting for its turn",
-    "decayed": "HAS DECAYED",
-    "not_started": "NOT STARTED",
-    "published": "published",
-    "deployed": "deployed",
-    "keys": "API keys changed",
-    "refused": "REFUSED by the control API",
-}
 
 
 class Reply(NamedTuple):
@@ -74,126 +53,12 @@ class Post(Protocol):
     def __call__(self, url: str, headers: dict[str, str], body: bytes, timeout_s: float) -> Reply: ...
 
 
-class Receiver(StrictModel):
-    """A webhook as it is in force."""
-
-    webhook: WebhookConfig
-    since: int = 0
-    """Last entry of the record before the webhook was named: it hears what comes after."""
-    timeout_s: float
-    give_up_after_s: float
-
-    @property
-    def id(self) -> str:
-        """Tells receivers apart by their addresses, and tells no address."""
-        where = self.webhook.url or f"env:{self.webhook.url_env}"
-        return hashlib.sha256(where.encode()).hexdigest()[:12]
-
-    @property
-    def url(self) -> str:
-        """Raises ConfigError: the environment variable is not set, or is no address."""
-        if self.webhook.url is not None:
-            return self.webhook.url
-        url = _variable("url_env", str(self.webhook.url_env))
-        if not is_web_address(url):
-            found = f"the environment variable {self.webhook.url_env} is no address"
-            raise ConfigError("notify.webhooks.url_env", found, "should be such as https://host/path")
-        return url
-
-    @property
-    def secret(self) -> str | None:
-        """Raises ConfigError: the environment variable is not set."""
-        name = self.webhook.secret_env
-        return _variable("secret_env", name) if name else None
-
-
-def _variable(field: str, name: str) -> str:
-    found = variable(name)
-    if found is None:
-        remedy = f"set {name} where the head of the cluster is started (before `serinus up`, or in the head's pod)"
-        raise ConfigError(f"notify.webhooks.{field}", f"the controller's environment has no variable {name}", remedy)
-    return found
-
-
-class Receivers(StrictModel):
-    """All webhooks of one model, as the controller reads them."""
-
-    receivers: tuple[Receiver, ...] = ()
-
-
 class Cursor(StrictModel):
     """How far one receiver has come."""
 
     entry: int = 0
     given_up: tuple[str, ...] = Field(default=())
     """Ids of what was not delivered in time, the newest last."""
-
-
-def publish_receivers(storage: Storage, name: str, config: NotifyConfig) -> None:
-    """Put the recipe's webhooks in force: the controller of `name` reads them within seconds."""
-    known = {receiver.id: receiver for receiver in read_receivers(storage, name)}
-    end = audit.end(storage, name) if config.webhooks else None
-    made = []
-    for webhook in config.webhooks:
-        since = end.entry.number if end else 0
-        new = Receiver(webhook=webhook, since=since, timeout_s=config.timeout_s, give_up_after_s=config.give_up_after_s)
-        made.append(new.replace(since=known[new.id].since) if new.id in known else new)
-    if made or known:
-        storage.write(_receivers_key(name), Receivers(receivers=tuple(made)).model_dump_json(indent=1).encode())
-
-
-def read_receivers(storage: Storage, name: str) -> tuple[Receiver, ...]:
-    """Those in force, each once."""
-    blob = storage.read(_receivers_key(name))
-    found = Receivers.model_validate_json(blob.content).receivers if blob else ()
-    return tuple({receiver.id: receiver for receiver in found}.values())
-
-
-def check_receivers(storage: Storage, name: str) -> None:
-    """Raises ConfigError: what a webhook needs of this process's environment is not there."""
-    for receiver in read_receivers(storage, name):
-        receiver.url, receiver.secret  # noqa: B018
-
-
-def payload(stored: Stored) -> bytes:
-    """The body: `text` is what Slack and its like show, `data` is for machines. Layout as Standard Webhooks has it."""
-    line = stored.entry.line
-    data = {
-        "id": line.id,
-        "model": line.name,
-        "kind": line.kind,
-        "who": line.who,
-        "message": line.message,
-        **line.details,
-        "audit_number": stored.entry.number,
-        "audit_sha256": stored.sha256,
-    }
-    body: dict[str, Any] = {"type": f"serinus.{line.kind}", "timestamp": line.at.isoformat(), "text": text(line)}
-    return json.dumps({**body, "data": data}, ensure_ascii=False).encode()
-
-
-def text(line: Line) -> str:
-    """One line for people."""
-    about = line.details.get("candidate")
-    what = f" {about}" if about else ""
-    return f"{line.name}:{what} {WORDS[line.kind]} (by {line.who}): {line.message}"
-
-
-def signature(secret: str, message_id: str, timestamp_s: int, body: bytes) -> str:
-    """HMAC-SHA256 over id, time and body: Standard Webhooks 1.0, "signature scheme", symmetric. The time is part of it so that a
-    receiver can refuse what is old, and nobody can send it again as new."""
-    signed = f"{message_id}.{timestamp_s}.".encode() + body
-    return "v1," + base64.b64encode(hmac.new(_key_of(secret), signed, hashlib.sha256).digest()).decode()
-
-
-def _key_of(secret: str) -> bytes:
-    if secret.startswith("whsec_"):
-        try:
-            return base64.b64decode(secret.removeprefix("whsec_"), validate=True)
-        except binascii.Error:
-            raise ConfigError("notify.webhooks.secret_env", "begins with whsec_ and goes on with no base64",
-                              "give whsec_ and base64, or any other text") from None  # fmt: skip
-    return secret.encode()
 
 
 def wait_s(attempt: int, asked_s: float | None, draw: Callable[[], float]) -> float:
@@ -320,7 +185,3 @@ class Courier:
     @property
     def _key(self) -> str:
         return f"notifications/{self._name}/{self.receiver.id}.json"
-
-
-def _receivers_key(name: str) -> str:
-    return f"notifications/{name}/webhooks.json"

@@ -16,7 +16,8 @@ from cluster.storage import Storage
 from cluster.telemetry import logger
 from services import audit
 from services.rollout import scribe
-from services.rollout.courier import Courier, Post, Receiver, Reply, read_receivers
+from services.rollout.courier import Courier, Post, Reply
+from services.rollout.receivers import Receiver, read_receivers
 from services.rollout.status import read_status
 
 log = logger("notify")

@@ -18,8 +18,8 @@ from services.config import NotifyConfig, ProbesConfig, ProbeSetConfig, RolloutC
 from services.contract import NAMESPACE, actor_name, read_traffic
 from services.engines import attach, detach
 from services.rollout import controller, prober
-from services.rollout.courier import publish_receivers
 from services.rollout.decay_status import WatchStatus
+from services.rollout.receivers import publish_receivers
 from services.rollout.summary import QualitySummary, lines
 from tests.e2e.adapters import adapter
 from tests.e2e.conftest import NAME, STABLE, Served

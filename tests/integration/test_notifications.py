@@ -11,7 +11,7 @@ import pytest
 from cluster.errors import ConfigError
 from services import audit
 from services.config import NotifyConfig, WebhookConfig
-from services.rollout.courier import publish_receivers
+from services.rollout.receivers import publish_receivers
 from tests.integration.listener import Listener
 from tests.integration.rollout_world import CONFIG, Deployed
 
