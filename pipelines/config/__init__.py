@@ -37,6 +37,8 @@ from pipelines.config.gate import (
     asked_of,
 )
 from pipelines.config.lifecycle import LifecycleConfig
+from pipelines.config.methods import CausalConfig, InstructConfig, MethodConfig, PreferenceConfig
+from pipelines.config.model import ModelConfig
 from pipelines.config.privacy import BudgetConfig, PrivacyConfig
 from pipelines.config.progressive import ForecastGateConfig, ProgressiveConfig, SizeConfig, StageConfig, StageRunConfig
 from pipelines.config.quantization import QuantizationAwareConfig, QuantizeConfig, Stratum
@@ -45,16 +47,7 @@ from pipelines.config.sharing import ParallelConfig, ZeroConfig
 from pipelines.config.spending import LedgerConfig, NodeBudgetConfig, NodeRates
 from pipelines.config.stages import STAGES, Pool, Stage
 from pipelines.config.trackers import MlflowConfig, TrackersConfig, WandbConfig
-from pipelines.config.training import (
-    CausalConfig,
-    DistillationConfig,
-    InstructConfig,
-    LoraConfig,
-    MethodConfig,
-    ModelConfig,
-    PreferenceConfig,
-    TrainConfig,
-)
+from pipelines.config.training import DistillationConfig, LoraConfig, TrainConfig
 
 __all__ = [
     "BUILT_IN_RULES",

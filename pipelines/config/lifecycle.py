@@ -9,10 +9,11 @@ from cluster.recipe import NamedRecipe
 from pipelines.config.data import DataConfig
 from pipelines.config.evaluation import EvaluateConfig
 from pipelines.config.gate import GateConfig, asked_of
+from pipelines.config.model import ModelConfig
 from pipelines.config.progressive import ProgressiveConfig, refuse
 from pipelines.config.quantization import QuantizeConfig
 from pipelines.config.spending import LedgerConfig, NodeBudgetConfig
-from pipelines.config.training import ModelConfig, TrainConfig
+from pipelines.config.training import TrainConfig
 from pipelines.task_config import UNGATED, UNMEASURED
 
 

@@ -1,4 +1,4 @@
-"""The base model, and how it is trained. No heavy imports here."""
+"""How a model is trained. No heavy imports here."""
 
 from __future__ import annotations
 
@@ -6,57 +6,16 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from cluster.config import Location, StrictModel
+from cluster.config import StrictModel
 from pipelines.config.continual import ConsolidationConfig, ReplayConfig
+from pipelines.config.methods import CausalConfig, MethodConfig, kind_of
+from pipelines.config.model import ModelConfig
 from pipelines.config.privacy import PrivacyConfig
 from pipelines.config.quantization import QuantizationAwareConfig
 from pipelines.config.rewards import GrpoConfig
 from pipelines.config.sharing import ParallelConfig, ZeroConfig
 from pipelines.config.stages import Pool
 from pipelines.config.trackers import TrackersConfig
-
-
-class ModelConfig(StrictModel):
-    """The base model."""
-
-    source: Location
-    """A Hugging Face folder, a .gguf file, or hf://organisation/name on the hub."""
-    revision: str = "main"
-    """Of the hub's repository; ignored for files."""
-    trust_remote_code: Literal[False] = False
-    """Never: code from a model folder is not run."""
-
-
-class CausalConfig(StrictModel):
-    """Every token of the dataset's documents from those before it."""
-
-    kind: Literal["causal"] = "causal"
-
-
-class InstructConfig(StrictModel):
-    """The assistant's turns of conversations, by the model's chat template; what it is asked is no target."""
-
-    kind: Literal["instruct"] = "instruct"
-    path: Location
-    """JSONL with `messages` (a list of `role` and `content` that ends with the assistant's), or `prompt` and `answer`."""
-
-
-class PreferenceConfig(StrictModel):
-    """Direct preference optimization (Rafailov et al. 2023, arXiv 2305.18290): of two answers, more of the chosen one."""
-
-    kind: Literal["dpo"] = "dpo"
-    path: Location
-    """JSONL with `prompt` (text, or a list of messages), `chosen` and `rejected`."""
-    beta: float = Field(0.1, gt=0)
-    """How closely the model is kept to the one that training begins with: the larger, the closer."""
-    heldout_percent: float = Field(10, ge=0, le=50)
-    """Of the prompts: their pairs are not trained on, and how often the model prefers their chosen answers is measured before
-    and after. 0 measures nothing."""
-    heldout_seed: int = 0
-    """Another one holds out other prompts."""
-
-
-MethodConfig = Annotated[CausalConfig | InstructConfig | PreferenceConfig | GrpoConfig, Field(discriminator="kind")]
 
 
 class DistillationConfig(StrictModel):
@@ -169,7 +128,7 @@ class TrainConfig(StrictModel):
     @classmethod
     def _lets_spikes_pass(cls, given: Any) -> Any:
         """With privacy, and with grpo, whose loss says nothing of how the model does, the default of spike_deviations is null."""
-        if isinstance(given, dict) and (given.get("privacy") is not None or _kind(given.get("method")) == "grpo"):
+        if isinstance(given, dict) and (given.get("privacy") is not None or kind_of(given.get("method")) == "grpo"):
             return {"spike_deviations": None, **given}
         return given
 
@@ -337,8 +296,3 @@ class TrainConfig(StrictModel):
     def total_sequences(self) -> int:
         """Sequences of an optimizer step over all workers."""
         return self.replicas * self.sequences_per_worker * self.accumulation
-
-
-def _kind(method: Any) -> Any:
-    """Of a method that is not validated yet."""
-    return method.get("kind") if isinstance(method, dict) else getattr(method, "kind", None)
