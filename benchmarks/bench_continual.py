@@ -132,10 +132,10 @@ def settings(side: str, asked: argparse.Namespace) -> TrainConfig:
 
 def measure(side: str, asked: argparse.Namespace, model: Path) -> dict[str, Any]:
     """Train that side in this process, by the loop that a rank of a run goes through, and measure the model."""
-    from pipelines.training import loop
     from pipelines.training.checkpoint import Record
     from pipelines.training.consolidation import hold
     from pipelines.training.engine import build_engine
+    from pipelines.training.train_steps import train_steps
 
     config, texts = settings(side, asked), Texts(asked.data, model, asked.length)
     began = time.monotonic()
@@ -147,7 +147,7 @@ def measure(side: str, asked: argparse.Namespace, model: Path) -> dict[str, Any]
         say(side, f"Fisher's diagonal after {time.monotonic() - began:.0f} s")
     losses: list[float] = []
     if side != "base":
-        for done, _ in loop.train_steps(engine, config, Batches(source, share, config.seed), Record(), Nowhere()):
+        for done, _ in train_steps(engine, config, Batches(source, share, config.seed), Record(), Nowhere()):
             losses.append(done.losses[-1].loss)
             if done.step % 10 == 0:
                 say(side, f"step {done.step}: loss {losses[-1]:.3f}, {time.monotonic() - began:.0f} s")

@@ -131,9 +131,9 @@ def train_side(side: str, engine: Any, config: TrainConfig, tokens: Tokens, kept
     """By the loop that a rank of a run goes through, from the last checkpoint in `kept`."""
     from pipelines.training import checkpoint
     from pipelines.training.batches import Batches, Packed
-    from pipelines.training.loop import train_steps
     from pipelines.training.packing import Share
     from pipelines.training.tokens import TokenIndex, open_stream
+    from pipelines.training.train_steps import train_steps
 
     data, told = (None, dict[str, Any]()) if side != "private" else private_data(config, tokens)
     if data is None:

@@ -70,9 +70,9 @@ def rank(number: int, port: int, case: dict[str, Any], folder: Path, out: Path) 
     from pipelines.training.batches import Batches, Packed
     from pipelines.training.checkpoint import Record, Reported
     from pipelines.training.engine import build_engine
-    from pipelines.training.loop import train_steps
     from pipelines.training.packing import Share, Stream
     from pipelines.training.parallel import replica
+    from pipelines.training.train_steps import train_steps
 
     names = {"RANK": number, "LOCAL_RANK": number, "WORLD_SIZE": case["num_workers"], "MASTER_PORT": port}
     os.environ.update({name: str(value) for name, value in names.items()} | {"MASTER_ADDR": "127.0.0.1"})

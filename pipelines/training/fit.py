@@ -15,7 +15,8 @@ from pipelines import progress
 from pipelines.config import TrainConfig
 from pipelines.training.failure import explained, lacked_room
 from pipelines.training.figures import Figures, shown
-from pipelines.training.loop import starts, worker
+from pipelines.training.loop import worker
+from pipelines.training.starts import starts
 from pipelines.training.trackers import Guarded, open_trackers
 from pipelines.training.watch import Watch
 from pipelines.training.worker_plan import Plan

@@ -34,11 +34,11 @@ from pipelines.training.heldout import Parts, split
 from pipelines.training.importance import FOLDER
 from pipelines.training.intact import check_files
 from pipelines.training.ledger import ledger, measured_of
-from pipelines.training.loop import starts
 from pipelines.training.old import carry, earlier, heldout_tokens, old_dataset
 from pipelines.training.private_run import account, begin, origin, warn_unprotected
 from pipelines.training.prompts import check_prompts, load_prompts, make_prompts
 from pipelines.training.rewards import check_function, read_sources, recorded
+from pipelines.training.starts import starts
 from pipelines.training.teacher import check_vocabulary
 from pipelines.training.tokens import TokenIndex, make_tokens, tokenizer_digest
 from pipelines.training.trackers import check_trackers

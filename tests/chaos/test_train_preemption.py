@@ -23,16 +23,16 @@ def told_of_it(given: dict[str, Any]) -> dict[str, Any]:
     from ray.train.v2._internal.execution.context import get_train_context
     from ray.train.v2.api.preemption import PreemptionInfo
 
-    from pipelines.training import loop
+    from pipelines.training import loop, train_steps
 
-    take = loop.optimizer_step
+    take = train_steps.optimizer_step
 
     def notice(engine: Any, batches: Any, step: int, *args: Any) -> Any:
         if step == 2 and dist.get_rank() == 1:
             get_train_context().preemption_context.preemption_info = PreemptionInfo(None, {"node": [1]})
         return take(engine, batches, step, *args)
 
-    here: Any = loop
+    here: Any = train_steps
     here.optimizer_step = notice
     return loop.worker(given)
 

@@ -36,10 +36,10 @@ def written_by(write: Callable[[Write, Path, int, Any], None]) -> None:
 def held_back(given: dict[str, Any]) -> dict[str, Any]:
     """The train stage's worker. The checkpoint of step 3 is written once step 5 is done, that of step 6 once step 7 is; in the
     middle of that one's file, once, rank 1 is killed."""
-    from pipelines.training import loop
+    from pipelines.training import loop, train_steps
 
     root, done = Path(given["plan"]["storage"]), [threading.Event() for _ in range(9)]
-    take, here = loop.optimizer_step, loop
+    take, here = train_steps.optimizer_step, train_steps
 
     def noted(engine: Any, batches: Any, step: int, *args: Any) -> Any:
         result = take(engine, batches, step, *args)

@@ -206,7 +206,7 @@ def _save(engine: Any, record: Any, folder: Path) -> None:
 
 
 def _train_case(model: Path, case: dict[str, Any]) -> Points:
-    from pipelines.training import checkpoint, importance, loop, losses
+    from pipelines.training import checkpoint, importance, losses, train_steps
     from pipelines.training.checkpoint import Record
     from pipelines.training.consolidation import consolidate
     from pipelines.training.energy import Meter
@@ -227,14 +227,14 @@ def _train_case(model: Path, case: dict[str, Any]) -> Points:
             Path(case["keep"]).mkdir(parents=True, exist_ok=True)
             importance.write(engine, fisher, Path(case["keep"]))
     if "spoil" in case:
-        loop.loss_of = lambda *_: spoilt(share, case["spoil"])
+        train_steps.loss_of = lambda *_: spoilt(share, case["spoil"])
     begun = checkpoint.read(engine, Path(case["load"])) if "load" in case else Record()
     done = begun
     taken: list[list[int]] = []
     noted = share._replace(source=Noted(share.source, taken))
     data = private(config, *ranks) if config.privacy else noted
     meter = Meter(None, lambda: 1.0, on_gpu=False, device=engine.device)
-    for done, _ in loop.train_steps(engine, config, data, begun, Saved(case), meter=meter):
+    for done, _ in train_steps.train_steps(engine, config, data, begun, Saved(case), meter=meter):
         if done.step == case.get("save_at"):
             _save(engine, done, Path(case["save"]))
     drawn = (done.energy_j or 0.0) - (begun.energy_j or 0.0)
@@ -247,7 +247,7 @@ def _train_case(model: Path, case: dict[str, Any]) -> Points:
     ids = {} if done.incidents else gathered(taken, share.share, begun.step)
     norm = engine.get_global_grad_norm()
     engine.destroy()
-    loop.loss_of = losses.loss_of
+    train_steps.loss_of = losses.loss_of
     of_all = {"incidents": len(done.incidents), "last_norm": None if norm is None else float(norm)}
     own = [{**of_all, "ids": ids.get(point.step)} for point in done.losses]
     return [{**point.model_dump(), **more} for point, more in zip(done.losses, own, strict=True)]

@@ -1,21 +1,19 @@
-"""The loop's turns when a loss does not stand, the steps themselves being given; and what is kept of a model."""
+"""The turns of a run when a loss does not stand, the steps themselves being given."""
 
 from __future__ import annotations
 
 import math
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, ClassVar, cast
 
 import pytest
 
 from pipelines.config import TrainConfig
-from pipelines.training import loop
+from pipelines.training import train_steps as steps
 from pipelines.training.checkpoint import Record
 from pipelines.training.energy import Meter
-from pipelines.training.export import save_model
 from pipelines.training.guard import Kept
-from pipelines.training.loop import Diverged, Step, train_steps
+from pipelines.training.train_steps import Diverged, Step, train_steps
 
 
 class Run:
@@ -28,7 +26,7 @@ class Run:
         """Data that leaves the weights without numbers: every loss after it is none, but for weights read from before."""
         self.harmed = False
         self.config = TrainConfig(num_steps=40, warmup_steps=0, **fields)
-        monkeypatch.setattr(loop, "optimizer_step", self._step)
+        monkeypatch.setattr(steps, "optimizer_step", self._step)
 
     def _step(self, engine: Any, batches: Any, at: int, rate: float, loss: Any) -> Step:
         self.taken.append(at)
@@ -119,21 +117,3 @@ def test_there_is_an_end_to_going_back(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_nothing_to_go_back_to_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(Diverged, match="at step 4, before the first checkpoint"):
         Run(monkeypatch, {3: math.inf}).finish()
-
-
-def test_a_model_computed_in_float32_is_kept_in_bfloat16_and_tied_weights_once(
-    tiny_model: Path, tmp_path: Path
-) -> None:
-    import torch
-    from transformers import AutoModelForCausalLM
-
-    model = AutoModelForCausalLM.from_pretrained(tiny_model, dtype=torch.float32)
-    (entry,) = (
-        file
-        for file in save_model(model, model.state_dict(), tiny_model, tmp_path / "model", narrow=True)
-        if file.path.endswith(".safetensors")
-    )
-    assert entry.num_bytes == (tiny_model / "model.safetensors").stat().st_size
-    again = AutoModelForCausalLM.from_pretrained(tmp_path / "model")
-    assert again.dtype == torch.bfloat16
-    assert all(torch.equal(again.state_dict()[name], w.bfloat16()) for name, w in model.state_dict().items())
