@@ -102,6 +102,15 @@ def _work(config: TrainConfig, what: Plan, figures: Any, own: Heartbeat) -> dict
     preference = pairs and measured(engine, config, pairs)
     own.at("exporting the model", record.step)
     files = export(engine, config, storage, what) + old.keep(engine, storage, what.importance)
+    return _of_steps(engine, record, tokens_per_s) | {
+        "files": [entry.model_dump() for entry in files],
+        "retention": None if retention is None else retention.model_dump(),
+        "preference": preference and preference.model_dump(),
+    }
+
+
+def _of_steps(engine: Any, record: Record, tokens_per_s: float) -> dict[str, Any]:
+    """What the driver takes into the manifest of how the steps went."""
     return {
         "losses": [point.model_dump() for point in record.losses],
         "incidents": [incident.model_dump() for incident in record.incidents],
@@ -111,9 +120,6 @@ def _work(config: TrainConfig, what: Plan, figures: Any, own: Heartbeat) -> dict
         "energy_basis": record.energy_basis,
         "device": device_name(engine.device),
         "precision": str(engine.module.dtype).removeprefix("torch."),
-        "files": [entry.model_dump() for entry in files],
-        "retention": None if retention is None else retention.model_dump(),
-        "preference": preference and preference.model_dump(),
     }
 
 
