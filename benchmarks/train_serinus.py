@@ -45,14 +45,14 @@ def _train(given: dict[str, Any], storage: Any, times: dict[str, float]) -> None
     from cluster.artifacts import Dataset, ImportedModel, load
     from cluster.errors import StageFailed
     from pipelines.config import TrainConfig
-    from pipelines.training import fit
+    from pipelines.training import fit, inputs
 
     dataset, base = load(storage, Dataset, given["dataset"]), load(storage, ImportedModel, given["base"])
     assert dataset is not None, "bench_train.py makes it"
     assert base is not None, "bench_train.py makes it"
-    here, fitting = cast("Any", stage), cast("Any", fit)
+    tokenising, fitting = cast("Any", inputs), cast("Any", fit)
     fitting.worker = timed_worker  # by its module's name: workers import it
-    here.make_tokens = _timing(stage.make_tokens, times)
+    tokenising.make_tokens = _timing(inputs.make_tokens, times)
     try:
         stage.train(TrainConfig.model_validate(given["config"]), dataset, base, storage)
     except StageFailed as error:

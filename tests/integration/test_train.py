@@ -19,7 +19,8 @@ from pipelines.training.heldout import split
 from pipelines.training.packing import Share, Stream, num_sequences, sequence_ids
 from pipelines.training.schedule import learning_rate
 from pipelines.training.tokens import make_tokens, open_stream
-from pipelines.training.train import train, train_key
+from pipelines.training.train import train
+from pipelines.training.train_key import train_key
 from tests.integration.training_case import GOLDEN, base_model, golden_losses, small_dataset, small_run
 
 pytestmark = [pytest.mark.integration, pytest.mark.usefixtures("ray_cluster")]

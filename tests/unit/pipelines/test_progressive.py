@@ -17,7 +17,7 @@ from pipelines.config import LifecycleConfig, SizeConfig, TrainConfig
 from pipelines.lifecycle import Run
 from pipelines.progressive import train_in_stages
 from pipelines.training.heldout_loss import HeldoutLoss, Windows, windows
-from pipelines.training.train import train_key
+from pipelines.training.train_key import train_key
 
 SIZES = [200_000, 600_000, 2_000_000]
 

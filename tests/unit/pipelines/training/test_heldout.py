@@ -15,7 +15,7 @@ from pipelines.training.batches import Pairs
 from pipelines.training.examples import Examples, conversations, encode
 from pipelines.training.heldout import accuracy, num_targets, split
 from pipelines.training.losses import log_probabilities
-from pipelines.training.train import train_key
+from pipelines.training.train_key import train_key
 from tests.unit.pipelines.training.test_batches import engine
 
 LINES = [json.dumps({"prompt": f"Is {n} even?", "chosen": "yes", "rejected": f"no {n}"}).encode() for n in range(400)]

@@ -16,7 +16,7 @@ from pipelines.training import private_run
 from pipelines.training.budget import read_spendings
 from pipelines.training.draws import read_secret
 from pipelines.training.private_run import account, begin, origin, stored_documents, warn_unprotected
-from pipelines.training.train import train_key
+from pipelines.training.train_key import train_key
 
 DATASET = Dataset(key="a" * 16, sources=(Source(path="notes.jsonl", num_bytes=1, sha256="1"),))
 

@@ -17,7 +17,7 @@ from pipelines.quantization.quantize import arithmetic, trained_for
 from pipelines.rounding import stored_activations, stored_weights
 from pipelines.training.memory import memory
 from pipelines.training.shape import check_rounding, shape_of
-from pipelines.training.train import train_key
+from pipelines.training.train_key import train_key
 from tests.unit.pipelines.training.test_plan import SEVEN
 
 torch = pytest.importorskip("torch")
@@ -229,7 +229,7 @@ def test_a_run_s_key_without_it_is_the_one_that_it_had_before_there_was_such_a_f
         return stage_key(stage, asked, inputs)
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pipelines.training.train.artifacts.stage_key", told)
+        patch.setattr("pipelines.training.train_key.artifacts.stage_key", told)
         train_key(plain, dataset, base)
     assert "quantization_aware" not in made[0]
 

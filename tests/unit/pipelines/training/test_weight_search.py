@@ -14,7 +14,7 @@ from cluster.errors import ConfigError, InputError, StageFailed
 from cluster.storage import LocalStorage
 from pipelines.config import OnlineConfig, TrainConfig
 from pipelines.training.old import carry, earlier
-from pipelines.training.train import train_key
+from pipelines.training.train_key import train_key
 from pipelines.training.weight_search import next_place, search
 
 OLD = "0123456789abcdef"
