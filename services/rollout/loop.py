@@ -11,21 +11,22 @@ import contextlib
 import threading
 from collections.abc import Callable
 from datetime import datetime, timedelta
-from typing import Any, Literal
+from typing import Any
 
-from cluster.errors import Conflict, InputError, UserError
+from cluster.errors import Conflict, InputError
 from cluster.storage import Storage
 from cluster.telemetry import bind, logger
 from services.config import RolloutConfig
 from services.rollout import acts, capacity
 from services.rollout.acts import Applications
 from services.rollout.beginning import begin, refuse_second
+from services.rollout.by_hand import ByHand
 from services.rollout.evidence import EvidenceStore
 from services.rollout.gateways import Gateways
 from services.rollout.intake import Intake
 from services.rollout.policy import Hold, Rollback, as_decision, decide, measure
 from services.rollout.probes import ProbeTask
-from services.rollout.status import ANALYSIS, Decision, RolloutStatus, read_status, write_status
+from services.rollout.status import Decision, RolloutStatus, read_status, write_status
 from services.rollout.votes import UserVote
 from services.rollout.waiting import CheckProbes, WaitingRoom
 
@@ -37,7 +38,6 @@ ROOM_S = 1.0
 """Between two looks whether replicas have come: each asks all of an engine's replicas."""
 ROOM_PATIENCE_S = 600.0
 """A promotion waits so long for replicas that the candidate still lacks; a step waits until its time is out."""
-NUM_ATTEMPTS = 20
 
 
 class Loop:
@@ -54,8 +54,9 @@ class Loop:
         """`check_probes` is asked before a candidate that waited begins; for others whoever starts them does."""
         self._storage, self._name, self._applications, self._clock = storage, name, applications, clock
         self._gateways = Gateways(clock())
-        self._room = WaitingRoom(storage, name, applications, clock, check_probes)
+        self._waiting_room = WaitingRoom(storage, name, applications, clock, check_probes)
         self._intake = Intake(storage, name, clock)
+        self._by_hand = ByHand(storage, name, clock)
         self._looked_at = datetime.min.replace(tzinfo=clock().tzinfo)
         self._turns = threading.Lock()
         with contextlib.suppress(InputError):  # said by each turn, and by what people ask for
@@ -91,7 +92,7 @@ class Loop:
             bind(rollout=under_way.id if under_way else None, revision=under_way.candidate if under_way else None)
             if found is None or found[0].ended:
                 self._intake.rest()
-                waits = self._room.begin(found[0] if found else None, self._begin)
+                waits = self._waiting_room.begin(found[0] if found else None, self._begin)
                 if found and waits is None:
                     self._tidy(found[0])
                 return waits
@@ -216,10 +217,10 @@ class Loop:
 
     def _give_way(self, status: RolloutStatus) -> None:
         """End the rollout for a candidate that is to replace it."""
-        waiting = self._room.next(status)
+        waiting = self._waiting_room.next(status)
         if waiting is not None and waiting.replaces and status.phase == "progressing":
             message = f"replaced by {waiting.revision}, as {waiting.who} asked"
-            self._by_hand("rollback", 0.0, message, waiting.who, reason="replaced")
+            self._by_hand.take_out(message, waiting.who, reason="replaced")
 
     # --- the end ------------------------------------------------------------------------------------------------------
 
@@ -233,8 +234,7 @@ class Loop:
         if now < drained_at:
             return min(SOON_S, (drained_at - now).total_seconds())
         acts.remove_applications(self._storage, status, self._applications, now)
-        phase = _final_phase(status)
-        write_status(self._storage, status.replace(phase=phase, ended_at=self._clock()), expect=version)
+        write_status(self._storage, status.ending(self._clock()), expect=version)
         return 0.0
 
     # --- what people ask for ------------------------------------------------------------------------------------------
@@ -249,7 +249,7 @@ class Loop:
             Conflict: another one was started at the same moment.
         """
         refuse_second(self._storage, self._name)
-        self._room.refuse("wait (serinus canary watch), or take it out: serinus canary withdraw")
+        self._waiting_room.refuse("wait (serinus canary watch), or take it out: serinus canary withdraw")
         return self._begin(config, revision_id, keep_revisions, who, probe_items=probe_items)
 
     def _begin(
@@ -280,15 +280,11 @@ class Loop:
         Args:
             of: id of the rollout that is meant, here and below; None: whichever is under way.
         """
-        if not 0 <= weight_percent <= 100:
-            raise UserError(
-                f"weight {weight_percent:g}", "is no share of users in percent", "give a number from 0 to 100"
-            )
-        return self._by_hand("set_weight", weight_percent, f"held at {weight_percent:g} % by {who}", who, of=of)
+        return self._by_hand.set_weight(weight_percent, who, of)
 
     def promote(self, who: str, of: str | None = None) -> RolloutStatus:
         """Make the candidate stable now."""
-        return self._by_hand("promote", 100.0, f"promoted by {who}", who, of=of)
+        return self._by_hand.promote(who, of)
 
     def abort(self, who: str, of: str | None = None) -> RolloutStatus | None:
         """Take the candidate out now; outside a rollout, where none is named, go back to the previous revision and return None."""
@@ -296,7 +292,7 @@ class Loop:
         if of is None and (found is None or found[0].ended):
             self.revert(who)
             return None
-        return self._by_hand("rollback", 0.0, f"taken out by {who}", who, of=of)
+        return self._by_hand.take_out(f"taken out by {who}", who, of=of)
 
     def revert(self, who: str, stable: str | None = None) -> None:
         """Outside a rollout, go back to the previous revision.
@@ -309,56 +305,7 @@ class Loop:
         """
         refuse_second(self._storage, self._name)
         # Between two rollouts `rollback` could be meant for stable or for the candidate that is about to begin.
-        self._room.refuse("take it out: serinus canary withdraw; if stable is to go back too: serinus canary rollback")
+        self._waiting_room.refuse(
+            "take it out: serinus canary withdraw; if stable is to go back too: serinus canary rollback"
+        )
         acts.revert(self._storage, self._name, self._applications, who, self._clock(), stable=stable)
-
-    def _by_hand(
-        self,
-        action: Literal["set_weight", "promote", "rollback"],
-        weight: float,
-        message: str,
-        who: str,
-        *,
-        reason: str = "manual",
-        of: str | None = None,
-    ) -> RolloutStatus:
-        for _ in range(NUM_ATTEMPTS):
-            status, version = self._under_way(of, lossy=action == "rollback")  # out is a way that must always be there
-            decision = Decision(
-                action=action,
-                verdict="inconclusive",
-                reason=reason,
-                message=message,
-                who=who,
-                step=status.step,
-                weight_percent=weight,
-                at=self._clock(),
-            )
-            decided = status.decide(decision).replace(held=status.held or action == "set_weight")
-            try:
-                write_status(self._storage, decided, expect=version)
-            except Conflict:
-                continue
-            return decided
-        raise Conflict(f"the rollout of {self._name} is being changed by others all the time")
-
-    def _under_way(self, of: str | None, lossy: bool) -> tuple[RolloutStatus, str]:
-        found = read_status(self._storage, self._name, lossy=lossy)
-        if found and of is not None and found[0].id != of:
-            raise UserError(
-                f"rollout {of}", f"is not the current one, which is {found[0].id} ({found[0].phase})", "look again"
-            )
-        if found and lossy and found[0].phase == "promoting" and found[0].traffic_version is None:
-            return found  # it waits for replicas, and nothing is written yet
-        if found is None or found[0].phase != "progressing":
-            phase = f"the last one is {found[0].phase}" if found else "there was none yet"
-            raise UserError(
-                f"model {self._name}", f"no rollout is in progress ({phase})", "begin one: serinus canary start"
-            )
-        return found
-
-
-def _final_phase(status: RolloutStatus) -> Literal["promoted", "rolled_back", "aborted"]:
-    if status.phase == "promoting":
-        return "promoted"
-    return "rolled_back" if status.decisions[-1].who == ANALYSIS else "aborted"

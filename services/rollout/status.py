@@ -123,6 +123,12 @@ class RolloutStatus(StrictModel):
         *earlier, newest = self.decisions
         return self.replace(weight_applied_at=at, decisions=(*earlier, newest.replace(weight_applied_at=at)))
 
+    def ending(self, at: datetime) -> RolloutStatus:
+        """This status, promoting or rolling back, as ended at `at`."""
+        by_analysis = self.decisions[-1].who == ANALYSIS
+        turned_back: Phase = "rolled_back" if by_analysis else "aborted"
+        return self.replace(phase="promoted" if self.phase == "promoting" else turned_back, ended_at=at)
+
 
 def folder(name: str, rollout_id: str) -> str:
     return f"rollouts/{name}/{rollout_id}"
