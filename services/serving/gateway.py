@@ -12,7 +12,6 @@ import socket
 import time
 from collections.abc import AsyncIterator
 from contextlib import aclosing
-from datetime import UTC, datetime
 from typing import Any, ClassVar, cast
 
 from fastapi import Request
@@ -24,24 +23,23 @@ from cluster.imports import large_imports
 from cluster.storage import open_storage
 from cluster.telemetry import bind, configure
 from services.config import ServingConfig
-from services.contract import HARMFUL, RequestRecord, Role, Traffic
+from services.contract import Role, Traffic
 from services.serving import openai_errors, serve_log
 from services.serving.admission import Admission, check_right
-from services.serving.asking import Asking, excused
-from services.serving.attempt import Attempt
+from services.serving.asking import Asking
 from services.serving.call import ROLE_HEADER, TIMEOUT_HEADER, Call, bounded, deadline_of, request_id_of
 from services.serving.feedback import FeedbackDesk, FeedbackRequest, owner_of
-from services.serving.hops import streaming_handle
+from services.serving.handles import Handles
 from services.serving.keys import ApiKey
 from services.serving.listener import Listener
 from services.serving.measures import Measures
+from services.serving.notes import Notes
 from services.serving.openai_errors import ApiError
 from services.serving.outbox import Outbox, to_actor
 from services.serving.sendable import check_numbers
-from services.serving.shadow import Comparison, Lot, Shadow, says_nothing
 from services.serving.split import bucket, choose, user_key
 from services.serving.tracing import Trace, Tracer
-from services.serving.watch import LIVENESS_S, MODEL_DEPLOYMENT, KeyWatch, Situation, TrafficWatch, application_name
+from services.serving.watch import KeyWatch, Situation, TrafficWatch
 
 with large_imports():
     from ray.llm._internal.serve.core.protocol import RawRequestInfo
@@ -50,11 +48,6 @@ with large_imports():
 
 MAX_ONGOING_REQUESTS = 1000
 """Requests a gateway replica holds at once, at least; many of them are streams that have begun."""
-REACH_S, REACH_POLL_S = 2.0, 0.02
-"""So long at most a new traffic waits for word of its revisions' replicas; users of a canary of which there is none by then are
-left to stable."""
-REFUSALS = frozenset({400, 413, 422})
-"""Statuses that find fault with the request itself."""
 
 
 class Gateway(OpenAiIngress):
@@ -74,23 +67,26 @@ class Gateway(OpenAiIngress):
         self._name, self._serving, self._settings = name, serving, settings
         self.max_body_bytes = serving.admission.max_body_bytes
         self._created = int(time.time())
-        self._handles: dict[str, Any] = {}
-        self._loop: asyncio.AbstractEventLoop | None = None
+        self._handles = Handles(lambda: self._watch)
         storage = open_storage(storage_uri)
         self._measures = Measures(name)
         self.tracer = Tracer(serving.tracing) if serving.tracing is not None else None
         self._feedback = FeedbackDesk(name)
         self._admission = Admission(serving.admission, serving.num_gateway_replicas)
-        self._shadow = Shadow(serving.shadow, name, self._shadow_ended)
         self._keys = KeyWatch(storage, name)
         if serving.admission.keys is not None:
             self._keys.start()
         gateway_id = serve.get_replica_context().replica_id.unique_id
         self._outbox = Outbox(to_actor(name, gateway_id), lambda: self._watch.version, self._measures.evidence_lost)
-        self._watch = TrafficWatch(storage, name, reach=self._reach, changed=self._outbox.wake)
+        self._watch = TrafficWatch(storage, name, reach=self._handles.reach, changed=self._outbox.wake)
         self._watch.start()
         self._outbox.start()
-        self._asking = Asking(name, serving.admission, self._put, lambda: self._watch.situation, knows=self._knows)
+        self._notes = Notes(
+            name, serving, watch=self._watch, measures=self._measures, outbox=self._outbox, chunks=self._chunks
+        )
+        self._asking = Asking(
+            name, serving.admission, self._put, lambda: self._watch.situation, knows=self._handles.know
+        )
 
     def __del__(self) -> None:
         self._outbox.close()
@@ -116,7 +112,7 @@ class Gateway(OpenAiIngress):
 
     async def check_health(self) -> None:
         """Asked by Serve before the first request and then now and again; a replica that raises is replaced."""
-        self._loop = asyncio.get_running_loop()
+        self._handles.loop = asyncio.get_running_loop()
         if self._listener is not None:
             self._listener.check()
 
@@ -170,7 +166,7 @@ class Gateway(OpenAiIngress):
             with self._admission.waiting(request.state.api_key):
                 call.ticket = self._admission.charge(request.state.api_key, call.charge(), time.monotonic())
                 if call.wanted is None and method != "embeddings":  # which have no text to compare
-                    call.lot = self._shadow.cast(random.random(), self._traffic(situation))  # noqa: S311
+                    call.lot = self._notes.shadow.cast(random.random(), self._traffic(situation))  # noqa: S311
                 await self._ask(call, situation)
         except ApiError as error:
             self.refused(error)
@@ -241,7 +237,7 @@ class Gateway(OpenAiIngress):
             order = choose(self._traffic(situation), call.place, call.wanted)
             await self._asking.ask(call, order, situation)
         except asyncio.CancelledError:  # the client went away: on record, and on its way
-            self._note(call)
+            self._notes.note(call)
             raise
         except Exception:  # a defect of ours tells nothing about a revision
             call.ticket.settle(0, time.monotonic())
@@ -253,33 +249,7 @@ class Gateway(OpenAiIngress):
     def _chunks(self, revision: str, call: Call, trace_headers: dict[str, str] | None = None) -> Any:
         # Of the headers only our id and the trace go on: keys stay here, and vLLM takes orders from some headers.
         info = RawRequestInfo({"x-request-id": call.request_id, **(trace_headers or {})})
-        return getattr(self._handle(revision), call.method).remote(call.for_revision(revision), info)
-
-    def _handle(self, revision: str) -> Any:
-        application = application_name(self._watch.engine_of(revision))
-        if (
-            application not in self._handles
-        ):  # one each: Serve would give the same one again, which is made ready only once
-            self._handles[application] = streaming_handle(MODEL_DEPLOYMENT, application)
-        return self._handles[application]
-
-    def _knows(self, revision: str) -> bool:
-        """Whether Serve has told this gateway of the revision's replicas, or that it has none before somebody asks."""
-        asleep = self._watch.was_asleep(revision, time.monotonic() - LIVENESS_S)
-        return asleep or bool(self._handle(revision).running_replicas_populated())
-
-    def _reach(self, revisions: frozenset[str]) -> None:
-        """Hear of the revisions' replicas before users are sent there: Serve tells only who asks, and its controller, on the
-        head, may be out of reach by then. Called by the thread that reads the traffic."""
-        if self._loop is not None:
-            asyncio.run_coroutine_threadsafe(self._heard_of(revisions), self._loop).result(2 * REACH_S)
-
-    async def _heard_of(self, revisions: frozenset[str]) -> None:
-        ends_s = time.monotonic() + REACH_S
-        for revision in revisions:
-            self._handle(revision)  # all at once, so that their answers come together
-        while not all(self._knows(revision) for revision in revisions) and time.monotonic() < ends_s:
-            await asyncio.sleep(REACH_POLL_S)
+        return getattr(self._handles.of(revision), call.method).remote(call.for_revision(revision), info)
 
     def _respond(self, call: Call) -> Response:
         last = call.attempts[-1]
@@ -287,79 +257,19 @@ class Gateway(OpenAiIngress):
         headers |= call.ticket.headers
         if last.failure is None and last.whole is None:
             return StreamingResponse(self._relay(call), media_type="text/event-stream", headers=headers)
-        self._note(call)
+        self._notes.note(call)
         if last.failure is None:
             return JSONResponse(last.whole, headers=headers)
         return openai_errors.answer(last.failure, headers)
 
     async def _relay(self, call: Call) -> AsyncIterator[str]:
         try:
-            async with aclosing(
-                call.attempts[-1].relay()
-            ) as stream:  # it must know of the client's leave before the note
+            # Closed here: it must know of the client's leave before the note.
+            async with aclosing(call.attempts[-1].relay()) as stream:
                 async for text in stream:
                     yield text
         finally:
-            self._note(call)
-
-    def _note(self, call: Call) -> None:
-        """Put on record what came of the request at each revision it reached."""
-        now_s, at = time.monotonic(), datetime.now(UTC)
-        last = call.attempts[-1]
-        call.ticket.settle(call.num_tokens(), now_s)
-        # A prompt too long, say: when stable refuses it too, that tells nothing about any revision. Nor does a request
-        # that both fail on: at 1 % of the traffic it would weigh a hundred times more on the canary's side.
-        refused = last.role == "stable" and last.watch.status in REFUSALS
-        failed_over = len({attempt.role for attempt in call.attempts}) > 1
-        both_failed = failed_over and last.watch.outcome in HARMFUL
-        absence_s = self._serving.admission.canary_absence_s
-        for attempt in call.attempts:
-            record = attempt.record(
-                now_s, at, call.request_id, call.place, num_body_bytes=call.num_body_bytes, failed_over=failed_over
-            )
-            if self._watch.was_asleep(attempt.revision, call.started_s):
-                record = record.replace(cold=True)
-            self._measures.record(record, refused=refused, role="tester" if call.wanted else None)
-            if call.trace is not None:
-                call.trace.answered(attempt, record)
-            if call.wanted is None and not (
-                refused or both_failed or excused(attempt, self._watch.situation, now_s, absence_s)
-            ):
-                beside = call.lot is not None and not call.lot.copied and self._in_time(record)
-                told = {"owner": call.owner, "rollout": call.rollout, "shadow": "beside" if beside else None}
-                self._outbox.add(record.model_copy(update=told))
-        if call.lot is not None and call.lot.copied:
-            self._copy(call, call.lot, record)
-
-    def _in_time(self, record: RequestRecord) -> bool:
-        """Whether it was answered in the time that a copy would have."""
-        return record.duration_s <= self._serving.shadow.timeout_s
-
-    def _copy(self, call: Call, lot: Lot, answered: RequestRecord) -> None:
-        """What stable itself failed on is not copied: what both fail on tells nothing of their difference."""
-        if answered.outcome != "ok" or not self._in_time(answered):
-            self._shadow.give_back(lot)
-            return
-        chunks, note = lambda: self._chunks(lot.canary, call), lambda attempt: self._note_copy(call, attempt)
-        self._shadow.offer(lot, call.attempts[-1].watch, chunks, note)
-
-    def _note_copy(self, call: Call, attempt: Attempt) -> None:
-        now_s, admission = time.monotonic(), self._serving.admission
-        streamed = bool(getattr(call.body, "stream", False))
-        woken = attempt.watch.timed_out and self._watch.was_asleep(attempt.revision, attempt.watch.started_s)
-        if woken or says_nothing(attempt, streamed, self._serving.shadow, admission):
-            return
-        if excused(attempt, self._watch.situation, now_s, admission.canary_absence_s):
-            return
-        record = attempt.record(now_s, datetime.now(UTC), call.request_id, call.place,
-                                num_body_bytes=call.num_body_bytes, failed_over=False)  # fmt: skip
-        self._outbox.add(record.model_copy(update={"rollout": call.rollout, "shadow": "copy"}))
-
-    def _shadow_ended(self, attempt: Attempt | None, comparison: Comparison) -> None:
-        record = None
-        if attempt is not None:
-            record = attempt.record(time.monotonic(), datetime.now(UTC), "", 0.0, failed_over=False)
-        self._measures.shadow(record, comparison)
+            self._notes.note(call)
 
 
 def _picklable(body: Any) -> Any:
