@@ -10,7 +10,7 @@ from cluster.storage import Storage, sha256_of
 from services.config import RolloutConfig, ServingConfig
 from services.rollout import probes
 from services.serving import app, tls
-from services.serving.address import EVERY_ADDRESS, check_free
+from services.serving.address import check_free, origin, reached_at
 from services.serving.keys import publish_keys, read_file
 from services.serving.readiness import wait_running
 
@@ -62,9 +62,7 @@ def check_control(serving: ServingConfig) -> None:
 def control_url(serving: ServingConfig) -> str:
     """Where it answers those on the head."""
     assert serving.control is not None
-    host = "127.0.0.1" if serving.control.host in EVERY_ADDRESS else serving.control.host
-    host = f"[{host}]" if ":" in host else host
-    return f"{'https' if serving.tls else 'http'}://{host}:{serving.control.port}"
+    return origin(reached_at(serving.control.host), serving.control.port, serving)
 
 
 def _settings(name: str, storage: Storage, terms: object, serving: ServingConfig) -> str:

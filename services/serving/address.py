@@ -19,9 +19,19 @@ from services.serving import tls
 EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104  # compared, not bound
 
 
+def reached_at(host: str) -> str:
+    """Where those on the same machine reach who listens on that host."""
+    return "127.0.0.1" if host in EVERY_ADDRESS else host
+
+
+def origin(host: str, port: int, serving: ServingConfig) -> str:
+    """Scheme, host and port of an URL."""
+    return f"{'https' if serving.tls else 'http'}://{f'[{host}]' if ':' in host else host}:{port}"
+
+
 def url_at(host: str, serving: ServingConfig) -> str:
     """OpenAI's base URL of a gateway that listens on that host."""
-    return f"{'https' if serving.tls else 'http'}://{host}:{serving.port}/v1"
+    return f"{origin(host, serving.port, serving)}/v1"
 
 
 def listen(serving: ServingConfig) -> None:
@@ -101,7 +111,7 @@ def _hosts(serving: ServingConfig, selector: dict[str, str]) -> list[str]:
     """Where one answers at least. Gateways that listen themselves may all be on other machines than this."""
     if serving.is_direct and serving.host in EVERY_ADDRESS:
         return node_hosts(selector)
-    return ["127.0.0.1" if serving.host in EVERY_ADDRESS else serving.host]
+    return [reached_at(serving.host)]
 
 
 def _silent(url: str, serving: ServingConfig) -> str | None:

@@ -22,7 +22,7 @@ from cluster.telemetry import logger
 from services.config import ServingConfig
 from services.engines import num_running, take, tell
 from services.serving import tls
-from services.serving.address import EVERY_ADDRESS, check_free, listen, num_listening, url_at, wait_answering
+from services.serving.address import check_free, listen, num_listening, reached_at, url_at, wait_answering
 from services.serving.engine import bundles, engine_of
 from services.serving.keys import publish_keys
 from services.serving.lora import attach_adapter, check_room
@@ -50,7 +50,7 @@ class ApplicationStatus(NamedTuple):
 
 def gateway_url(serving: ServingConfig) -> str:
     """Where clients on this machine reach the gateway: OpenAI's base URL."""
-    return url_at("127.0.0.1" if serving.host in EVERY_ADDRESS else serving.host, serving)
+    return url_at(reached_at(serving.host), serving)
 
 
 def deploy(name: str, revision: Revision, serving: ServingConfig, storage: Storage) -> None:
