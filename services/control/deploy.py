@@ -9,8 +9,9 @@ from cluster.code_version import code_version
 from cluster.storage import Storage, sha256_of
 from services.config import RolloutConfig, ServingConfig
 from services.rollout import probes
-from services.serving import app, tls
+from services.serving import tls
 from services.serving.address import check_free, origin, reached_at
+from services.serving.applications import is_deployed, remove_application, run_application, runs_with
 from services.serving.keys import publish_keys, read_file
 from services.serving.readiness import wait_running
 
@@ -28,7 +29,7 @@ def deploy_control(name: str, serving: ServingConfig, rollout: RolloutConfig, st
         StageFailed: it does not come up.
     """
     if serving.control is None:
-        app.remove_application(CONTROL)
+        remove_application(CONTROL)
         return None
     from services.control.desk import Terms
 
@@ -36,10 +37,10 @@ def deploy_control(name: str, serving: ServingConfig, rollout: RolloutConfig, st
     publish_keys(storage, name, Path(serving.control.keys), "control")
     terms = Terms(rollout=rollout, serving=serving, probe_items=probes.publish(storage, name, rollout.probes))
     settings = _settings(name, storage, terms.model_dump(mode="json"), serving)
-    if not app.runs_with(CONTROL, CONTROL, settings):
+    if not runs_with(CONTROL, CONTROL, settings):
         from services.control import server
 
-        app.run_application(server.build(name, storage.location, terms, settings), CONTROL, None)
+        run_application(server.build(name, storage.location, terms, settings), CONTROL, None)
         wait_running(CONTROL, TIMEOUT_S)
     return control_url(serving)
 
@@ -55,7 +56,7 @@ def check_control(serving: ServingConfig) -> None:
         return
     tls.check(serving)
     read_file(Path(serving.control.keys), "control")
-    if not app.is_deployed(CONTROL):
+    if not is_deployed(CONTROL):
         check_free(serving.control.host, serving.control.port, "serve.control.port")
 
 

@@ -5,10 +5,9 @@ Call these from a process that has joined the cluster (cluster.session.joined). 
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import ValidationError
 
@@ -23,6 +22,15 @@ from services.config import ServingConfig
 from services.engines import num_running, take, tell
 from services.serving import tls
 from services.serving.address import check_free, listen, num_listening, reached_at, url_at, wait_answering
+from services.serving.applications import (
+    is_deployed,
+    quiet,
+    remove_application,
+    run_application,
+    runs_with,
+    says,
+    statuses,
+)
 from services.serving.engine import bundles, engine_of
 from services.serving.keys import publish_keys
 from services.serving.lora import attach_adapter, check_room
@@ -34,18 +42,7 @@ log = logger("serving")
 GATEWAY = "gateway"
 """Name of the gateway's application and of its deployment."""
 GATEWAY_TIMEOUT_S = 300.0
-SETTINGS_TIMEOUT_S = 15.0
 TOKENIZER_FILES = frozenset({"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json"})
-
-
-class ApplicationStatus(NamedTuple):
-    """One Serve application, for people."""
-
-    name: str
-    status: str
-    num_running: int
-    num_starting: int
-    message: str
 
 
 def gateway_url(serving: ServingConfig) -> str:
@@ -60,7 +57,7 @@ def deploy(name: str, revision: Revision, serving: ServingConfig, storage: Stora
     Raises:
         As deploy_revision and deploy_gateway.
     """
-    had_gateway = _has_gateway()
+    had_gateway = is_deployed(GATEWAY)
     engine = resolve(storage, name, revision.base) if revision.base else revision
     try:
         deploy_revision(engine, serving, storage, meanwhile=lambda: start_gateway(name, serving, storage.location))
@@ -89,12 +86,12 @@ def start_gateway(name: str, serving: ServingConfig, storage_uri: str) -> None:
     tls.check(serving)
     settings = _gateway_settings(name, serving, storage_uri)
     _publish_keys(name, serving, storage_uri)
-    _quiet()
+    quiet()
     listen(serving)
     if not runs_with(GATEWAY, GATEWAY, settings):
         from services.serving import gateway_app
 
-        if serving.is_direct and not _has_gateway():
+        if serving.is_direct and not is_deployed(GATEWAY):
             check_free(serving.host, serving.port, "serve.port")
         run_application(gateway_app.build(name, serving, storage_uri, _gateway_nodes(serving), settings), GATEWAY, "/")
 
@@ -128,11 +125,7 @@ def _replaced(overview: Any, serving: ServingConfig, settings: str) -> bool:
     ending = states.pop("STOPPING", 0)
     if serving.is_direct and num_listening(serving) > serving.num_gateway_replicas:
         return False
-    return ending > 0 and states == {"RUNNING": serving.num_gateway_replicas} and _says(GATEWAY, GATEWAY, settings)
-
-
-def _has_gateway() -> bool:
-    return is_deployed(GATEWAY)
+    return ending > 0 and states == {"RUNNING": serving.num_gateway_replicas} and says(GATEWAY, GATEWAY, settings)
 
 
 def _gateway_nodes(serving: ServingConfig) -> dict[str, str]:
@@ -172,7 +165,7 @@ def deploy_revision(
     name = application_name(revision.revision)
     settings = _settings_of(revision, serving, storage)
     check_room(revision, engine_of(revision, serving), storage)
-    _quiet()
+    quiet()
     rested = take(storage, revision.name, revision.revision, remove_revision)
     if runs_with(name, MODEL_DEPLOYMENT, settings, serving.ready_timeout_s):
         log.info("%s runs already", name)
@@ -205,40 +198,13 @@ def remove_revision(revision_id: str) -> None:
     remove_application(application_name(revision_id))
 
 
-def remove_application(application: str) -> None:
-    """Drain and stop it; does nothing when it does not run."""
-    from ray import serve
-
-    if application in serve.status().applications:
-        serve.delete(application)
-
-
 def running_revisions() -> list[str]:
     """Revisions whose application runs, sorted."""
-    return sorted(
-        status.name.removeprefix(APPLICATION_PREFIX)
-        for status in serve_status()
-        if status.name.startswith(APPLICATION_PREFIX) and status.status == "RUNNING"
-    )
-
-
-def serve_status() -> list[ApplicationStatus]:
-    """All applications on this cluster, by name; empty when Serve does not run."""
-    from ray import serve
-
-    return [_summary(name, overview) for name, overview in sorted(serve.status().applications.items())]
-
-
-def is_deployed(application: str) -> bool:
-    """Whether there is such an application, whatever its state."""
-    return any(status.name == application for status in serve_status())
-
-
-def _summary(name: str, overview: Any) -> ApplicationStatus:
-    states = [deployment.replica_states for deployment in overview.deployments.values()]
-    running = sum(state.get("RUNNING", 0) for state in states)
-    starting = sum(state.get("STARTING", 0) for state in states)
-    return ApplicationStatus(name, str(overview.status.value), running, starting, overview.message)
+    return [
+        name.removeprefix(APPLICATION_PREFIX)
+        for name, status in statuses().items()
+        if name.startswith(APPLICATION_PREFIX) and status == "RUNNING"
+    ]
 
 
 def _settings_of(revision: Revision, serving: ServingConfig, storage: Storage) -> str:
@@ -253,45 +219,6 @@ def _settings_of(revision: Revision, serving: ServingConfig, storage: Storage) -
     if serving.tracing is not None:  # what an engine knows of it: which requests are sampled is the gateway's affair
         dumped["tracing"] = serving.tracing.model_dump(include={"endpoint", "protocol"})
     return digest({"weights": f"{storage.uri}/{revision.weights}", "pool": serving.pool, **dumped})
-
-
-def runs_with(application: str, deployment: str, settings: str, wake_timeout_s: float = SETTINGS_TIMEOUT_S) -> bool:
-    """Whether the application runs and was deployed with these settings, by its own word: it is woken to say so."""
-    from ray import serve
-
-    overview = serve.status().applications.get(application)
-    if overview is None or overview.status != "RUNNING":
-        return False
-    timeout_s = SETTINGS_TIMEOUT_S if _summary(application, overview).num_running else wake_timeout_s
-    return _says(application, deployment, settings, timeout_s)
-
-
-def _says(application: str, deployment: str, settings: str, timeout_s: float = SETTINGS_TIMEOUT_S) -> bool:
-    """Whether one of its replicas says that it was deployed with these settings."""
-    from ray import serve
-
-    handle = serve.get_deployment_handle(deployment, application)
-    try:
-        return bool(handle.settings.remote().result(timeout_s=timeout_s) == settings)
-    except Exception as error:  # too busy, dying, or of an older version: whatever it is, deploying anew mends it
-        log.warning("%s does not say what it runs with (%r): deploying it again", application, error)
-        return False
-
-
-def _quiet() -> None:
-    """Ray's own log of every step is not for our users; what goes wrong comes as our errors."""
-    import ray.serve  # noqa: F401  # first: its import sets the level
-
-    for name in ("ray.serve", "ray.llm"):
-        logging.getLogger(name).setLevel(logging.WARNING)
-
-
-def run_application(application: Any, name: str, route_prefix: str | None) -> None:
-    """Deploy it and return at once."""
-    from ray import serve
-
-    target = serve.RunTarget(application, name=name, route_prefix=route_prefix)
-    serve.run_many([target], wait_for_applications_running=False)
 
 
 def _check_weights(revision: Revision, storage: Storage) -> None:

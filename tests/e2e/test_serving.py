@@ -237,12 +237,13 @@ def own(process: psutil.Process) -> bool:
 
 def test_a_revision_that_cannot_load_says_why_and_leaves_nothing_running(served: Served, tiny_model: Path) -> None:
     from services.serving import app
+    from services.serving.applications import statuses
 
     broken = served.publish(f"{NAME}-0000000b", tiny_model)
     (served.storage.root / broken.weights / "config.json").write_text('{"model_type": "no-such-model"}')
     with pytest.raises(StageFailed, match="no-such-model"):
         app.deploy_revision(broken, served.serving, served.storage)
-    assert broken.revision not in [status.name.removeprefix("rev-") for status in app.serve_status()]
+    assert broken.revision not in [name.removeprefix("rev-") for name in statuses()]
 
 
 def test_what_can_be_seen_before_loading_is_refused_at_once(served: Served, tiny_model: Path) -> None:

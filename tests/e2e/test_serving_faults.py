@@ -69,14 +69,15 @@ def storage(served: Served) -> Iterator[LocalStorage]:
     """Beside the engine that is stable, another of the same model, which can be told to go wrong."""
     import ray
 
-    from services.serving import app, model_app
+    from services.serving import model_app
+    from services.serving.applications import run_application
     from services.serving.readiness import wait_running
     from services.serving.watch import application_name
     from tests.e2e.faulty_replica import FaultyReplica
 
     candidate = registry.resolve(served.storage, NAME, CANARY)
     built = model_app.build(candidate, served.serving, served.storage.uri, {}, "s", replica=FaultyReplica)
-    app.run_application(built, application_name(CANARY), None)
+    run_application(built, application_name(CANARY), None)
     wait_running(application_name(CANARY), 300)
     actor = controller.ensure_controller(NAME, served.storage.uri, Kept())
     yield served.storage

@@ -15,8 +15,8 @@ from serinus import app as commands
 from services import audit
 from services.config import ServingConfig
 from services.control.deploy import CONTROL, deploy_control
-from services.serving import app
 from services.serving.address import listen
+from services.serving.applications import remove_application
 from services.serving.keys import add_key, publish_keys
 from tests.integration.gateway_world import eventually, free_port, port_of_serve
 from tests.integration.rollout_world import CONFIG, Deployed
@@ -70,7 +70,7 @@ def controlled(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> It
     listen(ServingConfig(port=port_of_serve()))
     scene = Controlled(tmp_path_factory.mktemp("controlled"))
     yield scene
-    app.remove_application(CONTROL)
+    remove_application(CONTROL)
     scene.world.close()
 
 

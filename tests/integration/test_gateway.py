@@ -66,6 +66,7 @@ def applied(registry: LocalStorage, evidence: Any, canary: str | None, weight_pe
 
 def test_a_port_in_use_is_named_before_anything_is_deployed(serve_stopped: None, tmp_path: Path) -> None:
     from services.serving import app
+    from services.serving.applications import statuses
 
     with socket.socket() as taken:
         taken.bind(("127.0.0.1", 0))
@@ -73,7 +74,7 @@ def test_a_port_in_use_is_named_before_anything_is_deployed(serve_stopped: None,
         config = ServingConfig(port=taken.getsockname()[1])
         with pytest.raises(ResourceError, match=r"choose another serve\.port"):
             app.deploy_gateway(NAME, config, str(tmp_path))
-    assert app.serve_status() == []
+    assert statuses() == {}
 
 
 def test_only_the_public_name_is_listed(gateway: str) -> None:

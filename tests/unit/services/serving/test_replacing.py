@@ -35,7 +35,7 @@ def overview(status: str = "DEPLOYING", **states: int) -> SimpleNamespace:
 def test_old_gateways_that_end_their_answers_keep_no_deployment_waiting(
     monkeypatch: pytest.MonkeyPatch, states: dict[str, int], says: bool, done: bool
 ) -> None:
-    monkeypatch.setattr(app, "_says", lambda *_: says)
+    monkeypatch.setattr(app, "says", lambda *_: says)
     assert app._replaced(overview(**states), SERVING, "digest") is done
 
 
