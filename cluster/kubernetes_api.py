@@ -25,8 +25,6 @@ TIMEOUT_S: Final = (5.0, 30.0)
 PATIENCE_S, QUICK_S = 60.0, 10.0
 """How long an API server may be away before a command gives up: what is under way, and a question that can be asked again."""
 FIRST_WAIT_S, MAX_WAIT_S = 0.5, 8.0
-GONE: Final = 410
-"""A watch began at a version that the server no longer has."""
 ACCOUNT: Final = "/var/run/secrets/kubernetes.io/serviceaccount/namespace"
 
 Document = dict[str, Any]

@@ -5,13 +5,12 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Iterator
-from typing import Literal, NamedTuple, get_args
+from typing import Literal, NamedTuple
 
 from cluster.config import StrictModel
 from cluster.topology import HEAD, MIN_CPUS, Pool, Topology
 
 ProfileName = Literal["tiny", "laptop", "workstation"]
-PROFILE_NAMES: tuple[ProfileName, ...] = get_args(ProfileName)
 
 ALL = "all"
 """The one node of profile `tiny` that all pools share. It carries no pool's label, so that work for any pool goes there."""

@@ -64,10 +64,6 @@ class Clients:
         self._thread.join(timeout=120)
         assert not self._thread.is_alive(), f"requests that never end: {self._under_way}"
 
-    def in_flight(self) -> list[Seen]:
-        """Those under way, at this moment."""
-        return list(self._under_way)
-
     def wait_for(self, num_more: int, timeout_s: float = 60) -> None:
         """Until so many more requests have ended."""
         target, ends_at = len(self.seen) + num_more, time.monotonic() + timeout_s

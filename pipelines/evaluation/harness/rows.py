@@ -23,7 +23,6 @@ OPTIONS = frozenset(
 HUB_NAME = re.compile(r"(?!buckets/)[\w-][\w.-]*/[\w.-]+(?<!\.py)")
 """With its owner: one word may be the name of a reader, too."""
 HUB_FILE = re.compile(r"hf://datasets/([\w.-]+/[\w.-]+)(?:@([^/]+))?/")
-COMMIT = re.compile(r"[0-9a-f]{40}")
 SCHEMES = ("hf", "https", "http")
 ASKED_S = 10.0
 """A hub that has not answered by then is not there; the library by itself tries for half a minute."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
+from typing import get_args
 
 import pytest
 
@@ -11,7 +12,6 @@ from cluster.profiles import (
     ALL,
     MAX_STORE_BYTES,
     MIN_STORE_BYTES,
-    PROFILE_NAMES,
     Machine,
     ProfileName,
     join_command,
@@ -38,7 +38,7 @@ def test_on_many_cores_each_pool_may_use_them_all() -> None:
     assert {node.num_cpus for node in nodes} == {64}
 
 
-@pytest.mark.parametrize("profile", PROFILE_NAMES)
+@pytest.mark.parametrize("profile", get_args(ProfileName))
 def test_every_node_has_a_loopback_address_and_a_name_of_its_own(profile: ProfileName) -> None:
     nodes = scaled(TOPOLOGY, LARGE, profile)
     assert nodes[0].pool == HEAD

@@ -31,7 +31,6 @@ CONFIG = RolloutConfig(
     ),
     step_timeout_s=600,
 )
-IN_FORCE = "the weight to be in force: its replicas to run, every gateway to apply it"
 
 
 def status(step: int = 0, held: bool = False) -> RolloutStatus:
