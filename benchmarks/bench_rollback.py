@@ -92,9 +92,9 @@ def deploy(storage: LocalStorage, folder: Path, revisions: list[str], serving: S
     """Stable and all candidates, three gateways and the controller; returns the base URL."""
     from ray import serve
 
+    from services.contract import MODEL_DEPLOYMENT, application_name
     from services.serving import address, app
     from services.serving.hops import REPLICA_ENVIRONMENT
-    from services.serving.watch import MODEL_DEPLOYMENT, application_name
 
     address.listen(serving)
     options = {"num_cpus": 0, "runtime_env": {"env_vars": dict(REPLICA_ENVIRONMENT)}}

@@ -27,6 +27,8 @@ NAMESPACE = "serinus"
 APPLICATION_PREFIX = "rev-"
 MODEL_DEPLOYMENT = "model"
 """Name of the one deployment in every revision's application."""
+GATEWAY, CONTROL = "gateway", "control"
+"""Names of the gateway's application and of the control API's, and of their one deployment each."""
 
 Outcome = Literal["ok", "http_error", "stream_error", "empty", "truncated", "timeout", "unavailable", "cancelled"]
 """`http_error`: the answer's status was 400 or more. `stream_error`: an error inside a 200 stream, or a stream that broke

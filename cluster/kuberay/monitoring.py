@@ -29,7 +29,7 @@ STABLE_TTFT_S = 10.0
 """A tenth of all users waits longer for a first token: nobody waits longer than that without a word (Nielsen 1993, chapter 5)."""
 REFUSED_SHARE = 0.05
 GATEWAY = "gateway"
-"""Name of the gateway's application (services/serving/app.py, which a test compares)."""
+"""Name of the gateway's application (services/contract.py, which a test compares)."""
 TURN_S = 900
 """A rollout's controller takes its turn every few seconds; one that loads a candidate takes `serve.ready_timeout_s`, 600."""
 WAITS_S = 900

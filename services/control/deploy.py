@@ -8,6 +8,7 @@ from cluster.artifacts import digest
 from cluster.code_version import code_version
 from cluster.storage import Storage, sha256_of
 from services.config import RolloutConfig, ServingConfig
+from services.contract import CONTROL
 from services.rollout import probes
 from services.serving import tls
 from services.serving.address import check_free, origin, reached_at
@@ -15,8 +16,6 @@ from services.serving.applications import is_deployed, remove_application, run_a
 from services.serving.keys import publish_keys, read_file
 from services.serving.readiness import wait_running
 
-CONTROL = "control"
-"""Name of the application and of its deployment."""
 TIMEOUT_S = 120.0
 
 

@@ -13,6 +13,7 @@ from cluster.pools import on_pool
 from cluster.storage import open_storage
 from cluster.telemetry import configure
 from services.config import AdmissionConfig
+from services.contract import CONTROL
 from services.control.desk import Desk, Terms
 from services.control.orders import ControllerOrders
 from services.control.roles import LEAVE, Refusals
@@ -88,7 +89,7 @@ def build(name: str, storage_uri: str, terms: Terms, settings: str) -> Any:
     selector = on_pool("head")
     deployment: Any = serve.deployment(
         ControlServer,
-        name="control",
+        name=CONTROL,
         num_replicas=1,
         ray_actor_options={"num_cpus": 0, **({"label_selector": selector} if selector else {})},
         health_check_period_s=5,

@@ -19,6 +19,7 @@ from cluster.registry import resolve
 from cluster.storage import Storage, open_storage
 from cluster.telemetry import logger
 from services.config import ServingConfig
+from services.contract import APPLICATION_PREFIX, GATEWAY, MODEL_DEPLOYMENT, application_name
 from services.engines import num_running, take, tell
 from services.serving import tls
 from services.serving.address import check_free, listen, num_listening, reached_at, url_at, wait_answering
@@ -35,12 +36,9 @@ from services.serving.engine import bundles, engine_of
 from services.serving.keys import publish_keys
 from services.serving.lora import attach_adapter, check_room
 from services.serving.readiness import check_code, wait_running
-from services.serving.watch import APPLICATION_PREFIX, MODEL_DEPLOYMENT, application_name
 
 log = logger("serving")
 
-GATEWAY = "gateway"
-"""Name of the gateway's application and of its deployment."""
 GATEWAY_TIMEOUT_S = 300.0
 TOKENIZER_FILES = frozenset({"tokenizer.json", "tokenizer.model", "vocab.json", "vocab.txt", "tekken.json"})
 

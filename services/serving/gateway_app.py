@@ -18,6 +18,7 @@ from starlette.exceptions import HTTPException
 from cluster.imports import large_imports
 from cluster.pools import num_nodes
 from services.config import ServingConfig
+from services.contract import GATEWAY
 from services.serving import openai_errors
 from services.serving.door import Door, Keeper, longest_stay_s
 from services.serving.gateway import Gateway, max_ongoing
@@ -29,7 +30,6 @@ with large_imports():
     from ray.serve.llm.ingress import make_fastapi_ingress
     from vllm.exceptions import VLLMClientError
 
-DEPLOYMENT = "gateway"
 SHUTDOWN_S = 30.0
 """What a gateway's end takes beside its last request: the listener's (`listener.LINGER_S`), and the last evidence on its way."""
 STREAMING = {**RESPONSES, 200: {"content": {"text/event-stream": {}}}}
@@ -77,7 +77,7 @@ def build(name: str, serving: ServingConfig, storage_uri: str, selector: dict[st
     options["runtime_env"] = {"env_vars": dict(REPLICA_ENVIRONMENT)}
     deployment: Any = serve.deployment(
         ingress(traced=serving.tracing is not None),
-        name=DEPLOYMENT,
+        name=GATEWAY,
         num_replicas=serving.num_gateway_replicas,
         max_ongoing_requests=max_ongoing(serving),
         # Nothing waits without a bound before gateways that are full, or away.

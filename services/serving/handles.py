@@ -7,8 +7,9 @@ import time
 from collections.abc import Callable
 from typing import Any
 
+from services.contract import MODEL_DEPLOYMENT, application_name
 from services.serving.hops import streaming_handle
-from services.serving.watch import LIVENESS_S, MODEL_DEPLOYMENT, TrafficWatch, application_name
+from services.serving.watch import LIVENESS_S, TrafficWatch
 
 REACH_S, REACH_POLL_S = 2.0, 0.02
 """So long at most a new traffic waits for word of its revisions' replicas; users of a canary of which there is none by then are

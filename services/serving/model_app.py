@@ -13,9 +13,9 @@ from cluster.arithmetic import settled
 from cluster.artifacts import Revision
 from cluster.imports import large_imports
 from services.config import ServingConfig
+from services.contract import MODEL_DEPLOYMENT
 from services.serving.engine import autoscaling, bundles, engine_arguments, engine_of, environment, tracing_environment
 from services.serving.hops import REPLICA_ENVIRONMENT
-from services.serving.watch import MODEL_DEPLOYMENT
 
 DRAIN_TIMEOUT_S = 60
 """Requests in flight on a removed revision get so long to end."""

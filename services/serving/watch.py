@@ -12,20 +12,9 @@ from typing import NamedTuple
 
 from cluster.storage import Storage
 from cluster.telemetry import logger
-from services.contract import APPLICATION_PREFIX, MODEL_DEPLOYMENT, Traffic, application_name, read_traffic
+from services.contract import APPLICATION_PREFIX, Traffic, read_traffic
 from services.engines import read_engines
 from services.serving.keys import KeyFile, KeyKind, read_keys
-
-__all__ = [
-    "APPLICATION_PREFIX",
-    "MODEL_DEPLOYMENT",
-    "Alive",
-    "KeyWatch",
-    "Situation",
-    "TrafficWatch",
-    "alive_revisions",
-    "application_name",
-]
 
 log = logger("gateway")
 

@@ -31,9 +31,9 @@ def serve(folder: str) -> dict[str, Any]:
     """Two revisions with a replica on each serve machine, gateways that listen on all addresses, the rollout's controller."""
     from ray import serve
 
+    from services.contract import MODEL_DEPLOYMENT, application_name
     from services.rollout import controller
     from services.serving import address, app
-    from services.serving.watch import MODEL_DEPLOYMENT, application_name
 
     storage = LocalStorage(folder)
     for number, revision in enumerate((ONE, OTHER)):

@@ -136,8 +136,8 @@ class World:
     def _deploy(self) -> str:
         from ray import serve
 
+        from services.contract import MODEL_DEPLOYMENT, application_name
         from services.serving import address, app
-        from services.serving.watch import MODEL_DEPLOYMENT, application_name
 
         serve.shutdown()
         serving = ServingConfig(port=free_port(), num_gateway_replicas=NUM_GATEWAYS)

@@ -152,7 +152,7 @@ def test_an_engine_with_room_for_adapters_tells_how_likely_prompts_are_to_severa
 def test_vllm_tells_its_queue_and_its_cache_while_it_works_and_nothing_after(served: Served) -> None:
     from ray import serve
 
-    from services.serving.watch import MODEL_DEPLOYMENT, application_name
+    from services.contract import MODEL_DEPLOYMENT, application_name
 
     handle = serve.get_deployment_handle(MODEL_DEPLOYMENT, application_name(STABLE))
     body = {"model": NAME, "prompt": "The list", "max_tokens": 100, "ignore_eos": True, "n": 4}

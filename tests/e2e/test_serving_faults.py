@@ -69,10 +69,10 @@ def storage(served: Served) -> Iterator[LocalStorage]:
     """Beside the engine that is stable, another of the same model, which can be told to go wrong."""
     import ray
 
+    from services.contract import application_name
     from services.serving import model_app
     from services.serving.applications import run_application
     from services.serving.readiness import wait_running
-    from services.serving.watch import application_name
     from tests.e2e.faulty_replica import FaultyReplica
 
     candidate = registry.resolve(served.storage, NAME, CANARY)

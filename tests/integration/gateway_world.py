@@ -195,8 +195,8 @@ def deploy(serving: ServingConfig, registry: LocalStorage) -> str:
     """Two revisions (which may run already) and a gateway before them, stable having everybody; returns the base URL."""
     from ray import serve
 
+    from services.contract import MODEL_DEPLOYMENT, application_name
     from services.serving import address, app
-    from services.serving.watch import MODEL_DEPLOYMENT, application_name
 
     if not set(app.running_revisions()) >= {STABLE, CANARY}:
         address.listen(serving)

@@ -82,9 +82,9 @@ def run(serve_stopped: None, shelf: LocalStorage) -> Iterator[Run]:
     """Deploys ENGINE with the product's autoscaling settings; returns the file that says how full its caches are."""
     from ray import serve
 
+    from services.contract import MODEL_DEPLOYMENT, application_name
     from services.serving import address
     from services.serving.engine import autoscaling
-    from services.serving.watch import MODEL_DEPLOYMENT, application_name
 
     address.listen(ServingConfig(port=port_of_serve()))
 
@@ -138,7 +138,7 @@ def test_an_update_never_drops_below_the_needed_replicas(
     """Of the engine that the test before left."""
     from ray import serve
 
-    from services.serving.watch import MODEL_DEPLOYMENT, application_name
+    from services.contract import MODEL_DEPLOYMENT, application_name
 
     seen, done = [], threading.Event()
     (shelf.root / "cache").unlink()

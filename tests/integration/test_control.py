@@ -14,7 +14,8 @@ from typer.testing import CliRunner
 from serinus import app as commands
 from services import audit
 from services.config import ServingConfig
-from services.control.deploy import CONTROL, deploy_control
+from services.contract import CONTROL
+from services.control.deploy import deploy_control
 from services.serving.address import listen
 from services.serving.applications import remove_application
 from services.serving.keys import add_key, publish_keys

@@ -428,8 +428,9 @@ def test_the_first_request_after_zero_is_answered_and_its_wait_is_marked(
 ) -> None:
     from ray import serve
 
+    from services.contract import MODEL_DEPLOYMENT, application_name
     from services.serving.engine import autoscaling
-    from services.serving.watch import MODEL_DEPLOYMENT, alive_revisions, application_name
+    from services.serving.watch import alive_revisions
 
     idle = f"{NAME}-00000003"
     replicas = ReplicasConfig(min=0, look_back_s=1, upscale_delay_s=0, downscale_delay_s=1, idle_after_s=1)

@@ -182,7 +182,7 @@ def test_an_answer_that_misses_its_deadline_frees_its_slot(
 ) -> None:
     from ray import serve
 
-    from services.serving.watch import MODEL_DEPLOYMENT, application_name
+    from services.contract import MODEL_DEPLOYMENT, application_name
 
     began = time.monotonic()
     answer = chat(gateway, "slow", key=keys[1]["user"], headers=header, stream=stream)
@@ -275,7 +275,7 @@ def test_a_copy_to_a_canary_without_users_does_not_touch_the_user(
 ) -> None:
     from ray import serve
 
-    from services.serving.watch import MODEL_DEPLOYMENT, application_name
+    from services.contract import MODEL_DEPLOYMENT, application_name
 
     user = keys[1]["user"]
     apply(registry, evidence, CANARY, 0, 1)

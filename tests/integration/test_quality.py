@@ -109,8 +109,8 @@ def world(ray_cluster: str, tmp_path_factory: pytest.TempPathFactory) -> Iterato
     import ray
     from ray import serve
 
+    from services.contract import MODEL_DEPLOYMENT, application_name
     from services.serving import address, app
-    from services.serving.watch import MODEL_DEPLOYMENT, application_name
 
     serve.shutdown()
     world = World(tmp_path_factory.mktemp("golden"))

@@ -65,9 +65,9 @@ def serve(recipe: Any, storage: Any) -> str:
 
     from cluster import registry
     from cluster.artifacts import Revision
+    from services.contract import MODEL_DEPLOYMENT, application_name
     from services.rollout import controller
     from services.serving import address, app
-    from services.serving.watch import MODEL_DEPLOYMENT, application_name
     from tests.chaos.serving_world import ONE, OTHER, Thinking
 
     class Deployed(Thinking):

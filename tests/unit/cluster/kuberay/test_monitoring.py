@@ -16,8 +16,8 @@ from cluster import telemetry
 from cluster.kuberay import access, monitoring
 from cluster.kuberay.jobs import jobs
 from cluster.kuberay.settings import OVERLAYS
+from services import contract
 from services.contract import HARMFUL, Outcome
-from services.serving import app
 from tests.unit.cluster.kuberay.conftest import shipped, workload
 
 HERE = Path(__file__).parent
@@ -53,7 +53,7 @@ def test_what_counts_as_harmful_is_what_a_rollout_counts() -> None:
 
 
 def test_the_gateway_is_called_what_it_is_deployed_as() -> None:
-    assert monitoring.GATEWAY == app.GATEWAY
+    assert monitoring.GATEWAY == contract.GATEWAY
 
 
 @pytest.mark.parametrize("what", ["lifecycle", "train", "nightly"])

@@ -10,6 +10,7 @@ import pytest
 from cluster.code_version import code_version
 from cluster.errors import ResourceError
 from services.config import AdmissionConfig, ServingConfig
+from services.contract import GATEWAY
 from services.serving import app, readiness
 from services.serving.door import BODY_TIMEOUT_S, longest_stay_s
 
@@ -17,7 +18,7 @@ SERVING = ServingConfig(num_gateway_replicas=2)
 
 
 def overview(status: str = "DEPLOYING", **states: int) -> SimpleNamespace:
-    deployments = {app.GATEWAY: SimpleNamespace(replica_states=states, message="")}
+    deployments = {GATEWAY: SimpleNamespace(replica_states=states, message="")}
     return SimpleNamespace(status=status, message="", deployments=deployments)
 
 
