@@ -33,7 +33,6 @@ from pipelines.data.blocks import (
     num_files,
     num_finished,
     remove_blocks,
-    stretches,
 )
 from pipelines.data.claim import claim, release
 from pipelines.data.compare import Pool, filling_a_core, linked, parted
@@ -43,6 +42,7 @@ from pipelines.data.recorded import rules_digest
 from pipelines.data.rules import compile_rules
 from pipelines.data.settle import Settled, outcome, settle
 from pipelines.data.shards import Plan, Target, Written, prepare_folder, remove_leftovers, write_shard
+from pipelines.data.stretches import stretches
 from pipelines.data.tell import repeated_text
 from pipelines.data.work import Work, check_models, cleaner_of, prepare
 from pipelines.progress import bar, say

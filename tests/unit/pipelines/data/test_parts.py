@@ -20,9 +20,9 @@ from cluster.artifacts import Record, load
 from cluster.storage import LocalStorage
 from pipelines.config import SourceConfig
 from pipelines.data import inventory as listing
-from pipelines.data.blocks import stretches
 from pipelines.data.inventory import SourceFile, inventory
 from pipelines.data.read import read_documents
+from pipelines.data.stretches import stretches
 from tests.unit.pipelines.data.world import TEXTS, config, make
 
 LIMIT = 300
