@@ -11,8 +11,9 @@ from cluster.errors import InputError
 from cluster.storage import Storage
 from pipelines import progress
 from pipelines.config import CausalConfig, FunctionReward, GrpoConfig, InstructConfig, PreferenceConfig, TrainConfig
-from pipelines.training.examples import check_lengths, load_examples, make_examples, read_file
+from pipelines.training.examples import check_lengths, load_examples, make_examples
 from pipelines.training.heldout import Parts, split
+from pipelines.training.method_file import read_file
 from pipelines.training.old import carry, heldout_tokens, old_dataset
 from pipelines.training.prompts import check_prompts, load_prompts, make_prompts
 from pipelines.training.rewards import check_function, read_sources

@@ -12,7 +12,8 @@ from cluster.errors import ConfigError, InputError
 from cluster.node_cache import local_copy
 from cluster.storage import Storage, open_storage
 from pipelines.config import AnswerReward, GrpoConfig
-from pipelines.training.examples import FORMAT, are_messages, check_template, make_once, objects, rendered, unfit
+from pipelines.training.examples import FORMAT, make_once
+from pipelines.training.method_file import are_messages, check_template, objects, rendered, unfit
 from pipelines.vocabulary import check_known_in
 
 Row = dict[str, Any]

@@ -15,7 +15,7 @@ from typing import Any
 from cluster.errors import ConfigError, InputError
 from pipelines.config import AnswerReward, FunctionReward, GrpoConfig, PatternReward, Reward
 from pipelines.own_function import load_function
-from pipelines.training.examples import read_file
+from pipelines.training.method_file import read_file
 
 Completion = list[dict[str, str]]
 """An answer as TRL gives it: the assistant's one message."""

@@ -7,7 +7,7 @@ from hashlib import sha256
 from cluster import artifacts
 from cluster.artifacts import Dataset, Weights
 from pipelines.config import CausalConfig, GrpoConfig, PreferenceConfig, TrainConfig
-from pipelines.training.examples import read_file
+from pipelines.training.method_file import read_file
 from pipelines.training.rewards import recorded
 
 HOW = {

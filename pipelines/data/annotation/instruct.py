@@ -1,5 +1,5 @@
 """Accepted annotations as conversations, in the form that `train.method: {kind: instruct}` reads
-(pipelines/training/examples.py)."""
+(pipelines/training/method_file.py)."""
 
 from __future__ import annotations
 

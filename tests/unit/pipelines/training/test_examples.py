@@ -15,8 +15,9 @@ from hypothesis import strategies as st
 from cluster.errors import ConfigError, InputError
 from pipelines.config import InstructConfig, PreferenceConfig, TrainConfig
 from pipelines.training.batches import Conversations, Pairs
-from pipelines.training.examples import Examples, check_lengths, conversations, encode, fill
+from pipelines.training.examples import Examples, check_lengths, encode, fill
 from pipelines.training.losses import log_probabilities, loss_of, next_token
+from pipelines.training.method_file import conversations
 from tests.unit.pipelines.training.test_batches import engine
 
 TALK = {

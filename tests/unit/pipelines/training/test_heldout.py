@@ -12,9 +12,10 @@ from cluster.artifacts import Checkpoint, Dataset, ImportedModel, LossPoint, Pre
 from cluster.errors import InputError
 from pipelines.config import PreferenceConfig, TrainConfig
 from pipelines.training.batches import Pairs
-from pipelines.training.examples import Examples, conversations, encode
+from pipelines.training.examples import Examples, encode
 from pipelines.training.heldout import accuracy, num_targets, split
 from pipelines.training.losses import log_probabilities
+from pipelines.training.method_file import conversations
 from pipelines.training.train_key import train_key
 from tests.unit.pipelines.training.test_batches import engine
 

@@ -22,7 +22,7 @@ from pipelines.data.annotation import annotate as stage
 from pipelines.data.annotation.annotate import annotate, find, holding, read_documents, read_reviews
 from pipelines.data.annotation.config import AnnotationConfig
 from pipelines.data.annotation.layers import Failure, Given, Layers, for_review
-from pipelines.training.examples import conversations
+from pipelines.training.method_file import conversations
 from tests.unit.pipelines.data import world
 
 NAMES = ("Ada", "Bruno", "Carla", "Dino")

@@ -20,7 +20,7 @@ from cluster.feedback import Exchange, Message, Vote
 from cluster.storage import LocalStorage
 from pipelines.config import DataConfig
 from pipelines.data.preferences.make import find, preferences, read_excluded
-from pipelines.training.examples import conversations
+from pipelines.training.method_file import conversations
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 PROTECTED = {"protect": {"email": "mask", "credit_card": "drop"}}
