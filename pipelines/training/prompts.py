@@ -105,8 +105,7 @@ def load_prompts(storage: Storage, key: str) -> Prompts:
 
 
 def check_prompts(prompts: Prompts, method: GrpoConfig, sequence_length: int) -> None:
-    """Raises:
-    ConfigError: a prompt leaves no room for an answer, or a reward takes a field that lines do not have."""
+    """Raises ConfigError: a prompt leaves no room for an answer, or a reward takes a field that lines do not have."""
     room = sequence_length - method.max_completion_tokens
     if (longest := max(prompts.lengths)) > room:
         num = sum(length > room for length in prompts.lengths)

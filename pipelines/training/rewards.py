@@ -60,8 +60,7 @@ class Rewards:
     """The functions, and what went wrong in one of them: a rank that raised alone would leave the others waiting for it."""
 
     def __init__(self, method: GrpoConfig, sources: Mapping[str, str]) -> None:
-        """Raises:
-        ConfigError: a function's file cannot be run, or has no such function."""
+        """Raises ConfigError: a function's file cannot be run, or has no such function."""
         self.failed: RewardFailed | None = None
         self.weights = [reward.weight for reward in method.rewards]
         self.functions = [self._guarded(reward, _function(reward, sources)) for reward in method.rewards]

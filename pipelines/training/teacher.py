@@ -18,8 +18,7 @@ FIELD = "train.distillation.teacher"
 
 
 def check_vocabulary(teacher: Weights, base: Weights, storage: Storage) -> None:
-    """Raises:
-    ConfigError: some token has another number in the teacher's tokenizer than in the base's."""
+    """Raises ConfigError: some token has another number in the teacher's tokenizer than in the base's."""
     digests = [tokenizer_digest({file.path: file.sha256 for file in one.files}) for one in (teacher, base)]
     if digests[0] == digests[1]:
         return

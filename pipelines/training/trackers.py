@@ -29,8 +29,7 @@ class Tracker(Protocol):
 
 
 def check_trackers(config: TrackersConfig) -> None:
-    """Raises:
-    ConfigError: a tracker is asked for whose package is not here, or its address holds a password."""
+    """Raises ConfigError: a tracker is asked for whose package is not here, or its address holds a password."""
     if config.mlflow and "@" in config.mlflow.tracking_uri:
         raise ConfigError(  # not by pydantic, which would show the value
             "train.trackers.mlflow.tracking_uri",
