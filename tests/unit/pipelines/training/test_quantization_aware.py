@@ -13,7 +13,7 @@ from cluster.config import load_yaml
 from cluster.errors import ConfigError
 from pipelines.config import QuantizationAwareConfig, QuantizeConfig, TrainConfig
 from pipelines.config.progressive import refuse
-from pipelines.quantization.quantize import arithmetic, trained_for
+from pipelines.quantization.task import arithmetic, trained_for
 from pipelines.rounding import stored_activations, stored_weights
 from pipelines.training.memory import memory
 from pipelines.training.shape import check_rounding, shape_of
