@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import os
 import re
-import stat
 from collections.abc import Iterator, Sequence, Set
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -16,6 +14,7 @@ from cluster.errors import InputError
 from cluster.s3 import s3_filesystem
 from pipelines.config import SourceConfig
 from pipelines.data.document import DropReason
+from pipelines.data.listing import below, fixed_part
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, FileSystem
@@ -42,7 +41,6 @@ ENDINGS: dict[str, Format] = {
 }
 NUMBERED = re.compile(r"(.+)#[1-9][0-9]*", re.DOTALL)
 """As documents of a file with several of them are called."""
-WILDCARD = re.compile(r"[*?\[]")
 NO_FILE = "not a regular file, a link that leads nowhere or back to where it lies, or a name that is not UTF-8"
 UNREADABLE = "unreadable"
 """Stands in the place of the hash of a file that cannot be read."""
@@ -110,7 +108,7 @@ def listed(sources: Sequence[SourceConfig]) -> list[SourceFile]:
     files: list[SourceFile] = []
     for source in sources:
         filesystem, path = locate(source.path)
-        label = _label(PurePosixPath(_fixed_part(path, filesystem)[0]).name or "source", labels)
+        label = _label(PurePosixPath(fixed_part(path, filesystem)[0]).name or "source", labels)
         labels.add(label)
         files += _files(source, filesystem, path, label)
     _check_ids(files)
@@ -148,7 +146,7 @@ def locate(location: str) -> tuple[FileSystem, str]:
 def _files(source: SourceConfig, filesystem: FileSystem, path: str, label: str) -> Iterator[SourceFile]:
     from pyarrow.fs import FileType
 
-    base, pattern = _fixed_part(path, filesystem)
+    base, pattern = fixed_part(path, filesystem)
     try:
         root = filesystem.get_file_info(base)
         if root.type == FileType.NotFound:
@@ -156,7 +154,7 @@ def _files(source: SourceConfig, filesystem: FileSystem, path: str, label: str) 
         if root.type != FileType.Directory:
             yield _source_file(source, filesystem, root, label)
             return
-        found = _below(filesystem, base)
+        found = below(filesystem, base)
     except OSError as error:
         remedy = "give an existing, readable path (and for s3:// credentials, region and endpoint)"
         raise InputError(source.path, f"cannot be listed: {reason(error)}", remedy) from None
@@ -167,64 +165,6 @@ def _files(source: SourceConfig, filesystem: FileSystem, path: str, label: str) 
         raise InputError(source.path, found_text, "put files there, or correct that `path` in the recipe")
     for name in chosen:
         yield _source_file(source, filesystem, relative[name], f"{label}/{name}")
-
-
-def _fixed_part(path: str, filesystem: FileSystem) -> tuple[str, re.Pattern[str] | None]:
-    """The folder before the first wildcard and what its files must match; the path itself where that exists."""
-    from pyarrow.fs import FileType
-
-    if not WILDCARD.search(path) or filesystem.get_file_info(path).type != FileType.NotFound:
-        return path.rstrip("/") or "/", None
-    parts = path.split("/")
-    first = next(i for i, part in enumerate(parts) if WILDCARD.search(part))
-    return "/".join(parts[:first]) or ".", _glob_expression("/".join(parts[first:]))
-
-
-def _glob_expression(pattern: str) -> re.Pattern[str]:
-    """`*` and `?` stay within a folder, `**/` stands for any number of folders, [abc] for one of the characters."""
-    tokens = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern)
-    meanings = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    return re.compile("".join(_token(token, meanings) for token in tokens), re.DOTALL)
-
-
-def _token(token: str, meanings: dict[str, str]) -> str:
-    if token.startswith("[") and token.endswith("]") and len(token) > 2:
-        inside = re.escape(token[1:-1]).replace(r"\-", "-")
-        return f"[^{inside[1:]}]" if token[1] == "!" else f"[{inside}]"
-    return meanings.get(token) or re.escape(token)
-
-
-def _below(filesystem: FileSystem, base: str) -> list[FileInfo]:
-    from pyarrow.fs import FileSelector, FileType, LocalFileSystem
-
-    if isinstance(filesystem, LocalFileSystem):
-        return list(_below_folder(base))
-    found = filesystem.get_file_info(FileSelector(base, recursive=True))
-    return [info for info in found if info.type != FileType.Directory and not info.path.endswith("/")]
-
-
-def _below_folder(base: str) -> Iterator[FileInfo]:
-    """Arrow's own listing goes round in circles of links, leaves out links to nothing, and fails on names that are not UTF-8."""
-    from pyarrow.fs import FileInfo, FileType
-
-    todo = [(base, frozenset[tuple[int, int]]())]
-    while todo:
-        folder, above = todo.pop()
-        here = os.stat(folder)
-        above |= {(here.st_dev, here.st_ino)}
-        for entry in os.scandir(folder):
-            named = os.fsencode(entry.path).decode("utf-8", "backslashreplace")
-            try:
-                found = os.stat(entry.path)
-            except OSError:  # a link to nothing, or to itself
-                yield FileInfo(named, type=FileType.Unknown)
-                continue
-            circle, same = (found.st_dev, found.st_ino) in above, named == entry.path
-            if stat.S_ISDIR(found.st_mode) and same and not circle:
-                todo.append((entry.path, above))
-            else:
-                good = stat.S_ISREG(found.st_mode) and same
-                yield FileInfo(named, type=FileType.File if good else FileType.Unknown, size=found.st_size)
 
 
 def _source_file(source: SourceConfig, filesystem: FileSystem, info: FileInfo, name: str) -> SourceFile:

@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from cluster.artifacts import Record, load
 from cluster.storage import LocalStorage
 from pipelines.config import SourceConfig
-from pipelines.data import inventory as listing
+from pipelines.data import inventory as inventories
 from pipelines.data.inventory import SourceFile, inventory
 from pipelines.data.read import read_documents
 from pipelines.data.stretches import stretches
@@ -45,7 +45,7 @@ ends = st.sampled_from([b"\n", b"\r\n"])
 
 def in_parts(path: Path, cut_bytes: int) -> SourceFile:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(listing, "CUT_BYTES", cut_bytes)
+        patch.setattr(inventories, "CUT_BYTES", cut_bytes)
         (file,) = inventory([SourceConfig(path=str(path))])
     return file
 
@@ -99,7 +99,7 @@ def test_dataset_and_record_are_the_same_however_it_is_cut(
         (tmp_path / "in" / name).write_text("\r\n".join([*rows, name]))
     whole = LocalStorage(tmp_path / "whole")
     expected = make(whole, config(tmp_path / "in"))
-    monkeypatch.setattr(listing, "CUT_BYTES", cut_bytes)
+    monkeypatch.setattr(inventories, "CUT_BYTES", cut_bytes)
     storage = LocalStorage(tmp_path / "parts")
     found = make(storage, config(tmp_path / "in"), num_workers)
     assert found.digest == expected.digest  # has the hashes of all batches
@@ -125,7 +125,7 @@ def test_row_groups_hold_the_documents_of_the_whole(
 ) -> None:
     texts = [None if i % 11 == 0 else "ü" * (i % 40 * 10) for i in range(200)]
     write_parquet(tmp_path / "a.parquet", texts, rows)
-    monkeypatch.setattr(listing, "CUT_BYTES", cut_bytes)
+    monkeypatch.setattr(inventories, "CUT_BYTES", cut_bytes)
     (file,) = inventory([SourceConfig(path=str(tmp_path / "a.parquet"), id_field=id_field)])
     assert (len(file.cuts) > 0) == (rows < 200 and cut_bytes < 1 << 30)
     whole = list(read_documents(file, LIMIT))
@@ -135,7 +135,7 @@ def test_row_groups_hold_the_documents_of_the_whole(
 
 def test_parquet_without_texts_is_one_exclusion(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_parquet(tmp_path / "a.parquet", ["x"] * 50, 5)
-    monkeypatch.setattr(listing, "CUT_BYTES", 1)
+    monkeypatch.setattr(inventories, "CUT_BYTES", 1)
     (file,) = inventory([SourceConfig(path=str(tmp_path / "a.parquet"), text_field="body")])
     assert file.cuts == ()
     assert [document.reason for document in read_documents(file, LIMIT)] == ["missing_text"]
@@ -146,7 +146,7 @@ def test_damage_costs_one_part_and_no_id_stands_twice(tmp_path: Path, monkeypatc
     path = tmp_path / "a.parquet"
     write_parquet(path, ["".join(rng.choices("abcdefgh ", k=80)) for _ in range(400)], 40)
     data = path.read_bytes()
-    monkeypatch.setattr(listing, "CUT_BYTES", 1)
+    monkeypatch.setattr(inventories, "CUT_BYTES", 1)
     num_broken = 0
     for _ in range(120):
         at = rng.randrange(4, len(data) - 8)
@@ -163,7 +163,7 @@ def test_damage_costs_one_part_and_no_id_stands_twice(tmp_path: Path, monkeypatc
 
 def test_a_file_that_holds_more_rows_than_it_tells(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_parquet(tmp_path / "a.parquet", ["x"] * 50, 10)
-    monkeypatch.setattr(listing, "CUT_BYTES", 1)
+    monkeypatch.setattr(inventories, "CUT_BYTES", 1)
     (file,) = inventory([SourceConfig(path=str(tmp_path / "a.parquet"))])
     lying = replace(file, cuts=tuple(cut._replace(line=1 + 5 * cut.start) for cut in file.cuts))
     ids = [d.id for part in parts_of(lying) for d in read_documents(lying, LIMIT, part)]
@@ -178,7 +178,7 @@ def test_a_dataset_of_parquet_is_the_same_however_it_is_cut(
     write_parquet(tmp_path / "in" / "a.parquet", [*TEXTS, TEXTS[3], "short", None, *TEXTS[5:7]], 3)
     whole, storage = LocalStorage(tmp_path / "whole"), LocalStorage(tmp_path / "parts")
     expected = make(whole, config(tmp_path / "in"))
-    monkeypatch.setattr(listing, "CUT_BYTES", cut_bytes)
+    monkeypatch.setattr(inventories, "CUT_BYTES", cut_bytes)
     found = make(storage, config(tmp_path / "in"), num_workers)
     assert found.digest == expected.digest
     records = [load(where, Record, found.key) for where in (whole, storage)]
