@@ -3,29 +3,26 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Container, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cache
 from itertools import chain
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cluster.errors import StageFailed
-from pipelines.config import DataConfig, DedupConfig, ProtectConfig
-from pipelines.data import dedup, filters, language
-from pipelines.data.blocked import BlockedWords, blocked_drops
-from pipelines.data.classifier import Classifier, score_drops
-from pipelines.data.decontaminate import EvaluationSets, contaminated
+from pipelines.config import DataConfig, ProtectConfig
 from pipelines.data.document import Document
 from pipelines.data.functions import FunctionFailed
 from pipelines.data.inventory import SourceFile
-from pipelines.data.perplexity import LanguageModel, perplexity_drops
-from pipelines.data.protect import protect_column, showing_more
+from pipelines.data.protect import Protected, protect_column, showing_more
 from pipelines.data.read import read_documents
 from pipelines.data.repair import repair_column
 from pipelines.data.rules import REPAIR, Rule, compile_rules
+from pipelines.data.verdict import KEYS, NO_STANDARDS, Standards, Verdict, chosen, judge
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -38,37 +35,6 @@ OBJECTS_A_COLLECTION = 100_000
 """Python's collector looks for circles when so many more are there: about once a batch."""
 
 TEXT_COLUMNS = ("original", "text")
-
-
-class Verdict(NamedTuple):
-    """What is known of one document once it was looked at alone."""
-
-    reason: str
-    """Empty: nothing against it."""
-    detail: str
-    language: str
-    fingerprint: bytes
-    bands: bytes
-    lines: bytes = b""
-    """Hashes of them, where repeated ones are asked for; see dedup.span_hashes."""
-    paragraphs: bytes = b""
-
-
-KEYS = ("fingerprint", "bands", "lines", "paragraphs")
-"""What is taken of a text that nothing was found against, to compare it with others."""
-
-
-class Standards(NamedTuple):
-    """What documents are held against beside the configuration."""
-
-    evaluation: EvaluationSets | None = None
-    """Items that no document may share words with."""
-    blocked: BlockedWords | None = None
-    classifier: Classifier | None = None
-    language_model: LanguageModel | None = None
-
-
-NO_STANDARDS = Standards()
 
 
 class Placed(NamedTuple):
@@ -164,43 +130,28 @@ def clean_batch(
     import pyarrow.compute as pc
 
     documents = [placed.document for placed in batch]
-    originals = pa.array([document.text for document in documents], pa.large_string())
+    read = pa.array([document.text for document in documents], pa.large_string())
     readable = np.array([document.reason is None for document in documents])
-    num_characters_in = pc.utf8_length(originals)
-    repaired = repair_column(originals) if config.protect.actions else None
-    try:
-        texts, changed_by = _rewrite(originals, readable, rules, repaired)
-    except FunctionFailed as error:
-        document = documents[int(np.flatnonzero(readable)[error.row])]
-        place = f"{document.id}, number {document.position} of {document.source}"
-        raise StageFailed(f"{error.told}, {place}: mend it and run the same command again") from None
-    rewritten, (texts, protected) = texts, protect_column(texts, config.protect.actions, key)
+    repaired = repair_column(read) if config.protect.actions else None
+    with _named(documents, readable):
+        rewritten, changed_by = _rewrite(read, readable, rules, repaired)
+    texts, protected = protect_column(rewritten, config.protect.actions, key)
+    originals = read
     if repaired is not None:  # the originals are kept where a document is excluded
-        originals = _most_telling(originals, repaired, rewritten, list(protected), config.protect)
-        others = pc.not_equal(originals, rewritten)
-        masked = protect_column(originals.filter(others), config.protect.actions, key)[0]
+        shown = _most_telling(read, repaired, rewritten, list(protected), config.protect)
+        others = pc.not_equal(shown, rewritten)
+        masked = protect_column(shown.filter(others), config.protect.actions, key)[0]
         originals = pc.replace_with_mask(texts, others, masked)
-    verdicts = [Verdict(document.reason or "", document.detail, "", b"", b"") for document in documents]
     judged = judge(texts.filter(readable), config, standards)
-    for i, verdict in zip(np.flatnonzero(readable).tolist(), judged, strict=True):
-        verdicts[i] = verdict
-    for i, found in protected.items():
+    verdicts = _verdicts(documents, readable, judged, protected)
+    for i in protected:
         changed_by[i].append("protect")
-        if found.refused and not verdicts[i].reason:
-            kinds = ", ".join(sorted({span.kind for span in found.refused}))
-            verdicts[i] = Verdict("personal_data", kinds, verdicts[i].language, b"", b"")
     in_question = pa.array([not verdict.reason for verdict in verdicts])
-    columns = {
-        "file": [placed.file for placed in batch],
-        "ordinal": [placed.ordinal for placed in batch],
-        "id": [document.id for document in documents],
-        "source": [document.source for document in documents],
-        "position": [document.position for document in documents],
-        "span": [document.span for document in documents],
-        "origin": [document.origin for document in documents],
+    columns: dict[str, Any] = {
+        **_places(batch),
         "original": pc.if_else(pc.and_(pc.equal(originals, texts), in_question), None, originals),
         "text": pc.if_else(in_question, texts, None),
-        "num_characters_in": num_characters_in,
+        "num_characters_in": pc.utf8_length(read),
         "num_characters": pc.utf8_length(texts),
         "changed_by": changed_by,
         "protected": [
@@ -209,6 +160,45 @@ def clean_batch(
         **dict(zip(Verdict._fields, zip(*verdicts, strict=True), strict=True)),
     }
     return pa.table(columns, schema=schema())
+
+
+def _places(batch: Sequence[Placed]) -> dict[str, list[Any]]:
+    """Columns that say where each document comes from."""
+    documents = [placed.document for placed in batch]
+    return {
+        "file": [placed.file for placed in batch],
+        "ordinal": [placed.ordinal for placed in batch],
+        **{name: [getattr(one, name) for one in documents] for name in ("id", "source", "position", "span", "origin")},
+    }
+
+
+@contextmanager
+def _named(documents: Sequence[Document], readable: NDArray[np.bool_]) -> Iterator[None]:
+    """Raises StageFailed: a rule that is a function failed on one of them."""
+    try:
+        yield
+    except FunctionFailed as error:
+        document = documents[int(np.flatnonzero(readable)[error.row])]
+        place = f"{document.id}, number {document.position} of {document.source}"
+        raise StageFailed(f"{error.told}, {place}: mend it and run the same command again") from None
+
+
+def _verdicts(
+    documents: Sequence[Document],
+    readable: NDArray[np.bool_],
+    judged: Sequence[Verdict],
+    protected: Mapping[int, Protected],
+) -> list[Verdict]:
+    """Of each document, read or not; `judged` are those that were. What is found against a text goes before values that must not
+    stand in it."""
+    verdicts = [Verdict(document.reason or "", document.detail, "", b"", b"") for document in documents]
+    for i, verdict in zip(np.flatnonzero(readable).tolist(), judged, strict=True):
+        verdicts[i] = verdict
+    for i, found in protected.items():
+        if found.refused and not verdicts[i].reason:
+            kinds = ", ".join(sorted({span.kind for span in found.refused}))
+            verdicts[i] = Verdict("personal_data", kinds, verdicts[i].language, b"", b"")
+    return verdicts
 
 
 def _most_telling(
@@ -221,9 +211,9 @@ def _most_telling(
     kinds = tuple(config.actions)
     changed = pc.indices_nonzero(pc.not_equal(originals, repaired)).to_pylist()
     shown = showing_more(originals, repaired, changed, kinds)
-    originals = _put(originals, shown, _chosen(repaired, shown))
+    originals = _put(originals, shown, chosen(repaired, shown))
     shown = showing_more(originals, rewritten, with_values, kinds)
-    return _put(originals, shown, repair_column(_chosen(rewritten, shown)))  # the rules need not end with a repair
+    return _put(originals, shown, repair_column(chosen(rewritten, shown)))  # the rules need not end with a repair
 
 
 def _put(texts: pa.Array, indices: list[int], others: pa.Array) -> pa.Array:
@@ -254,53 +244,3 @@ def _rewrite(
         for row in pc.indices_nonzero(pc.not_equal(before, column)).to_pylist():
             changed_by[places[row]].append(rule.name)
     return pc.replace_with_mask(originals, pa.array(readable), column), changed_by
-
-
-def judge(texts: pa.Array, config: DataConfig, standards: Standards = NO_STANDARDS) -> list[Verdict]:
-    """Cheap filters first: the language costs more and is asked only of what passed them."""
-    drops = filters.cheap_drops(texts, config.filters)
-    alive = _without(range(len(texts)), drops)
-    languages = dict(zip(alive, language.identify(_chosen(texts, alive)), strict=True))
-    for i, (code, confidence) in languages.items():
-        if drop := filters.language_drop(code, confidence, config.filters):
-            drops[i] = drop
-    english = [i for i in _without(alive, drops) if languages[i][0] == "en"]
-    for place, drop in filters.stop_word_drops(_chosen(texts, english), config.filters).items():
-        drops[english[place]] = drop
-    for found_against in _held_against(standards):
-        kept = _without(alive, drops)
-        drops |= {kept[place]: drop for place, drop in found_against(_chosen(texts, kept)).items()}
-    keys = _keys(texts, _without(alive, drops), config.dedup)
-    return [
-        Verdict(*drops.get(i, ("", "")), languages.get(i, ("",))[0], *keys.get(i, (b"",) * len(KEYS)))
-        for i in range(len(texts))
-    ]
-
-
-def _held_against(standards: Standards) -> Iterator[Callable[[pa.Array], dict[int, filters.Drop]]]:
-    """What finds the texts that fall short of each standard there is, one after the other: each is asked of what is left."""
-    if (blocked := standards.blocked) is not None:
-        yield lambda texts: blocked_drops(texts, blocked)
-    if (classifier := standards.classifier) is not None:
-        yield lambda texts: score_drops(texts, classifier)
-    if (model := standards.language_model) is not None:
-        yield lambda texts: perplexity_drops(texts, model)
-    if (sets := standards.evaluation) is not None:
-        yield lambda texts: {i: filters.Drop("contaminated", item) for i, item in contaminated(texts, sets).items()}
-
-
-def _keys(texts: pa.Array, kept: list[int], config: DedupConfig) -> dict[int, tuple[bytes, ...]]:
-    """KEYS of the kept texts."""
-    texts, nothing = _chosen(texts, kept), [b""] * len(kept)
-    bands = dedup.band_keys(texts, config) if config.near else nothing
-    lines = dedup.span_hashes(texts, "lines", config.lines) if config.lines else nothing
-    paragraphs = dedup.span_hashes(texts, "paragraphs", config.paragraphs) if config.paragraphs else nothing
-    return dict(zip(kept, zip(dedup.fingerprints(texts), bands, lines, paragraphs, strict=True), strict=True))
-
-
-def _chosen(texts: pa.Array, indices: list[int]) -> pa.Array:
-    return texts if len(indices) == len(texts) else texts.take(np.array(indices, np.int64))
-
-
-def _without(indices: Iterable[int], dropped: Container[int]) -> list[int]:
-    return [i for i in indices if i not in dropped]

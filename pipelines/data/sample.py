@@ -18,13 +18,14 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from pipelines.data import pdf
 from pipelines.data.archive import read_records
-from pipelines.data.batch import Placed, Standards, clean_batch
+from pipelines.data.batch import Placed, clean_batch
 from pipelines.data.document import Document
 from pipelines.data.inventory import WHOLE, Cut, SourceFile
 from pipelines.data.pages import main_text
 from pipelines.data.read import open_file, read_documents
 from pipelines.data.rules import compile_rules
 from pipelines.data.shards import parquet_bytes
+from pipelines.data.verdict import Standards
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,7 +10,7 @@ from cluster.errors import InputError
 from cluster.storage import Storage
 from pipelines.config import DataConfig, FilterConfig
 from pipelines.data import ledger
-from pipelines.data.batch import BatchCleaner, Standards
+from pipelines.data.batch import BatchCleaner
 from pipelines.data.blocked import read_blocked
 from pipelines.data.classifier import read_classifier
 from pipelines.data.decontaminate import EvaluationSets, read_sets
@@ -20,6 +20,7 @@ from pipelines.data.inventory import SourceFile, inventory
 from pipelines.data.perplexity import read_language_model
 from pipelines.data.protect import read_key
 from pipelines.data.recorded import recorded_config
+from pipelines.data.verdict import Standards
 from pipelines.progress import say
 
 

@@ -14,7 +14,7 @@ from pyarrow.fs import LocalFileSystem
 from cluster.storage import LocalStorage, open_storage
 from pipelines.data import claim
 from pipelines.data import clean as stage
-from pipelines.data import inventory as listing
+from pipelines.data import inventory as inventories
 from pipelines.data.batch import TEXT_COLUMNS, BatchCleaner, schema
 from pipelines.data.blocks import (
     PLACE,
@@ -191,7 +191,7 @@ def test_an_interrupted_run_is_gone_on_with(
     (tmp_path / "docs").mkdir()
     lines = [json.dumps({"text": text}) + "\n" for text in world.TEXTS]
     (tmp_path / "docs" / "a.jsonl").write_text("".join(lines))
-    monkeypatch.setattr(listing, "CUT_BYTES", 300)
+    monkeypatch.setattr(inventories, "CUT_BYTES", 300)
     monkeypatch.setattr(stage, "BLOCK_BYTES", 200)
     storage, config = LocalStorage(tmp_path / "storage"), world.config(tmp_path / "docs")
     whole = world.make(LocalStorage(tmp_path / "whole"), config)

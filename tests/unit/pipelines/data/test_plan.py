@@ -11,11 +11,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from pipelines.config import DataConfig, FilterConfig, SourceConfig
-from pipelines.data.batch import NO_STANDARDS, BatchCleaner
+from pipelines.data.batch import BatchCleaner
 from pipelines.data.estimate import Range, duration_s, estimate, nodes_for, scaled
 from pipelines.data.inventory import inventory, listed
 from pipelines.data.plan_command import count, duration, size
 from pipelines.data.sample import Place, Sample, take
+from pipelines.data.verdict import NO_STANDARDS
 
 WORDS = ["the", "canary", "went", "down", "into", "the", "mine", "and", "sang", "of", "coal", "while", "miners"]
 

@@ -17,7 +17,7 @@ from cluster.storage import LocalStorage
 from pipelines.config import DataConfig, DedupConfig, ProtectConfig, RuleConfig
 from pipelines.data import batch, ledger, repeats, tell
 from pipelines.data import clean as stage
-from pipelines.data import inventory as listing
+from pipelines.data import inventory as inventories
 from pipelines.data.forget import forget
 from pipelines.data.history import difference
 from pipelines.data.record import parts, read_table, schema
@@ -121,7 +121,7 @@ def test_the_result_does_not_depend_on_how_the_work_is_cut(
     monkeypatch.setattr(repeats, "MANY", 5)
     monkeypatch.setattr(batch, "MAX_BATCH_DOCUMENTS", 2)
     for block_bytes in (1 << 30, 200):  # several batches in a block, then several blocks
-        monkeypatch.setattr(listing, "CUT_BYTES", 300)
+        monkeypatch.setattr(inventories, "CUT_BYTES", 300)
         monkeypatch.setattr(stage, "BLOCK_BYTES", block_bytes)
         storage = LocalStorage(tmp_path / str(block_bytes))
         made = make(storage, settings(folder), num_workers=3)
