@@ -7,6 +7,7 @@ from html import escape
 
 from cluster.artifacts import Difference
 from pipelines.evaluation.explain import MARKS
+from pipelines.evaluation.report import RunReport
 from pipelines.evaluation.wording import both, change
 
 STATUSES = {
@@ -84,3 +85,13 @@ def _difference(found: Difference) -> tuple[str, ...]:
     differ = "" if found.num_different is None else f"{found.num_different:,}"
     what = f"{escape(found.task)} <small>{escape(found.metric)}{better}</small>"
     return what, old, new, difference, interval, f"{found.num_items:,}", differ
+
+
+def digest_in(report: RunReport, role: str) -> str:
+    """Of the artifact with that role in the report; empty where there is none."""
+    return next((one.digest for one in report.evidence if one.role == role and one.kind != "file"), "")
+
+
+def named(report: RunReport, role: str) -> str:
+    """The same as the page shows digests."""
+    return digest_of(digest_in(report, role))

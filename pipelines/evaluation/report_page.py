@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import partial
+from collections.abc import Iterable, Iterator, Sequence
 from html import escape
 from pathlib import Path
 
-from cluster.artifacts import Check, Finding, Ledger, Speed
-from cluster.artifacts.evaluation import told
+from cluster.artifacts import Check, Finding
 from cluster.registry import Lineage
 from pipelines import pages
-from pipelines.bill import Bill, figure
-from pipelines.evaluation import plots
+from pipelines.evaluation import plots, report_costs
 from pipelines.evaluation.figures import is_whole
-from pipelines.evaluation.page_parts import STATUSES, differences, digest_of, mark, table
-from pipelines.evaluation.report import Evidence, ModelScore, RunReport, Size
+from pipelines.evaluation.page_parts import STATUSES, differences, digest_in, digest_of, mark, named, table
+from pipelines.evaluation.report import Evidence, ModelScore, RunReport
 from pipelines.evaluation.report_items import Calibration, WorstItem
 from pipelines.evaluation.report_schemes import schemes
 from pipelines.evaluation.report_slices import contamination, recovery
 from pipelines.pages import write_report
-from pipelines.spending import Account
 
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; color: #1c1c1c }
@@ -47,7 +43,7 @@ def write(report: RunReport, folder: Path) -> tuple[Path, Path]:
     Raises:
         ConfigError: it cannot be written to.
     """
-    gate = _of(report, "gate")[:8]
+    gate = digest_in(report, "gate")[:8]
     name = (report.revision or (f"{report.name}-gate-{gate}" if gate else report.name)).replace("/", "-")
     return write_report(folder, f"report-{name}", page(report), report)
 
@@ -61,12 +57,12 @@ def page(report: RunReport) -> str:
         ("Paired differences", _differences(report)),
         ("What is kept, slice by slice", recovery(report)),
         ("Contamination", contamination(report)),
-        ("Size and what quantizing kept", _sizes(report)),
+        ("Size and what quantizing kept", report_costs.sizes(report)),
         ("Schemes that were tried", schemes(report.search)),
         ("Calibration", _calibration(report)),
         ("Worst items", _worst(report)),
-        ("Training", _training(report)),
-        ("Node hours", _node_hours(report)),
+        ("Training", report_costs.training(report)),
+        ("Node hours", report_costs.node_hours(report)),
         ("Compliance", _compliance(report)),
         ("Lineage", _lineage(report)),
         ("Evidence", _evidence(report)),
@@ -86,7 +82,7 @@ def _verdict(report: RunReport) -> Iterator[str]:
     if not report.outcome:
         yield '<p class="other">judged by no gate</p>'
         return
-    yield f"<p>Gate: {mark(report.outcome)}, {'published' if report.published else 'not published'}. {_named(report, 'gate')}"
+    yield f"<p>Gate: {mark(report.outcome)}, {'published' if report.published else 'not published'}. {named(report, 'gate')}"
     if found := (*report.overlaps, *report.checks):
         yield table(("requirement", "priority", "decided by", "outcome", "adjusted p"), map(_check, found))
     if report.words:
@@ -133,49 +129,6 @@ def _differences(report: RunReport) -> Iterator[str]:
         yield f"<h3>{escape(name)}</h3>{differences(found)}"
 
 
-def _sizes(report: RunReport) -> Iterator[str]:
-    if report.sizes:
-        yield table(
-            ("model", "scheme", "parameters", "bytes", "cache, bytes a token", ""),
-            (_size(report, s) for s in report.sizes),
-        )
-        yield from _speeds(report)
-        yield "<p><small>Bytes of the weights' files, and of keys and values in the engine's cache for each token (bfloat16 where"
-        yield " the cache is not quantized).</small>"
-    if report.recoveries:
-        kept = ((escape(r.task), escape(r.metric), f"{r.percent:.1f} %") for r in report.recoveries)
-        yield "<h3>Quantized against trained</h3>" + table(("task", "metric", "kept"), kept)
-
-
-def _speeds(report: RunReport) -> Iterator[str]:
-    timed = [(size.model, size.speed) for size in report.sizes if size.speed]
-    if not timed:
-        return
-    nums = sorted({rate.num_requests for _, speed in timed for rate in speed.rates})
-    names = ("model", *(f"tokens/s at {num}" for num in nums), "ttft, ms", "prompt", "written")
-    yield "<h3>Speed</h3>" + table(names, (_speed(model, speed, nums) for model, speed in timed))
-    yield "<p><small>Tokens a second of all requests together, so many at once, and milliseconds to the first token of one alone;"
-    yield " in the engine that evaluated the model, on its machine, with whatever else ran there. prompt and written: tokens of"
-    yield " each request.</small>"
-
-
-def _speed(model: str, speed: Speed, nums: Sequence[int]) -> tuple[str, ...]:
-    rates = {rate.num_requests: told(rate.tokens_per_s) for rate in speed.rates}
-    return (
-        model,
-        *(rates.get(num, "") for num in nums),
-        told(1000 * speed.ttft_s),
-        str(speed.num_prompt_tokens),
-        str(speed.num_written_tokens),
-    )
-
-
-def _size(report: RunReport, size: Size) -> tuple[str, ...]:
-    cache = "not known" if size.num_cache_bytes_per_token is None else f"{size.num_cache_bytes_per_token:,}"
-    counts = (f"{size.num_parameters:,}", f"{size.num_weight_bytes:,}", cache)
-    return size.model, escape(size.scheme), *counts, _named(report, size.model)
-
-
 def _worst(report: RunReport) -> Iterator[str]:
     if report.worst:
         yield "<p><small>Where the last model lost most against the one before it.</small>"
@@ -209,50 +162,6 @@ def _reliability(found: Calibration) -> str:
     said = f"<b>{escape(found.model)}</b> <small>error {found.error:.3f} on {num_items:,} items</small>"
     points = [(one.confidence, one.accuracy, one.num_items / num_items) for one in found.bins]
     return f"<div>{said}{plots.reliability(f'{found.task}, {found.model}', points)}</div>"
-
-
-def _training(report: RunReport) -> Iterator[str]:
-    if report.losses:
-        yield "<h3>Loss by optimizer step</h3>"
-        yield plots.curve("loss by optimizer step", [(point.step, point.loss) for point in report.losses])
-    if report.incidents:
-        rows = ((str(i.step), escape(i.reason), str(i.back_to_step)) for i in report.incidents)
-        yield "<h3>Steps that did not stand</h3>" + table(("step", "reason", "back to step"), rows)
-    if report.ledger:
-        yield "<h3>Ledger</h3>" + table(("", ""), _ledger(report.ledger))
-    if report.losses or report.ledger:
-        yield _named(report, "trained")
-
-
-def _ledger(ledger: Ledger) -> Iterator[tuple[str, str]]:
-    energy = "none" if ledger.energy_wh is None else f"{ledger.energy_wh:g} Wh"
-    yield "tokens", f"{ledger.num_tokens:,}"
-    yield "operations", f"{ledger.flops:.3g} <small>{escape(ledger.flops_basis)}</small>"
-    yield "device", f"{ledger.num_devices} x {escape(ledger.device)}"
-    yield "model FLOPs utilization", "not known" if ledger.mfu is None else f"{ledger.mfu:.1%}"
-    yield "time in steps", f"{ledger.trained_s:g} s"
-    yield "energy", f"{energy} <small>{escape(ledger.energy_basis)}</small>"
-
-
-def _node_hours(report: RunReport) -> Iterator[str]:
-    if report.spending:
-        yield _bill(report.spending.bill) if report.spending.bill else _hours(report.spending)
-        yield f"<p>Of all runs of this lifecycle, as counted in <code>{escape(report.spending.key)}</code>.</p>"
-
-
-def _hours(spent: Account) -> str:
-    rows = ((escape(stage), f"{hours:.3g}") for stage, hours in spent.by_stage.items())
-    return table(("stage", "node hours"), (*rows, ("together", f"{spent.node_hours:.3g}")))
-
-
-def _bill(bill: Bill) -> str:
-    def row(name: str, told: Callable[[str], float | None], basis: str) -> tuple[str, ...]:
-        figures = (told(column) for column in ("node_hours", "energy_wh", "carbon_g", "money"))
-        return (name, *("" if one is None else figure(one) for one in figures), f"<small>{escape(basis)}</small>")
-
-    stages = (row(escape(one.stage), partial(getattr, one), one.energy_basis) for one in bill.charges)
-    heads = ("stage", "node hours", "energy, Wh", "carbon, g CO2e", f"money, {bill.currency}", "energy is")
-    return table(heads, (*stages, row("together", bill.totals.get, f"carbon: {bill.carbon_basis}")))
 
 
 def _compliance(report: RunReport) -> Iterator[str]:
@@ -296,11 +205,3 @@ def _evidence(report: RunReport) -> Iterator[str]:
 def _through(evidence: Evidence) -> str:
     """What computed with a folder's weights; manifests say what they are in the lineage."""
     return f"<br><small>{escape(evidence.summary)}</small>" if evidence.kind == "folder" and evidence.summary else ""
-
-
-def _of(report: RunReport, role: str) -> str:
-    return next((one.digest for one in report.evidence if one.role == role and one.kind != "file"), "")
-
-
-def _named(report: RunReport, role: str) -> str:
-    return digest_of(_of(report, role))
