@@ -14,8 +14,8 @@ from typer.testing import CliRunner
 from cluster.errors import ConfigError, UserError
 from serinus import app
 from services.rollout import scribe
-from tests.unit.services.rollout.test_loop import World
 from tests.unit.services.rollout.test_waiting import ask, made
+from tests.unit.services.rollout.world import World
 from tests.unit.test_check import GOOD, QUICKSTART
 
 

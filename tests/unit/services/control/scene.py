@@ -19,7 +19,7 @@ from services.control.server import Doorkeeper
 from services.rollout.status import RolloutStatus
 from services.serving.keys import add_key, publish_keys
 from services.serving.watch import KeyWatch
-from tests.unit.services.rollout.test_loop import CONFIG, World
+from tests.unit.services.rollout.world import CONFIG, World
 
 
 def two_at_once(act: Callable[[], int]) -> list[int]:

@@ -22,7 +22,7 @@ from services.rollout.summary import as_json
 from services.serving.listener import Listener
 from tests.integration.gateway_world import free_port
 from tests.unit.services.control.scene import Scene
-from tests.unit.services.rollout.test_loop import CANDIDATE, STABLE
+from tests.unit.services.rollout.world import CANDIDATE, STABLE
 
 
 class Served:

@@ -16,7 +16,7 @@ from services.rollout.waiting import read_waiting
 from services.serving.keys import add_key, publish_keys, read_keys
 from services.serving.openai_errors import ErrorAnswer
 from tests.unit.services.control.scene import Scene, two_at_once
-from tests.unit.services.rollout.test_loop import CANDIDATE, STABLE
+from tests.unit.services.rollout.world import CANDIDATE, STABLE
 
 BODIES = {
     "/rollouts": {},

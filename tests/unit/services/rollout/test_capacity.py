@@ -14,7 +14,7 @@ from cluster.storage import LocalStorage
 from services.contract import Traffic, read_traffic, write_traffic
 from services.engines import Order, change_order, claim_stop, read_engines
 from services.rollout import acts, capacity
-from tests.unit.services.rollout.test_loop import CANDIDATE, STABLE, FakeApplications
+from tests.unit.services.rollout.world import CANDIDATE, STABLE, FakeApplications
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

@@ -14,7 +14,7 @@ from services.rollout.clock import SteadyClock
 from services.rollout.loop import Loop
 from services.rollout.measures import Figures
 from services.rollout.status import RolloutStatus, newest_moment, write_status
-from tests.unit.services.rollout.test_loop import World
+from tests.unit.services.rollout.world import World
 
 HOUR = timedelta(hours=1)
 NOON = datetime(2026, 1, 1, 12, tzinfo=UTC)

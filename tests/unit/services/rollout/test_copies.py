@@ -20,14 +20,14 @@ from services.rollout.plan import plan
 from services.rollout.policy import harm_level, level_of
 from services.rollout.rates import BOUND_SHARE
 from services.rollout.replay import read_rollout, replay
-from tests.unit.services.rollout import test_loop
-from tests.unit.services.rollout.test_loop import CANDIDATE, STABLE
+from tests.unit.services.rollout import world as rollouts
+from tests.unit.services.rollout.world import CANDIDATE, STABLE
 
 COPIES = StepConfig(weight_percent=0, min_requests=10, min_duration_s=4, error_effect_percent=20)
-CONFIG = test_loop.CONFIG.replace(steps=(COPIES, *test_loop.CONFIG.steps))
+CONFIG = rollouts.CONFIG.replace(steps=(COPIES, *rollouts.CONFIG.steps))
 
 
-class World(test_loop.World):
+class World(rollouts.World):
     """Of the requests while the canary has no users one in five is copied."""
 
     def _requests(self, traffic: Traffic) -> Iterator[RequestRecord]:
@@ -101,7 +101,7 @@ def test_a_killed_controller_goes_on_with_the_copies_it_had(world: World) -> Non
 
 
 def test_without_copies_such_a_step_ends_without_a_verdict(world: World) -> None:
-    world._requests = lambda traffic: test_loop.World._requests(world, traffic)  # type: ignore[method-assign]
+    world._requests = lambda traffic: rollouts.World._requests(world, traffic)  # type: ignore[method-assign]
     world.start(CONFIG)
     world.run(70)
     assert (world.status.phase, world.status.decisions[-1].reason) == ("rolled_back", "inconclusive")
@@ -121,8 +121,8 @@ def test_copies_are_no_users_answers_where_no_step_is_judged_by_them(world: Worl
 def test_users_and_copies_share_the_level_for_errors() -> None:
     shares = [level_of(CONFIG, Finding(metric="errors", copies=copies)) for copies in (True, False)]
     assert sum(shares) == pytest.approx(harm_level(CONFIG) * (1 - BOUND_SHARE))
-    assert level_of(test_loop.CONFIG, Finding(metric="errors")) == harm_level(CONFIG) * (1 - BOUND_SHARE)
-    assert level_of(CONFIG, Finding(metric="ttft")) == level_of(test_loop.CONFIG, Finding(metric="ttft"))
+    assert level_of(rollouts.CONFIG, Finding(metric="errors")) == harm_level(CONFIG) * (1 - BOUND_SHARE)
+    assert level_of(CONFIG, Finding(metric="ttft")) == level_of(rollouts.CONFIG, Finding(metric="ttft"))
 
 
 @pytest.mark.parametrize(

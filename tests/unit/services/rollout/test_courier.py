@@ -19,7 +19,7 @@ from services.config import AuditKind, NotifyConfig, WebhookConfig
 from services.rollout.courier import FIRST_WAIT_S, LONGEST_WAIT_S, Courier, Reply, wait_s
 from services.rollout.receivers import Receiver, check_receivers, publish_receivers, read_receivers
 from services.rollout.webhook_message import signature
-from tests.unit.services.rollout.test_loop import Killed, MortalStorage
+from tests.unit.services.rollout.world import Killed, MortalStorage
 
 START = datetime(2026, 1, 1, tzinfo=UTC)
 URL = "https://hooks.example/services/T0/SECRETPATH"

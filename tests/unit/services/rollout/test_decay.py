@@ -22,7 +22,7 @@ from services.rollout.decay_watch import FLUSH_S, DecayWatch
 from services.rollout.probes import ProbeAnswer, read_answers
 from services.rollout.status import Decision, RolloutStatus, make_current, write_status
 from services.rollout.summary import lines, summary
-from tests.unit.services.rollout.test_loop import FakeApplications, Killed, MortalStorage
+from tests.unit.services.rollout.world import FakeApplications, Killed, MortalStorage
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 OLD, NEW = "m-00000001", "m-00000002"

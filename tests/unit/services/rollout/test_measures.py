@@ -10,7 +10,7 @@ import pytest
 from services.config import ProbesConfig
 from services.rollout.decay_status import WatchStatus
 from services.rollout.measures import figures
-from tests.unit.services.rollout.test_loop import World
+from tests.unit.services.rollout.world import World
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 

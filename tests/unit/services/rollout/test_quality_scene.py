@@ -21,7 +21,7 @@ from services.rollout.asking import NoAnswer
 from services.rollout.prober import Probing
 from services.rollout.probes import ProbeAnswer, ProbeItem, ProbeTask
 from services.rollout.summary import lines, summary
-from tests.unit.services.rollout.test_loop import CANDIDATE, STABLE, FakeApplications
+from tests.unit.services.rollout.world import CANDIDATE, STABLE, FakeApplications
 
 NUM_ITEMS = 200
 

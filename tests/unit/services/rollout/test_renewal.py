@@ -16,7 +16,7 @@ from services.rollout.replay import replay
 from services.rollout.waiting import Waiting, queue_up, read_waiting
 from tests.unit.services.rollout.test_feedback import record as answered
 from tests.unit.services.rollout.test_feedback import written
-from tests.unit.services.rollout.test_loop import CANDIDATE, CONFIG, World
+from tests.unit.services.rollout.world import CANDIDATE, CONFIG, World
 
 READ_BEFORE_S = 3
 

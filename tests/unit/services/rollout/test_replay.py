@@ -12,7 +12,7 @@ import pytest
 from cluster.errors import InputError
 from services.config import StepConfig
 from services.rollout.replay import Replayed, read_rollout, replay
-from tests.unit.services.rollout.test_loop import CONFIG, World
+from tests.unit.services.rollout.world import CONFIG, World
 
 
 @pytest.fixture

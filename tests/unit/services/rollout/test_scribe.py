@@ -11,7 +11,7 @@ from cluster.storage import LocalStorage
 from services import audit
 from services.audit import Line
 from services.rollout import scribe
-from tests.unit.services.rollout.test_loop import CANDIDATE, CONFIG, STABLE, Killed, MortalStorage, World
+from tests.unit.services.rollout.world import CANDIDATE, CONFIG, STABLE, Killed, MortalStorage, World
 
 
 @pytest.fixture

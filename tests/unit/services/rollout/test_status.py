@@ -12,7 +12,7 @@ from cluster.errors import InputError
 from services.rollout import controller, scribe
 from services.rollout.replay import read_rollout, replay
 from services.rollout.status import read_status
-from tests.unit.services.rollout.test_loop import CANDIDATE, CONFIG, STABLE, World
+from tests.unit.services.rollout.world import CANDIDATE, CONFIG, STABLE, World
 
 BEFORE_EFFECTS = {
     "steps": [{"weight_percent": 1.0, "min_requests": 4, "min_duration_s": 5.0}],

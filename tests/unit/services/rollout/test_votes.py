@@ -25,7 +25,7 @@ from services.rollout.replay import replay
 from services.rollout.status import Decision, RolloutStatus
 from services.rollout.summary import lines, summary
 from services.rollout.votes import Ballot, UserVote
-from tests.unit.services.rollout.test_loop import CANDIDATE, CONFIG, STABLE, World
+from tests.unit.services.rollout.world import CANDIDATE, CONFIG, STABLE, World
 
 NOW = datetime(2026, 1, 1, tzinfo=UTC)
 JUDGED = RolloutConfig(feedback=True)

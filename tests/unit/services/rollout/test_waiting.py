@@ -16,7 +16,7 @@ from services.config import ProbesConfig, RolloutConfig, ServingConfig
 from services.rollout.loop import Loop
 from services.rollout.status import RolloutStatus, rollout_ids
 from services.rollout.waiting import Waiting, queue_up, read_waiting, withdraw
-from tests.unit.services.rollout.test_loop import CANDIDATE, CONFIG, STABLE, Killed, MortalStorage, World
+from tests.unit.services.rollout.world import CANDIDATE, CONFIG, STABLE, Killed, MortalStorage, World
 
 NEWER, NEWEST = "m-00000003", "m-00000004"
 Busy = Literal["refuse", "wait", "replace"]
