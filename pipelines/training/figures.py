@@ -110,13 +110,15 @@ def _watch(
     import ray
 
     step, told, doing = 0, "", ""
-    ended = False
-    while not ended:
-        ended = done.wait(POLL_S)  # once more after the end: for the last steps
+    ended, asked = False, None
+    while not ended or asked is not None:
+        ended = done.wait(POLL_S) and asked is None  # once more after the end: for the last steps
+        asked = figures.take.remote() if asked is None else asked
         try:
-            taken, doing = ray.get(figures.take.remote(), timeout=5.0)
+            taken, doing = ray.get(asked, timeout=5.0)
+            asked = None
         except ray.exceptions.GetTimeoutError:
-            taken = []  # a busy machine: show what is known
+            taken = []  # a busy machine: show what is known; the answer, which nobody gives twice, is still to come
         except ray.exceptions.RayError:
             return
         for step, values in taken:

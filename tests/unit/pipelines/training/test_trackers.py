@@ -169,6 +169,40 @@ def test_metrics_know_when_a_step_is_awaited_and_lines_know_their_run(monkeypatc
     assert seen.of(names.STAGE_DONE, model="m", stage="train", unit="steps") == 3
 
 
+class Late(Told):
+    """Each answer is there only when it is asked for again."""
+
+    def __init__(self, *looks: tuple[list[tuple[int, Values]], str]) -> None:
+        super().__init__(*looks)
+        self._asked: list[Any] = []
+
+    def get(self, found: Any, timeout: float) -> Any:
+        if found[0] and not any(found is one for one in self._asked):
+            self._asked.append(found)
+            raise TimeoutError
+        return found
+
+
+def test_an_answer_that_comes_late_is_not_lost(monkeypatch: pytest.MonkeyPatch) -> None:
+    step = {"loss": 2.0, "tokens_per_s": 9.0}
+    late, logged = Late(([(1, step)], ""), ([(2, step), (3, step)], "")), list[int]()
+
+    class Kept:
+        def log(self, step: int, values: Values) -> None:
+            logged.append(step)
+
+        def close(self) -> None: ...
+
+    monkeypatch.setitem(sys.modules, "ray", late)
+    monkeypatch.setattr(figures_module, "POLL_S", 0.001)
+    with figures_module.shown(late, 3, Guarded([Kept()])):
+        pass  # ends while the first answer is still to come
+    deadline = time.monotonic() + 10
+    while len(logged) < 3 and time.monotonic() < deadline:
+        time.sleep(0.001)
+    assert logged == [1, 2, 3]
+
+
 @contextmanager
 def about_run(run: str) -> Iterator[None]:
     log_format.bind(run=run)
