@@ -9,17 +9,24 @@ from __future__ import annotations
 import tempfile
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Protocol
 
-from cluster.errors import ConfigError
-from cluster.storage import LocalStorage, Storage, publish_folder
+from cluster.errors import ConfigError, UserError
+from cluster.storage import LocalStorage, Storage
 from pipelines import progress
 from pipelines.config import MlflowConfig, TrackersConfig, TrainConfig, WandbConfig
 
 Values = dict[str, float]
 """Name -> figure of one step."""
+
+UPLOAD_EVERY_S = 60.0
+"""To a bucket, which cannot be added to: event files are sent whole."""
+
+UPLOAD_SHARE = 0.01
+"""Of the driver's time, at most: a file grows with the steps, and is then sent more seldom."""
 
 
 class Tracker(Protocol):
@@ -92,7 +99,8 @@ class Guarded:
 
 
 class EventFiles:
-    """TensorBoard's, by tensorboardX, which Ray Train brings along."""
+    """TensorBoard's, by tensorboardX, which Ray Train brings along. Each start of a run writes one of its own beside those of
+    the starts before; to a bucket it is sent while the run goes on."""
 
     def __init__(self, storage: Storage, folder: str) -> None:
         from tensorboardX import SummaryWriter
@@ -104,16 +112,32 @@ class EventFiles:
             self._temporary = tempfile.TemporaryDirectory(prefix="serinus-events-")
             path = Path(self._temporary.name)
         self._path, self._writer = path, SummaryWriter(str(path))
+        self._upload_at = time.monotonic() + UPLOAD_EVERY_S
 
     def log(self, step: int, values: Values) -> None:
         for name, value in values.items():
             self._writer.add_scalar(f"train/{name}", value, step)
+        if self._temporary is not None and time.monotonic() >= self._upload_at:
+            with suppress(UserError):  # the bucket is not reached: the next time, or the end, sends it all
+                self._upload()
 
     def close(self) -> None:
         self._writer.close()
         if self._temporary is not None:
-            publish_folder(self._storage, self._path, self._folder)
+            self._upload()
             self._temporary.cleanup()
+
+    def _upload(self) -> None:
+        from cluster.s3 import S3Storage
+
+        assert isinstance(self._storage, S3Storage)
+        begun = time.monotonic()
+        self._upload_at = begun + UPLOAD_EVERY_S
+        self._writer.flush()
+        for path in self._path.iterdir():
+            self._storage.send(path, f"{self._folder}/{path.name}")
+        took_s = time.monotonic() - begun
+        self._upload_at = begun + max(UPLOAD_EVERY_S, took_s / UPLOAD_SHARE)
 
 
 class Mlflow:

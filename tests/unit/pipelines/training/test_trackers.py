@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
 import struct
 import sys
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -15,8 +17,8 @@ import pytest
 from cluster import log_format
 from cluster import telemetry as names
 from cluster.artifacts import LossPoint
-from cluster.errors import ConfigError
-from cluster.storage import LocalStorage
+from cluster.errors import ConfigError, ResourceError
+from cluster.storage import LocalStorage, open_storage
 from pipelines.config import TrackersConfig, TrainConfig
 from pipelines.measures import watched
 from pipelines.training import figures as figures_module
@@ -52,6 +54,51 @@ def events(content: bytes) -> dict[tuple[str, int], float]:
         found.update({(value.tag, event.step): value.simple_value for value in event.summary.value})
         at += 16 + length
     return found
+
+
+def test_in_a_bucket_they_are_there_while_the_run_goes_on_and_those_of_earlier_starts_stay(
+    s3_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, folder = open_storage(s3_uri), "runs/tensorboard/abc"
+    storage.write(f"{folder}/events.of.the.start.before", b"1 to 4")
+    (tracker,) = open_trackers(TrainConfig(), storage, "abc")
+    monkeypatch.setattr(trackers, "UPLOAD_EVERY_S", 0.0)
+    monkeypatch.setattr(trackers, "UPLOAD_SHARE", math.inf)
+    tracker.log(5, {"loss": 3.0})
+    assert len(list(storage.list(folder))) == 1, "not before its time"
+    tracker._upload_at, deadline, seen = 0.0, time.monotonic() + 10, set[int]()  # type: ignore[attr-defined]
+    while 5 not in seen and time.monotonic() < deadline:  # what tensorboardX writes it has from a thread
+        tracker.log(6, {"loss": 2.0})
+        before, own = sorted(storage.list(folder))
+        seen = {step for _, step in events(storage.read(own).content)}  # type: ignore[union-attr]
+    assert 5 in seen
+    assert before.endswith("before")
+    tracker.log(7, {"loss": 1.0})
+    tracker.close()
+    assert sorted(storage.list(folder)) == [before, own]
+    found = events(storage.read(own).content)  # type: ignore[union-attr]
+    assert found == {("train/loss", 5): 3.0, ("train/loss", 6): 2.0, ("train/loss", 7): 1.0}
+
+
+def test_a_bucket_that_is_not_reached_is_sent_all_at_the_next_time(
+    s3_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = open_storage(s3_uri)
+    (tracker,) = open_trackers(TrainConfig(), storage, "abc")
+    monkeypatch.setattr(trackers, "UPLOAD_EVERY_S", 0.0)
+    tracker._upload_at = 0.0  # type: ignore[attr-defined]
+
+    def refused(path: Path, key: str) -> None:
+        raise ResourceError(s3_uri, "does not answer", "try again")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(storage, "send", refused)
+        tracker.log(1, {"loss": 3.0})
+    assert not list(storage.list("runs"))
+    tracker.log(2, {"loss": 2.0})
+    tracker.close()
+    (key,) = storage.list("runs/tensorboard/abc")
+    assert {step for _, step in events(storage.read(key).content)} == {1, 2}  # type: ignore[union-attr]
 
 
 class Failing:
