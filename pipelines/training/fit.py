@@ -42,7 +42,7 @@ def fit(config: TrainConfig, storage: Storage, plan: Plan) -> dict[str, Any]:
             while (outcome := _outcome(config, storage, plan, figures, pool)) is None:
                 pass
     except TrainingFailedError as error:
-        raise explained(error, storage, plan.run, watch.found) from error
+        raise explained(error, config, storage, plan.run, watch.found) from error
     finally:
         ray.kill(figures)
     return {**outcome, "starts": starts(storage, plan.run)}

@@ -6,7 +6,8 @@ import pytest
 
 from cluster.errors import InputError, ResourceError, StageFailed
 from cluster.storage import LocalStorage
-from pipelines.training.failure import explained, meant_for_people, reason
+from pipelines.config import TrainConfig
+from pipelines.training.failure import explained, less_memory, meant_for_people, reason
 
 TRACEBACK = """Traceback (most recent call last):
   File "slices.py", line 97, in verify
@@ -45,7 +46,22 @@ DAMAGED = InputError("step-4/1.bin", "is not what was written", "remove the run'
     ("error", "kind", "says"),
     [
         (Failed(RuntimeError("Connection closed by peer"), DAMAGED), InputError, "1.bin: is not what was written"),
-        (Failed(RuntimeError("CUDA out of memory")), ResourceError, "lower train.sequences_per_worker"),
+        (
+            Failed(RuntimeError("rank 1\nCUDA out of memory. Tried to allocate 2.00 GiB\nmore")),
+            ResourceError,
+            r"the GPUs' memory \(CUDA out of memory. Tried to allocate 2.00 GiB\)\n.*lower train.sequences_per_worker \(8\)",
+        ),
+        (
+            Failed(RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 64 bytes.")),
+            ResourceError,
+            r"hosts' memory .*\n.*checkpoint_asynchronously: false",
+        ),
+        (Failed(MemoryError()), ResourceError, r"hosts' memory \(MemoryError:\)"),
+        (
+            Failed(RuntimeError("Memory on the node (IP: 10.0.0.1, ID: a) was 31.2GB used / 32.0GB limit (0.97)")),
+            ResourceError,
+            "hosts' memory .*31.2GB used",
+        ),
         (RuntimeError("CheckpointManagerInitializationError: 0"), InputError, "runs/train/0: Ray Train's list"),
         (
             Failed(ValueError("no"), ValueError("no")),
@@ -56,7 +72,26 @@ DAMAGED = InputError("step-4/1.bin", "is not what was written", "remove the run'
 )
 def test_what_failed_says_what_to_do(error: Exception, kind: type[Exception], says: str, storage: LocalStorage) -> None:
     with pytest.raises(kind, match=says):
-        raise explained(error, storage, "runs/train/0")
+        raise explained(error, TrainConfig(), storage, "runs/train/0")
+
+
+def test_without_memory_only_settings_are_named_that_would_take_less() -> None:
+    assert less_memory(TrainConfig(), on_gpu=True) == [
+        "lower train.sequences_per_worker (8) with sequences_per_step: 16",
+        "set train.gradient_checkpointing: true",
+        "set train.zero.offload_optimizer: true",
+        "set train.zero.offload_parameters: true",
+        "lower train.sequence_length (another run)",
+    ]
+    asked = {"sequences_per_worker": 1, "gradient_checkpointing": True, "zero": {"stage": 1}}
+    one_by_one = TrainConfig.model_validate(asked)
+    assert less_memory(one_by_one, on_gpu=False) == [
+        "set train.zero.stage: 3",
+        "set train.checkpoint_asynchronously: false",
+        "lower train.sequence_length (another run)",
+    ]
+    private = TrainConfig.model_validate({**asked, "privacy": {"target_epsilon": 2.0, "delta": 1e-5}})
+    assert "set train.zero.stage: 3" not in less_memory(private, on_gpu=True)
 
 
 def test_of_other_errors_the_last_line_is_told() -> None:
@@ -66,14 +101,16 @@ def test_of_other_errors_the_last_line_is_told() -> None:
 
 def test_of_a_run_that_hung_the_rank_is_named_and_not_what_ended_with_it() -> None:
     gone, hung = RuntimeError("The actor died"), "no rank got further for 21 s: rank 1 hangs"
-    failed = explained(Failed(gone), LocalStorage("/models"), "runs/train/k", hung)
+    failed = explained(Failed(gone), TrainConfig(), LocalStorage("/models"), "runs/train/k", hung)
     assert isinstance(failed, StageFailed)
     assert failed.exit_code == 3
     assert str(failed) == (
         "train: no rank got further for 21 s: rank 1 hangs; there were more failures than train.max_failures allows;"
         " checkpoints are kept in /models/runs/train/k"
     )
-    without_a_group = explained(RuntimeError("the controller ended"), LocalStorage("/models"), "runs/train/k", hung)
+    without_a_group = explained(
+        RuntimeError("the controller ended"), TrainConfig(), LocalStorage("/models"), "runs/train/k", hung
+    )
     assert "hangs" not in str(without_a_group)
     refused = InputError("a", "b", "c")
-    assert explained(Failed(gone, refused), LocalStorage("/models"), "runs/train/k", hung) is refused
+    assert explained(Failed(gone, refused), TrainConfig(), LocalStorage("/models"), "runs/train/k", hung) is refused
