@@ -105,6 +105,20 @@ def common_precision(config: TrainConfig) -> str:
     return "bfloat16" if narrow.item() else "float32"
 
 
+def device_name(device: Any) -> str:
+    """As CUDA gives it, or the processor's architecture."""
+    import platform
+
+    import torch
+
+    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
+
+
+def precision_of(engine: Any) -> str:
+    """What matrices are multiplied in."""
+    return str(engine.module.dtype).removeprefix("torch.")
+
+
 def num_trained(model: Any) -> int:
     """Weights of this rank's model that get gradients, those that are sharded counted whole."""
     return sum(getattr(p, "ds_numel", p.numel()) for p in model.parameters() if p.requires_grad)

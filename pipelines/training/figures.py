@@ -29,14 +29,20 @@ class Figures(Places):
         self._new: list[tuple[int, Values]] = []
         self._doing = STARTING
         self._resumed: Values = {}
+        self._utilization: float | None = None
 
     def update(self, step: int, values: Values) -> None:
-        self._new.append((step, values | self._resumed))
+        used = {} if self._utilization is None else {"mfu": self._utilization * values["tokens_per_s"]}
+        self._new.append((step, values | used | self._resumed))
         self._doing = ""
 
     def resumed(self, times: int) -> None:
         """Workers have taken the run up again, so often in all."""
         self._resumed = {"resumes": float(times)}
+
+    def used(self, utilization: float) -> None:
+        """What one token/s is of what all devices could do at most (MFU, 0 to 1)."""
+        self._utilization = utilization
 
     def tell(self, doing: str) -> None:
         """What the ranks do between steps, where it takes long."""
@@ -104,6 +110,13 @@ def _awaited() -> Iterator[Callable[[int, Steps, str], None]]:
         stage.awaits_step(False)
 
 
+def _line(values: Values) -> str:
+    """Of a step, beside the bar."""
+    name = "reward" if "reward" in values else "loss"
+    told = f"{name} {values[name]:.3f}  {values['tokens_per_s']:.0f} tokens/s"
+    return told + (f"  MFU {values['mfu']:.1%}" if "mfu" in values else "")
+
+
 def _watch(
     figures: Any, bar: progress.Bar, tracker: Guarded, done: threading.Event, tell: Callable[[Steps, str], None]
 ) -> None:
@@ -123,7 +136,6 @@ def _watch(
             return
         for step, values in taken:
             tracker.log(step, values)
-            name = "reward" if "reward" in values else "loss"
-            told = f"{name} {values[name]:.3f}  {values['tokens_per_s']:.0f} tokens/s"
+            told = _line(values)
         tell(taken, doing)
         bar.update(step, doing or told)

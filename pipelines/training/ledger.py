@@ -49,6 +49,23 @@ def flops(num_parameters: int, num_tokens: int, *, frozen: bool = False) -> floa
     return (4.0 if frozen else 6.0) * num_parameters * num_tokens
 
 
+def utilization(
+    num_parameters: int, tokens_per_s: float, device: str, num_devices: int, precision: str, *, frozen: bool = False
+) -> float | None:
+    """Model FLOPs utilization, 0 to 1; None where nobody knows it.
+
+    Chowdhery et al. 2022 (arXiv 2204.02311), appendix B: observed throughput over the one at peak.
+
+    Args:
+        tokens_per_s: of all devices.
+        device: its name.
+    """
+    known = known_device(device)
+    if known is None or precision != "bfloat16" or not tokens_per_s:
+        return None
+    return flops(num_parameters, 1, frozen=frozen) * tokens_per_s / (num_devices * known.peak_flops)
+
+
 class Measured(NamedTuple):
     """Energy of all ranks, in joules, and by which counters (energy.py)."""
 
@@ -86,12 +103,7 @@ def ledger(
         watts_per_worker: what the user says a worker draws.
         measured: what counters say; then nothing is estimated.
     """
-    known = known_device(device)
-    mfu = None
-    if known and precision == "bfloat16" and tokens_per_s:
-        # Chowdhery et al. 2022 (arXiv 2204.02311), appendix B: observed throughput over the one at peak.
-        mfu = flops(num_parameters, 1, frozen=frozen) * tokens_per_s / (num_devices * known.peak_flops)
-    watts, basis = (None, measured.basis) if measured else _power(known, watts_per_worker)
+    watts, basis = (None, measured.basis) if measured else _power(known_device(device), watts_per_worker)
     return Ledger(
         num_tokens=num_tokens,
         flops=flops(num_parameters, num_tokens, frozen=frozen),
@@ -99,7 +111,7 @@ def ledger(
         device=device,
         num_devices=num_devices,
         precision=precision,
-        mfu=mfu,
+        mfu=utilization(num_parameters, tokens_per_s, device, num_devices, precision, frozen=frozen),
         trained_s=round(trained_s, 2),
         energy_estimate_wh=None if watts is None else round(watts * num_devices * trained_s / 3600, 3),
         energy_measured_wh=measured and round(measured.joules / 3600, 3),

@@ -15,7 +15,7 @@ from pipelines.training import checkpoint
 from pipelines.training.batches import Batches, Conversations, Pairs, Replay
 from pipelines.training.checkpoint import Record
 from pipelines.training.energy import Meter, meter_of
-from pipelines.training.engine import build_engine
+from pipelines.training.engine import build_engine, device_name, precision_of
 from pipelines.training.examples import fill, load_examples
 from pipelines.training.export import export
 from pipelines.training.figures import figures_of, gradient_norm
@@ -24,6 +24,7 @@ from pipelines.training.hang import TRAINING
 from pipelines.training.heartbeat import Heartbeat, heartbeat
 from pipelines.training.held import hold_old
 from pipelines.training.heldout import heldout_pairs, measured
+from pipelines.training.ledger import utilization
 from pipelines.training.packing import Share
 from pipelines.training.parallel import replica
 from pipelines.training.preemption import Left, must_leave
@@ -43,7 +44,7 @@ def worker(given: dict[str, Any]) -> dict[str, Any]:
 
     Args:
         given: `plan`, a Plan as a dictionary; `figures`, an actor with `update(step, values)`, `tell(doing)`,
-            `resumed(times)`, `heard(rank, beat)` and `ended(rank)`.
+            `resumed(times)`, `used(utilization)`, `heard(rank, beat)` and `ended(rank)`.
     """
     import ray.train
 
@@ -90,8 +91,8 @@ def _work(config: TrainConfig, what: Plan, figures: Any, own: Heartbeat) -> dict
     own.at("reading a checkpoint")
     with _found_by_all():
         record = checkpoint.restore(engine)
-    if engine.global_rank == 0 and (times := note_start(storage, what.run, record.step)) > 1:
-        figures.resumed.remote(times - 1)
+    if engine.global_rank == 0:
+        _begun(engine, config, storage, what, step=record.step, figures=figures)
     with _found_by_all():
         meter = meter_of(engine, "engines that answer" if isinstance(batches, Answers) else "")
         record, tokens_per_s = _train(engine, config, batches, record, figures, own=own, teacher=teacher, meter=meter)
@@ -119,17 +120,18 @@ def _of_steps(engine: Any, record: Record, tokens_per_s: float) -> dict[str, Any
         "energy_j": record.energy_j,
         "energy_basis": record.energy_basis,
         "device": device_name(engine.device),
-        "precision": str(engine.module.dtype).removeprefix("torch."),
+        "precision": precision_of(engine),
     }
 
 
-def device_name(device: Any) -> str:
-    """As CUDA gives it, or the processor's architecture."""
-    import platform
-
-    import torch
-
-    return torch.cuda.get_device_name(device) if device.type == "cuda" else f"{platform.machine()} CPU"
+def _begun(engine: Any, config: TrainConfig, storage: Storage, what: Plan, *, step: int, figures: Any) -> None:
+    """Note the start, and tell the driver how often the run was taken up, and what a speed is of what the devices could do."""
+    if (times := note_start(storage, what.run, step)) > 1:
+        figures.resumed.remote(times - 1)
+    device, frozen = device_name(engine.device), config.lora is not None
+    use = utilization(what.num_parameters, 1.0, device, config.num_workers, precision_of(engine), frozen=frozen)
+    if use is not None:
+        figures.used.remote(use)
 
 
 def _batches(engine: Any, config: TrainConfig, storage: Storage, what: Plan) -> Data:

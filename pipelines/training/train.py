@@ -90,6 +90,7 @@ def _train(
         **data,
         run=run,
         export=f"artifacts/checkpoint/{key}/model",
+        num_parameters=base.num_parameters,
         adapter=f"artifacts/checkpoint/{key}/adapter",
         importance=f"artifacts/checkpoint/{key}/{FOLDER}",
         earlier=earlier(inputs["carried"]) if "carried" in inputs else None,

@@ -20,6 +20,8 @@ class Plan(NamedTuple):
     """Storage folder of the run."""
     export: str
     """Storage folder for the model made."""
+    num_parameters: int = 0
+    """Of that model."""
     adapter: str = ""
     """Storage folder for the adapter, where one is trained."""
     importance: str = ""

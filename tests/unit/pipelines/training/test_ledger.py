@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from cluster.artifacts import Ledger
-from pipelines.training.ledger import Measured, known_device, ledger
+from pipelines.training.ledger import Measured, known_device, ledger, utilization
 
 
 def account(**given: Any) -> Ledger:
@@ -31,6 +31,16 @@ def test_operations_utilization_and_energy() -> None:
     assert made.energy_estimate_wh == pytest.approx(8 * 700 * 12.5 / 3600, abs=1e-3)
     assert made.energy_basis.startswith("estimate: the board's power limit (700 W)")
     assert account(watts_per_worker=300).energy_estimate_wh == pytest.approx(8 * 300 * 12.5 / 3600, abs=1e-3)
+
+
+def test_a_step_s_utilization_is_the_ledger_s() -> None:
+    found = utilization(7_000_000_000, 80_000.0, "NVIDIA H100 80GB HBM3", 8, "bfloat16")
+    assert found is not None
+    assert found == account().mfu == pytest.approx(6 * 7e9 * 80_000 / (8 * 989e12))
+    frozen = utilization(7_000_000_000, 80_000.0, "NVIDIA H100 80GB HBM3", 8, "bfloat16", frozen=True)
+    assert frozen == account(frozen=True).mfu == pytest.approx(4 * 7e9 * 80_000 / (8 * 989e12))
+    assert utilization(7_000_000_000, 1.0, "NVIDIA H100 80GB HBM3", 8, "bfloat16") == pytest.approx(found / 80_000)
+    assert utilization(7_000_000_000, 80_000.0, "x86_64 CPU", 8, "bfloat16") is None
 
 
 def test_where_counters_tell_nothing_is_estimated() -> None:

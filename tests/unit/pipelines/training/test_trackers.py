@@ -169,6 +169,18 @@ def test_after_workers_have_taken_the_run_up_again_each_step_says_how_often() ->
     assert figures.take() == ([(5, {"loss": 1.0, "resumes": 2.0})], "")
 
 
+def test_a_step_s_line_has_its_utilization_where_the_device_is_known() -> None:
+    figures, point = Figures(), LossPoint(step=1, loss=3.0, learning_rate=1e-4, num_tokens=64)
+    figures.update(1, figures_of(point, 1234.4))
+    figures.used(0.4512 / 1234.4)
+    figures.update(2, figures_of(point, 1234.4))
+    taken, _ = figures.take()
+    lines = [figures_module._line(values) for _, values in taken]
+    assert lines == ["loss 3.000  1234 tokens/s", "loss 3.000  1234 tokens/s  MFU 45.1%"]
+    assert "mfu" not in taken[0][1]
+    assert taken[1][1]["mfu"] == pytest.approx(0.4512)
+
+
 class Told:
     """In the place of Ray and of the actor: what each look finds, one after the other."""
 
