@@ -41,6 +41,22 @@ def masters(engine: Any) -> list[Master]:
     return [Master(one.tensor, tuple(_in_whole(p, cuts[p.name], spare) for p in one.pieces)) for one in _own(engine)]
 
 
+def are_numbers(engine: Any) -> bool:
+    """Whether all weights that the optimizer steps are, on all ranks; the same answer on each. Every rank must call it."""
+    import torch
+    import torch.distributed as dist
+
+    # One parameter after the other: what is asked takes as much memory again as what is asked about.
+    own = all(
+        bool(torch.isfinite(master.tensor.detach().view(-1)[piece.at : piece.at + piece.num]).all())
+        for master in masters(engine)
+        for piece in master.pieces
+    )
+    found = torch.tensor(int(own), device=engine.device)
+    dist.all_reduce(found, dist.ReduceOp.MIN)
+    return bool(found.item())
+
+
 def _own(engine: Any) -> Iterator[Master]:
     """Pieces of the parameters as this rank has them."""
     names = {id(parameter): name for name, parameter in engine.module.named_parameters()}

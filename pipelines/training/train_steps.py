@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 from cluster.artifacts import Incident, LossPoint
 from pipelines.config import TrainConfig
+from pipelines.training import layout
 from pipelines.training.batches import Batches
 from pipelines.training.checkpoint import Record
 from pipelines.training.energy import Meter
@@ -72,6 +73,8 @@ def train_steps(
         clock.count(done.num_tokens)
         record = _gone_on(record, done, rate, clock.last_s, meter)
         yield record, clock.tokens_per_s
+    if not layout.are_numbers(engine):  # a loss shows what the step before did, and behind the last step comes none
+        raise Diverged(f"weights are no numbers behind step {record.step}, the last: lower train.learning_rate")
 
 
 def _one_step(engine: Any, batches: Data, step: int, rate: float, loss_function: Loss) -> Step:

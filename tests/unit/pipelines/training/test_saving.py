@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 
 from cluster.artifacts import LossPoint
-from pipelines.training import checkpoint, parallel, saving
+from pipelines.training import checkpoint, layout, parallel, saving
 from pipelines.training.checkpoint import Part, Record, Snapshot, part
 from pipelines.training.saving import Saver
 from pipelines.training.slices import KINDS, Reader, Slice
@@ -212,3 +212,26 @@ def test_a_copy_is_float32_in_memory_of_its_own_that_is_used_again() -> None:
     again = [values for _, values in copy.take(asked)]
     assert [values.tolist() for values in again] == [[1.0, 2.0, 3.0], [4.0, 5.0]]
     assert all(np.shares_memory(one, other) for one, other in zip(before, again, strict=True))
+
+
+@pytest.fixture
+def alone() -> Iterator[None]:
+    """A group of one rank."""
+    import torch.distributed as dist
+
+    dist.init_process_group("gloo", store=dist.HashStore(), rank=0, world_size=1)
+    yield
+    dist.destroy_process_group()
+
+
+@pytest.mark.usefixtures("alone")
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_one_weight_that_is_no_number_is_found(engine: Any, monkeypatch: pytest.MonkeyPatch, value: float) -> None:
+    import torch
+
+    monkeypatch.setattr(layout, "member", lambda engine: 0)
+    engine.device = torch.device("cpu")
+    assert layout.are_numbers(engine)
+    with torch.no_grad():
+        engine.module.weight[1, 2] = value
+    assert not layout.are_numbers(engine)

@@ -27,6 +27,7 @@ class Run:
         self.harmed = False
         self.config = TrainConfig(num_steps=40, warmup_steps=0, **fields)
         monkeypatch.setattr(steps, "optimizer_step", self._step)
+        monkeypatch.setattr(steps.layout, "are_numbers", lambda engine: not self.harmed)
 
     def _step(self, engine: Any, batches: Any, at: int, rate: float, loss: Any) -> Step:
         self.taken.append(at)
@@ -112,6 +113,13 @@ def test_there_is_an_end_to_going_back(monkeypatch: pytest.MonkeyPatch) -> None:
         Diverged, match=r"at step 15, where the data of 1 step\(s\) was left out before: lower train\.l"
     ):
         Run(monkeypatch, dict.fromkeys((14, 15, 16), math.nan), max_skipped_steps=2).finish()
+
+
+def test_weights_that_the_last_step_broke_are_no_model(monkeypatch: pytest.MonkeyPatch) -> None:
+    run = Run(monkeypatch, {})
+    run.lost = {39}
+    with pytest.raises(Diverged, match="weights are no numbers behind step 40, the last"):
+        run.finish()
 
 
 def test_nothing_to_go_back_to_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
