@@ -97,13 +97,15 @@ def _gone_on(record: Record, done: Step, rate: float, took_s: float, meter: Mete
         epsilon=done.epsilon,
         reward=done.reward,
     )
-    return record.replace(
-        step=record.step + 1,
-        losses=(*record.losses, point),
-        trained_s=record.trained_s + took_s,
-        energy_j=record.drawn(meter.joules(), meter.basis) if meter else None,
-        energy_basis=meter.basis if meter else None,
-    )
+    changes = {
+        "step": record.step + 1,
+        "losses": (*record.losses, point),
+        "trained_s": record.trained_s + took_s,
+        "energy_j": record.drawn(meter.joules(), meter.basis) if meter else None,
+        "energy_basis": meter.basis if meter else None,
+    }
+    # Not `replace`, which looks at every loss of the run anew: a step would take longer the later it comes.
+    return record.model_copy(update=changes)
 
 
 def _decided(

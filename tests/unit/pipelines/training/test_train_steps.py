@@ -80,6 +80,21 @@ def test_a_run_goes_back_and_leaves_the_data_out(monkeypatch: pytest.MonkeyPatch
     assert (record.energy_j, record.energy_basis) == (40, run.basis)
 
 
+def test_a_step_does_not_look_at_all_losses_before_it_anew(monkeypatch: pytest.MonkeyPatch) -> None:
+    looked_at: list[int] = []
+    validate = Record.model_validate
+
+    def counted(given: Any, **asked: Any) -> Record:
+        looked_at.append(len(given["losses"]))
+        return validate(given, **asked)
+
+    run = Run(monkeypatch, {})
+    monkeypatch.setattr(Record, "model_validate", counted)
+    record = run.finish()
+    assert looked_at == []
+    assert Record.model_validate_json(record.model_dump_json()) == record
+
+
 def test_spikes_pass_where_they_may(monkeypatch: pytest.MonkeyPatch) -> None:
     assert Run(monkeypatch, {32: 9.0}, spike_deviations=None).finish().incidents == ()
 
