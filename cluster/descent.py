@@ -10,7 +10,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 from cluster import registry
-from cluster.artifacts import Annotations, Preferences, load
+from cluster.artifacts import Annotations, Checkpoint, Preferences, load
 from cluster.config import StrictModel
 from cluster.errors import InputError
 from cluster.storage import Storage
@@ -19,7 +19,7 @@ WEIGHTS_FROM: Mapping[str, tuple[str, ...]] = {
     "annotations": ("dataset",),
     "checkpoint": ("dataset", "base", "replayed", "consolidated", "annotations", "preferences"),
     "quantized": ("dataset", "model"),
-    "adapter": ("base",),
+    "adapter": ("base", "trained"),
     "revision": ("weights", "revision", "base", "adapter"),
 }
 """Kind -> roles of the inputs that its weights carry on, or its conversations. A gate's verdict changes no weights."""
@@ -79,7 +79,7 @@ def descent(storage: Storage, *datasets: str) -> Descent:
     return Descent(models=models, evaluations=tuple(reports))
 
 
-MadeFile = TypeVar("MadeFile", Annotations, Preferences)
+MadeFile = TypeVar("MadeFile", Annotations, Checkpoint, Preferences)
 
 
 def made_as(storage: Storage, kind: type[MadeFile], sha256: str) -> MadeFile | None:

@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster import artifacts
-from cluster.artifacts import Adapter, Revision, file_entries
+from cluster.artifacts import Adapter, Checkpoint, Revision, file_entries
+from cluster.descent import made_as
 from cluster.errors import InputError
 from cluster.storage import Storage, staged_folder
 
@@ -31,7 +32,8 @@ Shape = tuple[int, ...]
 
 
 def import_adapter(folder: Path, base: Revision, storage: Storage) -> Adapter:
-    """Bring the adapter into storage; found again by the hashes of its files and its base.
+    """Bring the adapter into storage; found again by the hashes of its files and its base. One that was trained here has the
+    training among its inputs, so that the lineage leads to its documents.
 
     Raises:
         InputError: no PEFT folder, not plain LoRA, or made for another model than `base`.
@@ -43,9 +45,10 @@ def import_adapter(folder: Path, base: Revision, storage: Storage) -> Adapter:
     key = artifacts.stage_key("adapter", {}, inputs)
     if made := artifacts.load(storage, Adapter, key):
         return made
+    trained = made_as(storage, Checkpoint, next(entry.sha256 for entry in files if entry.path.endswith(WEIGHTS)))
     adapter = Adapter(
         key=key,
-        inputs={"base": base.digest},
+        inputs={"base": base.digest} | ({"trained": trained.digest} if trained else {}),
         files=files,
         base=base.revision,
         rank=max([config["r"], *(shape[0] for side, shape in _sides(shapes) if side == "A")]),

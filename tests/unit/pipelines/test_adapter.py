@@ -11,7 +11,8 @@ import pytest
 from safetensors.numpy import save_file
 
 from cluster import registry
-from cluster.artifacts import Adapter, QuantizedModel, Revision, save
+from cluster.artifacts import Adapter, Checkpoint, Dataset, QuantizedModel, Revision, file_entries, save
+from cluster.descent import descent
 from cluster.errors import InputError
 from cluster.storage import LocalStorage
 from pipelines.adapter import import_adapter
@@ -48,6 +49,7 @@ def test_an_adapter_becomes_the_candidate_in_its_bases_engine(
 ) -> None:
     made = import_adapter(write(tmp_path / "adapter"), base, storage)
     revision = publish_adapter(base, made, storage)
+    assert made.inputs == {"base": base.digest}
     assert (made.rank, made.target_modules, made.num_parameters) == (4, ("q_proj",), 4 * 6 + 8 * 4)
     assert registry.aliases(storage, "m") == {"stable": base.revision, "candidate": revision.revision}
     assert (revision.engine_revision, revision.weights) == (base.revision, base.weights)
@@ -59,6 +61,23 @@ def test_an_adapter_becomes_the_candidate_in_its_bases_engine(
     assert (children["adapter"].kind, children["base"].kind) == ("adapter", "revision")
     assert children["base"].repeated
     assert children["adapter"].children[0].children[0].role == "weights"
+
+
+def test_one_that_was_trained_here_has_its_documents_in_its_lineage(
+    storage: LocalStorage, base: Revision, tmp_path: Path
+) -> None:
+    dataset = save(storage, Dataset(key="da" * 8))
+    folder = write(tmp_path / "adapter")
+    save(storage, Checkpoint(key="ce" * 8, inputs={"dataset": dataset.digest}))
+    files = file_entries(folder, "adapter")
+    trained = save(storage, Checkpoint(key="cf" * 8, inputs={"dataset": dataset.digest}, files=files))
+    made = import_adapter(folder, base, storage)
+    assert made.inputs == {"base": base.digest, "trained": trained.digest}
+    revision = publish_adapter(base, made, storage)
+    told = {model.kind: model for model in descent(storage, dataset.location).models if model.key != "ce" * 8}
+    assert told["adapter"].how == f"made of checkpoint {trained.key}"
+    assert told["revision"].revision == revision.revision
+    assert told["revision"].aliases == ("candidate",)
 
 
 def test_the_same_files_are_the_same_revision(storage: LocalStorage, base: Revision, tmp_path: Path) -> None:
