@@ -45,6 +45,11 @@ class Record(StrictModel):
         return None if joules is None or self.energy_j is None or basis != self.energy_basis else self.energy_j + joules
 
 
+def told(record: Record) -> dict[str, Any]:
+    """What Ray Train's list says of a checkpoint; `Reported.kept` reads it."""
+    return {"step": record.step, "loss": record.losses[-1].loss, "num_incidents": len(record.incidents)}
+
+
 class Part(NamedTuple):
     """What one rank writes of a checkpoint. It needs no engine: whose states are views of a copy can be written later."""
 
@@ -136,8 +141,7 @@ def restore(engine: Any) -> Record:
     checkpoint = ray.train.get_checkpoint()
     if checkpoint is None:
         return Record()
-    with checkpoint.as_directory() as folder:
-        return read(engine, Path(folder))
+    return _read_reported(engine, checkpoint)
 
 
 class Reported:
@@ -161,25 +165,38 @@ class Reported:
 
     def read(self, engine: Any, place: int) -> Record:
         """Load the one at that place of what `kept` gave into the engine. Every rank must call it."""
-        with self._reading(), self._found[place].checkpoint.as_directory() as folder:
-            return read(engine, Path(folder))
+        with self._reading():
+            return _read_reported(engine, self._found[place].checkpoint)
 
 
-def read(engine: Any, folder: Path) -> Record:
+def _read_reported(engine: Any, checkpoint: Any) -> Record:
+    """One of Ray Train's. Of one in a bucket the folder is a copy, of which nobody needs to know."""
+    from pyarrow.fs import LocalFileSystem
+
+    is_copied = not isinstance(checkpoint.filesystem, LocalFileSystem)
+    with checkpoint.as_directory() as folder:
+        return read(engine, Path(folder), f"s3://{checkpoint.path}" if is_copied else checkpoint.path)
+
+
+def read(engine: Any, folder: Path, name: str = "") -> Record:
     """Load the checkpoint in `folder`, by however many ranks it was written, into the engine. Every rank must call it.
+
+    Args:
+        name: by which people know that folder; empty: by its path.
 
     Raises:
         InputError: it is damaged, or of another model; on all ranks, whichever has found it.
     """
-    record = in_common(partial(_fill, engine, folder))
+    record = in_common(partial(_fill, engine, folder, name or str(folder)))
     layout.publish(engine)
     return record
 
 
-def _fill(engine: Any, folder: Path) -> Record:
+def _fill(engine: Any, folder: Path, name: str) -> Record:
     """Masters and optimizer states of this rank."""
-    record = _read_record(folder)
-    reader = slices.Reader(folder, record.num_files)
+    remedy = f"remove {name} and run again: the run goes on from the checkpoint before it"
+    record = _read_record(folder, name, remedy)
+    reader = slices.Reader(folder, record.num_files, remedy, name)
     for number in range(engine.global_rank, record.num_files, engine.world_size):
         reader.verify(number)
     states = layout.states(engine)
@@ -188,12 +205,11 @@ def _fill(engine: Any, folder: Path) -> Record:
     return record
 
 
-def _read_record(folder: Path) -> Record:
+def _read_record(folder: Path, name: str, remedy: str) -> Record:
     try:
         return Record.model_validate_json((folder / RECORD).read_bytes())
     except (OSError, ValueError) as error:
-        found = f"cannot be read ({type(error).__name__})"
-        raise InputError(f"{folder}/{RECORD}", found, "remove the run's whole folder and run again") from None
+        raise InputError(f"{name}/{RECORD}", f"cannot be read ({type(error).__name__})", remedy) from None
 
 
 def _read_master(reader: slices.Reader, master: layout.Master, step: int) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from cluster.storage import LocalStorage, Storage, filesystem_to_write
 from cluster.waiting import wait_for_room
 from pipelines import progress
 from pipelines.config import TrainConfig
+from pipelines.training.checkpoint_list import mend_list
 from pipelines.training.failure import explained, lacked_room
 from pipelines.training.figures import Figures, shown
 from pipelines.training.loop import worker
@@ -27,13 +28,14 @@ def fit(config: TrainConfig, storage: Storage, plan: Plan) -> dict[str, Any]:
     """What rank 0 returns of the finished run (loop.py), and `starts`.
 
     Raises:
-        UserError: of a rank; or the pool had no room for workers who had to leave a machine.
+        UserError: of a rank; or no checkpoint of the run is whole; or the pool had no room for workers who had to leave a machine.
         StageFailed: the workers failed more than `max_failures` times.
         KeyboardInterrupt: Ctrl-C.
     """
     import ray
     from ray.train import TrainingFailedError
 
+    mend_list(storage, plan.run)
     trackers = open_trackers(config, storage, plan.run.rpartition("/")[2])
     figures = ray.remote(num_cpus=0)(Figures).options(label_selector=_this_node()).remote()
     watch, pool = Watch(config, figures), pools.on_pool(config.pool)

@@ -118,7 +118,7 @@ def reported(part: Part, asynchronous: bool) -> Future[None]:
             raise
 
     ray.train.report(
-        {"step": record.step, "loss": record.losses[-1].loss, "num_incidents": len(record.incidents)},
+        checkpoint.told(record),
         ray.train.Checkpoint(run.build_checkpoint_path_from_name(name), run.storage_filesystem),
         name,
         checkpoint_upload_mode=CheckpointUploadMode.ASYNC if asynchronous else CheckpointUploadMode.SYNC,

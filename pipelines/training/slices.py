@@ -135,16 +135,14 @@ class Reader:
 
     Args:
         remedy: what to do where they are damaged.
+        name: by which people know the folder; empty: by its path.
 
     Raises:
         InputError: a file is missing or cut short.
     """
 
-    # Not the checkpoint alone is to be removed: Ray Train's own list would still name it, and refuse the run.
-    def __init__(
-        self, folder: Path, num_files: int, remedy: str = "remove the run's whole folder and run again"
-    ) -> None:
-        self._folder, self._remedy = folder, remedy
+    def __init__(self, folder: Path, num_files: int, remedy: str = "remove it", name: str = "") -> None:
+        self._folder, self._remedy, self._name = folder, remedy, name or str(folder)
         self._indices = [self._index(n) for n in range(num_files)]
         self._files = [self._open(n) for n in range(num_files)]
         self._found: dict[tuple[str, str], list[tuple[Placed, Values]]] = {}
@@ -190,4 +188,4 @@ class Reader:
         return np.memmap(path, dtype="<f4", mode="r", shape=(num,)) if num else np.empty(0, np.float32)
 
     def _damaged(self, file: str, found: str) -> InputError:
-        return InputError(f"{self._folder}/{file}".rstrip("/"), found, self._remedy)
+        return InputError(f"{self._name}/{file}".rstrip("/"), found, self._remedy)

@@ -92,7 +92,7 @@ def test_steps_go_on_while_a_checkpoint_is_written_and_change_nothing_in_it(ray:
         ray.let.release()
     assert ray.done == [1]
     assert ray.weights(1) == first
-    assert checkpoint._read_record(ray.folder / "1") == record(1).replace(num_files=1)
+    assert checkpoint._read_record(ray.folder / "1", "1", "") == record(1).replace(num_files=1)
 
 
 def test_without_it_each_checkpoint_is_written_before_the_next_step(ray: Ray, engine: Any) -> None:
