@@ -171,10 +171,15 @@ class Reported:
 
 def _read_reported(engine: Any, checkpoint: Any) -> Record:
     """One of Ray Train's. Of one in a bucket the folder is a copy, of which nobody needs to know."""
+    import torch.distributed as dist
     from pyarrow.fs import LocalFileSystem
 
     is_copied = not isinstance(checkpoint.filesystem, LocalFileSystem)
     with checkpoint.as_directory() as folder:
+        if is_copied:
+            # All ranks of a node have one copy, and who comes later than the first writes it once more: into files that
+            # others have mapped, were they to read already.
+            dist.barrier()
         return read(engine, Path(folder), f"s3://{checkpoint.path}" if is_copied else checkpoint.path)
 
 

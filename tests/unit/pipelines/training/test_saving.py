@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from pyarrow.fs import LocalFileSystem, SubTreeFileSystem
 
 from cluster.artifacts import LossPoint
 from pipelines.training import checkpoint, layout, parallel, saving
@@ -235,3 +236,33 @@ def test_one_weight_that_is_no_number_is_found(engine: Any, monkeypatch: pytest.
     with torch.no_grad():
         engine.module.weight[1, 2] = value
     assert not layout.are_numbers(engine)
+
+
+@pytest.mark.parametrize(
+    ("filesystem", "path", "found"),
+    [
+        (
+            SubTreeFileSystem("/", LocalFileSystem()),
+            "bucket/runs/step-1",
+            ["fetched", "all have", "s3://bucket/runs/step-1"],
+        ),
+        (LocalFileSystem(), "/models/runs/step-1", ["fetched", "/models/runs/step-1"]),
+    ],
+)
+def test_what_ranks_fetch_they_read_once_all_have_it(
+    filesystem: Any, path: str, found: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A rank that comes later than the others of its node fetches it again, over what they would read."""
+    import torch.distributed as dist
+
+    seen: list[str] = []
+
+    @contextmanager
+    def as_directory() -> Iterator[str]:
+        seen.append("fetched")
+        yield "/tmp/copy"
+
+    monkeypatch.setattr(dist, "barrier", lambda: seen.append("all have"))
+    monkeypatch.setattr(checkpoint, "read", lambda engine, folder, name: seen.append(name))
+    checkpoint._read_reported(None, SimpleNamespace(filesystem=filesystem, path=path, as_directory=as_directory))
+    assert seen == found
