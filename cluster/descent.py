@@ -17,15 +17,20 @@ from cluster.storage import Storage
 
 WEIGHTS_FROM: Mapping[str, tuple[str, ...]] = {
     "annotations": ("dataset",),
-    "checkpoint": ("dataset", "base", "replayed", "consolidated", "annotations", "preferences"),
+    "model": ("copied",),
+    "checkpoint": ("dataset", "base", "replayed", "consolidated", "annotations", "preferences", "teacher"),
     "quantized": ("dataset", "model"),
     "adapter": ("base", "trained"),
     "revision": ("weights", "revision", "base", "adapter"),
 }
-"""Kind -> roles of the inputs that its weights carry on, or its conversations. A gate's verdict changes no weights."""
+"""Kind -> roles of the inputs that its weights carry on, or its conversations. A gate's verdict changes no weights. `copied` is no
+input of a manifest: a base model that is brought in again has the same files as the training here that made it."""
 
 HOW = {"checkpoint": "trained on it", "quantized": "calibrated with it"}
 """What a dataset is to a model of that kind that has it among its own inputs."""
+HOW_MADE = {"teacher": "taught by", "copied": "a copy of"}
+"""What weights in another role than that are to a model: it is made of them."""
+WEIGHT_FILES = (".safetensors", ".bin", ".gguf")
 
 
 class Model(StrictModel):
@@ -56,6 +61,8 @@ class _Artifact(NamedTuple):
     key: str
     inputs: dict[str, str]
     """Role -> location."""
+    weights: frozenset[str]
+    """SHA-256 of its files of weights, and of those that it was brought in from."""
     name: str
     revision: str
 
@@ -66,7 +73,7 @@ def descent(storage: Storage, *datasets: str) -> Descent:
     Raises:
         InputError: a manifest in the storage is no JSON.
     """
-    everything, wanted = list(_artifacts(storage)), set(datasets)
+    everything, wanted = _with_copies(list(_artifacts(storage))), set(datasets)
     inside = _reached(everything, wanted)
     told: dict[str, Model] = {}
     while waiting := [found for found in inside if found.location not in told]:
@@ -107,8 +114,10 @@ def _carries(found: _Artifact, sources: set[str]) -> bool:
 def _model(storage: Storage, found: _Artifact, datasets: set[str], reached: Mapping[str, Model]) -> Model:
     roles = WEIGHTS_FROM[found.kind]
     own = [HOW[found.kind]] if found.kind in HOW and datasets & {found.inputs.get(role, "") for role in roles} else []
-    parents = [reached[place] for role in roles if (place := found.inputs.get(role, "")) in reached]
-    how = ", ".join(own + [f"made of {parent.revision or f'{parent.kind} {parent.key}'}" for parent in parents])
+    parents = [(role, reached[place]) for role in roles if (place := found.inputs.get(role, "")) in reached]
+    how = ", ".join(
+        own + [f"{HOW_MADE.get(role, 'made of')} {one.revision or f'{one.kind} {one.key}'}" for role, one in parents]
+    )
     if found.kind != "revision":
         return Model(kind=found.kind, key=found.key, how=how)
     now = tuple(alias for alias, at in registry.aliases(storage, found.name).items() if at == found.revision)
@@ -117,6 +126,18 @@ def _model(storage: Storage, found: _Artifact, datasets: set[str], reached: Mapp
     return Model(
         kind=found.kind, key=found.key, how=how, name=found.name, revision=found.revision, aliases=now, was=tuple(was)
     )
+
+
+def _with_copies(everything: list[_Artifact]) -> list[_Artifact]:
+    """Those whose weights a training here made, but that were brought in without saying so, lead to it."""
+    made = {sha256: one.location for one in everything if one.kind == "checkpoint" for sha256 in one.weights}
+    copies = {"model": "copied", "adapter": "trained"}
+    return [
+        one._replace(inputs={copies[one.kind]: made[same], **one.inputs})
+        if one.kind in copies and (same := next((sha256 for sha256 in one.weights if sha256 in made), None))
+        else one
+        for one in everything
+    ]
 
 
 def _artifacts(storage: Storage) -> Iterator[_Artifact]:
@@ -134,8 +155,11 @@ def _read(storage: Storage, key: str, known: dict[str, str]) -> _Artifact | None
     try:
         manifest = json.loads(blob.content)
         inputs = {role: _location(storage, digest, known) for role, digest in manifest["inputs"].items()}
+        files = [*manifest.get("files", ()), *manifest.get("sources", ())]
+        weights = frozenset(file["sha256"] for file in files if file["path"].endswith(WEIGHT_FILES))
         names = manifest.get("name", ""), manifest.get("revision", "")
-        return _Artifact(key.removesuffix("/manifest.json"), manifest["kind"], manifest["key"], inputs, *names)
+        place = key.removesuffix("/manifest.json")
+        return _Artifact(place, manifest["kind"], manifest["key"], inputs, weights, *names)
     except (ValueError, KeyError, TypeError, AttributeError):
         raise InputError(f"{storage.uri}/{key}", "not a manifest", "restore the file, or remove that folder") from None
 

@@ -5,7 +5,17 @@ from __future__ import annotations
 import pytest
 
 from cluster import artifacts, registry
-from cluster.artifacts import Adapter, Annotations, Checkpoint, Dataset, FileEntry, QuantizedModel, Revision
+from cluster.artifacts import (
+    Adapter,
+    Annotations,
+    Checkpoint,
+    Dataset,
+    FileEntry,
+    ImportedModel,
+    QuantizedModel,
+    Revision,
+    Source,
+)
 from cluster.descent import descent, made_as
 from cluster.errors import InputError
 from cluster.storage import LocalStorage
@@ -56,6 +66,26 @@ def test_an_adapter_serves_what_its_base_has_seen(storage: LocalStorage) -> None
     assert models["adapter"].how == f"made of {base.revision}"
     assert models[published.revision].how == f"made of {base.revision}, made of adapter adad"
     assert models[published.revision].aliases == ("candidate",)
+
+
+def test_a_training_that_began_with_an_earlier_one_or_was_taught_by_it_carries_it_on(storage: LocalStorage) -> None:
+    dataset, other = (artifacts.save(storage, Dataset(key=letter * 4)) for letter in "ab")
+    weights = FileEntry(path="model/model.safetensors", num_bytes=1, sha256="7" * 64)
+    settings = FileEntry(path="model/config.json", num_bytes=1, sha256="8" * 64)
+    first = Checkpoint(key="c1c1", inputs={"dataset": dataset.digest}, files=(weights, settings))
+    artifacts.save(storage, first)
+    source = Source(path="model.safetensors", num_bytes=1, sha256=weights.sha256)
+    again = artifacts.save(storage, ImportedModel(key="mmmm", sources=(source,)))
+    alike = Source(path="config.json", num_bytes=1, sha256=settings.sha256)  # of the same shape, with other weights
+    artifacts.save(storage, ImportedModel(key="nnnn", sources=(alike,)))
+    artifacts.save(storage, Checkpoint(key="c2c2", inputs={"dataset": other.digest, "base": again.digest}))
+    artifacts.save(storage, Checkpoint(key="c3c3", inputs={"dataset": other.digest, "teacher": again.digest}))
+    assert {model.key: model.how for model in descent(storage, dataset.location).models} == {
+        "c1c1": "trained on it",
+        "mmmm": "a copy of checkpoint c1c1",
+        "c2c2": "made of model mmmm",
+        "c3c3": "taught by model mmmm",
+    }
 
 
 def test_a_model_that_learnt_from_annotations_has_seen_their_documents(storage: LocalStorage) -> None:
