@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import difflib
 import ipaddress
-import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Self, TypeVar, Union, get_args, get_origin
+from typing import Annotated, Any, Self, TypeVar
 from urllib.parse import urlsplit
 
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo
 
+from cluster.config_problems import Lines, Place, explained, field_name
 from cluster.errors import ConfigError
 
 
@@ -69,9 +68,6 @@ WebAddress = Annotated[str, AfterValidator(_web_address)]
 """Of a service that a person names. It may be recorded and shown, so it holds no credentials."""
 
 M = TypeVar("M", bound=StrictModel)
-Place = tuple[str | int, ...]
-"""Keys and list indices from the document's root to a field."""
-Lines = dict[Place, int]
 
 MAX_NODES = 100_000
 """Values in a file with its aliases expanded. Nested aliases otherwise make gigabytes of a few lines."""
@@ -91,7 +87,7 @@ def load_yaml(path: str | Path, model: type[M]) -> M:
     try:
         return model.model_validate(data, context={"base": str(file.resolve().parent)})
     except ValidationError as error:
-        raise _explain(file, error, lines, model) from None
+        raise explained(file, error, lines, model) from None
 
 
 def _read_text(file: Path) -> str:
@@ -120,7 +116,9 @@ def _parse(file: Path, text: str) -> tuple[dict[str, Any], Lines]:
             raise ConfigError(f"{file}:1", found, "start the file with a field, as in `name: ...`")
         for place, line, duplicate in _walk(node, ()):
             if duplicate:
-                raise ConfigError(f"{file}:{line}: {_field(place)}", "the key is given twice", "keep one of the two")
+                raise ConfigError(
+                    f"{file}:{line}: {field_name(place)}", "the key is given twice", "keep one of the two"
+                )
             if len(lines) > MAX_NODES:
                 raise ConfigError(f"{file}:{line}", f"has more than {MAX_NODES} values", "nest fewer aliases")
             lines[place] = line
@@ -153,112 +151,6 @@ def _explain_syntax(file: Path, text: str, error: yaml.YAMLError) -> ConfigError
     line = mark.line + 1 if mark else text.count("\n", 0, position) + 1 if position is not None else 1
     tabs = "indent with spaces, not tabs" if "'\\t'" in problem else MEND
     return ConfigError(f"{file}:{line}", f"not valid YAML: {problem}", tabs)
-
-
-def _explain(file: Path, error: ValidationError, lines: Lines, model: type[StrictModel]) -> ConfigError:
-    problems = sorted({_problem(detail, lines, model) for detail in error.errors(include_url=False)})
-    (line, field, found, _), *rest = problems
-    more = "".join(f"\n{file}:{line}: {field}: {found}" for line, field, found, _ in rest)
-    remedies = dict.fromkeys(remedy for *_, remedy in problems)
-    return ConfigError(f"{file}:{line}: {field}", found + more, "; ".join(remedies))
-
-
-def _problem(detail: Any, lines: Lines, model: type[StrictModel]) -> tuple[int, str, str, str]:
-    """Line, field, what was found there, and the remedy."""
-    kind, value = detail["type"], detail["input"]
-    place = _place_in_file(detail["loc"], lines)
-    known = [place[:end] for end in range(len(place), 0, -1) if place[:end] in lines]
-    line = lines[known[0]] if known else 1
-    match kind:
-        case "extra_forbidden":
-            fields = [name for name in _fields_at(model, detail["loc"][:-1]) if name != place[-1]]
-            near = difflib.get_close_matches(str(place[-1]), fields, n=1)
-            remedy = f"did you mean `{near[0]}`?" if near else f"known here: {', '.join(fields)}"
-            return line, _field(place), "unknown key", remedy
-        case "missing":
-            place = (*place, detail["loc"][-1])
-            # Where unknown keys are refused, that one is told by itself.
-            ignored = value if model.model_config.get("extra") == "ignore" and isinstance(value, dict) else ()
-            near = difflib.get_close_matches(str(place[-1]), map(str, ignored), n=1)
-            remedy = f"rename `{near[0]}:`" if near else f"add `{place[-1]}:`"
-            return line, _field(place), "required and not given", remedy
-        case "union_tag_not_found":
-            name = detail["ctx"]["discriminator"].strip("'")
-            return line, _field((*place, name)), "required and not given", f"add `{name}:`"
-        case "union_tag_invalid" if isinstance(value, dict):
-            name = detail["ctx"]["discriminator"].strip("'")
-            place, found = (*place, name), f"{_sentence(kind, detail['msg'])}, found {_shown(value.get(name))}"
-            return lines.get(place, line), _field(place), found, "correct the value"
-        case "value_error" if not place:
-            return _of_document(_sentence(kind, detail["msg"]), lines)
-        case "string_type" if isinstance(value, bool | int | float):
-            return line, _field(place), f"should be a string, found {_shown(value)}", "put quotes around it"
-        case _:
-            return line, _field(place), f"{_sentence(kind, detail['msg'])}, found {_shown(value)}", "correct the value"
-
-
-def _of_document(sentence: str, lines: Lines) -> tuple[int, str, str, str]:
-    """Of what several fields together make wrong: the first of them begins the sentence. The document itself is not shown."""
-    field, told, found = sentence.partition(": ")
-    place: Place = tuple(field.split("."))
-    if not told or place[:1] not in lines:
-        return 1, "document", sentence, "correct the value"
-    line = next(lines[place[:end]] for end in range(len(place), 0, -1) if place[:end] in lines)
-    return line, field, found, "correct the value"
-
-
-def _place_in_file(location: Place, lines: Lines) -> Place:
-    """`location` without what pydantic adds: branches of unions, `[key]`, names of validators."""
-    place: Place = ()
-    for part in location:
-        for name in (part, str(part)):
-            if (*place, name) in lines:
-                place = (*place, name)
-                break
-    return place
-
-
-def _sentence(kind: str, message: str) -> str:
-    match kind:
-        case "model_type" | "model_attributes_type" | "dict_type":
-            return "should be a mapping of fields"
-        case "tuple_type" | "list_type":
-            return "should be a list"
-        case "union_tag_invalid":
-            return message.partition(" does not match ")[2].replace("any of the expected tags:", "should be one of")
-    message = message.removeprefix("Value error, ").removeprefix("Input ").partition(", unable to parse")[0]
-    return message[:1].lower() + message[1:]
-
-
-def _shown(value: Any) -> str:
-    """`value` as YAML says it, shortened."""
-    try:
-        text = json.dumps(value, ensure_ascii=False) if not isinstance(value, str) else repr(value)
-    except (TypeError, ValueError):
-        text = str(value)
-    return "nothing" if text == "null" else text if len(text) <= 60 else text[:57] + "..."
-
-
-def _field(place: Place) -> str:
-    return "".join(f"[{p}]" if isinstance(p, int) else f".{p}" for p in place).removeprefix(".") or "document"
-
-
-def _fields_at(model: type[BaseModel], location: Place) -> list[str]:
-    """Names of the fields that may stand at `location`, for suggestions."""
-    models: list[type[BaseModel]] = [model]
-    for part in location:
-        annotations = [m.model_fields[part].annotation for m in models if part in m.model_fields]
-        models = [found for annotation in annotations for found in _models_in(annotation)] or models
-    return list(dict.fromkeys(name for m in models for name in m.model_fields))
-
-
-def _models_in(annotation: Any) -> list[type[BaseModel]]:
-    """The models inside Optional, Union, tuple, list, dict or Annotated."""
-    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-        return [annotation]
-    if get_origin(annotation) in (Union, UnionType, Annotated, tuple, list, dict):
-        return [model for argument in get_args(annotation) for model in _models_in(argument)]
-    return []
 
 
 def home() -> Path:

@@ -27,11 +27,26 @@ class Part(StrictModel):
     count: int = Field(1, ge=0)
 
 
+class Gauge(StrictModel):
+    low: float = 0.0
+    warn_at: float = 0.0
+    names: tuple[str, ...] = Field(("a",), min_length=1)
+
+    @model_validator(mode="after")
+    def _ascends(self) -> Gauge:
+        if self.low > self.warn_at:
+            raise ValueError(f"low ({self.low:g}) must be below warn_at ({self.warn_at:g})")
+        if self.low < 0:
+            raise ValueError("nothing is below zero: mend low or warn_at")
+        return self
+
+
 class Machine(StrictModel):
     name: str
     shape: Annotated[Circle | Square, Field(discriminator="kind")] | None = None
     size: int | bool = 1
     part: Part | None = None
+    gauge: Gauge | None = None
     parts: tuple[Part, ...] = ()
     pair: tuple[float, float] = (0.9, 0.95)
     named: dict[str, Part] = {}
@@ -79,6 +94,14 @@ WRONG: list[tuple[str, str, str, str, str]] = [
     ("scalar for a mapping", "name: a\npart: 3\n", "2: part", "should be a mapping of fields, found 3", "correct"),
     ("scalar for a list", "name: a\nparts: 3\n", "2: parts", "should be a list, found 3", "correct"),
     ("too many in a tuple", "name: a\npair: [1, 2, 3]\n", "2: pair", "at most 2 items", "correct"),
+    ("too few in a tuple", "name: a\npair: [1]\n", "2: pair", "has no item 2, found [1]", "add it"),
+    (
+        "an empty list",
+        "name: a\ngauge: {names: []}\n",
+        "2: gauge.names",
+        "should have at least 1 item, found []",
+        "correct",
+    ),
     ("wrong type in a tuple", "name: a\npair: [1, x]\n", "2: pair[1]", "found 'x'", "correct"),
     ("yes read as true", "name: yes\n", "1: name", "should be a string, found true", "quotes"),
     ("number for a string", "name: 3\n", "1: name", "found 3", "quotes"),
@@ -137,6 +160,26 @@ def test_what_several_fields_make_wrong_is_told_at_the_first_without_the_whole_f
     with pytest.raises(ConfigError) as caught:
         read(tmp_path, text)
     assert str(caught.value).partition("machine.yaml")[2] == said + "  -> correct the value"
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("name: a\ngauge:\n  warn_at: 1\n  low: 2\n", ":4: gauge.low: low (2) must be below warn_at (1)\n"),
+        ("name: a\ngauge:\n  warn_at: -1\n", ":3: gauge.warn_at: low (0) must be below warn_at (-1)\n"),
+        (
+            "name: a\ngauge:\n  warn_at: 1\n  low: -1\n",
+            ":3: gauge.warn_at: nothing is below zero: mend low or warn_at\n",
+        ),
+        ("name: a\ngauge:\n  names: [3]\n", ":3: gauge.names[0]: should be a string, found 3\n"),
+    ],
+)
+def test_what_fields_of_a_section_make_wrong_is_told_at_one_of_them_without_the_section(
+    tmp_path: Path, text: str, said: str
+) -> None:
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, text)
+    assert str(caught.value).partition("machine.yaml")[2].startswith(said + "  -> ")
 
 
 @pytest.mark.parametrize(("text", "found"), [row[1:] for row in NO_LINE], ids=[row[0] for row in NO_LINE])
