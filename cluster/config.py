@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import ipaddress
 import os
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Self, TypeVar
@@ -43,6 +44,8 @@ def is_empty(value: object) -> bool:
 
 def _resolve(value: str, info: ValidationInfo) -> str:
     """A path relative to the file it stands in becomes absolute; a URI stays as it is."""
+    if one_slash := re.match(r"(s3|hf|file|https?):/(?!/)", value):
+        raise ValueError(f"should begin with {one_slash[1]}://")
     base = (info.context or {}).get("base")
     if "://" in value or base is None:
         return value

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field, field_validator
 
 from cluster.config import StrictModel
-from pipelines.config.stages import Pool
+from pipelines.config.stages import Pool, Seed
 from pipelines.task_config import Task
 
 
@@ -23,7 +23,7 @@ class EvaluateConfig(StrictModel):
     contamination: bool = True
     """Also measure how many of the items stand in the documents that the model learns from, before it is trained."""
     pool: Pool = "serve"
-    seed: int = 0
+    seed: Seed = 0
 
     @field_validator("tasks")
     @classmethod

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
-from pipelines.config.stages import Pool
+from pipelines.config.stages import Pool, Seed
 from pipelines.schemes import SchemeConfig, SchemeEntry, upper
 
 Stratum = Literal["language", "domain"]
@@ -30,7 +30,7 @@ class QuantizeConfig(SchemeConfig):
     the model's sensitivity.json; q_proj, k_proj and v_proj of a block are one layer, gate_proj and up_proj too."""
     num_gpus: int = Field(0, ge=0)
     pool: Pool = "train"
-    seed: int = 0
+    seed: Seed = 0
 
     @model_validator(mode="after")
     def _one_or_several(self) -> QuantizeConfig:

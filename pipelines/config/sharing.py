@@ -17,6 +17,9 @@ HAVE_FIELDS = {
 }
 """Of DeepSpeed's fields those that the loop counts on as the recipe says them, with the field that does."""
 
+BLOCKS = {"bf16", "optimizer", "tensor_parallel", "zero_optimization"}
+"""Of DeepSpeed's fields those that hold others, which the loop sets itself: `extra` is merged over them."""
+
 LOGITS = "tensor_parallel.vocab_parallel_lm_head"
 """DeepSpeed's field for logits that the workers of a copy share out, with a loss of its own. null is a yes for some models."""
 
@@ -34,6 +37,8 @@ class ZeroConfig(StrictModel):
     @field_validator("extra")
     @classmethod
     def _sound(cls, extra: dict[str, Any]) -> dict[str, Any]:
+        if odd := sorted(name for name in BLOCKS & extra.keys() if not isinstance(extra[name], dict)):
+            raise ValueError(f"{odd[0]} should be a mapping of DeepSpeed's fields")
         inner = {f"{name}.{key}" for name, value in extra.items() if isinstance(value, dict) for key in value}
         if found := sorted((extra.keys() | inner) & HAVE_FIELDS.keys()):
             raise ValueError(

@@ -1,10 +1,15 @@
-"""Stages and pools, by name. No heavy imports here."""
+"""Stages and pools by name, and seeds. No heavy imports here."""
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field
 
 Pool = Literal["data", "train", "serve", "head"]
+
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+"""Of what is drawn: numpy takes none below 0, and vLLM none that needs more than 32 bits."""
 
 
 Stage = Literal["clean", "train", "evaluate", "quantize", "gate", "publish"]

@@ -14,7 +14,7 @@ from pipelines.config.privacy import PrivacyConfig
 from pipelines.config.quantization import QuantizationAwareConfig
 from pipelines.config.rewards import GrpoConfig
 from pipelines.config.sharing import ParallelConfig, ZeroConfig
-from pipelines.config.stages import Pool
+from pipelines.config.stages import Pool, Seed
 from pipelines.config.trackers import TrackersConfig
 
 
@@ -122,7 +122,8 @@ class TrainConfig(StrictModel):
     watts_per_worker: float | None = Field(None, gt=0)
     """What a worker's device draws in training, for the ledger's estimate of energy. Without it the power limits of a few
     GPUs are known."""
-    seed: int = 0
+    seed: Seed = 0
+    """Of the order of the data, dropout, an adapter's beginning, the answers of grpo."""
 
     @model_validator(mode="before")
     @classmethod

@@ -54,14 +54,14 @@ def read_shape(source: str, where: str = "model.source") -> Shape:
     Raises:
         InputError: there is no configuration to read here, or it lacks a size.
     """
-    path = _local(source)
     try:
+        path = _local(source)
         if path.suffix.lower() == ".gguf":
             return _of_gguf(path)
         return shape_of(json.loads((path / "config.json").read_bytes()), num_parameters(str(path)))
     except FileNotFoundError:
         raise _unreadable(f"{where}: {source}", "has no config.json on this machine") from None
-    except (KeyError, TypeError, ValueError, OSError, struct.error) as error:
+    except (KeyError, TypeError, ValueError, ArithmeticError, OSError, struct.error) as error:
         raise _unreadable(f"{where}: {source}", f"does not say how large its layers are ({error!r})") from None
 
 

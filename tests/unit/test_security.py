@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 from cluster import dashboard, registry, telemetry
 from cluster.artifacts import Revision
@@ -120,7 +121,9 @@ def test_no_source_is_fetched_from_an_address(scheme: str, storage: LocalStorage
     with pytest.raises(InputError, match="unknown kind of source"):
         inventory([SourceConfig(path=address)])
     with pytest.raises(InputError, match="unknown kind of model source"):
-        base_model.import_model(ModelConfig(source=address), storage)
+        base_model.locate(address, "main")
+    with pytest.raises(ValidationError, match="should be a folder"):
+        ModelConfig(source=address)
 
 
 @pytest.mark.parametrize(

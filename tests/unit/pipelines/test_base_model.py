@@ -9,10 +9,11 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from pydantic import ValidationError
 
 from cluster.errors import InputError
 from cluster.storage import LocalStorage
-from pipelines.base_model import as_folder, import_model
+from pipelines.base_model import as_folder, import_model, locate
 from pipelines.config import ModelConfig
 
 
@@ -64,9 +65,11 @@ def test_bad_files(name: str, content: bytes, found: str, tmp_path: Path, storag
 @pytest.mark.parametrize(
     ("source", "found"), [("ftp://somewhere/model", "unknown kind"), ("hf://not a name", "not a repository's name")]
 )
-def test_bad_addresses(source: str, found: str, storage: LocalStorage) -> None:
+def test_bad_addresses(source: str, found: str) -> None:
+    with pytest.raises(ValidationError, match="hf://organisation/name"):
+        ModelConfig(source=source)
     with pytest.raises(InputError) as error:
-        import_model(ModelConfig(source=source), storage)
+        locate(source, "main")
     assert found in error.value.found
 
 

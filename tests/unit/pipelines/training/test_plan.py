@@ -276,6 +276,11 @@ def test_a_model_that_is_not_here_is_named(tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text("{}")
     with pytest.raises(InputError, match="hidden_size"):
         read_shape(str(tmp_path))
+    (tmp_path / "config.json").write_text(json.dumps({**SEVEN, "num_attention_heads": 0}))
+    with pytest.raises(InputError, match="does not say how large its layers are"):
+        read_shape(str(tmp_path))
+    with pytest.raises(InputError, match="does not say how large its layers are"):
+        read_shape("hf://no -- name")
 
 
 def test_check_warns_of_a_training_without_room(tmp_path: Path) -> None:
