@@ -54,6 +54,7 @@ def _locked(storage: LocalStorage, name: str) -> Iterator[None]:
     locks = storage.root / ".locks"
     with writing(locks):
         locks.mkdir(parents=True, exist_ok=True)
+        (locks / name).touch()
     with open(locks / name, "w") as lock:
         try:
             fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -98,19 +99,15 @@ class _Lease:
     @contextmanager
     def _interruptible(self) -> Iterator[None]:
         """What a shell's script starts with `&` ignores Ctrl-C, and would not hear that it lost its place."""
-        is_main = threading.current_thread() is threading.main_thread()
-        if not is_main or signal.getsignal(signal.SIGINT) is not signal.SIG_IGN:
+        is_main, before = threading.current_thread() is threading.main_thread(), signal.getsignal(signal.SIGINT)
+        if not is_main or not (before is signal.SIG_IGN or isinstance(before, _Heard)):
             yield
             return
-        signal.signal(signal.SIGINT, self._heard)
+        signal.signal(signal.SIGINT, _Heard(self, before))
         try:
             yield
         finally:
-            signal.signal(signal.SIGINT, signal.SIG_IGN)
-
-    def _heard(self, *_: object) -> None:
-        if self._lost:
-            raise KeyboardInterrupt
+            signal.signal(signal.SIGINT, before)
 
     @property
     def _where(self) -> str:
@@ -166,6 +163,19 @@ class _Lease:
                 return False
             self._version = there.version  # ours, whose answer did not reach us
         return True
+
+
+class _Heard:
+    """In the place of an ignored Ctrl-C: what ends the work of a lease that is lost, or of one that is held around it."""
+
+    def __init__(self, lease: _Lease, around: Any) -> None:
+        self._lease, self._around = lease, around
+
+    def __call__(self, *given: Any) -> None:
+        if self._lease._lost:
+            raise KeyboardInterrupt
+        if isinstance(self._around, _Heard):
+            self._around(*given)
 
 
 def _holder(there: Blob) -> dict[str, Any]:

@@ -19,6 +19,7 @@ from cluster.artifacts import (
     Weights,
 )
 from cluster.errors import StageFailed
+from cluster.lease import exclusive
 from cluster.storage import Storage, remove_folder
 from cluster.waiting import wait_for_node
 from pipelines import progress
@@ -54,7 +55,8 @@ def train(
     Raises:
         InputError, ConfigError: too little text, sequences longer than the model's positions, a tokenizer of another model, or
             damaged files: the model's, the documents', a checkpoint's.
-        ResourceError: the pool, memory or disk cannot hold the run, or the data's privacy budget does not allow it.
+        ResourceError: the pool, memory or disk cannot hold the run, or the data's privacy budget does not allow it; or another
+            process trains the same model in this storage.
         StageFailed: the workers failed more than `max_failures` times, or the loss did more than `max_skipped_steps`; or
             less is retained of the old documents than was asked for.
         KeyboardInterrupt: Ctrl-C; the workers have ended, the checkpoints are kept.
@@ -74,6 +76,16 @@ def _train(
     if made := artifacts.load(storage, Checkpoint, key):
         progress.say("train", f"found {made.location}: {_told(made.losses)}")
         return made
+    with exclusive(storage, f"train-{key}"):  # recipes of other names may ask for the same model
+        return artifacts.load(storage, Checkpoint, key) or _carried_out(
+            config, key, dataset, base, storage, teacher=teacher
+        )
+
+
+def _carried_out(
+    config: TrainConfig, key: str, dataset: Dataset, base: Weights, storage: Storage, *, teacher: Weights | None
+) -> Checkpoint:
+    """Of whoever has the run's folder for himself."""
     begun, run = time.monotonic(), f"runs/train/{key}"
     _check(config, base, storage, run, teacher)
     inputs = inputs_of(config, dataset, base, storage, teacher)

@@ -135,8 +135,9 @@ from cluster import s3 as storages
 from cluster.errors import StageFailed
 from cluster.storage import open_storage
 lease.BEAT_S = 0.05
+storage = open_storage(sys.argv[1])
 try:
-    with lease.exclusive(open_storage(sys.argv[1]), "run-m"):
+    with lease.exclusive(storage, "run-m"), lease.exclusive(storage, "train-k"):
         print("in", flush=True)
         time.sleep(600)
 except StageFailed as error:
@@ -144,17 +145,20 @@ except StageFailed as error:
 """
 
 
+@pytest.mark.parametrize("lost", ["run-m", "train-k"])
 @pytest.mark.parametrize("ctrl_c", [signal.SIG_DFL, signal.SIG_IGN], ids=["heard", "ignored"])
-def test_one_that_lost_it_is_woken(bucket: S3Storage, start: Start, ctrl_c: signal.Handlers) -> None:
-    """A script's shell has what it starts with `&` ignore Ctrl-C."""
+def test_one_that_lost_it_is_woken(bucket: S3Storage, start: Start, ctrl_c: signal.Handlers, lost: str) -> None:
+    """A script's shell has what it starts with `&` ignore Ctrl-C. A run holds two, one inside the other."""
     before = signal.signal(signal.SIGINT, ctrl_c)  # a process has its parent's
     try:
         holder = start(bucket, SLEEPER)
     finally:
         signal.signal(signal.SIGINT, before)
     assert _says(holder) == "in"
-    bucket.write(".locks/run-m", json.dumps(ELSEWHERE).encode())
-    assert "another run took its place" in _says(holder)
+    bucket.write(f".locks/{lost}", json.dumps(ELSEWHERE).encode())
+    said = _says(holder)
+    assert "another run took its place" in said
+    assert f"({lost})" in said
 
 
 def test_ctrl_c_that_a_shell_has_ignored_stays_ignored(bucket: S3Storage, monkeypatch: pytest.MonkeyPatch) -> None:
