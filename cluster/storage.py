@@ -7,6 +7,7 @@ node_cache.py). Who may work where, alone: lease.py.
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import hashlib
 import os
@@ -31,6 +32,8 @@ ABSENT: Final = ""
 STAGING: Final = ".tmp-"
 """Begins the name of what is being written and is nothing yet."""
 ABANDONED_S: Final = 3600.0
+UNFIT: Final = {errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ENAMETOOLONG}
+"""What else a disk or a network's file system says to a write."""
 
 
 class Blob(NamedTuple):
@@ -162,9 +165,10 @@ def filesystem_to_write(storage: Storage, key: str) -> tuple[FileSystem, str]:
 def staged_folder(storage: Storage, key: str) -> Iterator[Path]:
     """A local folder to fill; what is in it when the block ends without an error becomes `key`, replacing what was there."""
     near = storage.root if isinstance(storage, LocalStorage) else home() / "cache"
-    near.mkdir(parents=True, exist_ok=True)
-    _remove_abandoned(near)
-    staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=near))
+    with writing(near):
+        near.mkdir(parents=True, exist_ok=True)
+        _remove_abandoned(near)
+        staging = Path(tempfile.mkdtemp(prefix=STAGING, dir=near))
     descriptor = os.open(staging, os.O_RDONLY)
     try:
         with suppress(OSError):  # a file system without locks: what a killed process leaves there stays
@@ -247,13 +251,13 @@ def writing(path: Path) -> Iterator[None]:
     """What a disk or its owner refuses at `path` becomes a message.
 
     Raises:
-        ResourceError: no space, no permission.
+        ResourceError: no space, no permission, or the disk is read-only or broken.
         InputError: a file is where a folder must be.
     """
     try:
         yield
     except OSError as error:
-        if error.errno in (28, 122):  # ENOSPC, EDQUOT
+        if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise ResourceError(
                 str(path), "no space left on the disk", "free some space and run the same command again"
             ) from None
@@ -261,4 +265,9 @@ def writing(path: Path) -> Iterator[None]:
             raise InputError(str(path), "a file is where a folder must be", "name another `storage:`") from None
         if isinstance(error, PermissionError):
             raise ResourceError(str(path), "permission denied", "give the user of serinus write access there") from None
+        if error.errno in UNFIT:
+            found = f"cannot be written ({os.strerror(error.errno)})"
+            raise ResourceError(
+                str(path), found, "mend the disk or its mount there, or name another `storage:`"
+            ) from None
         raise

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import subprocess
 import sys
@@ -11,7 +12,7 @@ import pytest
 
 from cluster.errors import Conflict, InputError, ResourceError
 from cluster.lease import exclusive
-from cluster.storage import ABSENT, LocalStorage, Storage, open_storage, publish_folder, staged_folder
+from cluster.storage import ABSENT, LocalStorage, Storage, open_storage, publish_folder, staged_folder, writing
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -125,6 +126,31 @@ def test_a_storage_below_a_file_is_a_users_mistake(tmp_path: Path) -> None:
 
     with pytest.raises(InputError, match="a file is where a folder must be"):
         LocalStorage(tmp_path / "file").write("a/b", b"")
+
+
+@pytest.mark.parametrize(
+    ("number", "found"),
+    [
+        (errno.EROFS, "Read-only file system"),
+        (errno.ESTALE, "Stale file handle"),
+        (errno.EIO, "Input/output error"),
+        (errno.ENOSPC, "no space left"),
+    ],
+)
+def test_what_a_disk_refuses_is_told_with_its_reason(tmp_path: Path, number: int, found: str) -> None:
+    with pytest.raises(ResourceError, match=found) as caught, writing(tmp_path / "a"):
+        raise OSError(number, "as the system says it")
+    assert caught.value.where == str(tmp_path / "a")
+
+
+def test_a_name_that_no_disk_takes_is_told(tmp_path: Path) -> None:
+    with (
+        pytest.raises(ResourceError, match="File name too long"),
+        staged_folder(LocalStorage(tmp_path / ("a" * 300)), "b"),
+    ):
+        pass
+    with pytest.raises(ResourceError, match="File name too long"), exclusive(LocalStorage(tmp_path / ("a" * 300)), "b"):
+        pass
 
 
 def test_what_was_published_before_is_replaced_whole(storage: Storage, tmp_path: Path) -> None:
