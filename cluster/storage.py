@@ -14,6 +14,7 @@ import os
 import shutil
 import tempfile
 import time
+import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -202,10 +203,9 @@ def publish_folder(storage: Storage, folder: Path, key: str) -> None:
     if isinstance(storage, LocalStorage):
         target = storage.path(key)
         with writing(target):
-            shutil.rmtree(target, ignore_errors=True)
             target.parent.mkdir(parents=True, exist_ok=True)
             os.chmod(folder, 0o755)  # noqa: S103  # mkdtemp made it 0700; artifacts are read by other users' workers
-            os.rename(folder, target)
+            _take_place(folder, target, storage.root)
         return
     from cluster.s3 import S3Storage
 
@@ -215,6 +215,23 @@ def publish_folder(storage: Storage, folder: Path, key: str) -> None:
     for path, name in zip(paths, names, strict=True):
         storage.send(path, name)
     storage.remove(sorted(set(storage.list(key)) - set(names)))
+
+
+def _take_place(folder: Path, target: Path, root: Path) -> None:
+    """Another process may publish the same at this moment, and others read what was there: who has opened a file keeps it."""
+    while True:
+        before = root / f"{STAGING}{uuid.uuid4().hex}"
+        with suppress(FileNotFoundError):
+            os.rename(target, before)
+        try:
+            os.rename(folder, target)
+        except OSError as error:
+            if error.errno not in (errno.ENOTEMPTY, errno.EEXIST):
+                raise
+        else:
+            return
+        finally:
+            shutil.rmtree(before, ignore_errors=True)
 
 
 def remove_folder(storage: Storage, key: str) -> None:

@@ -6,6 +6,7 @@ import errno
 import os
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -163,6 +164,24 @@ def test_what_was_published_before_is_replaced_whole(storage: Storage, tmp_path:
         found = {key: storage.read(key) for key in storage.list("artifacts/x/1")}
         told = {key.removeprefix("artifacts/x/1/model/"): blob.content for key, blob in found.items() if blob}
         assert told == {name: name.encode() for name in names}
+
+
+def test_runs_that_publish_the_same_at_once_leave_it_whole(tmp_path: Path) -> None:
+    """Two recipes import one base model: what the first has published, its workers read while the second publishes it again."""
+    storage = LocalStorage(tmp_path)
+
+    def publish(_: int) -> None:
+        with staged_folder(storage, "artifacts/x/1/model") as staging:
+            for number in range(20):
+                (staging / str(number)).write_bytes(b"weights")
+
+    publish(0)
+    last = tmp_path / "artifacts" / "x" / "1" / "model" / "19"
+    with ThreadPoolExecutor(4) as pool:
+        for done in [pool.submit(publish, turn) for turn in range(100)]:
+            done.result()
+    assert last.read_bytes() == b"weights"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["artifacts"]
 
 
 def test_what_a_killed_process_was_filling_is_removed(
