@@ -8,7 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -19,7 +21,7 @@ from cluster.artifacts import Dataset, digest
 from cluster.config import StrictModel
 from cluster.errors import InputError
 from cluster.node_cache import local_copy
-from cluster.storage import Storage, filesystem_to_write, open_storage
+from cluster.storage import STAGING, LocalStorage, Storage, filesystem_to_write, open_storage
 from cluster.waiting import watched
 from pipelines.config import TrainConfig
 from pipelines.training.batches import Packed
@@ -162,15 +164,27 @@ def tokenize_shard(job: dict[str, str]) -> dict[str, Any]:
     _check_hash(storage, job["source"], job["sha256"])
     encode, dtype, end = _encoder(local_copy(storage, job["model"]))
     num_tokens = num_documents = 0
-    filesystem, path = filesystem_to_write(storage, job["target"])
-    filesystem.create_dir(path.rsplit("/", 1)[0], recursive=True)
-    with filesystem.open_output_stream(path) as file:
+    with _written_whole(storage, job["target"]) as file:
         for texts in texts_of(storage, job["source"]):
             tokens = encode(texts)
             file.write(tokens.tobytes())
             num_tokens, num_documents = num_tokens + len(tokens), num_documents + len(texts)
     name = job["target"].rsplit("/", 1)[1]
     return {"path": name, "num_tokens": num_tokens, "num_documents": num_documents, "dtype": dtype, "end": end}
+
+
+@contextmanager
+def _written_whole(storage: Storage, key: str) -> Iterator[Any]:
+    """A file that is there once the block has ended, as an object of a bucket is: another run may make the same tokens at this
+    moment, or have made them and read them."""
+    filesystem, path = filesystem_to_write(storage, key)
+    folder = path.rsplit("/", 1)[0]
+    filesystem.create_dir(folder, recursive=True)
+    part = f"{folder}/{STAGING}{uuid.uuid4().hex}" if isinstance(storage, LocalStorage) else path
+    with filesystem.open_output_stream(part) as file:
+        yield file
+    if part != path:
+        filesystem.move(part, path)
 
 
 def _check_hash(storage: Storage, key: str, expected: str) -> None:
