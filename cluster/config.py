@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 import yaml
 from pydantic import AfterValidator, BaseModel, ConfigDict, ValidationError, ValidationInfo
 
-from cluster.config_problems import Lines, Place, explained, field_name
+from cluster.config_problems import Lines, Place, check_numbers, explained, field_name
 from cluster.errors import ConfigError
 
 
@@ -88,9 +88,11 @@ def load_yaml(path: str | Path, model: type[M]) -> M:
     file = Path(path)
     data, lines = _parse(file, _read_text(file))
     try:
-        return model.model_validate(data, context={"base": str(file.resolve().parent)})
+        made = model.model_validate(data, context={"base": str(file.resolve().parent)})
     except ValidationError as error:
         raise explained(file, error, lines, model) from None
+    check_numbers(file, data, lines, model)
+    return made
 
 
 def _read_text(file: Path) -> str:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import difflib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 
@@ -29,6 +29,45 @@ def explained(file: Path, error: ValidationError, lines: Lines, model: type[Base
     more = "".join(f"\n{file}:{line}: {field}: {found}" for line, field, found, _ in rest)
     remedies = dict.fromkeys(remedy for *_, remedy in problems)
     return ConfigError(f"{file}:{line}: {field}", found + more, "; ".join(remedies))
+
+
+def check_numbers(file: Path, data: Any, lines: Lines, model: type[BaseModel]) -> None:
+    """Python takes true for 1, and YAML reads yes and on as true.
+
+    Raises:
+        ConfigError: that stands where a number belongs.
+    """
+    for place, value in _booleans(data, ()):
+        names = [part for part in place if isinstance(part, str)]
+        types = _types_in(
+            [m.model_fields[names[-1]].annotation for m in _models_at(model, place) if names[-1] in m.model_fields]
+        )
+        if types & {int, float} and bool not in types:
+            line = lines.get(place, 1)
+            found = f"should be a number, found {_shown(value)}"
+            raise ConfigError(f"{file}:{line}: {field_name(place)}", found, "correct the value")
+
+
+def _booleans(value: Any, place: Place) -> Iterator[tuple[Place, bool]]:
+    if isinstance(value, bool):
+        yield place, value
+    elif isinstance(value, dict):
+        for key, inner in value.items():
+            yield from _booleans(inner, (*place, str(key)))
+    elif isinstance(value, list):
+        for number, inner in enumerate(value):
+            yield from _booleans(inner, (*place, number))
+
+
+def _types_in(annotations: Iterable[Any]) -> set[Any]:
+    """What stands at the ends of Optional, Union, tuple, list, dict and Annotated."""
+    types = set[Any]()
+    for annotation in annotations:
+        inner = get_args(annotation)
+        if get_origin(annotation) is Annotated:
+            inner = inner[:1]
+        types |= {annotation} if not inner or get_origin(annotation) is Literal else _types_in(inner)
+    return types
 
 
 def _follows(detail: Any, details: list[Any]) -> bool:
@@ -143,11 +182,17 @@ def field_name(place: Place) -> str:
 
 def _fields_at(model: type[BaseModel], location: Place) -> list[str]:
     """Names of the fields that may stand at `location`, for suggestions."""
+    return list(dict.fromkeys(name for m in _models_at(model, (*location, "")) for name in m.model_fields))
+
+
+def _models_at(model: type[BaseModel], place: Place) -> list[type[BaseModel]]:
+    """Those that the last name in `place` may be a field of."""
     models: list[type[BaseModel]] = [model]
-    for part in location:
+    names = [part for part in place if isinstance(part, str)]
+    for part in names[:-1]:
         annotations = [m.model_fields[part].annotation for m in models if part in m.model_fields]
         models = [found for annotation in annotations for found in _models_in(annotation)] or models
-    return list(dict.fromkeys(name for m in models for name in m.model_fields))
+    return models
 
 
 def _models_in(annotation: Any) -> list[type[BaseModel]]:
