@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from cluster.arithmetic import settled
+from cluster.errors import ConfigError
 from cluster.imports import large_imports
 from pipelines.config import TrainConfig
 from pipelines.training import layout
@@ -18,8 +23,28 @@ from pipelines.training.shape import check_parallel, shape_of
 from pipelines.training.zero3 import deepspeed_config, with_bucket
 
 
+@contextmanager
+def own_fields() -> Iterator[None]:
+    """Raises ConfigError for what DeepSpeed's own models of its configuration refuse, which only `zero.extra` can bring them."""
+    try:
+        yield
+    except ValidationError as error:
+        first = error.errors(include_url=False)[0]
+        place = ".".join(map(str, first["loc"]))
+        raise ConfigError(
+            "train.zero.extra",
+            f"DeepSpeed's {error.title} refuses {place} = {first['input']!r} ({first['msg']})",
+            "correct the field's name or value",
+        ) from None
+
+
+@own_fields()
 def build_engine(config: TrainConfig, folder: Path) -> Any:
-    """The model under DeepSpeed. With ZeRO stage 3 the weights are sharded while they are loaded: no rank holds all."""
+    """The model under DeepSpeed. With ZeRO stage 3 the weights are sharded while they are loaded: no rank holds all.
+
+    Raises:
+        ConfigError: the model cannot be trained so; on all ranks.
+    """
     with large_imports():
         import deepspeed
         import torch

@@ -76,7 +76,8 @@ def _found_by_all() -> Iterator[None]:
 
 def _work(config: TrainConfig, what: Plan, figures: Any, own: Heartbeat) -> dict[str, Any]:
     storage = open_storage(what.storage)
-    engine = build_engine(config, local_copy(storage, what.base))
+    with _found_by_all():
+        engine = build_engine(config, local_copy(storage, what.base))
     own.count_forwards(engine.module)
     own.at("preparing")
     if config.method.kind == "dpo" and engine.global_rank == 0:
