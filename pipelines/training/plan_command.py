@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import io
 import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich import box
 from rich.console import Console
 from rich.table import Table
 
@@ -205,7 +205,7 @@ def _show(plan: Plan, shape: Shape, recipe: LifecycleConfig, out: Console) -> No
         f"{_ranks(config)}, {config.precision}, {config.sequences_per_worker} x {config.sequence_length} tokens at once",
         markup=False,
     )
-    out.print(_table(plan))
+    out.print(f"\n{_whole(_table(plan))}\n", markup=False, soft_wrap=True)
     known = "is not known (--gib)" if plan.room.num_bytes is None else f"{plan.room.num_bytes / GIB:.2f} GiB"
     out.print(
         f"Room of a rank: {plan.room.what}: {known}. GiB a rank, predicted. * is what the recipe asks for.",
@@ -228,8 +228,16 @@ def _ranks(config: TrainConfig) -> str:
     return f"{config.num_workers} ranks{copies}"
 
 
+def _whole(table: Table) -> str:
+    """As wide as its figures are: in a log or a narrow terminal rich would cut them, and a part of a figure tells nothing."""
+    wide = Console(width=1000, file=io.StringIO(), color_system=None)
+    with wide.capture() as told:
+        wide.print(table)
+    return "\n".join(line.rstrip() for line in told.get().splitlines())
+
+
 def _table(plan: Plan) -> Table:
-    table = Table(box=box.SIMPLE, pad_edge=False, padding=(0, 1, 0, 0))
+    table = Table(box=None, pad_edge=False, padding=(0, 1, 0, 0))
     table.add_column("ZeRO", no_wrap=True)
     for words in (*COLUMNS.values(), "fits"):
         table.add_column(words, justify="right", no_wrap=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from datetime import UTC, datetime
@@ -300,6 +301,8 @@ def test_the_command_predicts_without_torch_or_ray(tmp_path: Path) -> None:
     found = CliRunner().invoke(app, asked)
     assert found.exit_code == 1
     assert "does not fit: stage 3: about" in found.output
+    assert "…" not in found.output  # at the 80 columns of a log
+    assert re.search(r"peak +host +fits", found.output)
     document = json.loads(CliRunner().invoke(app, [*asked[:-1], "800", "--json"]).output)
     assert [option["fits"] for option in document["options"]] == [True] * 4
     assert document["num_tokens"] == 5 * 2 * 2 * 256
