@@ -8,6 +8,8 @@ from pydantic import Field
 
 Pool = Literal["data", "train", "serve", "head"]
 
+Count = Annotated[int, Field(ge=1, lt=2**31)]
+"""Of what a run has many of. More is a slip, and too much to reckon with."""
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
 """Of what is drawn: numpy takes none below 0, and vLLM none that needs more than 32 bits."""
 

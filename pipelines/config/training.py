@@ -14,7 +14,7 @@ from pipelines.config.privacy import PrivacyConfig
 from pipelines.config.quantization import QuantizationAwareConfig
 from pipelines.config.rewards import GrpoConfig
 from pipelines.config.sharing import ParallelConfig, ZeroConfig
-from pipelines.config.stages import Pool, Seed
+from pipelines.config.stages import Count, Pool, Seed
 from pipelines.config.trackers import TrackersConfig
 
 
@@ -68,7 +68,7 @@ class TrainConfig(StrictModel):
     quantization_aware: QuantizationAwareConfig | None = None
     """For any method but grpo: weights are rounded as the quantize stage will round them, and learn to do with it."""
 
-    num_workers: int = Field(2, ge=1)
+    num_workers: Count = 2
     gpus_per_worker: int = Field(1, ge=0)
     """0 trains on CPUs with gloo."""
     cpus_per_worker: float = Field(1, gt=0)
@@ -79,15 +79,15 @@ class TrainConfig(StrictModel):
     precision: Literal["auto", "bfloat16", "float32"] = "auto"
     """What matrices are multiplied in; weights and moments are stepped in float32 either way. `auto`: bfloat16, or float32 where a
     rank's CPU has no instructions for bfloat16; the model made is kept in bfloat16 all the same."""
-    num_steps: int = Field(1000, ge=1)
+    num_steps: Count = 1000
     """Optimizer steps; the data is repeated in a new order as often as needed."""
-    sequence_length: int = Field(1024, ge=8)
+    sequence_length: Count = Field(1024, ge=8)
     """Tokens."""
-    sequences_per_worker: int = Field(8, ge=1)
+    sequences_per_worker: Count = 8
     """Per micro-batch; with dpo pairs, with grpo answers.
     With `parallel`, of the workers that hold one copy of the model together."""
-    gradient_accumulation: int = Field(1, ge=1)
-    sequences_per_step: int | None = Field(None, ge=1)
+    gradient_accumulation: Count = 1
+    sequences_per_step: Count | None = None
     """Over all workers and micro-batches. When given, the accumulation follows from it, and a run that was interrupted
     goes on with another number of workers."""
     attend_across_documents: bool = False

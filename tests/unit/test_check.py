@@ -60,6 +60,7 @@ rollout:
 BROKEN = [
     ("num_steps: 60", "num_step: 60", "train.num_step", "did you mean `num_steps`?"),
     ("num_steps: 60", "num_steps: sixty", "train.num_steps", "valid integer"),
+    ("num_steps: 60", "num_steps: 1000000000000", "train.num_steps", "less than 2147483648"),
     ("num_steps: 60", "num_steps: 0", "train.num_steps", "greater than or equal to 1"),
     ("num_steps: 60", "num_steps: 5", "train.num_steps", "warmup_steps (10) must be below num_steps (5)"),
     ("num_workers: 2", "num_workers: 2\n  num_workers: 3", "train.num_workers", "given twice"),
