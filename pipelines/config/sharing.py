@@ -9,6 +9,8 @@ from pydantic import Field, field_validator
 from cluster.config import StrictModel
 
 HAVE_FIELDS = {
+    "bf16.enabled": "train.precision",
+    "fp16": "train.precision",
     "gradient_accumulation_steps": "train.gradient_accumulation",
     "gradient_clipping": "train.max_gradient_norm",
     "tensor_parallel.autotp_size": "train.parallel.tensor",

@@ -83,6 +83,12 @@ BROKEN = [
         "train.zero.extra.zero_optimization",
         "a mapping of DeepSpeed's fields",
     ),
+    (
+        "num_workers: 2",
+        "num_workers: 2\n  zero: {extra: {fp16: {enabled: true}}}",
+        "train.zero.extra.fp16",
+        "fp16 is said by train.precision",
+    ),
     ("source: model.gguf", "source: hf://a/b/c", "model.source", "hf://organisation/name"),
     ("source: model.gguf", "source: hf://", "model.source", "hf://organisation/name"),
     ("source: model.gguf", "source: hf:/a/b", "model.source", "should begin with hf://"),
