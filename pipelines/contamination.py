@@ -99,7 +99,7 @@ def learnt_from(recipe: LifecycleConfig, dataset: Dataset, storage: Storage) -> 
     from pipelines.training.old import old_dataset
 
     method, replay = recipe.train.method, recipe.train.replay
-    old = {"replayed": old_dataset(replay.dataset, storage)} if replay else {}
+    old = {"replayed": old_dataset(replay.dataset, "replay", storage)} if replay else {}
     if isinstance(method, CausalConfig):
         return Learnt({"dataset": dataset, **old})
     return Learnt(old, method.kind, method.path)

@@ -25,8 +25,8 @@ def inputs_of(
     config: TrainConfig, dataset: Dataset, base: Weights, storage: Storage, teacher: Weights | None = None
 ) -> dict[str, Any]:
     """Role -> manifest of all that the model is made from."""
-    asked = {"replayed": config.replay, "consolidated": config.consolidation}
-    old = {role: old_dataset(some.dataset, storage) for role, some in asked.items() if some is not None}
+    asked = {"replayed": ("replay", config.replay), "consolidated": ("consolidation", config.consolidation)}
+    old = {role: old_dataset(some.dataset, field, storage) for role, (field, some) in asked.items() if some is not None}
     online = config.consolidation.online if config.consolidation else None
     carried = {"carried": carry(online, base, storage)} if online else {}
     taught = {"teacher": teacher} if teacher else {}

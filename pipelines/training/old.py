@@ -16,12 +16,18 @@ from pipelines.training.tokens import TokenIndex, make_tokens
 ONLINE = "train.consolidation.online.checkpoint"
 
 
-def old_dataset(key: str, storage: Storage) -> Dataset:
-    """Raises InputError: there is none with that key."""
+def old_dataset(key: str, field: str, storage: Storage) -> Dataset:
+    """
+    Args:
+        field: of `train` that names it, for people.
+
+    Raises:
+        InputError: there is none with that key.
+    """
     dataset = artifacts.load(storage, Dataset, key)
     if dataset is None:
         found = f"there is no dataset {key} in {storage.uri}"
-        raise InputError("train: old documents", found, "give the name of a folder under artifacts/dataset/ there")
+        raise InputError(f"train.{field}.dataset", found, "give the name of a folder under artifacts/dataset/ there")
     return dataset
 
 

@@ -62,7 +62,7 @@ def train(
         KeyboardInterrupt: Ctrl-C; the workers have ended, the checkpoints are kept.
     """
     if config.consolidation and config.consolidation.asked_percent is not None:
-        old = old_dataset(config.consolidation.dataset, storage)
+        old = old_dataset(config.consolidation.dataset, "consolidation", storage)
         inputs = {"dataset": dataset, "base": base, "consolidated": old} | ({"teacher": teacher} if teacher else {})
         return search(config, inputs, storage, lambda one: _train(one, dataset, base, storage, teacher))
     return _train(config, dataset, base, storage, teacher)
