@@ -21,10 +21,11 @@ from pathlib import Path
 from typing import Any, Final
 
 from cluster.config import user_name
+from cluster.disk_errors import writing
 from cluster.errors import Conflict, ResourceError, SerinusError, StageFailed, UserError
 from cluster.processes import began
 from cluster.s3 import S3Storage
-from cluster.storage import ABSENT, Blob, LocalStorage, Storage, writing
+from cluster.storage import ABSENT, Blob, LocalStorage, Storage
 
 BEAT_S: Final = 15.0
 SILENCE_S: Final = 90.0

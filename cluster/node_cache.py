@@ -25,9 +25,10 @@ from pathlib import Path
 from typing import Final
 
 from cluster.config import home
+from cluster.disk_errors import writing
 from cluster.errors import InputError, ResourceError
 from cluster.s3 import S3Object, S3Storage
-from cluster.storage import LocalStorage, Storage, sha256_of, writing
+from cluster.storage import LocalStorage, Storage, sha256_of
 
 FULL_PERCENT: Final = 85
 """Of the disk, beyond which unused copies go where `storage.cache_gib` sets no bound: the kubelet's number for images

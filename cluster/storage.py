@@ -22,7 +22,8 @@ from typing import TYPE_CHECKING, Final, NamedTuple, Protocol
 from urllib.parse import urlsplit
 
 from cluster.config import home
-from cluster.errors import Conflict, InputError, ResourceError
+from cluster.disk_errors import writing, writing_with_libraries
+from cluster.errors import Conflict, InputError
 from cluster.storage_config import StorageConfig
 
 if TYPE_CHECKING:
@@ -33,8 +34,6 @@ ABSENT: Final = ""
 STAGING: Final = ".tmp-"
 """Begins the name of what is being written and is nothing yet."""
 ABANDONED_S: Final = 3600.0
-UNFIT: Final = {errno.EROFS, errno.EIO, errno.ESTALE, errno.ENOTCONN, errno.EHOSTDOWN, errno.ENAMETOOLONG}
-"""What else a disk or a network's file system says to a write."""
 
 
 class Blob(NamedTuple):
@@ -174,7 +173,8 @@ def staged_folder(storage: Storage, key: str) -> Iterator[Path]:
     try:
         with suppress(OSError):  # a file system without locks: what a killed process leaves there stays
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        yield staging
+        with writing_with_libraries(near):
+            yield staging
         publish_folder(storage, staging, key)
     finally:
         os.close(descriptor)
@@ -260,31 +260,4 @@ def _replace(path: Path, content: bytes) -> None:
         os.replace(name, path)
     except BaseException:
         Path(name).unlink(missing_ok=True)
-        raise
-
-
-@contextmanager
-def writing(path: Path) -> Iterator[None]:
-    """What a disk or its owner refuses at `path` becomes a message.
-
-    Raises:
-        ResourceError: no space, no permission, or the disk is read-only or broken.
-        InputError: a file is where a folder must be.
-    """
-    try:
-        yield
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT):
-            raise ResourceError(
-                str(path), "no space left on the disk", "free some space and run the same command again"
-            ) from None
-        if isinstance(error, NotADirectoryError | FileExistsError):
-            raise InputError(str(path), "a file is where a folder must be", "name another `storage:`") from None
-        if isinstance(error, PermissionError):
-            raise ResourceError(str(path), "permission denied", "give the user of serinus write access there") from None
-        if error.errno in UNFIT:
-            found = f"cannot be written ({os.strerror(error.errno)})"
-            raise ResourceError(
-                str(path), found, "mend the disk or its mount there, or name another `storage:`"
-            ) from None
         raise

@@ -19,6 +19,7 @@ from pydantic import Field
 from cluster import pools
 from cluster.artifacts import Dataset, digest
 from cluster.config import StrictModel
+from cluster.disk_errors import writing
 from cluster.errors import InputError
 from cluster.node_cache import local_copy
 from cluster.storage import STAGING, LocalStorage, Storage, filesystem_to_write, open_storage
@@ -179,12 +180,13 @@ def _written_whole(storage: Storage, key: str) -> Iterator[Any]:
     moment, or have made them and read them."""
     filesystem, path = filesystem_to_write(storage, key)
     folder = path.rsplit("/", 1)[0]
-    filesystem.create_dir(folder, recursive=True)
     part = f"{folder}/{STAGING}{uuid.uuid4().hex}" if isinstance(storage, LocalStorage) else path
-    with filesystem.open_output_stream(part) as file:
-        yield file
-    if part != path:
-        filesystem.move(part, path)
+    with writing(Path(folder)):
+        filesystem.create_dir(folder, recursive=True)
+        with filesystem.open_output_stream(part) as file:
+            yield file
+        if part != path:
+            filesystem.move(part, path)
 
 
 def _check_hash(storage: Storage, key: str, expected: str) -> None:

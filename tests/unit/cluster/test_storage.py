@@ -11,9 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from cluster.disk_errors import writing
 from cluster.errors import Conflict, InputError, ResourceError
 from cluster.lease import exclusive
-from cluster.storage import ABSENT, LocalStorage, Storage, open_storage, publish_folder, staged_folder, writing
+from cluster.storage import ABSENT, LocalStorage, Storage, open_storage, publish_folder, staged_folder
 
 REPOSITORY = Path(__file__).resolve().parents[3]
 
@@ -142,6 +143,24 @@ def test_what_a_disk_refuses_is_told_with_its_reason(tmp_path: Path, number: int
     with pytest.raises(ResourceError, match=found) as caught, writing(tmp_path / "a"):
         raise OSError(number, "as the system says it")
     assert caught.value.where == str(tmp_path / "a")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, "No space left on device"),
+        RuntimeError(
+            "Error while serializing: I/O error: No space left on device (os error 28)"
+        ),  # as safetensors says it
+    ],
+)
+def test_a_disk_that_fills_up_while_a_folder_is_staged_is_told(tmp_path: Path, error: Exception) -> None:
+    storage = LocalStorage(tmp_path)
+    with pytest.raises(ResourceError, match="no space left on the disk"), staged_folder(storage, "a"):
+        raise error
+    with pytest.raises(ValueError, match="another"), staged_folder(storage, "a"):
+        raise ValueError("another")
+    assert not list(tmp_path.iterdir())
 
 
 def test_a_name_that_no_disk_takes_is_told(tmp_path: Path) -> None:
