@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from cluster import artifacts, job_commands, registry
 from cluster.command_line import RecipePath, TopologyOption
@@ -43,8 +44,11 @@ def check(recipe: RecipePath) -> None:
         for doubt in (train_plan.warning(found), train_plan.over_budget(found), *found.caveats, few_keys(found))
         if doubt
     ]
-    out.print(f"{recipe}: good. {len(found.data.sources)} source(s), {found.last_train.num_steps} steps, "
-              f"{len(found.evaluate.tasks)} task(s), {len(found.rollout.steps)} rollout step(s) for {found.name}")  # fmt: skip
+    counts = (
+        f"{len(found.data.sources)} source(s), {found.last_train.num_steps} steps, {len(found.evaluate.tasks)} task(s), "
+        f"{len(found.rollout.steps)} rollout step(s)"
+    )
+    out.print(f"{recipe}: good. {counts} for {found.name}", markup=False)
     for line in train_plan.stages_of(found):
         out.print(line, markup=False)
     for doubt in doubts:
@@ -84,9 +88,9 @@ def run(
 
 
 def _print_made(made: Mapping[str, artifacts.Manifest], storage: Storage) -> None:
-    out.print(f"made in {storage.uri}")
+    out.print(f"made in {storage.uri}", markup=False)
     for role, manifest in made.items():
-        out.print(f"  {role:<17}{manifest.summary}\n  {'':<17}[dim]{manifest.location}/manifest.json[/]")
+        out.print(f"  {role:<17}{escape(manifest.summary)}\n  {'':<17}[dim]{manifest.location}/manifest.json[/]")
 
 
 def submit(

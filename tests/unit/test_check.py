@@ -11,8 +11,11 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+import serinus_commands
+from cluster.artifacts import Dataset
 from cluster.config import load_yaml
 from cluster.errors import ConfigError
+from cluster.storage import LocalStorage
 from serinus import app
 from serinus_recipe import Recipe
 from services.config import RolloutConfig
@@ -225,6 +228,22 @@ def test_the_recipe_that_the_cases_break_is_good(tmp_path: Path) -> None:
     path = tmp_path / "good.yaml"
     path.write_text(GOOD)
     assert load_yaml(path, Recipe).train.num_steps == 60
+
+
+def test_brackets_in_a_path_are_shown(tmp_path: Path) -> None:
+    (tmp_path / "a[b]").mkdir()
+    path = tmp_path / "a[b]" / "c[d].yaml"
+    path.write_text(GOOD)
+    found = CliRunner().invoke(app, ["check", str(path)])
+    assert found.exit_code == 0, found.output
+    assert "a[b]/c[d].yaml: good" in "".join(found.output.splitlines())
+
+
+def test_what_was_made_is_told_with_brackets_as_they_are(tmp_path: Path) -> None:
+    storage = LocalStorage(tmp_path / "a[" / "x]")
+    with serinus_commands.out.capture() as told:
+        serinus_commands._print_made({"dataset": Dataset(key="d" * 16, num_documents=1)}, storage)
+    assert f"made in {storage.uri}" in "".join(told.get().splitlines())
 
 
 def test_a_step_with_nobody_on_stable_is_told_of(tmp_path: Path) -> None:
