@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 
-import httpx
 import pytest
 
 from cluster.artifacts import Checkpoint, Dataset, QuantizedModel
@@ -17,7 +15,6 @@ from pipelines.evaluation.tasks import build_items
 from pipelines.quantization.quantize import quantize
 from pipelines.task_config import TaskConfig
 from pipelines.training.train import train
-from services.contract import read_traffic, write_traffic
 from tests.e2e.conftest import NAME, Served
 from tests.e2e.topics import topics_dataset
 from tests.integration.training_case import base_model, small_run
@@ -78,34 +75,9 @@ def test_vllm_scores_what_training_saw(
         assert row["nll"] == pytest.approx(expected, rel=0.01)
 
 
-@pytest.fixture
-def serving_it(made: tuple[Checkpoint, QuantizedModel], served: Served, shelf: LocalStorage) -> Iterator[str]:
-    """The public name leads everybody to the quantized model; afterwards to STABLE, as before."""
-    from services.serving import app
-
+def test_the_gateway_serves_it(made: tuple[Checkpoint, QuantizedModel], served: Served, shelf: LocalStorage) -> None:
     revision = served.publish(f"{NAME}-0000000e", shelf.root / made[1].folder)
     # vLLM 0.29 takes no adapters on W8A8 weights on CPUs: its kernel leaves nothing of the weight that they ask for.
-    engine = served.serving.engine.replace(lora=None)
-    app.deploy_revision(revision, served.serving.replace(engine=engine), served.storage)
-    found = read_traffic(served.storage, NAME)
-    assert found is not None
-    before, version = found
-    moved = before.replace(stable=revision.revision, version=before.version + 1, canary=None, weight_percent=0.0)
-    version = write_traffic(served.storage, moved, expect=version)
-    yield revision.revision
-    write_traffic(served.storage, before.replace(version=moved.version + 1), expect=version)
-    app.remove_revision(revision.revision)
-
-
-def test_the_gateway_serves_it(serving_it: str, served: Served) -> None:
-    from tests.integration.gateway_world import eventually
-
-    body = {"model": NAME, "prompt": "The list", "max_tokens": 8, "temperature": 0, "ignore_eos": True}
-
-    def answered() -> bool:
-        answer = httpx.post(f"{served.url}/completions", json=body, timeout=60)
-        assert answer.status_code == 200, answer.text
-        said = answer.json()
-        return answer.headers["x-serinus-revision"] == serving_it and said["usage"]["completion_tokens"] == 8
-
-    eventually(answered)
+    with served.led_to(revision, lora=None):
+        by, said = served.ask(prompt="The list", max_tokens=8, ignore_eos=True)
+        assert (by, said["usage"]["completion_tokens"]) == (revision.revision, 8)
