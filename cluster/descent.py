@@ -30,6 +30,8 @@ HOW = {"checkpoint": "trained on it", "quantized": "calibrated with it"}
 """What a dataset is to a model of that kind that has it among its own inputs."""
 HOW_MADE = {"teacher": "taught by", "copied": "a copy of"}
 """What weights in another role than that are to a model: it is made of them."""
+COPIES = {"model": "copied", "adapter": "trained"}
+"""Kind of what may be brought in -> the role of the training whose files it has."""
 WEIGHT_FILES = (".safetensors", ".bin", ".gguf")
 
 
@@ -129,15 +131,17 @@ def _model(storage: Storage, found: _Artifact, datasets: set[str], reached: Mapp
 
 
 def _with_copies(everything: list[_Artifact]) -> list[_Artifact]:
-    """Those whose weights a training here made, but that were brought in without saying so, lead to it."""
-    made = {sha256: one.location for one in everything if one.kind == "checkpoint" for sha256 in one.weights}
-    copies = {"model": "copied", "adapter": "trained"}
-    return [
-        one._replace(inputs={copies[one.kind]: made[same], **one.inputs})
-        if one.kind in copies and (same := next((sha256 for sha256 in one.weights if sha256 in made), None))
-        else one
-        for one in everything
-    ]
+    """Those whose weights a training here made, but that were brought in without saying so, lead to it: of several with some of
+    the same files to the one with the most. What a training began with is no copy of it, if it left one of the files as it was."""
+    made, found = [one for one in everything if one.kind == "checkpoint"], list(everything)
+    for at, one in enumerate(found):
+        if one.kind not in COPIES or not (alike := [other for other in made if other.weights & one.weights]):
+            continue
+        later = {other.location for other in _reached(found, {one.location})}
+        if earlier := [other for other in alike if other.location not in later]:
+            most = max(earlier, key=lambda other: (len(other.weights & one.weights), other.location))
+            found[at] = one._replace(inputs={COPIES[one.kind]: most.location, **one.inputs})
+    return found
 
 
 def _artifacts(storage: Storage) -> Iterator[_Artifact]:

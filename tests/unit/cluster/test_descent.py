@@ -88,6 +88,28 @@ def test_a_training_that_began_with_an_earlier_one_or_was_taught_by_it_carries_i
     }
 
 
+def test_a_model_is_no_copy_of_the_training_that_left_one_of_its_files_as_it_was(storage: LocalStorage) -> None:
+    dataset, other = (artifacts.save(storage, Dataset(key=letter * 4)) for letter in "ab")
+    kept, first, second = (
+        FileEntry(path=f"model/{number}.safetensors", num_bytes=1, sha256=f"{number}" * 64) for number in (1, 2, 3)
+    )
+
+    def brought_in(key: str, *files: FileEntry) -> ImportedModel:
+        sources = tuple(Source(path=file.path[6:], num_bytes=1, sha256=file.sha256) for file in files)
+        return artifacts.save(storage, ImportedModel(key=key, sources=sources))
+
+    base = brought_in("mmmm", kept)
+    for key, seen, own in (("c1c1", dataset, first), ("c2c2", other, second)):
+        inputs = {"dataset": seen.digest, "base": base.digest}
+        artifacts.save(storage, Checkpoint(key=key, inputs=inputs, files=(kept, own)))
+    brought_in("n1n1", kept, first)
+    brought_in("n2n2", kept, second)
+    assert {model.key: model.how for model in descent(storage, dataset.location).models} == {
+        "c1c1": "trained on it",
+        "n1n1": "a copy of checkpoint c1c1",
+    }
+
+
 def test_a_model_that_learnt_from_annotations_has_seen_their_documents(storage: LocalStorage) -> None:
     dataset, other = (artifacts.save(storage, Dataset(key=letter * 4)) for letter in "ab")
     file = FileEntry(path="instruct.jsonl", num_bytes=1, sha256="5" * 64)
