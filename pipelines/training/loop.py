@@ -14,6 +14,7 @@ from pipelines.config import CausalConfig, GrpoConfig, InstructConfig, Preferenc
 from pipelines.training import checkpoint
 from pipelines.training.batches import Batches, Conversations, Pairs, Replay
 from pipelines.training.checkpoint import Record
+from pipelines.training.common import in_common
 from pipelines.training.energy import Meter, meter_of
 from pipelines.training.engine import build_engine, device_name, precision_of
 from pipelines.training.examples import fill, load_examples
@@ -76,8 +77,11 @@ def _found_by_all() -> Iterator[None]:
 
 def _work(config: TrainConfig, what: Plan, figures: Any, own: Heartbeat) -> dict[str, Any]:
     storage = open_storage(what.storage)
+    base = local_copy(
+        storage, what.base
+    )  # where one node alone lacks it or its room, the others wait for its rank: a failure
     with _found_by_all():
-        engine = build_engine(config, local_copy(storage, what.base))
+        engine = build_engine(config, base)
     own.count_forwards(engine.module)
     own.at("preparing")
     if config.method.kind == "dpo" and engine.global_rank == 0:
@@ -85,6 +89,7 @@ def _work(config: TrainConfig, what: Plan, figures: Any, own: Heartbeat) -> dict
     if config.method.kind == "grpo" and engine.global_rank == 0:
         figures.tell.remote("starting the engines that answer")
     with _found_by_all():
+        in_common(partial(_fetch, storage, what))
         batches = _batches(engine, config, storage, what)
         teacher = load_teacher(config, local_copy(storage, what.teacher), engine) if what.teacher else None
     old = hold_old(engine, config, storage, what)
@@ -133,6 +138,13 @@ def _begun(engine: Any, config: TrainConfig, storage: Storage, what: Plan, *, st
     use = utilization(what.num_parameters, 1.0, device, config.num_workers, precision_of(engine), frozen=frozen)
     if use is not None:
         figures.used.remote(use)
+
+
+def _fetch(storage: Storage, what: Plan) -> None:
+    """Have on this node what the ranks open next: one may lack it, or the room for it, where the others do not."""
+    for folder in (*(tokens["folder"] for tokens in what.tokens.values()), what.teacher):
+        if folder:
+            local_copy(storage, folder)
 
 
 def _batches(engine: Any, config: TrainConfig, storage: Storage, what: Plan) -> Data:

@@ -5,31 +5,69 @@ from __future__ import annotations
 from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
 from pydantic import ValidationError
 
-from cluster.errors import ConfigError
+from cluster.errors import ConfigError, InputError, ResourceError
 from pipelines.config import TrainConfig, ZeroConfig
 from pipelines.training import loop
 from pipelines.training.engine import own_fields
 from pipelines.training.worker_plan import Plan
 
 
+def started(monkeypatch: pytest.MonkeyPatch, storage: Path, tokens: str = "") -> dict[str, Any]:
+    """What a rank comes to whose storage is that folder."""
+    import ray.train
+
+    monkeypatch.setattr(ray.train, "get_context", lambda: SimpleNamespace(get_world_rank=lambda: 0))
+    monkeypatch.setattr(
+        loop, "heartbeat", lambda *_: nullcontext(SimpleNamespace(at=str, count_forwards=lambda _: None))
+    )
+    index = {"dataset": {"folder": tokens}} if tokens else {}
+    plan = Plan(TrainConfig().model_dump(), str(storage), base="base", tokens=index, examples="", run="r", export="e")
+    return loop.worker({"plan": plan._asdict(), "figures": None})
+
+
+def test_a_rank_whose_node_alone_lacks_the_model_ends_the_others_by_a_failure(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    with pytest.raises(InputError, match="no such folder"):
+        started(monkeypatch, tmp_path / "not mounted here")
+
+
+def test_a_node_that_alone_lacks_the_tokens_is_told_of_by_all_ranks(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    import torch.distributed as dist
+
+    asked = list[object]()
+
+    def gather(errors: list[object], own: object) -> None:
+        asked.append(own)
+        errors[:] = [None, ResourceError("node 2", "no space left on the disk", "free some")]
+
+    monkeypatch.setattr(dist, "get_world_size", lambda: 2)
+    monkeypatch.setattr(dist, "all_gather_object", gather)
+    monkeypatch.setattr(loop, "build_engine", lambda *_: SimpleNamespace(module=None, global_rank=0))
+    for folder in ("base", "tokens"):
+        (tmp_path / folder).mkdir()
+    for tokens in ("tokens", "none"):
+        assert started(monkeypatch, tmp_path, tokens)["refused"].where == "node 2"
+    assert asked[0] is None
+    assert isinstance(asked[1], InputError)
+
+
 def test_a_model_that_cannot_be_trained_so_ends_the_run_at_once(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    import ray.train
-
     def refuse(*_: object) -> None:
         raise ConfigError("train.lora.target_modules", "there are none", "name others")
 
-    monkeypatch.setattr(ray.train, "get_context", lambda: SimpleNamespace(get_world_rank=lambda: 0))
-    monkeypatch.setattr(loop, "heartbeat", lambda *_: nullcontext())
     monkeypatch.setattr(loop, "build_engine", refuse)
     (tmp_path / "base").mkdir()
-    plan = Plan(TrainConfig().model_dump(), str(tmp_path), base="base", tokens={}, examples="", run="r", export="e")
-    ended = loop.worker({"plan": plan._asdict(), "figures": None})
+    ended = started(monkeypatch, tmp_path)
     assert isinstance(ended["refused"], ConfigError)
     assert ended["refused"].where == "train.lora.target_modules"
 
