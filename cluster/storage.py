@@ -165,6 +165,15 @@ def filesystem_to_write(storage: Storage, key: str) -> tuple[FileSystem, str]:
 def staged_folder(storage: Storage, key: str) -> Iterator[Path]:
     """A local folder to fill; what is in it when the block ends without an error becomes `key`, replacing what was there."""
     near = storage.root if isinstance(storage, LocalStorage) else home() / "cache"
+    with staging_in(near) as staging:
+        with writing_with_libraries(near):
+            yield staging
+        publish_folder(storage, staging, key)
+
+
+@contextmanager
+def staging_in(near: Path) -> Iterator[Path]:
+    """A new folder in `near` that goes with the block; a killed process's goes when a later one is made."""
     with writing(near):
         near.mkdir(parents=True, exist_ok=True)
         _remove_abandoned(near)
@@ -173,9 +182,7 @@ def staged_folder(storage: Storage, key: str) -> Iterator[Path]:
     try:
         with suppress(OSError):  # a file system without locks: what a killed process leaves there stays
             fcntl.flock(descriptor, fcntl.LOCK_EX)
-        with writing_with_libraries(near):
-            yield staging
-        publish_folder(storage, staging, key)
+        yield staging
     finally:
         os.close(descriptor)
         shutil.rmtree(staging, ignore_errors=True)

@@ -8,9 +8,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +21,7 @@ from cluster.config import StrictModel
 from cluster.disk_errors import writing
 from cluster.errors import InputError
 from cluster.node_cache import local_copy
-from cluster.storage import STAGING, LocalStorage, Storage, filesystem_to_write, open_storage
+from cluster.storage import LocalStorage, Storage, filesystem_to_write, open_storage, staging_in
 from cluster.waiting import watched
 from pipelines.config import TrainConfig
 from pipelines.training.batches import Packed
@@ -180,9 +179,9 @@ def _written_whole(storage: Storage, key: str) -> Iterator[Any]:
     moment, or have made them and read them."""
     filesystem, path = filesystem_to_write(storage, key)
     folder = path.rsplit("/", 1)[0]
-    part = f"{folder}/{STAGING}{uuid.uuid4().hex}" if isinstance(storage, LocalStorage) else path
-    with writing(Path(folder)):
+    with writing(Path(folder)), ExitStack() as stack:
         filesystem.create_dir(folder, recursive=True)
+        part = f"{stack.enter_context(staging_in(storage.root))}/tokens" if isinstance(storage, LocalStorage) else path
         with filesystem.open_output_stream(part) as file:
             yield file
         if part != path:
