@@ -7,6 +7,7 @@ files (WANDB_API_KEY, MLFLOW_TRACKING_USERNAME, ...), never from a recipe.
 from __future__ import annotations
 
 import tempfile
+import threading
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -113,19 +114,26 @@ class EventFiles:
             path = Path(self._temporary.name)
         self._path, self._writer = path, SummaryWriter(str(path))
         self._upload_at = time.monotonic() + UPLOAD_EVERY_S
+        # The driver does not wait long for the thread that logs: of two uploads at once the older could come last.
+        self._alone, self._is_closed = threading.Lock(), False
 
     def log(self, step: int, values: Values) -> None:
-        for name, value in values.items():
-            self._writer.add_scalar(f"train/{name}", value, step)
-        if self._temporary is not None and time.monotonic() >= self._upload_at:
-            with suppress(UserError):  # the bucket is not reached: the next time, or the end, sends it all
-                self._upload()
+        with self._alone:
+            if self._is_closed:
+                return
+            for name, value in values.items():
+                self._writer.add_scalar(f"train/{name}", value, step)
+            if self._temporary is not None and time.monotonic() >= self._upload_at:
+                with suppress(UserError):  # the bucket is not reached: the next time, or the end, sends it all
+                    self._upload()
 
     def close(self) -> None:
-        self._writer.close()
-        if self._temporary is not None:
-            self._upload()
-            self._temporary.cleanup()
+        with self._alone:
+            self._is_closed = True
+            self._writer.close()
+            if self._temporary is not None:
+                self._upload()
+                self._temporary.cleanup()
 
     def _upload(self) -> None:
         from cluster.s3 import S3Storage

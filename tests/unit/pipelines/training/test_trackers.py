@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import struct
 import sys
+import threading
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -99,6 +100,47 @@ def test_a_bucket_that_is_not_reached_is_sent_all_at_the_next_time(
     tracker.close()
     (key,) = storage.list("runs/tensorboard/abc")
     assert {step for _, step in events(storage.read(key).content)} == {1, 2}  # type: ignore[union-attr]
+
+
+def test_the_end_waits_for_what_is_sent_at_that_moment_and_sends_what_is_newer(
+    s3_uri: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage, begun, go_on, ends = open_storage(s3_uri), threading.Event(), threading.Event(), list[str]()
+    (tracker,) = open_trackers(TrainConfig(), storage, "abc")
+    tracker._upload_at = 0.0  # type: ignore[attr-defined]
+    send = storage.send  # type: ignore[attr-defined]
+
+    def slow(path: Path, key: str) -> None:
+        if not begun.is_set():
+            begun.set()
+            assert go_on.wait(10)
+        send(path, key)
+        ends.append(threading.current_thread().name)
+
+    monkeypatch.setattr(storage, "send", slow)
+    logs = threading.Thread(target=tracker.log, args=(1, {"loss": 3.0}), name="logs")
+    closes = threading.Thread(target=tracker.close, name="closes")
+    logs.start()
+    assert begun.wait(10)
+    alone, asks = tracker._alone, threading.Event()  # type: ignore[attr-defined]
+
+    @contextmanager
+    def asked() -> Iterator[None]:
+        asks.set()
+        with alone:
+            yield
+
+    monkeypatch.setattr(tracker, "_alone", asked())
+    closes.start()
+    assert asks.wait(10)
+    monkeypatch.setattr(tracker, "_alone", alone)
+    go_on.set()
+    for thread in (logs, closes):
+        thread.join(10)
+    tracker.log(2, {"loss": 2.0})
+    assert ends == ["logs", "closes"]
+    (key,) = storage.list("runs/tensorboard/abc")
+    assert {step for _, step in events(storage.read(key).content)} == {1}  # type: ignore[union-attr]
 
 
 class Failing:
