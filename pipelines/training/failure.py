@@ -40,8 +40,8 @@ def explained(
     told = dict.fromkeys(f"{type(failure).__name__}: {failure}" for failure in failures)
     text = " | ".join(told) or str(error)
     if found_memory := NO_MEMORY.search(text):
-        on_gpu = config.gpus_per_worker > 0 and "CUDA" in text
-        line = next(line for line in text.splitlines() if found_memory[0] in line)
+        line = text[: found_memory.start()].rpartition("\n")[2] + text[found_memory.start() :].partition("\n")[0]
+        on_gpu = config.gpus_per_worker > 0 and "cuda" in line.lower()  # a traceback says it for other reasons too
         return ResourceError(
             "train workers",
             f"ran out of the {'GPUs' if on_gpu else 'hosts'}' memory ({line.strip()[:200]})",

@@ -62,6 +62,16 @@ DAMAGED = InputError("step-4/1.bin", "is not what was written", "remove the run'
             ResourceError,
             "hosts' memory .*31.2GB used",
         ),
+        (
+            Failed(RuntimeError("with CUDA_VISIBLE_DEVICES=0\nMemoryError: Unable to allocate 9 GiB\x1d for an array")),
+            ResourceError,
+            "hosts' memory .MemoryError: Unable",
+        ),
+        (
+            Failed(RuntimeError("NCCL WARN Cuda failure 2 'out of memory'")),
+            ResourceError,
+            "GPUs' memory",
+        ),
         (RuntimeError("CheckpointManagerInitializationError: 0"), InputError, "runs/train/0: Ray Train's list"),
         (
             Failed(ValueError("no"), ValueError("no")),
