@@ -81,7 +81,7 @@ class TrainConfig(StrictModel):
     rank's CPU has no instructions for bfloat16; the model made is kept in bfloat16 all the same."""
     num_steps: Count = 1000
     """Optimizer steps; the data is repeated in a new order as often as needed."""
-    sequence_length: Count = Field(1024, ge=8)
+    sequence_length: int = Field(1024, ge=8, lt=2**31)  # no Count: of two lower bounds pydantic keeps that one's
     """Tokens."""
     sequences_per_worker: Count = 8
     """Per micro-batch; with dpo pairs, with grpo answers.

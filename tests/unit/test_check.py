@@ -78,6 +78,7 @@ BROKEN = [
     ("learning_rate: 1.0e-4", "learning_rate: .nan", "train.learning_rate", "finite"),
     ("num_workers: 2", "num_workers: 2\n  zero: {stage: 4}", "train.zero.stage", "1, 2 or 3"),
     ("num_workers: 2", "num_workers: 2\n  betas: [0.9, 1.5]", "train.betas", "betas must lie in [0, 1)"),
+    ("num_workers: 2", "num_workers: 2\n  sequence_length: 7", "train.sequence_length", "greater than or equal to 8"),
     ("num_workers: 2", "num_workers: 2\n  seed: -1", "train.seed", "greater than or equal to 0"),
     ("num_workers: 2", "num_workers: 2\n  seed: 4294967296", "train.seed", "less than 4294967296"),
     (
