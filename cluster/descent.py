@@ -95,6 +95,9 @@ def made_as(storage: Storage, kind: type[MadeFile], sha256: str) -> MadeFile | N
     """The artifact of that kind that a file with that hash was made as, wherever it lies now."""
     for name in storage.list(f"artifacts/{kind.model_fields['kind'].default}"):
         if name.count("/") == 3 and name.endswith("/manifest.json"):
+            # Only what names the file is looked at: others may be damaged, or of another version.
+            if (blob := storage.read(name)) is None or sha256.encode() not in blob.content:
+                continue
             made = load(storage, kind, name.split("/")[2])
             if made is not None and any(file.sha256 == sha256 for file in made.files):
                 return made

@@ -123,6 +123,8 @@ def test_a_model_that_learnt_from_annotations_has_seen_their_documents(storage: 
     assert [model.how for model in descent(storage, other.location).models] == ["trained on it"]
     assert made_as(storage, Annotations, "5" * 64) == made
     assert made_as(storage, Annotations, "6" * 64) is None
+    storage.write("artifacts/annotations/aaaa/manifest.json", b"{")  # another one's damage
+    assert made_as(storage, Annotations, "5" * 64) == made
 
 
 def test_fields_of_another_version_do_not_matter_but_damage_does(storage: LocalStorage) -> None:
