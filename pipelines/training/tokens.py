@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import tempfile
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -179,7 +180,9 @@ def _written_whole(storage: Storage, key: str) -> Iterator[Any]:
     moment, or have made them and read them."""
     filesystem, path = filesystem_to_write(storage, key)
     folder = path.rsplit("/", 1)[0]
-    with writing(Path(folder)), ExitStack() as stack:
+    # What becomes an object grows in the temporary folder first.
+    place = folder if isinstance(storage, LocalStorage) else tempfile.gettempdir()
+    with writing(Path(place)), ExitStack() as stack:
         filesystem.create_dir(folder, recursive=True)
         part = f"{stack.enter_context(staging_in(storage.root))}/tokens" if isinstance(storage, LocalStorage) else path
         with filesystem.open_output_stream(part) as file:

@@ -7,6 +7,7 @@ import os
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from cluster.errors import ResourceError
-from cluster.storage import LocalStorage, Storage
+from cluster.storage import LocalStorage, Storage, open_storage
 from pipelines.training import tokens
 
 
@@ -86,3 +87,9 @@ with _written_whole(LocalStorage({storage.location!r}), {job["target"]!r}) as fi
     os.utime(found[0].parent, (0, 0))
     tokens.tokenize_shard(job)
     assert not found[0].parent.exists()
+
+
+def test_on_the_way_to_a_bucket_the_disk_of_the_temporary_folder_is_the_full_one(s3_uri: str) -> None:
+    with pytest.raises(ResourceError) as caught, tokens._written_whole(open_storage(s3_uri), "runs/tokens/k/0.bin"):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    assert caught.value.where == tempfile.gettempdir()
