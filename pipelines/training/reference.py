@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from numpy.typing import NDArray
 
 from cluster.storage import Storage
 from pipelines.training.batches import rows_batch
+from pipelines.training.common import in_common
 from pipelines.training.examples import Examples
 from pipelines.training.losses import log_probabilities
 from pipelines.training.parallel import replica
@@ -30,11 +32,16 @@ def reference(engine: Any, examples: Examples, storage: Storage, key: str, rows:
         return np.asarray(np.load(io.BytesIO(blob.content)))
     scores = log_probabilities_of(engine, examples, rows)
     dist.barrier()  # all have looked for it
-    if engine.global_rank == 0:
-        file = io.BytesIO()
-        np.save(file, scores)
-        storage.write(key, file.getvalue())
+    in_common(partial(_keep, engine.global_rank, scores, storage, key))
     return scores
+
+
+def _keep(rank: int, scores: NDArray[np.float32], storage: Storage, key: str) -> None:
+    if rank > 0:
+        return
+    file = io.BytesIO()
+    np.save(file, scores)
+    storage.write(key, file.getvalue())
 
 
 def log_probabilities_of(engine: Any, examples: Examples, rows: int) -> NDArray[np.float32]:
