@@ -94,6 +94,8 @@ class Guarded:
             try:
                 act(tracker)
             except Exception as error:  # whatever a tracker's client raises
+                if tracker not in self._trackers:
+                    continue  # the thread that logs has told of it, while the driver closed it
                 self._trackers.remove(tracker)
                 # Not the message: a client may put an address with its key into it.
                 progress.say("train", f"warning: {type(tracker).__name__} failed ({type(error).__name__}), left out")

@@ -167,6 +167,22 @@ def test_a_tracker_that_fails_is_left_out_and_its_message_is_not_told(monkeypatc
     assert said == ["warning: Failing failed (ConnectionError), left out"]
 
 
+def test_one_that_fails_in_the_thread_that_logs_while_it_is_closed_is_told_of_once(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    said: list[str] = []
+    monkeypatch.setattr(trackers.progress, "say", lambda _, message: said.append(message))
+
+    class Refused(Failing):
+        def close(self) -> None:
+            guarded.log(2, {"loss": 1.0})
+            raise ConnectionError
+
+    guarded = Guarded([Refused()])
+    guarded.close()
+    assert said == ["warning: Refused failed (ConnectionError), left out"]
+
+
 def test_a_package_that_is_missing_is_said_before_anything_starts(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(trackers, "find_spec", lambda name: None)
     check_trackers(TrackersConfig())
