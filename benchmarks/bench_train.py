@@ -50,8 +50,6 @@ WARM_UP = 3
 MARKS = ("entered", "built", "loaded", "first_step")
 """What a rank's process has come to: the function to train in, the model under DeepSpeed, its checkpoint, the end of a step."""
 SIDES = ("serinus", "bare", "plain")
-CORES: list[int] = []
-"""Those that ranks are kept on (`--cores`); none: they go where the kernel puts them."""
 SHAPE = {
     "hidden_size": 512, "num_attention_heads": 8, "num_key_value_heads": 4, "num_hidden_layers": 8, "intermediate_size": 1408,
     "vocab_size": 8192, "max_position_embeddings": 1024, "tie_word_embeddings": True, "bos_token_id": 0, "eos_token_id": 0,
@@ -69,6 +67,8 @@ class World(NamedTuple):
     """Manifest of the model."""
     end: int
     """Token behind each document."""
+    cores: tuple[int, ...] = ()
+    """Those that ranks are kept on; none: they go where the kernel puts them."""
 
 
 def texts() -> list[str]:
@@ -178,14 +178,14 @@ def _environment(side: str) -> dict[str, str]:
 
 def _of_serinus(world: World, config: Any, resume: bool, out: Path) -> dict[str, Any]:
     """The first start ends one step behind the checkpoint, so that Ray Train has surely noted it."""
-    asked = _asked(config) | {"stop": None if resume else config.checkpoint_every_steps + 1}
+    asked = _asked(world, config) | {"stop": None if resume else config.checkpoint_every_steps + 1}
     names = {"storage": str(world.storage.root), "dataset": world.dataset, "base": world.base.key, "out": str(out)}
     return {**names, "config": config.model_dump(mode="json"), "asked": asked}
 
 
-def _asked(config: Any) -> dict[str, Any]:
+def _asked(world: World, config: Any) -> dict[str, Any]:
     """Of Noted in train_times.py."""
-    return {"marks": [WARM_UP, config.checkpoint_every_steps], "bench": os.getpid(), "cores": CORES}
+    return {"marks": [WARM_UP, config.checkpoint_every_steps], "bench": os.getpid(), "cores": world.cores}
 
 
 def _of_bare(world: World, config: Any, resume: bool, out: Path) -> dict[str, Any]:
@@ -200,7 +200,7 @@ def _of_bare(world: World, config: Any, resume: bool, out: Path) -> dict[str, An
         "apart": not config.attend_across_documents, "seed": config.seed,
         "rates": [learning_rate(config, step) for step in range(config.num_steps)],
         "first": steps if resume else 0, "last": config.num_steps if resume else steps, "resume": resume,
-        "checkpoint": str(out.parent / "checkpoint"), "out": str(out), "asked": _asked(config),
+        "checkpoint": str(out.parent / "checkpoint"), "out": str(out), "asked": _asked(world, config),
     }  # fmt: skip
 
 
@@ -317,7 +317,6 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="a JSON line for each side and repeat is added")
     parser.add_argument("--summary", action="store_true", help="only of what --out holds")
     given = parser.parse_args()
-    CORES.extend(given.cores)
     found = (
         [json.loads(line) for line in given.out.read_text().splitlines()] if given.out and given.out.exists() else []
     )
@@ -335,10 +334,10 @@ def compare(given: argparse.Namespace, folder: Path, found: list[dict[str, Any]]
 
     prepare_environment()  # transformers may import Ray, which reads then whether it is to show a token
     folder.mkdir(parents=True, exist_ok=True)
-    world = prepare(folder, given.model)
+    world = prepare(folder, given.model)._replace(cores=tuple(given.cores))
     print(f"{machine()}\n{world.base.num_parameters / 1e6:.1f} M parameters, ZeRO {given.stage}, "
           f"{given.ranks} x {given.sequences} x {given.length} tokens a step"
-          + (f", ranks on core {', '.join(map(str, CORES))}" if CORES else ""), flush=True)  # fmt: skip
+          + (f", ranks on core {', '.join(map(str, world.cores))}" if world.cores else ""), flush=True)  # fmt: skip
     begins = 1 + max((one["repeat"] for one in found), default=0)
     for repeat in range(begins, begins + given.repeats):
         sides, seed = given.sides.split(","), int(time.time())  # a run that the storage knows would be found
