@@ -278,7 +278,7 @@ def summary(found: list[dict[str, Any]]) -> Iterable[str]:
     repeats = [
         {one["side"]: one for one in found if one["repeat"] == number} for number in {f["repeat"] for f in found}
     ]
-    for other in (name for name in SIDES[1:] if any(name in sides for sides in repeats)):
+    for other in (name for name in SIDES[1:] if any({"serinus", name} <= sides.keys() for sides in repeats)):
         pairs = [(sides["serinus"], sides[other]) for sides in repeats if {"serinus", other} <= sides.keys()]
         yield f"serinus / {other}, {len(pairs)} repeats: " + "; ".join(
             f"{what} {_range([ours[name] / theirs[name] for ours, theirs in pairs])}"
